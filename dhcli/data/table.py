@@ -1,0 +1,279 @@
+"""The one shape of data: images and boxes as columns.
+
+Everything that reads a dataset makes a `DetectionTable`, everything that writes one takes it, and
+predictions are the same table with a `scores` column. Columns are NumPy arrays, so a million boxes
+cost bytes and not Python objects, and worker processes share them without copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntFlag
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.errors import DataError
+
+ANY_CLASS = -1
+"""Label of a region that belongs to no class: KITTI's DontCare, or classes set aside."""
+
+
+class Flag(IntFlag):
+    """What an annotation says about a box beside its class; a bit each in `DetectionTable.flags`."""
+
+    CROWD = 1
+    DIFFICULT = 2
+    TRUNCATED = 4
+    OCCLUDED = 8
+    IGNORE = 16
+
+
+class Strings(Sequence[str]):
+    """An immutable column of strings in one UTF-8 buffer: no Python object per row."""
+
+    def __init__(self, buffer: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+        self.buffer = buffer
+        self.offsets = offsets
+
+    @classmethod
+    def pack(cls, values: Iterable[str]) -> Strings:
+        encoded = [value.encode("utf-8", "surrogateescape") for value in values]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(value) for value in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice | np.ndarray | list):
+            return self.take(np.arange(len(self))[index])
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        raw = self.buffer[self.offsets[index] : self.offsets[index + 1]]
+        return raw.tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Strings) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def take(self, indices: NDArray[np.int64]) -> Strings:
+        """The rows at `indices` (n,) int64, in that order."""
+        lengths = np.diff(self.offsets)[indices]
+        rows = expand_ranges(self.offsets[:-1][indices], lengths)
+        return Strings(self.buffer[rows], _offsets_of(lengths))
+
+
+Column = NDArray[Any] | Strings
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionTable:
+    """I images holding M boxes of K classes.
+
+    root          folder that `files` are relative to
+    files         (I,) POSIX paths
+    image_ids     (I,) int64, the dataset's own ids, else 1…I
+    sizes         (I, 2) int32 width, height in pixels after EXIF rotation; 0 where not known
+    offsets       (I+1,) int64; the boxes of image i are the rows offsets[i]:offsets[i+1]
+    boxes         (M, 4) float64 xyxy pixels, 0-based, exclusive maximum
+    labels        (M,) int32 into `classes`, or ANY_CLASS for a region of no class
+    flags         (M,) uint8 of `Flag`
+    classes       K names, in the dataset's order
+    category_ids  (K,) int64, the dataset's own ids, else 1…K
+    scores        (M,) float64 when the boxes are predictions, else None
+    areas         (M,) float64 pixels², the annotated (mask) area; NaN where not stated
+    box_ids       (M,) int64, the annotations' own ids, else 1…M
+    splits        name → (n,) int64 image indices; lists may overlap (VOC's train and trainval)
+    extras        further columns a format needs to write itself back (M rows each, by name)
+    format        name of the format it was read from, "" if made in memory
+    notes         what the reader decided (a pixel-offset rule, say), for people
+    """
+
+    root: Path
+    files: Strings
+    image_ids: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int32]
+    flags: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    category_ids: NDArray[np.int64]
+    areas: NDArray[np.float64]
+    box_ids: NDArray[np.int64]
+    scores: NDArray[np.float64] | None = None
+    splits: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    extras: Mapping[str, Column] = field(default_factory=dict)
+    format: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images, boxes = len(self.files), len(self.boxes)
+        per_image = {"image_ids": self.image_ids, "sizes": self.sizes}
+        per_box = {"labels": self.labels, "flags": self.flags, "areas": self.areas}
+        per_box |= {"box_ids": self.box_ids, **self.extras}
+        if self.scores is not None:
+            per_box["scores"] = self.scores
+        wrong = [name for name, column in per_image.items() if len(column) != images]
+        wrong += [name for name, column in per_box.items() if len(column) != boxes]
+        if wrong or len(self.offsets) != images + 1 or int(self.offsets[-1]) != boxes:
+            raise ValueError(f"columns of unequal length: {', '.join(wrong) or 'offsets'}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, image: int) -> Path:
+        """Where image number `image` lies."""
+        return self.root / self.files[image]
+
+    def rows(self, image: int) -> slice:
+        """The rows of the box columns that belong to image number `image`."""
+        return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+
+    @property
+    def image_of_box(self) -> NDArray[np.int64]:
+        """(M,) int64: the image number of each box."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def has(self, flag: Flag) -> NDArray[np.bool_]:
+        """(M,) bool: boxes with any of the bits of `flag`."""
+        return (self.flags & np.uint8(flag)) != 0
+
+    def take_images(self, images: NDArray[np.int64]) -> DetectionTable:
+        """The table of these image numbers only, in that order; splits are dropped."""
+        counts = np.diff(self.offsets)[images]
+        table = self._take_boxes(expand_ranges(self.offsets[:-1][images], counts))
+        return replace(
+            table,
+            files=self.files.take(images),
+            image_ids=self.image_ids[images],
+            sizes=self.sizes[images],
+            offsets=_offsets_of(counts),
+            splits={},
+        )
+
+    def keep_boxes(self, keep: NDArray[np.bool_]) -> DetectionTable:
+        """The table with the boxes where `keep` (M,) bool is true; every image stays."""
+        counts = np.bincount(self.image_of_box[keep], minlength=len(self))
+        return replace(self._take_boxes(np.flatnonzero(keep)), offsets=_offsets_of(counts))
+
+    def split(self, name: str) -> DetectionTable:
+        """The images of the split `name`.
+
+        Raises DataError naming the splits there are.
+        """
+        if name not in self.splits:
+            known = ", ".join(self.splits) or "none"
+            raise DataError(f"no split `{name}`; the dataset has: {known}", where=self.root)
+        return self.take_images(self.splits[name])
+
+    def with_classes(self, names: Sequence[str], *, others: str = "error") -> DetectionTable:
+        """The table relabelled to `names`, matched by name.
+
+        Boxes of other classes become ignore regions of no class (`others="ignore"`), are left out
+        (`"drop"`), or are a DataError that names them (`"error"`). Ids of the classes go along.
+        """
+        position = {name: index for index, name in enumerate(names)}
+        unknown = [name for name in self.classes if name not in position]
+        used = set(np.unique(self.labels).tolist())
+        unknown = [name for name in unknown if self.classes.index(name) in used]
+        if unknown and others == "error":
+            raise DataError(
+                f"classes {_quoted(unknown)} are not among {_quoted(names)}",
+                where=self.root,
+                hint="rename them in the data, or treat them as regions to ignore: "
+                "`--set data.others=ignore`",
+            )
+        lookup = np.array([position.get(name, ANY_CLASS) for name in (*self.classes, "")], np.int32)
+        lookup[-1] = ANY_CLASS
+        labels = lookup[self.labels]
+        newly_ignored = (labels == ANY_CLASS) & (self.labels != ANY_CLASS)
+        flags = self.flags | np.where(newly_ignored, np.uint8(Flag.IGNORE), np.uint8(0))
+        table = replace(
+            self,
+            labels=labels,
+            flags=flags.astype(np.uint8),
+            classes=tuple(names),
+            category_ids=self._ids_for(names),
+        )
+        return table.keep_boxes(~newly_ignored) if others == "drop" else table
+
+    def _ids_for(self, names: Sequence[str]) -> NDArray[np.int64]:
+        own = dict(zip(self.classes, self.category_ids.tolist(), strict=True))
+        free = (i for i in range(1, len(names) + len(own) + 1) if i not in own.values())
+        return np.array([own[name] if name in own else next(free) for name in names], np.int64)
+
+    def _take_boxes(self, rows: NDArray[np.int64]) -> DetectionTable:
+        """The box columns at `rows`. The caller sets offsets; not valid until then."""
+        table = object.__new__(DetectionTable)
+        columns: dict[str, Any] = {
+            name: getattr(self, name)[rows]
+            for name in ("boxes", "labels", "flags", "areas", "box_ids")
+        }
+        columns["scores"] = None if self.scores is None else self.scores[rows]
+        columns["extras"] = {name: column[rows] for name, column in self.extras.items()}
+        for name, value in {**self.__dict__, **columns}.items():
+            object.__setattr__(table, name, value)
+        return table
+
+
+def make_table(
+    root: Path,
+    files: Iterable[str],
+    sizes: Any,
+    counts: Any,
+    boxes: Any,
+    labels: Any,
+    classes: Sequence[str],
+    **columns: Any,
+) -> DetectionTable:
+    """Build a table from plain sequences, filling in the columns that are not given.
+
+    `counts` (I,) is the number of boxes of each image, in order; the rest as in DetectionTable.
+    """
+    names = files if isinstance(files, Strings) else Strings.pack(files)
+    xyxy = np.asarray(boxes, np.float64).reshape(-1, 4)
+    given = {
+        "image_ids": np.arange(1, len(names) + 1, dtype=np.int64),
+        "flags": np.zeros(len(xyxy), np.uint8),
+        "category_ids": np.arange(1, len(classes) + 1, dtype=np.int64),
+        "areas": np.full(len(xyxy), np.nan),
+        "box_ids": np.arange(1, len(xyxy) + 1, dtype=np.int64),
+    } | columns
+    return DetectionTable(
+        root=root,
+        files=names,
+        sizes=np.asarray(sizes, np.int32).reshape(-1, 2),
+        offsets=_offsets_of(np.asarray(counts, np.int64)),
+        boxes=xyxy,
+        labels=np.asarray(labels, np.int32),
+        classes=tuple(classes),
+        **given,
+    )
+
+
+def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The integers of every range [start, start + length), one after another: (sum,) int64."""
+    ends = np.cumsum(lengths)
+    shift = np.repeat(starts - (ends - lengths), lengths)
+    return np.arange(ends[-1] if len(ends) else 0, dtype=np.int64) + shift
+
+
+def _offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

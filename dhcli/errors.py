@@ -1,0 +1,39 @@
+"""Errors for people: what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DhError(Exception):
+    """Anything the user can mend. Printed as `error: …` and `hint: …`, never as a traceback.
+
+    `where` names the place (file:line, key, image) and stands before the message.
+    The exit code of the command is the class's `exit_code`.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.hint = hint
+        super().__init__(f"{self.where}: {what}" if self.where else what)
+
+
+class ConfigError(DhError):
+    """A setting, preset or command line that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(DhError):
+    """A dataset, annotation or image that cannot be used."""
+
+    exit_code = 3
+
+
+class ModelError(DhError):
+    """A model file or weights that cannot be used."""
+
+    exit_code = 4
