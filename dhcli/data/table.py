@@ -7,7 +7,7 @@ cost bytes and not Python objects, and worker processes share them without copyi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
 from pathlib import Path
@@ -23,7 +23,7 @@ ANY_CLASS = -1
 
 
 class Flag(IntFlag):
-    """What an annotation says about a box beside its class; a bit each in `DetectionTable.flags`."""
+    """What an annotation says about a box beside its class; the bits of `flags`."""
 
     CROWD = 1
     DIFFICULT = 2
@@ -119,8 +119,12 @@ class DetectionTable:
 
     def __post_init__(self) -> None:
         images, boxes = len(self.files), len(self.boxes)
-        per_image = {"image_ids": self.image_ids, "sizes": self.sizes}
-        per_box = {"labels": self.labels, "flags": self.flags, "areas": self.areas}
+        per_image: dict[str, Sized] = {"image_ids": self.image_ids, "sizes": self.sizes}
+        per_box: dict[str, Sized] = {
+            "labels": self.labels,
+            "flags": self.flags,
+            "areas": self.areas,
+        }
         per_box |= {"box_ids": self.box_ids, **self.extras}
         if self.scores is not None:
             per_box["scores"] = self.scores
@@ -134,7 +138,7 @@ class DetectionTable:
 
     def path(self, image: int) -> Path:
         """Where image number `image` lies."""
-        return self.root / self.files[image]
+        return self.root / str(self.files[image])
 
     def rows(self, image: int) -> slice:
         """The rows of the box columns that belong to image number `image`."""
@@ -147,7 +151,7 @@ class DetectionTable:
 
     def has(self, flag: Flag) -> NDArray[np.bool_]:
         """(M,) bool: boxes with any of the bits of `flag`."""
-        return (self.flags & np.uint8(flag)) != 0
+        return np.not_equal(self.flags & np.uint8(flag), 0)
 
     def take_images(self, images: NDArray[np.int64]) -> DetectionTable:
         """The table of these image numbers only, in that order; splits are dropped."""
@@ -243,7 +247,7 @@ def make_table(
     """
     names = files if isinstance(files, Strings) else Strings.pack(files)
     xyxy = np.asarray(boxes, np.float64).reshape(-1, 4)
-    given = {
+    given: dict[str, Any] = {
         "image_ids": np.arange(1, len(names) + 1, dtype=np.int64),
         "flags": np.zeros(len(xyxy), np.uint8),
         "category_ids": np.arange(1, len(classes) + 1, dtype=np.int64),
@@ -266,7 +270,8 @@ def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDAr
     """The integers of every range [start, start + length), one after another: (sum,) int64."""
     ends = np.cumsum(lengths)
     shift = np.repeat(starts - (ends - lengths), lengths)
-    return np.arange(ends[-1] if len(ends) else 0, dtype=np.int64) + shift
+    total = int(ends[-1]) if len(ends) else 0
+    return np.add(np.arange(total, dtype=np.int64), shift)
 
 
 def _offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
