@@ -151,7 +151,8 @@ class DetectionTable:
 
     def has(self, flag: Flag) -> NDArray[np.bool_]:
         """(M,) bool: boxes with any of the bits of `flag`."""
-        return np.not_equal(self.flags & np.uint8(flag), 0)
+        found: NDArray[np.bool_] = (self.flags & np.uint8(flag)) != 0
+        return found
 
     def take_images(self, images: NDArray[np.int64]) -> DetectionTable:
         """The table of these image numbers only, in that order; splits are dropped."""
@@ -271,7 +272,8 @@ def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDAr
     ends = np.cumsum(lengths)
     shift = np.repeat(starts - (ends - lengths), lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.add(np.arange(total, dtype=np.int64), shift)
+    rows: NDArray[np.int64] = np.arange(total, dtype=np.int64) + shift
+    return rows
 
 
 def _offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
