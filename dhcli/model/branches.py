@@ -1,0 +1,160 @@
+"""The two kinds of branch: fully connected layers, and residual blocks.
+
+A branch turns pooled RoIs (N, C, S, S) into vectors (N, D), from which its predictors read.
+Sizes are those of "Rethinking Classification and Localization for Object Detection", §4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dhcli.model.init import init_normal
+
+Norm = Callable[[int], nn.Module]
+
+
+class FcTrunk(nn.Sequential):
+    """Fully connected layers on all cells at once: sensitive to position.
+
+    in   (N, C, S, S) float, flattened channel by channel
+    out  (N, width) float
+    """
+
+    def __init__(self, channels: int, side: int, width: int = 1024, layers: int = 2) -> None:
+        inputs = [channels * side**2, *[width] * (layers - 1)]
+        linear = [nn.Linear(size, width) for size in inputs]
+        for layer in linear:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.constant_(layer.bias, 0)
+        super().__init__(nn.Flatten(), *(part for layer in linear for part in (layer, nn.ReLU())))
+
+
+class ConvTrunk(nn.Sequential):
+    """Residual blocks and an average over the cells: the same function at every position.
+
+    A widening block, then bottlenecks, the first `non_local` of them after a non-local block each.
+
+    in   (N, C, S, S) float
+    out  (N, width) float
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        norm: Norm,
+        width: int = 1024,
+        residual: int = 5,
+        non_local: int = 0,
+        groups: int = 4,
+        normalise: str = "count",
+    ) -> None:
+        blocks: list[nn.Module] = [WideningBlock(channels, width, norm)]
+        for index in range(residual - 1):
+            if index < non_local:
+                blocks.append(NonLocalBlock(width, norm, groups, normalise))
+            blocks.append(BottleneckBlock(width, norm))
+        super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class WideningBlock(nn.Module):
+    """The first residual block, C to `width` channels (Fig. 5a)."""
+
+    def __init__(self, channels: int, width: int, norm: Norm) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            _conv(channels, channels, 3),
+            norm(channels),
+            nn.ReLU(inplace=True),
+            _conv(channels, width, 1),
+            norm(width),
+        )
+        self.shortcut = nn.Sequential(_conv(channels, width, 1), norm(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.main(x) + self.shortcut(x))
+
+
+class BottleneckBlock(nn.Module):
+    """A residual bottleneck, inner layers a quarter as wide (Fig. 5b)."""
+
+    def __init__(self, width: int, norm: Norm) -> None:
+        super().__init__()
+        inner = width // 4
+        self.main = nn.Sequential(
+            _conv(width, inner, 1),
+            norm(inner),
+            nn.ReLU(inplace=True),
+            _conv(inner, inner, 3),
+            norm(inner),
+            nn.ReLU(inplace=True),
+            _conv(inner, width, 1),
+            norm(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.main(x) + x)
+
+
+class NonLocalBlock(nn.Module):
+    """Every cell looks at every other (Fig. 5c), in groups of consecutive channels.
+
+    f = θᵀφ / cells ("count", as in the authors' code) or softmax(θᵀφ);  y = f g;
+    z = relu(BN(W y) + x). W starts from zero, so that the block starts as the identity.
+    """
+
+    def __init__(self, width: int, norm: Norm, groups: int, normalise: str) -> None:
+        super().__init__()
+        inner = width // 2
+        self.groups = groups
+        self.normalise = normalise
+        self.theta = nn.Conv2d(width, inner, 1)
+        self.phi = nn.Conv2d(width, inner, 1)
+        self.g = nn.Conv2d(width, inner, 1)
+        last = nn.Conv2d(inner, width, 1)
+        init_normal(last, std=0.0)
+        self.out = nn.Sequential(last, norm(width))
+        for conv in (self.theta, self.phi, self.g):
+            init_normal(conv, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, height, width = x.shape
+        theta, phi, g = (self._split(conv(x)) for conv in (self.theta, self.phi, self.g))
+        affinity = theta @ phi.transpose(-2, -1)  # (N, groups, cells, cells)
+        if self.normalise == "softmax":
+            affinity = affinity.softmax(dim=-1)
+        else:
+            affinity = affinity / affinity.shape[-1]
+        y = (affinity @ g).permute(0, 1, 3, 2).reshape(n, -1, height, width)
+        return F.relu(self.out(y) + x)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(N, C, S, S) to (N, groups, cells, C / groups)."""
+        n, channels, height, width = x.shape
+        per_group = channels // self.groups
+        return x.reshape(n, self.groups, per_group, height * width).transpose(-2, -1)
+
+
+def _conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def fuse_scores(first: Tensor, second: Tensor, how: str) -> Tensor:
+    """Scores of two classifiers as one, class by class (Table 3).
+
+    max            the larger
+    average        the mean
+    complementary  s = s_fc + s_conv (1 − s_fc)  (Eq. 4); symmetric, never below either
+
+    Both (N, K+1) float probabilities.
+    """
+    if how == "max":
+        return torch.maximum(first, second)
+    if how == "average":
+        return (first + second) / 2
+    return first + second * (1 - first)

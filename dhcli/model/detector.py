@@ -1,0 +1,101 @@
+"""The whole detector: images to losses, images to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dhcli.config.schema import Detect, Input
+from dhcli.model.head import Head
+from dhcli.model.rpn import Rpn
+from dhcli.ops.batch import Detections, ImageBatch, Target
+from dhcli.ops.boxes import clip_boxes
+from dhcli.ops.nms import grouped_nms
+
+
+class Detector(nn.Module):
+    """Backbone, pyramid, proposals, head.
+
+    Training and detecting are two methods; neither depends on `self.training`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        rpn: Rpn,
+        head: Head,
+        pixels: Input,
+        detect: Detect,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.rpn = rpn
+        self.head = head
+        self.config = detect
+        self.bgr = pixels.channels == "bgr"
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1), persistent=False)
+
+    def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Weighted loss parts by name, each () float32; the loss is their sum (Eq. 1).
+
+        Every trainable parameter takes part, also where no image holds an object.
+        """
+        levels = self.extract(images)
+        proposed = self.rpn(levels)
+        proposals = self.rpn.propose(proposed, images.sizes, training=True)
+        return self.rpn.losses(proposed, targets) | self.head.losses(levels, proposals, targets)
+
+    def detect(self, images: ImageBatch) -> list[Detections]:
+        """What is in each image, best first, in pixels of the original image."""
+        levels = self.extract(images)
+        proposals = self.rpn.propose(self.rpn(levels), images.sizes, training=False)
+        boxes = torch.cat(proposals)
+        counts = torch.tensor([len(p) for p in proposals], device=boxes.device)
+        owner = torch.repeat_interleave(torch.arange(len(images), device=boxes.device), counts)
+        threshold = self.config.score_threshold
+        rows, labels, scores, refined = self.head.detect(levels, boxes, owner, threshold)
+        owner = owner[rows]
+        plus_one = self.rpn.legacy_plus_one
+        refined = clip_boxes(refined, images.sizes[owner], legacy_plus_one=plus_one)
+        return [
+            self.select(
+                refined[mine], scores[mine], labels[mine], images.sizes[i], images.originals[i]
+            )
+            for i, mine in enumerate(owner == i for i in range(len(images)))
+        ]
+
+    def extract(self, images: ImageBatch) -> list[Tensor]:
+        """P2 … P6 of the batch."""
+        levels: list[Tensor] = self.neck(self.backbone(self.normalise(images)))
+        return levels
+
+    def normalise(self, images: ImageBatch) -> Tensor:
+        """(pixels − mean) / std, zero in the padding: (B, 3, H, W) float32, channels_last."""
+        pixels = images.pixels.flip(1) if self.bgr else images.pixels
+        x = (pixels.to(self.mean.dtype) - self.mean) / self.std
+        y = torch.arange(x.shape[2], device=x.device) < images.sizes[:, :1]  # (B, H)
+        columns = torch.arange(x.shape[3], device=x.device) < images.sizes[:, 1:]  # (B, W)
+        x = x * (y[:, None, :, None] & columns[:, None, None, :])
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def select(
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, size: Tensor, original: Tensor
+    ) -> Detections:
+        """Of the scored boxes of one image, the best of each overlapping group.
+
+        in   boxes (D, 4) float32 in resized pixels, scores (D,), labels (D,);
+             size, original (2,) height, width of the resized and of the original image
+        """
+        config = self.config
+        scale = (original / size).flip(0).repeat(2).to(boxes.dtype)
+        rescaled = boxes * scale
+        basis = rescaled if config.nms_on == "original" else boxes
+        keep = grouped_nms(basis, scores, labels, config.nms_threshold)[: config.max_detections]
+        return Detections(rescaled[keep], scores[keep], labels[keep])

@@ -1,0 +1,222 @@
+"""The head: one or two branches on the same proposals, and how they are read.
+
+Every detector of the paper is a choice of branches, their λ and ω, and a read-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dhcli.config.schema import FUSIONS, FcBranch, predicts
+from dhcli.config.schema import Branch as BranchConfig
+from dhcli.config.schema import Head as HeadConfig
+from dhcli.model.backbone import norm_layer
+from dhcli.model.branches import ConvTrunk, FcTrunk, fuse_scores
+from dhcli.model.init import init_normal
+from dhcli.model.losses import classification_loss, regression_loss
+from dhcli.model.pool import Pool
+from dhcli.ops.batch import Target
+from dhcli.ops.boxes import decode_boxes, encode_boxes
+from dhcli.ops.match import match_boxes, sample_matches
+
+
+class BranchOutput(NamedTuple):
+    """logits (N, K+1) float, background first; deltas (N, K or 1, 4) float; None: not predicted."""
+
+    logits: Tensor | None
+    deltas: Tensor | None
+
+
+class Rois(NamedTuple):
+    """Sampled proposals of a batch and what they should become.
+
+    boxes    (N, 4) float32 xyxy
+    images   (N,) int64, the image each lies in
+    classes  (N,) int64, 0 for background, else label + 1
+    goals    (N, 4) float32, the object's box; the proposal's own for background
+    """
+
+    boxes: Tensor
+    images: Tensor
+    classes: Tensor
+    goals: Tensor
+
+
+class Branch(nn.Module):
+    """A trunk and up to two predictors, `cls` and `reg`; a predictor of weight 0 is not there.
+
+    in   (N, C, S, S) float pooled RoIs
+    out  BranchOutput
+    """
+
+    def __init__(
+        self, config: BranchConfig, channels: int, side: int, classes: int, class_agnostic: bool
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = _build_trunk(config, channels, side)
+        boxes = 1 if class_agnostic else classes
+        self.cls = _predictor(config, "cls", classes + 1, std=0.01)
+        self.reg = _predictor(config, "reg", boxes * 4, std=0.001)
+
+    def forward(self, pooled: Tensor) -> BranchOutput:
+        x = self.trunk(pooled)  # (N, D)
+        logits = self.cls(x) if self.cls is not None else None
+        deltas = self.reg(x).unflatten(1, (-1, 4)) if self.reg is not None else None
+        return BranchOutput(logits, deltas)
+
+    def weight(self, task: str) -> float:
+        """ω times λ or 1 − λ: the weight of the branch's loss for `task` (Eq. 1, 2, 3)."""
+        config = self.config
+        share = config.lambda_ if config.focus == task else 1 - config.lambda_
+        return config.omega * share
+
+
+class Head(nn.Module):
+    """Branches, their losses, and scores and boxes read from them."""
+
+    def __init__(self, config: HeadConfig, pool: Pool, channels: int, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.pool = pool
+        self.branches = nn.ModuleDict(
+            {
+                branch.name: Branch(branch, channels, pool.size, classes, config.class_agnostic)
+                for branch in config.branches
+            }
+        )
+        self.score_branches, self.fusion = _score_read_out(config)
+        self.box_branch = _box_read_out(config)
+
+    def run(
+        self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
+    ) -> BranchOutput:
+        """What the branch `name` says of `boxes` (N, 4) in images (N,)."""
+        branch = self.branch(name)
+        pooled = self.pool(levels, boxes, images, branch.config.roi_scale)
+        output: BranchOutput = branch(pooled.contiguous(memory_format=torch.channels_last))
+        return output
+
+    def branch(self, name: str) -> Branch:
+        """The branch `name`."""
+        branch = self.branches[name]
+        assert isinstance(branch, Branch)
+        return branch
+
+    def losses(
+        self, levels: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """loss_<branch>_cls and loss_<branch>_reg, weighted by ω and λ."""
+        rois = self.sample(proposals, targets)
+        goals = encode_boxes(rois.goals, rois.boxes, self.config.box_std)
+        losses = {}
+        for name in self.branches:
+            branch = self.branch(name)
+            output = self.run(name, levels, rois.boxes, rois.images)
+            if output.logits is not None:
+                loss = classification_loss(output.logits, rois.classes)
+                losses[f"loss_{name}_cls"] = loss * branch.weight("cls")
+            if output.deltas is not None:
+                loss = self._box_loss(output.deltas, goals, rois.classes)
+                losses[f"loss_{name}_reg"] = loss * branch.weight("reg")
+        return losses
+
+    @torch.no_grad()
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> Rois:
+        """Choose the RoIs that carry a loss from the proposals and the objects themselves."""
+        config = self.config
+        parts = []
+        for index, (boxes, target) in enumerate(zip(proposals, targets, strict=True)):
+            boxes = torch.cat([boxes, target.boxes])
+            matches = match_boxes(
+                boxes,
+                target.boxes,
+                target.ignore,
+                positive_iou=config.positive_iou,
+                negative_iou=config.positive_iou,
+            )
+            positive, negative = sample_matches(matches, config.samples, config.positive_fraction)
+            chosen, objects = torch.cat([positive, negative]), matches[positive]
+            classes = torch.cat([target.labels[objects] + 1, torch.zeros_like(negative)])
+            goals = torch.cat([target.boxes[objects], boxes[negative]])
+            parts.append((boxes[chosen], torch.full_like(chosen, index), classes, goals))
+        return Rois(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def detect(
+        self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, threshold: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Every class of every proposal that scores above `threshold`.
+
+        A branch that only refines boxes runs on the proposals that still can become a detection;
+        what it says of the others would be thrown away, so the result is the same.
+
+        in   boxes  (N, 4) float32 xyxy;  images  (N,) int64
+        out  rows (D,) int64 into the proposals, labels (D,) int64, scores (D,) float32,
+             boxes (D, 4) float32 refined, not clipped
+        """
+        outputs = {name: self.run(name, levels, boxes, images) for name in self.score_branches}
+        scores = self._fused([outputs[name].logits for name in self.score_branches])
+        rows, labels = torch.nonzero(scores[:, 1:] > threshold, as_tuple=True)
+        if self.box_branch in outputs:
+            deltas, own = outputs[self.box_branch].deltas, rows
+        else:
+            alive, own = torch.unique(rows, return_inverse=True)
+            deltas = self.run(self.box_branch, levels, boxes[alive], images[alive]).deltas
+        assert deltas is not None  # the configuration was checked: this branch predicts boxes
+        chosen = deltas[own, torch.zeros_like(labels) if self.config.class_agnostic else labels]
+        refined = decode_boxes(chosen, boxes[rows], self.config.box_std)
+        return rows, labels, scores[rows, labels + 1], refined
+
+    def _fused(self, logits: Sequence[Tensor | None]) -> Tensor:
+        scores = [x.float().softmax(dim=1) for x in logits if x is not None]
+        return scores[0] if len(scores) == 1 else fuse_scores(scores[0], scores[1], self.fusion)
+
+    def _box_loss(self, deltas: Tensor, goals: Tensor, classes: Tensor) -> Tensor:
+        rows = torch.nonzero(classes).flatten()
+        column = torch.zeros_like(rows) if self.config.class_agnostic else classes[rows] - 1
+        beta, sampled = self.config.smooth_l1_beta, len(classes)
+        return regression_loss(deltas[rows, column], goals[rows], beta, sampled)
+
+
+def _build_trunk(config: BranchConfig, channels: int, side: int) -> nn.Module:
+    if isinstance(config, FcBranch):
+        return FcTrunk(channels, side, config.width, config.layers)
+    return ConvTrunk(
+        channels,
+        norm_layer(config.norm),
+        config.width,
+        config.residual,
+        config.non_local,
+        config.non_local_groups,
+        config.non_local_normalise,
+    )
+
+
+def _predictor(config: BranchConfig, task: str, outputs: int, std: float) -> nn.Linear | None:
+    if not predicts(config, task):
+        return None
+    layer = nn.Linear(config.width, outputs)
+    init_normal(layer, std)
+    return layer
+
+
+def _score_read_out(config: HeadConfig) -> tuple[list[str], str]:
+    """The branches whose scores are read, and how they are fused if there are two."""
+    able = [branch.name for branch in config.branches if predicts(branch, "cls")]
+    if config.scores in FUSIONS:
+        return able, config.scores
+    if config.scores != "auto":
+        return [config.scores], ""
+    return able, "complementary" if len(able) == 2 else ""
+
+
+def _box_read_out(config: HeadConfig) -> str:
+    """The branch whose boxes are read."""
+    if config.boxes != "auto":
+        return config.boxes
+    able = [branch for branch in config.branches if predicts(branch, "reg")]
+    return next((branch for branch in able if branch.focus == "reg"), able[0]).name

@@ -1,0 +1,33 @@
+"""The losses, in float32 whatever the network computes in."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def classification_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross entropy, the mean over N RoIs: () float32; 0 when there is none.
+
+    in   logits  (N, K+1) float, background first;  classes  (N,) int64, 0 for background
+    """
+    return F.cross_entropy(logits.float(), classes, reduction="sum") / max(len(classes), 1)
+
+
+def objectness_loss(logits: Tensor, is_object: Tensor) -> Tensor:
+    """Binary cross entropy, the mean over N anchors: () float32; 0 when there is none.
+
+    in   logits  (N,) float;  is_object  (N,) float 0 or 1
+    """
+    total = F.binary_cross_entropy_with_logits(logits.float(), is_object, reduction="sum")
+    return total / max(len(is_object), 1)
+
+
+def regression_loss(deltas: Tensor, goals: Tensor, beta: float, sampled: int) -> Tensor:
+    """Smooth L1 of P objects, summed and divided by all `sampled` boxes: () float32.
+
+    |d|² / 2β below β, |d| − β/2 above; β = 0 is plain L1.
+
+    in   deltas, goals  (P, 4) float
+    """
+    return F.smooth_l1_loss(deltas.float(), goals, beta=beta, reduction="sum") / max(sampled, 1)

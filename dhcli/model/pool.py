@@ -1,0 +1,68 @@
+"""RoIAlign from the pyramid level that suits a box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from dhcli.ops.anchors import STRIDES
+from dhcli.ops.boxes import box_area, enlarge_boxes
+
+LEVELS = STRIDES[:4]
+"""RoIs are pooled from P2 … P5."""
+
+
+def choose_levels(boxes: Tensor) -> Tensor:
+    """The pyramid level of each box, 0 for P2 … 3 for P5: (N,) int64 (FPN, Eq. 1).
+
+    A box of 224² pixels belongs to P4: level = ⌊2 + log2(√area / 224)⌋.
+
+    in   boxes  (N, 4) float xyxy, before any enlarging
+    """
+    level = torch.floor(2 + torch.log2(box_area(boxes).sqrt() / 224 + 1e-6))
+    return level.clamp(0, len(LEVELS) - 1).long()
+
+
+class Pool(nn.Module):
+    """RoIs to size × size cells.
+
+    in   levels  P2 … P5 (B, C, h, w) float
+         boxes   (N, 4) float32 xyxy in pixels of the resized image
+         images  (N,) int64, the image in the batch that a box lies in
+         scale   enlarges the box about its centre; the level is that of the box as it was
+    out  (N, C, size, size) float
+    """
+
+    def __init__(
+        self, size: int, sampling_ratio: int, aligned: bool, legacy_plus_one: bool = False
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.legacy_plus_one = legacy_plus_one
+
+    def forward(
+        self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, scale: float = 1.0
+    ) -> Tensor:
+        level_of = choose_levels(boxes)
+        rois = torch.cat([images[:, None].to(boxes.dtype), enlarge_boxes(boxes, scale)], dim=1)
+        if self.legacy_plus_one:
+            rois = rois - rois.new_tensor([0, 0, 0, 1, 1])
+        channels = levels[0].shape[1]
+        out = levels[0].new_zeros(boxes.shape[0], channels, self.size, self.size)
+        for index, stride in enumerate(LEVELS):
+            rows = torch.nonzero(level_of == index).flatten()
+            pooled = roi_align(
+                levels[index],
+                rois[rows].to(levels[index].dtype),
+                self.size,
+                1 / stride,
+                self.sampling_ratio or -1,
+                self.aligned,
+            )
+            out = out.index_put((rows,), pooled.to(out.dtype))
+        return out

@@ -1,0 +1,149 @@
+"""The region proposal network: which of the anchors hold an object, and where it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dhcli.config.schema import Anchors
+from dhcli.config.schema import Rpn as RpnConfig
+from dhcli.model.init import init_normal
+from dhcli.model.losses import objectness_loss, regression_loss
+from dhcli.ops.anchors import STRIDES, cell_anchors, grid_anchors
+from dhcli.ops.batch import Target
+from dhcli.ops.boxes import clip_boxes, decode_boxes, encode_boxes
+from dhcli.ops.match import match_boxes, sample_matches
+from dhcli.ops.nms import grouped_nms
+
+UNIT_STD = (1.0, 1.0, 1.0, 1.0)
+
+
+@dataclass
+class RpnOutput:
+    """What the RPN says of every anchor of a batch, level after level.
+
+    logits   (B, N) float
+    deltas   (B, N, 4) float
+    anchors  (N, 4) float32 xyxy
+    counts   anchors of each level, summing to N
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    counts: list[int]
+
+
+class Rpn(nn.Module):
+    """A 3×3 convolution, then two 1×1, shared by all levels ("Faster R-CNN", §3.1)."""
+
+    def __init__(
+        self, channels: int, anchors: Anchors, config: RpnConfig, legacy_plus_one: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.legacy_plus_one = legacy_plus_one
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.cls = nn.Conv2d(channels, len(anchors.ratios), 1)
+        self.reg = nn.Conv2d(channels, len(anchors.ratios) * 4, 1)
+        for conv in (self.conv, self.cls, self.reg):
+            init_normal(conv, std=0.01)
+        cells = [
+            cell_anchors(size, stride, anchors.ratios, anchors.convention)
+            for size, stride in zip(anchors.sizes, STRIDES, strict=True)
+        ]
+        self.cells: Tensor
+        self.register_buffer("cells", torch.stack(cells), persistent=False)  # (levels, A, 4)
+
+    def forward(self, levels: Sequence[Tensor]) -> RpnOutput:
+        """Score and refine the anchors of P2 … P6."""
+        logits, deltas, anchors = [], [], []
+        for level, cell, stride in zip(levels, self.cells, STRIDES, strict=True):
+            x = F.relu(self.conv(level))
+            # (B, A·c, h, w) to (B, h·w·A, c): row, column, anchor
+            logits.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
+            deltas.append(self.reg(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
+            anchors.append(grid_anchors(cell, level.shape[-2], level.shape[-1], stride))
+        counts = [level_anchors.shape[0] for level_anchors in anchors]
+        return RpnOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), counts)
+
+    @torch.no_grad()
+    def propose(self, output: RpnOutput, sizes: Tensor, *, training: bool) -> list[Tensor]:
+        """The best boxes of each image, best first: B tensors (n, 4) float32 xyxy.
+
+        in   sizes  (B, 2) int64 height, width
+        """
+        config = self.config
+        rows, groups = self._best_of_levels(
+            output, config.pre_nms_train if training else config.pre_nms_test
+        )
+        scores = output.logits.gather(1, rows).float().sigmoid()
+        deltas = output.deltas.gather(1, rows[:, :, None].expand(-1, -1, 4))
+        boxes = decode_boxes(deltas, output.anchors[rows], UNIT_STD)
+        boxes = clip_boxes(boxes, sizes[:, None], legacy_plus_one=self.legacy_plus_one)
+        limit = config.proposals_train if training else config.proposals_test
+        if not training or config.proposals_per == "image":
+            kept = [self._suppress(b, s, groups, limit) for b, s in zip(boxes, scores, strict=True)]
+            return [b for b, _ in kept]
+        kept = [
+            self._suppress(b, s, groups, len(groups)) for b, s in zip(boxes, scores, strict=True)
+        ]
+        return _best_of_batch(kept, limit)
+
+    def losses(self, output: RpnOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """loss_rpn_cls and loss_rpn_reg, each divided by the number of sampled anchors."""
+        config = self.config
+        chosen, is_object, deltas, goals = [], [], [], []
+        for index, target in enumerate(targets):
+            matches = match_boxes(
+                output.anchors,
+                target.boxes,
+                target.ignore,
+                positive_iou=config.positive_iou,
+                negative_iou=config.negative_iou,
+                best_for_each=True,
+            )
+            positive, negative = sample_matches(matches, config.samples, config.positive_fraction)
+            chosen.append(output.logits[index, torch.cat([positive, negative])])
+            is_object += [torch.ones_like(positive), torch.zeros_like(negative)]
+            deltas.append(output.deltas[index, positive])
+            objects = target.boxes[matches[positive]]
+            goals.append(encode_boxes(objects, output.anchors[positive], UNIT_STD))
+        logits, truth = torch.cat(chosen), torch.cat(is_object).float()
+        beta = config.smooth_l1_beta
+        return {
+            "loss_rpn_cls": objectness_loss(logits, truth),
+            "loss_rpn_reg": regression_loss(torch.cat(deltas), torch.cat(goals), beta, len(truth)),
+        }
+
+    def _best_of_levels(self, output: RpnOutput, limit: int) -> tuple[Tensor, Tensor]:
+        """Anchor numbers (B, n) of each level's best, and the level (n,) of each column."""
+        rows, groups, start = [], [], 0
+        for level, count in enumerate(output.counts):
+            logits = output.logits[:, start : start + count]
+            best = logits.topk(min(limit, count), dim=1).indices
+            rows.append(best + start)
+            groups.append(torch.full_like(best[0], level))
+            start += count
+        return torch.cat(rows, 1), torch.cat(groups)
+
+    def _suppress(
+        self, boxes: Tensor, scores: Tensor, groups: Tensor, limit: int
+    ) -> tuple[Tensor, Tensor]:
+        real = torch.nonzero((boxes[:, 2:] > boxes[:, :2]).all(dim=1)).flatten()
+        boxes, scores = boxes[real], scores[real]
+        keep = grouped_nms(boxes, scores, groups[real], self.config.nms_threshold)[:limit]
+        return boxes[keep], scores[keep]
+
+
+def _best_of_batch(kept: Sequence[tuple[Tensor, Tensor]], limit: int) -> list[Tensor]:
+    """The `limit` best boxes of all images together, as a tensor an image."""
+    scores = torch.cat([s for _, s in kept])
+    if len(scores) <= limit:
+        return [b for b, _ in kept]
+    threshold = scores.topk(limit).values[-1]
+    return [b[s >= threshold] for b, s in kept]

@@ -1,0 +1,41 @@
+"""The boxes that the RPN starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+STRIDES = (4, 8, 16, 32, 64)
+"""Pixels between neighbouring cells of P2 … P6."""
+
+
+def cell_anchors(size: float, stride: int, ratios: Sequence[float], convention: str) -> Tensor:
+    """The anchors of the cell at (0, 0): (A, 4) float32 xyxy.
+
+    w = size / √ratio, h = size · √ratio. `plain` leaves them so, about (0, 0) (MMDetection);
+    `torchvision` rounds the corners; `maskrcnn_benchmark` rounds width and height of the
+    stride-sized anchor, scales it up, and centres it on (stride − 1) / 2 in inclusive pixels.
+    """
+    ratio = torch.tensor(ratios, dtype=torch.float64)
+    width, height = size / ratio.sqrt(), size * ratio.sqrt()
+    centre = 0.0
+    if convention == "maskrcnn_benchmark":
+        base = (stride**2 / ratio).sqrt().round()
+        width, height = base * (size / stride), (base * ratio).round() * (size / stride)
+        centre = stride / 2  # (stride − 1) / 2 of inclusive pixels, half a pixel on in ours
+    anchors = torch.stack([-width, -height, width, height], dim=1) / 2 + centre
+    return (anchors.round() if convention == "torchvision" else anchors).float()
+
+
+def grid_anchors(cell: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """The anchors of a whole level, in the order row, column, anchor: (height·width·A, 4).
+
+    in   cell  (A, 4) float xyxy of the cell at (0, 0)
+    """
+    y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride
+    x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    shift = torch.stack([columns, rows, columns, rows], dim=-1)  # (height, width, 4)
+    return (shift[:, :, None] + cell).reshape(-1, 4)
