@@ -6,7 +6,7 @@ it feeds `docs/configuration.md`, the JSON schema for editors and the error mess
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +21,11 @@ class Section(BaseModel):
     """A part of the tree: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
 
@@ -399,7 +403,7 @@ class Config(Section):
     """Name of the preset."""
     about: str = ""
     """One line: what it is for."""
-    paper: dict[str, Any] = Field(default_factory=dict)
+    paper: dict[str, float] = Field(default_factory=dict)
     """What the paper reports for it, where it is a row of the paper."""
     data: Data = Data()
     input: Input = Input()

@@ -1,0 +1,87 @@
+"""Options that several commands share, each declared once.
+
+A path is not checked here: the engine's errors say what is wrong with it, and with which exit code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dhcli.config.presets import preset_names
+
+SETTINGS = "Settings"
+"""Title of the part of the help that the options on the configuration stand in."""
+
+
+def complete_preset(incomplete: str) -> list[str]:
+    """Names of presets that begin with `incomplete`, for the shell."""
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        "-p",
+        metavar="NAME|FILE",
+        help="Settings to start from; `dh presets` lists them. "
+        "Without it, and without --config: custom.",
+        autocompletion=complete_preset,
+        rich_help_panel=SETTINGS,
+    ),
+]
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="YAML file over the preset, or a run's config.yaml alone to repeat it.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="KEY=VALUE",
+        help="Change one setting, such as train.lr=0.005; may be given again and again.",
+        rich_help_panel=SETTINGS,
+    ),
+]
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="PATH",
+        help="Dataset: a folder or annotation file, COCO, Pascal VOC, KITTI or YOLO.",
+    ),
+]
+
+Weights = Annotated[
+    Path,
+    typer.Option("--weights", "-w", metavar="FILE", help="Model file, such as model.safetensors."),
+]
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="PATH", help="Where to write."),
+]
+
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:0 … or mps."),
+]
+
+JsonFlag = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout instead of tables."),
+]

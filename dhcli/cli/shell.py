@@ -1,0 +1,128 @@
+"""The group of all commands: it imports a command when it runs, and says errors to people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from dhcli.cli.commands import COMMANDS
+from dhcli.errors import DhError
+
+if TYPE_CHECKING:
+    from rich.panel import Panel
+
+EXAMPLES = (
+    ("dh demo", "everything once, without data of your own"),
+    ("dh train --data photos/", "a detector from a folder of annotated images"),
+    ("dh predict --weights model.safetensors photo.jpg", "the objects in a photo"),
+)
+
+
+class Shell(TyperGroup):
+    """Lists commands without importing them; resolves one by importing its module."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, command in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=command.line))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name and found else None, rest
+
+    def invoke(self, ctx: Any) -> None:
+        super().invoke(ctx)  # what a command returns is no exit code
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The overview. Typer's own would import rich's Markdown and take twice as long."""
+        from rich.text import Text
+
+        from dhcli.report.console import out
+
+        out.print(Text(f"\n Usage: {ctx.command_path} COMMAND [OPTIONS] …\n", style="bold"))
+        out.print(f" {self.help}\n")
+        for title in dict.fromkeys(command.panel for command in COMMANDS.values()):
+            lines = [(name, c.line) for name, c in COMMANDS.items() if c.panel == title]
+            out.print(_panel(title, lines, width=max(map(len, COMMANDS))))
+        options = (param.get_help_record(ctx) for param in self.get_params(ctx))
+        out.print(_panel("Options", [record for record in options if record]))
+        out.print(_panel("Examples", EXAMPLES))
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run, say what the user can mend as `error:` and `hint:`, and exit.
+
+        Any other exception is a bug and keeps its traceback.
+        """
+        try:
+            status = super().main(
+                args, prog_name, complete_var, False, windows_expand_args, **extra
+            )
+        except DhError as error:
+            _say(str(error), error.hint)
+            status = error.exit_code
+        except typer.TyperException as error:  # a command line that Typer cannot read
+            context = getattr(error, "ctx", None)
+            message = error.format_message()
+            hint = f"`{context.command_path} --help` shows what there is" if context else None
+            _say(message[:1].lower() + message[1:], hint)
+            status = error.exit_code
+        except typer.Abort:  # a question that was not answered
+            status = 130
+        if not standalone_mode:
+            return status
+        sys.exit(status)
+
+
+def load_command(name: str) -> Any:
+    """Import the command `name` and make it ready to run."""
+    from rich.markup import escape
+    from typer.main import get_command
+
+    entry = COMMANDS[name]
+    target = getattr(import_module(entry.module), entry.name)
+    if not isinstance(target, typer.Typer):
+        app = typer.Typer(add_completion=False)
+        app.command(name)(target)
+        target = app
+    command = get_command(target)
+    for one in (command, *getattr(command, "commands", {}).values()):
+        # `[a, b]` in an example is no markup, and rich_utils would take a last paragraph's
+        # indentation away, were there no empty line before it.
+        one.help = escape(one.help or "").replace("\n\n", "\n\n\n", 1)
+    return command
+
+
+def _panel(title: str, lines: Iterable[tuple[str, str]], width: int | None = None) -> Panel:
+    from rich.panel import Panel
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(style="bold cyan", no_wrap=True, min_width=width)
+    table.add_column(ratio=1)
+    for line in lines:
+        table.add_row(*line)
+    return Panel(table, title=title, title_align="left", border_style="dim")
+
+
+def _say(what: str, hint: str | None) -> None:
+    """`error: …`, and after a blank line `hint: …`, on stderr."""
+    from rich.text import Text
+
+    from dhcli.report.console import err
+
+    err.print(Text.assemble(("error:", "bold red"), f" {what}"))
+    if hint:
+        err.print(Text.assemble(("\nhint:", "bold cyan"), f" {hint}"))

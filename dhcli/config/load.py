@@ -1,0 +1,168 @@
+"""From presets, files and `--set` to one checked configuration that knows where it comes from.
+
+defaults < parents of the preset < preset < file < `--set`. Mappings merge, lists replace; a
+mapping over a list changes single items of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dhcli.config.explain import check_names, explain
+from dhcli.config.presets import DEFAULT_PRESET, find_preset, presets_folder
+from dhcli.config.schema import Config, Section
+from dhcli.config.text import parse_value, read_yaml, write_scalar
+from dhcli.config.tree import Node, Written, as_plain, as_tree, leaves, merge
+from dhcli.errors import ConfigError
+
+_OWN = ("name", "about", "paper")
+"""Keys that describe one preset and are not handed down."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked configuration.
+
+    `origins` maps every dotted key to "default", "preset NAME", "file PATH:LINE" or "--set".
+    """
+
+    config: Config
+    origins: dict[str, str]
+
+
+def load_config(
+    preset: str | None = None, *, file: Path | None = None, overrides: Sequence[str] = ()
+) -> Resolved:
+    """The configuration of a preset (name or path), a YAML file on top of it, and `--set a.b=c`.
+
+    With neither preset nor file: the preset `custom`. A file alone stands on its own `extends`, or
+    on the defaults. Raises ConfigError for anything unknown, of the wrong type or out of range.
+    """
+    if preset is None and file is None:
+        preset = DEFAULT_PRESET
+    layers = _preset_layers(find_preset(preset)) if preset else []
+    if file is not None:
+        above = _preset_layers(file)
+        if preset and len(above) > 1:
+            raise ConfigError(
+                f"`extends` stands in the file, and the preset `{preset}` is given as well",
+                where=file,
+                hint="drop one of the two",
+            )
+        layers += above
+    return _resolve([*layers, *map(_parse_override, overrides)])
+
+
+def config_from_dict(values: Mapping[str, Any], origin: str = "configuration") -> Config:
+    """A configuration from plain values, checked as files are. Errors say it stood in `origin`."""
+    tree = as_tree(dict(values), origin)
+    return _check(tree if isinstance(tree, dict) else {})
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The configuration in plain values (JSON's), which `config_from_dict` reads back."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def dump_config(config: Config, origins: Mapping[str, str] | None = None) -> str:
+    """The configuration as YAML that reads back the same; with `origins`, a comment on each line.
+
+    A key of the tree is a line; lists and mappings of plain values stand on one line.
+    """
+    lines = list(_yaml_lines(config))
+    if origins is None:
+        return "".join(f"{text}\n" for text, _ in lines)
+    column = min(max(len(text) for text, key in lines if key), 60)
+    return "".join(
+        f"{text:<{column}}  # {_origin_of(key, origins)}\n" if key else f"{text}\n"
+        for text, key in lines
+    )
+
+
+def _preset_layers(path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, Node]]:
+    """What `path` and its parents write, parents first."""
+    if path.resolve() in below:
+        circle = " → ".join(one.stem for one in (*below, path))
+        raise ConfigError(f"`extends` goes in a circle: {circle}", where=path)
+    shipped = path.parent == presets_folder()
+    tree = read_yaml(path, f"preset {path.stem}" if shipped else None)
+    parent = tree.pop("extends", None)
+    tree.setdefault(
+        "name", Written(path.stem, f"preset {path.stem}" if shipped else f"file {path}")
+    )
+    if parent is None:
+        return [tree]
+    if not isinstance(parent, Written) or not isinstance(parent.value, str):
+        raise ConfigError("`extends` must name one preset", where=path)
+    try:
+        layers = _preset_layers(find_preset(parent.value, path.parent), (*below, path.resolve()))
+    except ConfigError as error:
+        where = error.where or parent.origin.removeprefix("file ")
+        raise ConfigError(error.what, where=where, hint=error.hint) from error
+    inherited = [{k: node for k, node in layer.items() if k not in _OWN} for layer in layers]
+    return [*inherited, tree]
+
+
+def _parse_override(text: str) -> dict[str, Node]:
+    """`a.b=c` as the tree {a: {b: c}}."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"`--set {text}` is not of the form key=value", hint="for example --set train.lr=0.01"
+        )
+    node = parse_value(value, f"--set {key}")
+    for part in reversed(parts):
+        node = {part: node}
+    return node if isinstance(node, dict) else {}
+
+
+def _resolve(layers: Sequence[dict[str, Node]]) -> Resolved:
+    tree: Node = as_tree(Config().model_dump(by_alias=True), "default")
+    for layer in layers:
+        tree = merge(tree, layer)
+    written = dict(leaves(tree))
+    config = _check(tree if isinstance(tree, dict) else {})
+    keys = [key for key, _ in leaves(as_tree(config.model_dump(by_alias=True), "default"))]
+    return Resolved(config, {k: written[k].origin if k in written else "default" for k in keys})
+
+
+def _check(tree: dict[str, Node]) -> Config:
+    """Names first, then types and ranges."""
+    check_names(tree)
+    try:
+        return Config.model_validate(as_plain(tree), strict=True)
+    except ValidationError as error:
+        raise explain(error, tree) from error
+
+
+def _yaml_lines(section: Section, path: str = "", pad: str = "") -> Iterator[tuple[str, str]]:
+    """Lines of YAML, each with the dotted key of its value ("" where it only opens a section)."""
+    for name, field in type(section).model_fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if isinstance(value, Section):
+            yield f"{pad}{key}:", ""
+            yield from _yaml_lines(value, f"{path}{key}.", pad + "  ")
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            yield f"{pad}{key}:", ""
+            for item in value:
+                lines = list(_yaml_lines(item, f"{path}{key}.{item.name}.", pad + "    "))
+                first, dotted = lines[0]
+                yield f"{pad}  - {first.lstrip()}", dotted
+                yield from lines[1:]
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            yield f"{pad}{key}: {write_scalar(plain)}", f"{path}{key}"
+
+
+def _origin_of(key: str, origins: Mapping[str, str]) -> str:
+    """The origin of a value; of a mapping of plain values, those of its items."""
+    if key in origins:
+        return origins[key]
+    below = [origin for other, origin in origins.items() if other.startswith(f"{key}.")]
+    return ", ".join(dict.fromkeys(below)) or "default"

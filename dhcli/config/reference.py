@@ -1,0 +1,142 @@
+"""The reference page of all settings, and the JSON schema for editors: both made from the schema.
+
+`python -m dhcli.config.reference > docs/configuration.md` writes the page anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from dhcli.config.keys import allowed_range, fields_of, sections_in
+from dhcli.config.schema import Config, Section
+from dhcli.config.text import write_scalar
+
+_INTRODUCTION = """\
+# Configuration
+
+<!-- Made by `python -m dhcli.config.reference` from `dhcli/config/schema.py`. -->
+
+A run is decided by one tree of settings. It is put together from, each over the one before:
+
+1. the defaults below,
+2. the parents of the preset (`extends: PARENT` in its file, at most one),
+3. the preset (`--preset NAME`, or the path of a YAML file; without it `custom`),
+4. a file (`--config FILE`); given without a preset, it stands on the defaults alone,
+5. single settings (`--set KEY=VALUE`, as often as needed; the last wins).
+
+Mappings merge, lists replace. A mapping over a list changes items of it, which go by their `name`
+or their index; so `--set model.head.branches.fc.omega=2` and, in a file,
+
+```yaml
+extends: coco-r50-ext
+train: {lr: 0.005}
+model: {head: {branches: {fc: {omega: 2}}}}
+```
+
+`dh presets` lists the presets, and `dh presets show NAME --set …` prints the resolved tree with the
+origin of every value. What it prints, and the `config.yaml` of a run, work as `--config`.
+`dh presets schema > dh-schema.json` writes a JSON schema, with which an editor completes and checks
+such files.
+
+A value is YAML without its traps: only `true` and `false` are truth values (a class may be called
+`no` or `on`), `1e-4` is a number, `010` is ten; a key written twice is an error. Text that looks
+like a number needs quotes: `--set data.train='"2007"'`. An unknown key is an error that names the
+nearest.
+"""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a preset's file: the tree's, `extends`, and branches by their names."""
+    schema = Config.model_json_schema(by_alias=True)
+    branches = schema["$defs"]["Head"]["properties"]["branches"]
+    by_name = {"type": "object", "additionalProperties": {"type": "object"}}
+    whole = {key: branches.pop(key) for key in ("type", "items", "minItems", "maxItems")}
+    branches["anyOf"] = [whole, by_name]
+    extends = {"type": "string", "description": "Preset, or path of a YAML file, to start from."}
+    schema["properties"] = {"extends": extends, **schema["properties"]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def reference_page() -> str:
+    """`docs/configuration.md`: an introduction, then a table for each section of the tree."""
+    return "\n".join([_INTRODUCTION, *_section_lines(Config, "")])
+
+
+def _section_lines(section: type[Section], path: str) -> Iterator[str]:
+    plain: list[str] = []
+    below: list[tuple[type[Section], str]] = []
+    for key, field in fields_of(section).items():
+        kinds = sections_in(field.annotation)
+        plain += [] if len(kinds) == 1 else [_row(f"{path}{key}", field)]
+        suffixes = [""] if len(kinds) == 1 else [f".{_kind(kind)}" for kind in kinds]
+        below += [(kind, f"{path}{key}{end}.") for kind, end in zip(kinds, suffixes, strict=True)]
+    yield f"## {f'`{path[:-1]}`' if path else 'The preset itself'}\n"
+    yield f"{section.__doc__}\n"
+    if plain:
+        yield "| key | value | default | meaning |\n|---|---|---|---|"
+        yield "\n".join(plain) + "\n"
+    for kind, prefix in below:
+        yield from _section_lines(kind, prefix)
+
+
+def _kind(section: type[Section]) -> str:
+    """What an item of a list states as its `kind`, and is called unless it has another name."""
+    return str(get_args(section.model_fields["kind"].annotation)[0])
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+    return f"| `{key}` | {_value(field)} | {_default(field)} | {meaning} |"
+
+
+def _value(field: FieldInfo) -> str:
+    words = _type_in_words(field.annotation)
+    range_ = allowed_range(field)
+    return f"{words}, {range_}" if range_ else words
+
+
+def _type_in_words(annotation: Any) -> str:
+    names = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        type(None): "null",
+    }
+    if annotation in names:
+        return names[annotation]
+    kinds = sections_in(annotation)
+    if kinds:
+        return "list of " + " and ".join(f"`{_kind(kind)}` branches" for kind in kinds)
+    arguments = get_args(annotation)
+    match get_origin(annotation):
+        case origin if origin is Literal:
+            return ", ".join(f"`{choice}`" for choice in arguments)
+        case origin if origin is tuple:
+            inner = _type_in_words(_bare(arguments[0]))
+            return f"list of {inner}s" if arguments[-1] is ... else f"{len(arguments)} {inner}s"
+        case origin if origin is dict:
+            return f"{_type_in_words(arguments[0])} → {_type_in_words(arguments[1])}"
+    return " or ".join(_type_in_words(argument) for argument in arguments)
+
+
+def _bare(annotation: Any) -> Any:
+    """`int` of `Annotated[int, …]`."""
+    return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "–"
+    value = field.get_default(call_default_factory=True)
+    if sections_in(field.annotation):
+        return "see below"
+    return f"`{write_scalar(list(value) if isinstance(value, tuple) else value)}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference_page())

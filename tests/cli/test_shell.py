@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dhcli import __version__
+from dhcli.cli import app
+from dhcli.cli.commands import COMMANDS, Command
+from dhcli.cli.shell import load_command
+from dhcli.errors import ConfigError, DataError, DhError, ModelError
+
+HEAVY = {"torch", "torchvision", "albumentations", "matplotlib", "numpy", "pydantic", "yaml"}
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # a fresh interpreter: this one has imported everything
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+LATE = """
+import sys
+from dhcli.cli import app
+try:
+    app({arguments!r}, prog_name="dh")
+finally:
+    ours = [name for name in sys.modules if name.startswith("dhcli.cli.")]
+    print("LOADED", *ours, *({heavy!r} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def modules_of(arguments: list[str], **environment: str) -> tuple[str, set[str]]:
+    result = run_python(LATE.format(arguments=arguments, heavy=HEAVY), **environment)
+    *_, last = result.stderr.splitlines()
+    assert last.startswith("LOADED")
+    return result.stdout, set(last.split()[1:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["-h"]])
+def test_the_overview_imports_no_command_and_nothing_heavy(arguments: list[str]) -> None:
+    printed, loaded = modules_of(arguments)
+
+    assert printed
+    assert loaded == {"dhcli.cli.commands", "dhcli.cli.shell"}
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("dh e", {"eval", "export", "env"}),
+        ("dh presets s", {"show", "schema"}),
+        ("dh presets show coco-r101", {"coco-r101", "coco-r101-ext"}),
+    ],
+)
+def test_completion_is_right_and_imports_nothing_heavy(words: str, found: set[str]) -> None:
+    count = len(words.split()) - 1
+
+    printed, loaded = modules_of(
+        [], _DH_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(count)
+    )
+
+    assert set(printed.split()) == found
+    assert not loaded & (HEAVY - {"pydantic"})  # Typer imports it to read a command line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_imports_no_torch(name: str) -> None:
+    _, loaded = modules_of([name, "--help"])
+
+    assert not loaded & {"torch", "torchvision", "albumentations", "matplotlib"}
+
+
+def test_the_overview_names_every_command() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    for name, command in COMMANDS.items():
+        assert any(name in line and command.line in line for line in lines), name
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"dh {__version__}\n"
+
+
+def pages() -> list[list[str]]:
+    return [[name] for name in COMMANDS] + [["presets", "show"], ["presets", "schema"]]
+
+
+@pytest.mark.parametrize("command", pages(), ids=" ".join)
+def test_every_help_has_an_example_on_a_line_of_its_own(command: list[str]) -> None:
+    page = CliRunner().invoke(app, [*command, "--help"]).stdout
+
+    example = " ".join(["dh", *command])
+    assert re.search(rf"^\s*(Example: |\$ )?{example}\b", page, re.MULTILINE)
+
+
+@pytest.fixture
+def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes `dh env` raise the given exception."""
+
+    def use(error: BaseException) -> None:
+        def broken() -> None:
+            """For example:
+            dh env
+            """
+            raise error
+
+        module = type(sys)("dhcli.cli.broken")
+        module.broken = broken  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "dhcli.cli.broken", module)
+        command = Command("dhcli.cli.broken", "broken", "", "")
+        monkeypatch.setitem(COMMANDS, "env", command)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(DhError, 1), (ConfigError, 2), (DataError, 3), (ModelError, 4)],
+)
+def test_what_the_user_can_mend_is_said_without_a_traceback(
+    raising: Callable[[BaseException], None], error: type[DhError], code: int
+) -> None:
+    raising(error("is broken", where="photos[1]/a.jpg", hint="mend it"))
+
+    result = CliRunner().invoke(app, ["env"])
+
+    assert result.exit_code == code
+    assert result.stderr == "error: photos[1]/a.jpg: is broken\n\nhint: mend it\n"
+    assert not result.stdout
+
+
+def test_an_error_without_a_hint_is_one_line(raising: Callable[[BaseException], None]) -> None:
+    raising(DhError("is broken"))
+
+    assert CliRunner().invoke(app, ["env"]).stderr == "error: is broken\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (typer.Exit(7), 7), (typer.Abort(), 130)]
+)
+def test_other_ends(
+    raising: Callable[[BaseException], None], error: BaseException, code: int
+) -> None:
+    raising(error)
+
+    result = CliRunner().invoke(app, ["env"])
+
+    assert result.exit_code == code
+    assert not result.stderr
+
+
+def test_a_bug_keeps_its_traceback(raising: Callable[[BaseException], None]) -> None:
+    raising(ZeroDivisionError("a bug"))
+
+    with pytest.raises(ZeroDivisionError):
+        CliRunner().invoke(app, ["env"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "hint"),
+    [
+        (["tarin"], "error: no such command 'tarin'. Did you mean 'train'?", "dh --help"),
+        (["--bogus"], "error: no such option: --bogus", "dh --help"),
+        (["presets", "show", "--jsno"], "error: no such option: --jsno", "dh presets show --help"),
+        (["presets", "list"], "error: no such command 'list'", "dh presets --help"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read(arguments: list[str], said: str, hint: str) -> None:
+    result = CliRunner().invoke(app, arguments, prog_name="dh")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(said)
+    assert result.stderr.endswith(f"\n\nhint: `{hint}` shows what there is\n")
+    assert not result.stdout
+
+
+def test_brackets_in_a_help_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        """Do it.
+
+        For example:
+          dh broken --set data.classes=[cat, dog]
+        """
+
+    module = type(sys)("dhcli.cli.broken")
+    module.broken = broken  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dhcli.cli.broken", module)
+    monkeypatch.setitem(COMMANDS, "env", Command("dhcli.cli.broken", "broken", "", ""))
+
+    page = CliRunner().invoke(app, ["env", "--help"]).stdout
+
+    assert any(
+        line.startswith("   dh broken --set data.classes=[cat, dog]") for line in page.splitlines()
+    )
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = "import sys; from dhcli.cli import app; app(['presets', 'show', 'custom'])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+
+    said = process.stderr.read()
+
+    process.wait()
+    process.stderr.close()
+    assert said == b""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_there(name: str) -> None:
+    assert load_command(name).help
