@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from dhcli.weights.model_file import ModelFile
 
 os.environ.update(NO_COLOR="1", COLUMNS="100", TERM="dumb", NO_ALBUMENTATIONS_UPDATE="1")
 
@@ -23,3 +28,35 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real datasets at {folder} (set DH_REALDATA)")
     return folder
+
+
+@pytest.fixture
+def small_model() -> Callable[..., ModelFile]:
+    """A function from class names to a model file's content: a small detector, untrained."""
+    import torch
+
+    from dhcli.config.schema import Config
+    from dhcli.model.build import build_detector
+    from dhcli.weights.model_file import ModelFile
+
+    def make(*classes: str, seed: int = 0, **head: Any) -> ModelFile:
+        backbone = {"name": "resnet18", "norm": "gn", "weights": "none", "frozen_stages": 0}
+        model = {
+            "backbone": backbone,
+            "neck": {"channels": 16},
+            "anchors": {"sizes": [16, 32, 64, 128, 256]},
+            "rpn": {"pre_nms_test": 100, "proposals_test": 50},
+            "head": {"branches": SMALL_BRANCHES} | head,
+        }
+        config = Config.model_validate({"input": {"min_size": 64, "max_size": 96}, "model": model})
+        torch.manual_seed(seed)
+        state = build_detector(config, len(classes)).state_dict()
+        return ModelFile(config, classes, tuple(range(1, len(classes) + 1)), dict(state))
+
+    return make
+
+
+SMALL_BRANCHES: list[dict[str, Any]] = [
+    {"kind": "fc", "width": 24, "lambda": 0.7},
+    {"kind": "conv", "width": 32, "residual": 2, "non_local": 1, "norm": "gn", "lambda": 0.8},
+]

@@ -33,44 +33,78 @@ class Flag(IntFlag):
 
 
 class Strings(Sequence[str]):
-    """An immutable column of strings in one UTF-8 buffer: no Python object per row."""
+    """An immutable column of strings in one UTF-8 buffer: no Python object per row.
 
-    def __init__(self, buffer: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+    Row i is buffer[starts[i]:stops[i]]. Rows that are taken share the buffer; only what is used is
+    pickled.
+    """
+
+    def __init__(
+        self, buffer: NDArray[np.uint8], starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> None:
         self.buffer = buffer
-        self.offsets = offsets
+        self.starts = starts
+        self.stops = stops
 
     @classmethod
     def pack(cls, values: Iterable[str]) -> Strings:
         encoded = [value.encode("utf-8", "surrogateescape") for value in values]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(value) for value in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        stops = np.cumsum([len(value) for value in encoded], dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), stops])[: len(encoded)]
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), starts, stops)
+
+    @classmethod
+    def repeat(cls, value: str, count: int) -> Strings:
+        """`count` rows that all say `value`; it is stored once."""
+        return cls.pack([value]).take(np.zeros(count, np.int64))
+
+    @classmethod
+    def join(cls, columns: Sequence[Strings]) -> Strings:
+        """The rows of all `columns`, one column after another."""
+        sizes = np.array([len(column.buffer) for column in columns], np.int64)
+        shifts = np.cumsum(sizes) - sizes
+        pairs = list(zip(columns, shifts, strict=True))
+        none = np.zeros(0, np.int64)
+        return cls(
+            np.concatenate([np.zeros(0, np.uint8), *(column.buffer for column in columns)]),
+            np.concatenate([none, *(column.starts + shift for column, shift in pairs)]),
+            np.concatenate([none, *(column.stops + shift for column, shift in pairs)]),
+        )
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.starts)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice | np.ndarray | list):
             return self.take(np.arange(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        index %= len(self)
-        raw = self.buffer[self.offsets[index] : self.offsets[index + 1]]
+        raw = self.buffer[self.starts[index] : self.stops[index]]
         return raw.tobytes().decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
+        raw = self.buffer.data
+        for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
+            yield str(raw[start:stop], "utf-8", "surrogateescape")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Strings) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        lengths = self.stops - self.starts
+        if int(lengths.sum()) >= len(self.buffer):
+            return Strings, (self.buffer, self.starts, self.stops)
+        raw = self.buffer.data
+        spans = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
+        used = np.frombuffer(b"".join(raw[start:stop] for start, stop in spans), np.uint8)
+        stops = np.cumsum(lengths)
+        return Strings, (used, stops - lengths, stops)
+
     def take(self, indices: NDArray[np.int64]) -> Strings:
         """The rows at `indices` (n,) int64, in that order."""
-        lengths = np.diff(self.offsets)[indices]
-        rows = expand_ranges(self.offsets[:-1][indices], lengths)
-        return Strings(self.buffer[rows], _offsets_of(lengths))
+        return Strings(self.buffer, self.starts[indices], self.stops[indices])
 
 
 Column = NDArray[Any] | Strings
@@ -95,6 +129,8 @@ class DetectionTable:
     box_ids       (M,) int64, the annotations' own ids, else 1…M
     splits        name → (n,) int64 image indices; lists may overlap (VOC's train and trainval)
     extras        further columns a format needs to write itself back (M rows each, by name)
+    image_extras  the same of images (I rows each); `annotation` is the file that told of an image
+    about         the same of the dataset as a whole: JSON text by name
     format        name of the format it was read from, "" if made in memory
     notes         what the reader decided (a pixel-offset rule, say), for people
     """
@@ -114,12 +150,15 @@ class DetectionTable:
     scores: NDArray[np.float64] | None = None
     splits: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     extras: Mapping[str, Column] = field(default_factory=dict)
+    image_extras: Mapping[str, Column] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
     format: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, boxes = len(self.files), len(self.boxes)
         per_image: dict[str, Sized] = {"image_ids": self.image_ids, "sizes": self.sizes}
+        per_image |= self.image_extras
         per_box: dict[str, Sized] = {
             "labels": self.labels,
             "flags": self.flags,
@@ -163,6 +202,7 @@ class DetectionTable:
             files=self.files.take(images),
             image_ids=self.image_ids[images],
             sizes=self.sizes[images],
+            image_extras={name: column[images] for name, column in self.image_extras.items()},
             offsets=_offsets_of(counts),
             splits={},
         )

@@ -1,0 +1,191 @@
+"""Datasets in the formats of others: recognised by looking, read into a table, written back.
+
+A format is a file with `sniff_x`, `read_x`, `write_x`, `LOOKS_FOR` and `HOLDS`, and a row below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dhcli.atomic import atomic_folder
+from dhcli.data.formats import coco, kitti, voc, yolo
+from dhcli.data.formats.coco_results import read_results, results_of
+from dhcli.data.formats.files import list_files, list_folders, list_images, sound_text
+from dhcli.data.formats.placing import Holds, Images, Placing, losses
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.errors import ConfigError, DataError
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Images",
+    "describe",
+    "read_dataset",
+    "read_results",
+    "results_of",
+    "write_dataset",
+]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is called, recognised, read and written.
+
+    sniff  whether a file or folder is of it
+    read   the table in a file or folder
+    write  put a table into the folder of a Placing
+    holds  what it can hold
+    """
+
+    title: str
+    looks_for: str
+    sniff: Callable[[Path], bool]
+    read: Callable[[Path], DetectionTable]
+    write: Callable[[DetectionTable, Placing], None]
+    holds: Holds
+
+
+FORMATS = {
+    "voc": Format(
+        "Pascal VOC", voc.LOOKS_FOR, voc.sniff_voc, voc.read_voc, voc.write_voc, voc.HOLDS
+    ),
+    "kitti": Format(
+        "KITTI",
+        kitti.LOOKS_FOR,
+        kitti.sniff_kitti,
+        kitti.read_kitti,
+        kitti.write_kitti,
+        kitti.HOLDS,
+    ),
+    "coco": Format(
+        "COCO", coco.LOOKS_FOR, coco.sniff_coco, coco.read_coco, coco.write_coco, coco.HOLDS
+    ),
+    "yolo": Format(
+        "YOLO", yolo.LOOKS_FOR, yolo.sniff_yolo, yolo.read_yolo, yolo.write_yolo, yolo.HOLDS
+    ),
+}
+"""All formats, by name; where a folder is of several, the first counts."""
+
+_DEPTH = 3
+_OFFSETS = ("auto", "0", "1")
+
+
+def read_dataset(
+    path: Path, *, format: str | None = None, voc_offset: str = "auto"
+) -> DetectionTable:
+    """Read a dataset, a folder or an annotation file, in the `format` it is found to have.
+
+    `voc_offset` is what the first pixel is called in Pascal VOC: "0", "1", or "auto" by what the
+    boxes tell. Raises DataError where the format is not recognised or a file cannot be read.
+    """
+    if voc_offset not in _OFFSETS:
+        raise ConfigError(f"voc_offset is one of {', '.join(_OFFSETS)}, not `{voc_offset}`")
+    if not path.exists():
+        raise DataError("no such dataset", where=path)
+    if format is None:
+        path, found = recognise(path)
+    else:
+        found = [_named(format)]
+    if voc_offset != "auto" and found[0] != "voc":
+        title = FORMATS[found[0]].title
+        raise ConfigError(f"voc_offset is for Pascal VOC; {path} is {title}")
+    table = voc.read_voc(path, voc_offset) if found[0] == "voc" else FORMATS[found[0]].read(path)
+    table = replace(table, classes=tuple(map(sound_text, table.classes)))
+    if not len(table):
+        raise DataError(f"holds no images as {FORMATS[found[0]].title}", where=path)
+    if len(found) > 1:
+        others = ", ".join(FORMATS[name].title for name in found[1:])
+        return replace(table, notes=(*table.notes, f"could be read as {others} too (--from)"))
+    return table
+
+
+def recognise(path: Path) -> tuple[Path, list[str]]:
+    """The formats that `path` has, best first, and the folder it is found in.
+
+    A folder with nothing but one folder stands for that. Raises DataError that lists what was
+    looked for and what was found.
+    """
+    place = path
+    for _ in range(_DEPTH):
+        found = [name for name, each in FORMATS.items() if each.sniff(place)]
+        if found:
+            return place, found
+        folders = list_folders(place)
+        if len(folders) != 1 or list_images(place):
+            break
+        place /= folders[0]
+    looked = "; ".join(each.looks_for for each in FORMATS.values())
+    raise DataError(
+        f"is not a dataset of a known format; it holds {_contents(path)}",
+        where=path,
+        hint=f"looked for {looked}",
+    )
+
+
+def _named(format: str) -> str:
+    if format not in FORMATS:
+        raise ConfigError(f"unknown format `{format}`", hint=f"there are: {', '.join(FORMATS)}")
+    return format
+
+
+def _contents(path: Path) -> str:
+    """What lies in a folder, or how a file begins, in a few words."""
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(2).lstrip()
+        return "a JSON list (detections?)" if start[:1] == b"[" else f"a {path.suffix} file"
+    names = [f"{name}/" for name in list_folders(path)] + list_files(path, "")
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "nothing") + more
+
+
+def describe(table: DetectionTable) -> str:
+    """What a table holds, in lines for people."""
+    title = FORMATS[table.format].title if table.format in FORMATS else table.format or "dataset"
+    parts = [
+        title,
+        f"{len(table)} images",
+        f"{len(table.boxes)} boxes",
+        f"{len(table.classes)} classes{_counted_classes(table)}",
+    ]
+    if table.splits:
+        splits = (f"{name} {len(images)}" for name, images in table.splits.items())
+        parts.append(f"splits {', '.join(splits)}")
+    has_class = table.labels != ANY_CLASS
+    marks = {"of no class": int(np.sum(~has_class))}
+    for flag in Flag:
+        marks[str(flag.name).lower()] = int(np.sum(table.has(flag) & has_class))
+    parts += [f"{count} {name}" for name, count in marks.items() if count]
+    return "\n".join([", ".join(parts), *(f"  {note}" for note in table.notes)])
+
+
+def _counted_classes(table: DetectionTable) -> str:
+    counts = np.bincount(table.labels[table.labels != ANY_CLASS], minlength=len(table.classes))
+    if not len(counts) or len(counts) > 20:
+        return ""
+    pairs = zip(table.classes, counts.tolist(), strict=True)
+    return f" ({', '.join(f'{name} {count}' for name, count in pairs)})"
+
+
+def write_dataset(
+    table: DetectionTable, destination: Path, format: str, *, images: Images = "copy"
+) -> tuple[str, ...]:
+    """Write `table` as a new folder in a format; return lines on what that could not hold.
+
+    `images` are copied, linked (symbolic links) or not taken along. With scores, boxes are written
+    as the format's predictions. The folder appears when it is complete. Raises DhError if it is
+    there already or cannot be written.
+    """
+    kind = FORMATS[_named(format)]
+    finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
+    broken = int(np.sum(~finite))
+    lost = [f"{broken} boxes whose coordinates are not finite: left out"] if broken else []
+    table = table.keep_boxes(finite) if broken else table
+    with atomic_folder(destination) as folder:
+        placing = Placing(table, folder, images)
+        kind.write(table, placing)
+    return (*lost, *losses(table, kind.holds), *placing.lost)

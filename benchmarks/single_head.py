@@ -1,0 +1,129 @@
+"""torchvision's own Faster R-CNN beside Double-Head-Ext: same data, image size and iterations.
+
+    .venv/bin/python benchmarks/single_head.py --data ../shared/data/bccd --preset small --seed 0 \
+        --out /tmp/single [--set train.schedule.length=8]
+
+torchvision's model (its head, its RPN, its defaults) on the preset's backbone is trained by dh's
+own loop: the same images in the same order, optimiser, learning rates and number of iterations.
+Anchor sizes and what a preset says of the backbone are the preset's, all else is torchvision's.
+The best model on `val` is measured on `--eval-split`; the twelve COCO numbers are printed as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+
+from dhcli.cli.env import describe_machine
+from dhcli.config.load import load_config
+from dhcli.config.schema import Config
+from dhcli.data.formats import read_dataset
+from dhcli.engine.data import load_data
+from dhcli.engine.evaluate import detect_table
+from dhcli.engine.load import choose_device
+from dhcli.engine.progress import Journal
+from dhcli.engine.step import seed_all
+from dhcli.engine.train import Session, start_run
+from dhcli.metrics.coco import coco_ap
+from dhcli.model.backbone import Backbone
+from dhcli.ops.batch import Detections, ImageBatch, Target
+from dhcli.report.console import err
+from dhcli.report.training import choose_display
+from dhcli.weights.model_file import read_model
+
+
+class SingleHead(nn.Module):
+    """torchvision's FasterRCNN behind the two methods of dh's Detector."""
+
+    def __init__(self, config: Config, classes: int) -> None:
+        super().__init__()
+        settings, pixels = config.model.backbone, config.input
+        backbone = Backbone(settings.name, settings.norm, settings.frozen_stages)
+        layers = {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)}
+        pyramid = BackboneWithFPN(backbone, layers, backbone.channels, 256)
+        anchors = config.model.anchors
+        self.model = FasterRCNN(
+            pyramid,
+            classes + 1,
+            min_size=pixels.min_size,
+            max_size=pixels.max_size,
+            image_mean=[value / 255 for value in pixels.mean],
+            image_std=[value / 255 for value in pixels.std],
+            rpn_anchor_generator=AnchorGenerator(
+                tuple((int(size),) for size in anchors.sizes), (anchors.ratios,) * 5
+            ),
+        )
+
+    def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
+        self.model.train()
+        wanted = [{"boxes": t.boxes, "labels": t.labels + 1} for t in targets]
+        losses: dict[str, Tensor] = self.model(_split(images), wanted)
+        return losses
+
+    def detect(self, images: ImageBatch) -> list[Detections]:
+        self.model.eval()
+        found = []
+        for result, size, original in zip(
+            self.model(_split(images)), images.sizes, images.originals, strict=True
+        ):
+            scale = (original / size).flip(0).repeat(2)
+            boxes = result["boxes"] * scale
+            found.append(Detections(boxes, result["scores"], result["labels"] - 1))
+        return found
+
+
+def _split(images: ImageBatch) -> list[Tensor]:
+    """The images without their padding, in 0…1 as torchvision takes them."""
+    pairs = zip(images.pixels, images.sizes.tolist(), strict=True)
+    return [pixels[:, :height, :width] / 255 for pixels, (height, width) in pairs]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--eval-split", default="test")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    data = json.dumps(str(options.data))
+    settings = [f"data.train={data}", f"train.seed={options.seed}", *options.set]
+    config = load_config(options.preset, overrides=settings).config
+    device = choose_device(options.device)
+    journal = Journal(choose_display(err, live=False))
+    images = load_data(config.data, config.train.seed, journal)
+    seed_all(config.train.seed)
+    model = SingleHead(config, len(images.train.classes))
+    session = Session("single_head", "", describe_machine(), device, journal, options.out)
+    begun = time.perf_counter()
+    outcome = start_run(config, model, images, session)  # type: ignore[arg-type]
+    seconds = time.perf_counter() - begun
+    model.load_state_dict(read_model(outcome.run.path / "best.safetensors").state)
+    truth = read_dataset(options.data).split(options.eval_split)
+    truth = truth.with_classes(images.train.classes, others=config.data.others)
+    found = detect_table(
+        model.to(device).eval(),  # type: ignore[arg-type]
+        truth,
+        config.input,
+        device=device,
+        batch_size=1,
+        workers=0,
+        classes=images.train.classes,
+    )
+    print(json.dumps({"train_seconds": round(seconds), **coco_ap(truth, found).stats}))
+
+
+if __name__ == "__main__":
+    main()

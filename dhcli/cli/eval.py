@@ -1,0 +1,129 @@
+"""`dh eval`: average precision of a model, or of detections made elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dhcli.cli.options import Data, Device, JsonFlag, Out
+from dhcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dhcli.engine.score import Evaluation, Request
+
+
+def eval_(
+    data: Data,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", "-w", metavar="FILE", help="Model file to evaluate."),
+    ] = None,
+    detections: Annotated[
+        Path | None,
+        typer.Option(
+            "--detections",
+            metavar="FILE",
+            help="COCO-results JSON of any tool, instead of a model.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Split to evaluate, or `all`. Without it: val, else test, else all images.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAMES", help="coco (without it), voc07, voc12, kitti; comma between."
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["hotcoco", "pycocotools"],
+        typer.Option(help="What computes COCO's numbers; both give the same."),
+    ] = "hotcoco",
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Exit with 1 where a number is lower, such as AP50=0.5 or voc07.mAP=0.5.",
+        ),
+    ] = None,
+    out: Out = None,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Images at a time. Without it: as in training."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=-1, metavar="N", help="Processes that load images; -1: spare cores.")
+    ] = -1,
+    json: JsonFlag = False,
+) -> None:
+    """Measure average precision on a dataset.
+
+    Example: dh eval --weights model.safetensors --data photos/ --split test
+
+    Example: dh eval --detections results.json --data photos/ --metric coco,voc07
+
+    Classes are matched by name. --out writes metrics.json and predictions.bbox.json into a folder.
+    """
+    from dhcli.engine.gate import check_limits, parse_limit
+    from dhcli.engine.score import Request, parse_metrics, save_evaluation
+    from dhcli.report.console import err
+
+    metrics = parse_metrics(metric or ["coco"])
+    limits = [parse_limit(text, metrics) for text in fail_under or []]
+    request = Request(split, metrics, engine)
+    if weights is not None and detections is None:
+        evaluation = _evaluate_model(weights, data, request, device, batch_size, workers)
+    elif detections is not None and weights is None:
+        evaluation = _evaluate_results(detections, data, request)
+    else:
+        raise ConfigError("give either --weights or --detections", hint="see `dh eval --help`")
+    if out is not None:
+        for path in save_evaluation(evaluation, out):
+            err.print(f"wrote {path}")
+    _show(evaluation, json=json)
+    check_limits(evaluation.results, limits)
+
+
+def _evaluate_model(
+    weights: Path, data: Path, request: Request, device: str, batch_size: int | None, workers: int
+) -> Evaluation:
+    from dhcli.engine.evaluate import evaluate_model  # torch loads here, not for --detections
+    from dhcli.report.console import err
+    from dhcli.report.progress import counting
+
+    with counting("images") as progress:
+        return evaluate_model(
+            weights,
+            data,
+            request,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            say=err.print,
+            progress=progress,
+        )
+
+
+def _evaluate_results(detections: Path, data: Path, request: Request) -> Evaluation:
+    from dhcli.engine.score import evaluate_results
+    from dhcli.report.console import err
+
+    return evaluate_results(detections, data, request, say=err.print)
+
+
+def _show(evaluation: Evaluation, *, json: bool) -> None:
+    from dhcli.report.console import out, print_json
+    from dhcli.report.tables import ap_tables
+
+    if json:
+        print_json(evaluation.as_dict())
+        return
+    for metric, result in evaluation.results.items():
+        out.print(ap_tables(metric, result))

@@ -1,0 +1,83 @@
+"""`dh export`: a model for other runtimes, compared with this one before it stays."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dhcli.cli.options import JsonFlag, Out
+
+if TYPE_CHECKING:
+    from dhcli.export.onnx import Agreement
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to export.")],
+    to: Annotated[Literal["onnx"], typer.Option(help="Format to write.")] = "onnx",
+    out: Out = None,
+    opset: Annotated[
+        int, typer.Option(metavar="N", help="Version of ONNX's operators, 18 to 21.")
+    ] = 20,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image",
+            "-i",
+            metavar="FILE",
+            help="Image to compare on, may be given again. Without it: drawn ones of three sizes.",
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a model for other runtimes: NMS included, for any image size.
+
+    The file is run in ONNX Runtime beside torch. Where they disagree, none is
+    written and the exit code is 1. What it takes and gives, it says itself.
+
+    For example:
+      dh export model.safetensors --to onnx
+      dh export model.safetensors --out detector.onnx --image photo.jpg
+    """
+    from dhcli.errors import DhError
+    from dhcli.export.onnx import export_onnx  # torch loads here, not on --help
+    from dhcli.report.console import err, print_json
+    from dhcli.weights.model_file import read_model
+
+    target = out or model.with_suffix(f".{to}")
+    err.print(f"exporting {model} to {target}; a minute or two")
+    rows = export_onnx(read_model(model), target, opset=opset, images=image or ())
+    good = all(row.good for row in rows)
+    if as_json:
+        pictures = [asdict(row) | {"good": row.good} for row in rows]
+        print_json({"out": str(target) if good else None, "pictures": pictures})
+    else:
+        _show(rows)
+    if not good:
+        hint = "please report it, with the model and the versions that `dh env` prints"
+        raise DhError("ONNX Runtime and torch disagree; nothing was written", hint=hint)
+    if not any(row.torch for row in rows):
+        err.print("warning: nothing was detected, so little was compared; name an --image")
+    err.print(f"wrote {target}, {target.stat().st_size / 1e6:.1f} MB")
+
+
+def _show(rows: list[Agreement]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from dhcli.report.console import out
+
+    table = Table("picture", box=box.SIMPLE_HEAD)
+    for title in ("torch", "onnx", "the same", "boxes differ by", "scores differ by", ""):
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row.size[0]}×{row.size[1]}",
+            *map(str, (row.torch, row.onnx, row.same)),
+            f"{row.box:.1e} px",
+            f"{row.score:.1e}",
+            "good" if row.good else "BAD",
+        )
+    out.print(table)

@@ -1,0 +1,87 @@
+"""`dh finetune`: a trained detector learns the classes of new data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dhcli.cli.options import (
+    ConfigFile,
+    Device,
+    JsonFlag,
+    Out,
+    Overrides,
+    Preset,
+    Weights,
+)
+from dhcli.cli.train import TensorBoard, ValFolder, conclude, data_settings, make_session
+from dhcli.config.load import load_config
+from dhcli.errors import ConfigError
+
+DEFAULT_PRESET = "finetune"
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Dataset to learn from, any known format.")
+]
+Aliases = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--alias",
+        metavar="NEW=KNOWN",
+        help="Start class NEW from the rows of class KNOWN; may be given again and again.",
+    ),
+]
+
+
+def finetune(
+    data: Folder,
+    weights: Weights,
+    val: ValFolder = None,
+    alias: Aliases = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    out: Out = None,
+    device: Device = "auto",
+    tensorboard: TensorBoard = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Teach a trained detector the classes of your images.
+
+    The architecture and the look of the pixels come from the weights, all else from the preset
+    (by default `finetune`: small steps); `--set` stands above both. Predictors of classes that the
+    weights know, by name or `--alias`, start from theirs.
+
+    Examples:
+      dh finetune photos/ --weights model.safetensors
+      dh finetune kitti_tiny/ --weights coco.safetensors --preset kitti-tiny --alias Cyclist=bicycle
+      dh finetune photos/ --weights model.safetensors --set model.backbone.frozen_stages=5
+
+    """
+    if preset is None and config is None:
+        preset = DEFAULT_PRESET
+    from dhcli.engine.finetune import finetune as run
+    from dhcli.engine.finetune import inherited_settings
+    from dhcli.weights.model_file import read_metadata
+
+    inherited = inherited_settings(read_metadata(weights).config)
+    own = [*alias_settings(alias or ()), *data_settings(data, val), *(overrides or ())]
+    resolved = load_config(preset, file=config, overrides=[*inherited, *own])
+    session = make_session("finetune", out, device, tensorboard)
+    conclude(run(resolved.config, session, weights), as_json=as_json)
+
+
+def alias_settings(pairs: Sequence[str]) -> list[str]:
+    """`--alias NEW=KNOWN` in the form of `--set`. Raises ConfigError where one is not a pair."""
+    aliases = {}
+    for pair in pairs:
+        new, equals, known = (part.strip() for part in pair.partition("="))
+        if not (new and equals and known):
+            what = f"`--alias {pair}` is not of the form NEW=KNOWN"
+            raise ConfigError(what, hint="for example --alias Cyclist=bicycle")
+        aliases[new] = known
+    return [f"finetune.aliases={json.dumps(aliases)}"] if aliases else []

@@ -1,0 +1,126 @@
+"""`dh info`: what a model file is, from its header alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dhcli.cli.options import JsonFlag
+
+if TYPE_CHECKING:
+    from dhcli.config.schema import ConvBranch, FcBranch
+    from dhcli.weights.model_file import ModelHeader
+
+MOST_CLASSES = 20
+"""Classes that are named; more are counted."""
+
+
+def info(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to look at.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a model file holds: classes, network, sizes, numbers, where it comes from.
+
+    Reads the header only, whatever the size of the file.
+
+    For example:
+      dh info model.safetensors
+      dh info model.safetensors --json
+    """
+    from dhcli.report.console import print_json
+    from dhcli.weights.model_file import read_metadata
+
+    header = read_metadata(model)
+    if as_json:
+        print_json(_as_dict(model, header))
+    else:
+        _show(model, header)
+
+
+def count_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Weights of each part of the network: backbone, neck, rpn, and each branch of the head.
+
+    What batch norm counts (its running statistics) is no weight.
+    """
+    counts: dict[str, int] = {}
+    for name, shape in shapes.items():
+        if name.endswith((".running_mean", ".running_var", ".num_batches_tracked")):
+            continue
+        parts = name.split(".")
+        part = f"head {parts[2]}" if parts[0] == "head" else parts[0]
+        counts[part] = counts.get(part, 0) + math.prod(shape)
+    return counts
+
+
+def _as_dict(path: Path, header: ModelHeader) -> dict[str, Any]:
+    from dhcli.config.load import config_to_dict
+
+    weights = count_weights(header.shapes)
+    pairs = zip(header.category_ids, header.classes, strict=True)
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "preset": header.config.name,
+        "classes": [{"id": number, "name": name} for number, name in pairs],
+        "weights": weights | {"all": sum(weights.values())},
+        "metadata": header.metadata,
+        "config": config_to_dict(header.config),
+    }
+
+
+def _show(path: Path, header: ModelHeader) -> None:
+    from rich.table import Table
+
+    from dhcli.report.console import out
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in _rows(path, header):
+        table.add_row(*row)
+    out.print(table)
+
+
+def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
+    """What is shown, as label and text."""
+    config, metadata = header.config, dict(header.metadata)
+    weights = count_weights(header.shapes)
+    pixels, backbone = config.input, config.model.backbone
+    rows = [
+        ("file", f"{path}, {path.stat().st_size / 1e6:.1f} MB"),
+        ("preset", f"{config.name}: {config.about}" if config.about else config.name),
+        ("classes", _class_line(header.classes)),
+        ("input", f"shortest side {pixels.min_size}, longest {pixels.max_size} pixels"),
+        ("backbone", f"{backbone.name}, {backbone.norm}"),
+        *((f"{branch.name} branch", _branch_line(branch)) for branch in config.model.head.branches),
+        ("weights", f"{sum(weights.values()):,}"),
+        *((f"  {part}", f"{count:,}") for part, count in weights.items()),
+    ]
+    made = [f"{key} {metadata.pop(key)}" for key in ("dh", "torch", "date") if key in metadata]
+    rows.append(("made with", ", ".join(made)))
+    rows += [(key, _plain(value)) for key, value in metadata.items()]
+    return [(label, text) for label, text in rows if text]
+
+
+def _class_line(classes: tuple[str, ...]) -> str:
+    more = len(classes) - MOST_CLASSES
+    tail = f" and {more} more" if more > 0 else ""
+    return f"{len(classes)}: {', '.join(classes[:MOST_CLASSES])}{tail}"
+
+
+def _branch_line(branch: FcBranch | ConvBranch) -> str:
+    return (
+        f"{branch.kind}, focus {branch.focus}, ω {branch.omega:g}, λ {branch.lambda_:g}, "
+        f"RoI × {branch.roi_scale:g}"
+    )
+
+
+def _plain(value: object) -> str:
+    """A value of the metadata in words: numbers to four digits, mappings as `name value`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,149 @@
+"""`dh predict`: find the objects in images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dhcli.cli.options import Device, JsonFlag, Out, Weights
+from dhcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dhcli.engine.predict import Outcome
+
+MOST_NAMED = 10
+"""Unreadable images that are named; more are counted."""
+
+
+def predict(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE|FOLDER|GLOB…", help="Images; of a folder, all that lie below it."
+        ),
+    ],
+    weights: Weights,
+    out: Out = None,
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="NAMES",
+            help="Files to write: coco-json (without it), csv, yolo, voc, kitti, none; comma "
+            "between.",
+        ),
+    ] = None,
+    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Draw pictures.")] = True,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SCORE",
+            help="Lowest score that is written and drawn. "
+            "Without it: written from the model's own (0.05), drawn from 0.3.",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="At most N detections an image.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Only these classes; comma between.")
+    ] = None,
+    device: Device = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Images at a time. Without it: 1 on the CPU, 8 on a GPU."
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find the objects in images: drawn pictures, and files for programs.
+
+    An image that cannot be read is named at the end, and the rest is done.
+    Without --out, results go into a new folder `predictions`.
+
+    For example:
+      dh predict --weights model.safetensors photo.jpg
+      dh predict --weights model.safetensors photos/ --out out/ --format csv
+      dh predict --weights model.safetensors "a/**/*.png" --classes Car,Van
+    """
+    formats = _formats(_names(format or ["coco-json"]))
+    names = None if classes is None else _names([classes])
+    from dhcli.engine.predict import Request  # torch loads here, not on --help
+    from dhcli.engine.predict import predict as run
+    from dhcli.report.console import err, print_json
+    from dhcli.report.draw import write_drawing
+    from dhcli.report.progress import counting
+
+    drawer = write_drawing if draw else None
+    request = Request(images, weights, out, formats, drawer, score_threshold, top_k, names)
+    with counting("images") as progress:
+        outcome = run(
+            request, device=device, batch_size=batch_size, say=err.print, progress=progress
+        )
+    if as_json:
+        print_json(outcome.as_dict())
+    else:
+        _show(outcome)
+    _warn(outcome)
+
+
+def _names(texts: Sequence[str]) -> list[str]:
+    """The different names in texts with commas between names, in their order."""
+    names = (name.strip() for text in texts for name in text.split(","))
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _formats(names: list[str]) -> list[str]:
+    from dhcli.engine.prediction_files import FORMATS
+
+    known = [*FORMATS, "none"]
+    for name in names:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            hint = f"did you mean `{nearest[0]}`?" if nearest else f"there are {', '.join(known)}"
+            raise ConfigError(f"unknown format `{name}`", where="--format", hint=hint)
+    if "none" in names and len(names) > 1:
+        raise ConfigError("`none` stands alone", where="--format")
+    return [name for name in names if name != "none"]
+
+
+def _show(outcome: Outcome) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from dhcli.report.console import out
+
+    summary = outcome.summary
+    table = Table("class", box=box.SIMPLE_HEAD)
+    table.add_column(f"from {outcome.lowest:g}", justify="right")
+    table.add_column(f"from {outcome.shown:g}", justify="right")
+    for label, name in enumerate(outcome.classes):
+        table.add_row(name, str(summary.counts[label]), str(summary.shown[label]))
+    table.add_section()
+    table.add_row("all", str(summary.counts.total()), str(summary.shown.total()))
+    out.print(table)
+    rate = summary.images / summary.seconds
+    out.print(
+        f"{summary.images} images in {summary.seconds:.1f} s, {rate:.1f} a second on "
+        f"{outcome.device}; results in {outcome.folder}"
+    )
+
+
+def _warn(outcome: Outcome) -> None:
+    from dhcli.report.console import err
+
+    unreadable = outcome.summary.unreadable
+    if not unreadable:
+        return
+    err.print(f"warning: {len(unreadable)} images could not be read:")
+    for name, why in unreadable[:MOST_NAMED]:
+        err.print(f"  {name}: {why}")
+    if len(unreadable) > MOST_NAMED:
+        err.print(f"  and {len(unreadable) - MOST_NAMED} more; --json names all")

@@ -1,0 +1,312 @@
+"""COCO JSON: instances, one file a dataset or a split.
+
+Tolerated: sparse ids and ids as text, decimals, absent `area`, `iscrowd`, `info`, `licenses`.
+Kept, so that COCO is written back as it was read: ids, crowd, areas, masks (polygons, RLE) and any
+other field of an annotation (extra column `coco`: its text), of an image, a category and the file.
+`ignore` and the attributes `occluded`, `truncated`, `difficult` are marks. A split is called as its
+file is (`instances_val2017.json` is val), or its folder (`valid/_annotations.coco.json`). Images
+are looked for beside the file, in `images`, and in folders called as the split.
+
+Written: annotation ids that are not positive or come twice are given anew, since evaluators take
+id 0 for "no match". Regions of no class get a category `DontCare`, and `iscrowd` 1.
+
+Classes: by ascending category id.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.data.formats.coco_entries import RAW, Entries, flags_of_row, parse_raw
+from dhcli.data.formats.coco_results import results_of
+from dhcli.data.formats.columns import DONT_CARE
+from dhcli.data.formats.files import (
+    confine,
+    fill_sizes,
+    last_part,
+    list_files,
+    list_folders,
+    split_name,
+)
+from dhcli.data.formats.placing import Holds, Placing
+from dhcli.data.merge import merge_tables
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
+from dhcli.errors import DataError
+
+LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
+HOLDS = Holds(columns=frozenset((RAW,)))
+
+_MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
+_SAMPLE = 20
+
+
+def sniff_coco(path: Path) -> bool:
+    """Whether `path` is a COCO file or a folder with some."""
+    return _is_coco(path) if path.is_file() else bool(_find_files(path))
+
+
+def read_coco(path: Path) -> DetectionTable:
+    """Read one COCO file, or all in a folder as splits.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    if path.is_file():
+        root = path.parent.parent if path.parent.name == "annotations" else path.parent
+        return _read_file(root, path)
+    files = _find_files(path)
+    if not files:
+        raise DataError("holds no COCO file", where=path, hint=f"looked for {LOOKS_FOR}")
+    tables = []
+    for file, split in zip(files, _split_names(path, files), strict=True):
+        table = _read_file(path, file)
+        every = np.arange(len(table), dtype=np.int64)
+        tables.append(replace(table, splits={split: every} if split else {}))
+    return tables[0] if len(tables) == 1 else merge_tables(tables)
+
+
+def _find_files(root: Path) -> list[Path]:
+    """COCO files of a folder: those in `annotations`, else in itself, else in its folders."""
+    below = root / "annotations"
+    names = list_files(below, ".json")
+    instances = [name for name in names if name.startswith("instances")]
+    groups = (
+        (below / name for name in instances or names),
+        (root / name for name in list_files(root, ".json")),
+        (
+            root / sub / name
+            for sub in list_folders(root)
+            for name in list_files(root / sub, ".json")
+        ),
+    )
+    found = ([file for file in group if _is_coco(file)] for group in groups)
+    return next((files for files in found if files), [])
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a JSON file has COCO's lists, by their names alone."""
+    if path.suffix.lower() != ".json" or not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        starts = text[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        return starts and all(text.find(name) >= 0 for name in (b'"images"', b'"categories"'))
+
+
+def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:
+    """The split that each file tells of. Raises DataError where several do not say."""
+    folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
+    names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
+    if names.count(None) > 1:
+        nameless = [f.name for f, name in zip(files, names, strict=True) if name is None]
+        raise DataError(
+            f"several COCO files, and no telling of which split: {', '.join(nameless[:5])}",
+            where=root,
+            hint="name the one to read instead of the folder",
+        )
+    if len(set(names)) < len(names):  # train2014 beside train2017
+        return [name and file.stem for name, file in zip(names, files, strict=True)]
+    return names
+
+
+def _read_file(root: Path, path: Path) -> DetectionTable:
+    entries = Entries(path)
+    rows = entries.image_of_box
+    order = np.argsort(rows, kind="stable")
+    order = order[np.searchsorted(rows[order], 0) :]
+    labels, flags = entries.labels_and_flags()
+    files, strayed = _locate(root, path, entries.names)
+    texts, image_texts = entries.texts()
+    annotation = Strings.repeat(path.relative_to(root).as_posix(), len(files))
+    notes = {
+        "annotations name an image that the file does not list: left out": len(rows) - len(order),
+        "annotations name a category that the file does not define": int(
+            np.sum((labels == ANY_CLASS) & (flags & Flag.IGNORE == 0))
+        ),
+        "file names lead out of the dataset: only their last part counts": strayed,
+    }
+    return make_table(
+        root,
+        files,
+        fill_sizes(root, files, entries.sizes),
+        np.bincount(rows[order], minlength=len(files)),
+        entries.boxes[order],
+        labels[order],
+        entries.classes,
+        flags=flags[order],
+        image_ids=entries.image_ids,
+        category_ids=entries.category_ids,
+        areas=entries.areas[order],
+        box_ids=entries.box_ids[order],
+        extras={} if texts is None else {RAW: texts[order]},
+        image_extras={"annotation": annotation}
+        | ({} if image_texts is None else {RAW: image_texts}),
+        about={RAW: json.dumps(entries.about)},
+        format="coco",
+        notes=tuple(f"{count} {what}" for what, count in notes.items() if count),
+    )
+
+
+def _locate(root: Path, path: Path, names: Sequence[str]) -> tuple[list[str], int]:
+    """Files of the images called `names` from the root, and how many names led out of it."""
+    inside = [confine(name) for name in names]
+    strayed = inside.count(None)
+    safe = [name or last_part(given) for name, given in zip(inside, names, strict=True)]
+    folder = _image_folder(root, path, safe[:: max(1, len(safe) // _SAMPLE)])
+    return [f"{folder}/{name}" if folder else name for name in safe], strayed
+
+
+def _image_folder(root: Path, path: Path, sample: Sequence[str]) -> str:
+    """The folder below `root` that holds most of the images `sample`."""
+    here = path.parent.relative_to(root).as_posix().removeprefix(".")
+    called = [path.stem.rpartition("_")[2], split_name(path.stem) or "", *list_folders(root)]
+    options = ["", "images", *(name for each in called for name in (each, f"images/{each}"))]
+    options += [f"{each}/images" for each in called]
+    best, most = ("" if here == "annotations" else here), 0
+    for option in dict.fromkeys([here, *options]):
+        count = sum((root / option / name).is_file() for name in sample)
+        if count > most:
+            best, most = option, count
+        if most == len(sample):
+            break
+    return best
+
+
+def write_coco(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as images/ and annotations/, a file a split; predictions as COCO results."""
+    placing.place("images")
+    if table.scores is not None:
+        rows = (json.dumps(row) for row in results_of(table))
+        placing.write_lines("predictions.bbox.json", _list(rows, "[", "]"))
+        named = {"images": list(_images(table, placing.names)), "categories": _categories(table)}
+        placing.write("categories.json", json.dumps(named, indent=1))
+        return
+    table = replace(table, box_ids=_sound_ids(table.box_ids))
+    every = np.arange(len(table), dtype=np.int64)
+    rest = np.setdiff1d(every, np.concatenate([every[:0], *table.splits.values()]))
+    parts = dict(table.splits) | ({"": rest} if len(rest) or not table.splits else {})
+    for split, images in parts.items():
+        name = f"annotations/instances_{split}.json" if split else "annotations/instances.json"
+        names = [placing.names[image] for image in images.tolist()]
+        placing.write_lines(name, _document(table.take_images(images), names))
+
+
+def _document(table: DetectionTable, names: Sequence[str]) -> Iterator[str]:
+    """A COCO file in pieces, an entry a line."""
+    about = {key: value for key, value in _about(table).items() if key != "categories"}
+    head = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in about.items())
+    yield f"{{\n{head}"
+    yield from _list((json.dumps(row) for row in _images(table, names)), '"images": [', "],")
+    rows = (json.dumps(row) for row in _annotations(table))
+    yield from _list(rows, '"annotations": [', "],")
+    rows = (json.dumps(row) for row in _categories(table))
+    yield from _list(rows, '"categories": [', "]\n}")
+
+
+def _list(rows: Iterable[str], head: str, tail: str) -> Iterator[str]:
+    yield head
+    for index, row in enumerate(rows):
+        yield f",\n{row}" if index else f"\n{row}"
+    yield f"\n{tail}\n"
+
+
+def _about(table: DetectionTable) -> dict[str, Any]:
+    return parse_raw(table.about.get(RAW, ""))
+
+
+def _images(table: DetectionTable, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    texts = _texts(table.image_extras.get(RAW), len(table))
+    ids, sizes = table.image_ids.tolist(), table.sizes.tolist()
+    for text, number, name, (width, height) in zip(texts, ids, names, sizes, strict=True):
+        told = {"id": number, "file_name": name, "width": width, "height": height}
+        yield parse_raw(text) | told
+
+
+def _categories(table: DetectionTable) -> list[dict[str, Any]]:
+    more = _about(table).get("categories", {})
+    pairs = zip(table.category_ids.tolist(), table.classes, strict=True)
+    rows = [{"id": number, "name": name, **more.get(name, {})} for number, name in pairs]
+    if (table.labels == ANY_CLASS).any():
+        rows.append({"id": _no_class(table), "name": DONT_CARE})
+    return rows
+
+
+def _no_class(table: DetectionTable) -> int:
+    """The category id of regions of no class."""
+    return int(table.category_ids.max(initial=0)) + 1
+
+
+def _annotations(table: DetectionTable) -> Iterator[dict[str, Any]]:
+    """The annotations: as they were read, where the columns still say the same."""
+    texts = _texts(table.extras.get(RAW), len(table.boxes))
+    ids = np.append(table.category_ids, _no_class(table))[table.labels]
+    columns = (
+        table.box_ids,
+        table.image_ids[table.image_of_box],
+        ids,
+        table.boxes,
+        table.areas,
+        table.flags | np.where(table.labels == ANY_CLASS, Flag.CROWD | Flag.IGNORE, 0),
+    )
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    for text, (number, image, category, box, area, flags) in zip(texts, rows, strict=True):
+        row = {"id": number, "image_id": image, "category_id": category}
+        yield _annotation(parse_raw(text) | row, box, area, Flag(flags))
+
+
+def _annotation(
+    row: dict[str, Any], box: Sequence[float], area: float, flags: Flag
+) -> dict[str, Any]:
+    x1, y1, x2, y2 = box
+    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
+    xywh = [x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)]
+    if not _same_box(row.get("bbox"), box):
+        row["bbox"] = [_plain(value) for value in xywh]
+    if row.get("area") is None or (area == area and row["area"] != area):
+        row["area"] = _plain(round(xywh[2] * xywh[3], 9) if area != area else area)
+    row.setdefault("iscrowd", 0)
+    row.setdefault("segmentation", [])
+    if flags_of_row(row) != flags:
+        row["iscrowd"] = int(Flag.CROWD in flags)
+        _mark(row, flags)
+    return row
+
+
+def _mark(row: dict[str, Any], flags: Flag) -> None:
+    if Flag.IGNORE in flags or "ignore" in row:
+        row["ignore"] = int(Flag.IGNORE in flags)
+    told = row.get("attributes")
+    marks = {name: flag in flags for name, flag in _MARKS.items() if flag in flags}
+    if marks or told:
+        row["attributes"] = (told if isinstance(told, dict) else {}) | marks
+
+
+def _same_box(bbox: Any, box: Sequence[float]) -> bool:
+    if not bbox:
+        return False
+    x, y, width, height = (float(value) for value in bbox)
+    return [x, y, x + width, y + height] == list(box)
+
+
+def _plain(value: float) -> float:
+    return int(value) if value.is_integer() else value
+
+
+def _texts(column: Any, count: int) -> Iterable[str]:
+    return column if isinstance(column, Strings) else [""] * count
+
+
+def _sound_ids(ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`ids` with new ones, after the largest, for those that are not positive or come again."""
+    first = np.zeros(len(ids), np.bool_)
+    first[np.unique(ids, return_index=True)[1]] = True
+    bad = ~first | (ids <= 0)
+    sound = ids.copy()
+    sound[bad] = int(ids.max(initial=0)) + 1 + np.arange(int(bad.sum()))
+    return sound

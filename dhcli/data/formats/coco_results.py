@@ -1,0 +1,143 @@
+"""COCO results: a JSON list of detections, `image_id`, `category_id`, `bbox` xywh, `score`."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhcli.data.formats.files import stem_of
+from dhcli.data.formats.json_text import JsonText
+from dhcli.data.table import ANY_CLASS, DetectionTable, make_table
+from dhcli.errors import DataError
+
+CATEGORIES = "categories.json"
+"""File beside results that names their category ids, as a COCO file's `categories` do."""
+
+
+def results_of(table: DetectionTable) -> Iterator[dict[str, Any]]:
+    """The rows of a table with scores, with the dataset's own ids; regions of no class left out."""
+    scores = np.ones(len(table.boxes)) if table.scores is None else table.scores
+    kept = np.flatnonzero(table.labels != ANY_CLASS)
+    boxes = table.boxes[kept]
+    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
+    sides = np.round(boxes[:, 2:] - boxes[:, :2], 9)
+    columns = (
+        table.image_ids[table.image_of_box[kept]],
+        table.category_ids[table.labels[kept]],
+        np.hstack([boxes[:, :2], sides]),
+        scores[kept],
+    )
+    for row in zip(*(column.tolist() for column in columns), strict=True):
+        yield dict(zip(("image_id", "category_id", "bbox", "score"), row, strict=True))
+
+
+def read_results(path: Path, truth: DetectionTable) -> DetectionTable:
+    """Read detections on the images of `truth`: the same images, boxes in the file's order.
+
+    An image is known by its id, or by the name or stem of its file. Category ids are those of
+    `truth`, unless `categories.json` beside the file names them: then the classes are its own.
+    Raises DataError for an image, category or row that makes no sense.
+    """
+    names = _named_categories(path.parent / CATEGORIES)
+    if names is None:
+        names = dict(zip(truth.category_ids.tolist(), truth.classes, strict=True))
+    rows = _Rows(path, truth, names)
+    order = np.argsort(np.array(rows.images, np.int64), kind="stable")
+    images = np.array(rows.images, np.int64)[order]
+    return make_table(
+        truth.root,
+        truth.files,
+        truth.sizes,
+        np.bincount(images, minlength=len(truth)),
+        np.array(rows.boxes, np.float64).reshape(-1, 4)[order],
+        np.array(rows.labels, np.int32)[order],
+        list(names.values()),
+        scores=np.array(rows.scores, np.float64)[order],
+        image_ids=truth.image_ids,
+        category_ids=np.array(list(names), np.int64),
+        format="coco-results",
+    )
+
+
+class _Rows:
+    """Columns of a results file, in its order."""
+
+    def __init__(self, path: Path, truth: DetectionTable, names: Mapping[int, str]) -> None:
+        self.images = array("q")
+        self.labels = array("i")
+        self.boxes = array("d")
+        self.scores = array("d")
+        self._truth = truth
+        self._number_of = {number: row for row, number in enumerate(truth.image_ids.tolist())}
+        self._named: dict[str, int] | None = None
+        self._label_of = {number: label for label, number in enumerate(names)}
+        self._json = JsonText(path)
+        if not self._json.begins_with("["):
+            raise DataError(
+                "is not a list of detections",
+                where=path,
+                hint="COCO results are [{image_id, category_id, bbox, score}, …]",
+            )
+        self._json.read_array(self._add)
+
+    def _add(self, row: Any, start: int, _: int) -> None:
+        try:
+            image, category = row["image_id"], row["category_id"]
+            x, y, width, height = (float(value) for value in row["bbox"])
+            score = float(row["score"])
+        except (KeyError, TypeError, ValueError):
+            what = "a detection needs image_id, category_id, bbox of four numbers, and score"
+            raise self._json.fail(what, start) from None
+        if not math.isfinite(x + y + width + height + score):
+            raise self._json.fail("a detection with a number that is not finite", start)
+        self.images.append(self._image(image, start))
+        label = self._label_of.get(category) if isinstance(category, int) else None
+        if label is None:
+            known = ", ".join(map(str, list(self._label_of)[:10]))
+            what = f"category id {category!r} is not known; there are: {known}"
+            raise self._json.fail(what, start)
+        self.labels.append(label)
+        self.boxes.extend((x, y, x + width, y + height))
+        self.scores.append(score)
+
+    def _image(self, image: Any, start: int) -> int:
+        number = self._number_of.get(image) if isinstance(image, int) else self._find(str(image))
+        if number is None:
+            what = f"image id {image!r} is not in the dataset {self._truth.root}"
+            raise self._json.fail(what, start)
+        return number
+
+    def _find(self, name: str) -> int | None:
+        """The image whose path, name or stem is `name`; ambiguous ones do not count."""
+        if self._named is None:
+            files = list(self._truth.files)
+            self._named = dict(zip(files, range(len(files)), strict=True))
+            for short in (lambda file: file.rpartition("/")[2], stem_of):
+                shortened = [short(file) for file in files]
+                counts = dict(zip(*np.unique(shortened, return_counts=True), strict=True))
+                for number, key in enumerate(shortened):
+                    if counts[key] == 1:
+                        self._named.setdefault(key, number)
+        found = self._named.get(name)
+        if found is None and name.lstrip("-").isdecimal():
+            found = self._number_of.get(int(name))
+        return found
+
+
+def _named_categories(path: Path) -> dict[int, str] | None:
+    """Category id → name, as the file beside the results tells; None without one."""
+    if not path.is_file():
+        return None
+    told = JsonText(path).read_object({}).get("categories")
+    try:
+        named = {int(row["id"]): str(row["name"]) for row in told or ()}
+    except (KeyError, TypeError, ValueError):
+        raise DataError("does not name category ids", where=path) from None
+    if len(set(named.values())) < len(named):
+        raise DataError("gives two categories one name", where=path)
+    return named

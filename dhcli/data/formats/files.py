@@ -1,0 +1,221 @@
+"""Finding and reading a dataset's files: bounded to its folder, whatever its annotations say."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff"),
+        *(".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".avif"),
+    )
+)
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "trainval": "trainval",
+    "minival": "minival",
+    "unlabeled": "unlabeled",
+}
+_SPLIT_FOLDER = re.compile(rf"({'|'.join(_SPLITS)})(20\d\d)?")
+_SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(_SPLITS)})-?(?:dev)?(?:20\d\d)?(?![a-z0-9])")
+_LONGEST_NAME, _LONGEST_PATH = 200, 2000
+_THREADS = 8
+_CHUNK = 64
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of the file `path`. Raises DataError unless it is a regular, readable file."""
+    try:
+        # A pipe would otherwise wait for a writer that never comes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise DataError(f"cannot be opened: {error.strerror}", where=path) from error
+    except ValueError as error:
+        raise DataError("is not a possible file name", where=repr(str(path))) from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DataError("is not a file", where=path)
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """The text of `path`: UTF-8 or UTF-16 by its mark, UTF-8 without one, else Latin-1."""
+    data = read_bytes(path)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without the spaces around them and without empty ones."""
+    return [line for line in (raw.strip() for raw in read_text(path).splitlines()) if line]
+
+
+def has_file(folder: Path, *suffixes: str) -> bool:
+    """Whether `folder` holds a file whose name ends in one of `suffixes` (lower case)."""
+    return next(_names(folder, suffixes), None) is not None
+
+
+def list_files(folder: Path, *suffixes: str) -> list[str]:
+    """Names of the files in `folder` that end in one of `suffixes` (lower case), sorted."""
+    return sorted(_names(folder, suffixes))
+
+
+def list_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted, hidden ones left out."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    except OSError:
+        return []
+
+
+def list_images(folder: Path, *, deep: bool = False) -> list[str]:
+    """POSIX paths, relative to `folder`, of the images in it (and below, if `deep`), sorted."""
+    if not deep:
+        return list_files(folder, *IMAGE_SUFFIXES)
+    found: list[str] = []
+    for parent, folders, _ in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(parent).relative_to(folder).as_posix()
+        found += [posixpath.normpath(f"{below}/{name}") for name in list_images(Path(parent))]
+    return sorted(found)
+
+
+def first_folder(root: Path, names: Iterable[str], *suffixes: str) -> str | None:
+    """The first of the folders `names` below `root` that holds a file ending in `suffixes`."""
+    return next((name for name in names if has_file(root / name, *suffixes)), None)
+
+
+def _names(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
+    endings = tuple(suffixes)
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.lower().endswith(endings) and name[0] != "." and not entry.is_dir():
+                    yield name
+    except OSError:
+        return
+
+
+def confine(name: str, folder: str = "") -> str | None:
+    """The POSIX path of `name`, told relative to `folder`, from the root; None if it leaves it.
+
+    Backslashes count as separators. Only the text is looked at, not the disk.
+    """
+    if "\\" in name:
+        name = name.replace("\\", "/")
+    if not name or "\0" in name or name[0] == "/" or name[1:2] == ":":
+        return None
+    path = f"{folder}/{name}" if folder else name
+    if (len(path) > _LONGEST_NAME or not path.isascii()) and not _is_possible(path):
+        return None
+    if "./" in path or "//" in path or path.endswith((".", "/")):
+        path = posixpath.normpath(path)
+    return None if path.startswith("..") and path[2:3] in ("", "/") else path
+
+
+def last_part(name: str) -> str:
+    """What follows the last slash or backslash of `name`; "unnamed" where nothing sound does."""
+    last = sound_text(name).replace("\\", "/").rsplit("/", 1)[-1].replace("\0", "")
+    return last if last not in ("", ".", "..") and _is_possible(last) else "unnamed"
+
+
+def sound_text(text: str) -> str:
+    """`text`, what cannot be encoded replaced by "?"; JSON can spell halves of characters."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text
+
+
+def _is_possible(path: str) -> bool:
+    """Whether a system would take the path: its characters, and its length."""
+    parts = [part.encode("utf-8", "replace") for part in path.split("/")]
+    sizes = [len(part) for part in parts]
+    return sound_text(path) == path and max(sizes) <= _LONGEST_NAME and sum(sizes) <= _LONGEST_PATH
+
+
+def split_name(text: str) -> str | None:
+    """The split that a file's or folder's name speaks of: val for `instances_val2017`, `valid`."""
+    found = _SPLIT_WORD.search(text.lower())
+    return _SPLITS[found[1]] if found else None
+
+
+def split_folders(root: Path) -> list[tuple[str, str]]:
+    """(split, folder name) of the folders in `root` that are called as splits are."""
+    named = ((_SPLIT_FOLDER.fullmatch(name.lower()), name) for name in list_folders(root))
+    return [(_SPLITS[match[1]], name) for match, name in named if match]
+
+
+def read_sizes(root: Path, files: Sequence[str]) -> NDArray[np.int32]:
+    """(n, 2) width and height from the headers of `files` below `root`; 0 where unreadable."""
+    from dhcli.data.image import read_size
+
+    def size(file: str) -> tuple[int, int]:
+        try:
+            return read_size(root / file)
+        except DataError:
+            return (0, 0)
+
+    return np.array(map_threads(size, files), np.int32).reshape(-1, 2)
+
+
+def map_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`function` of every item, in order, worked out in threads: for what waits on the disk."""
+    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        done = pool.map(lambda chunk: [function(item) for item in chunk], chunks)
+        return [result for results in done for result in results]
+
+
+def fill_sizes(root: Path, files: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """`sizes` (I, 2) with what is not known, 0, read from the headers of the images."""
+    unknown = np.flatnonzero((sizes <= 0).any(axis=1))
+    if not len(unknown):
+        return sizes
+    filled = sizes.copy()
+    filled[unknown] = read_sizes(root, [files[index] for index in unknown.tolist()])
+    return filled
+
+
+def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], int]:
+    """Image numbers that the list `path` names by stem, a line each, and how many are unknown."""
+    stems = [stem_of(line.split()[0]) for line in read_lines(path)]
+    known = [number_of[stem] for stem in stems if stem in number_of]
+    return np.array(list(dict.fromkeys(known)), np.int64), len(stems) - len(known)
+
+
+def stem_of(name: str) -> str:
+    """`name` without folders, and without the suffix of an image or annotation."""
+    last = last_part(name)
+    stem, _, suffix = last.rpartition(".")
+    known = f".{suffix.lower()}" in IMAGE_SUFFIXES or suffix in ("xml", "txt")
+    return stem if stem and known else last

@@ -1,0 +1,97 @@
+"""JSON read an element at a time: a long array costs its text, not a tree of objects."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dhcli.data.formats.files import read_text
+from dhcli.errors import DataError
+
+Take = Callable[[Any, int, int], None]
+"""Takes an element of an array, and where its text begins and ends."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+class JsonText:
+    """The text of the JSON file at `path`. Every error is a DataError naming file and line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.text = read_text(path)
+        self.start = self._skip(0)
+        """Where the document begins."""
+
+    def begins_with(self, character: str) -> bool:
+        """Whether the document is an object ("{") or an array ("[")."""
+        return self.text.startswith(character, self.start)
+
+    def read_object(self, arrays: Mapping[str, Take]) -> dict[str, Any]:
+        """Hand over the elements of the members `arrays` one by one; return the other members."""
+        others: dict[str, Any] = {}
+        position = self._expect("{", self.start)
+        while not self.text.startswith("}", position):
+            key, end = self._value(position)
+            position = self._expect(":", self._skip(end))
+            if key in arrays and self.text.startswith("[", position):
+                end = self.read_array(arrays[key], position)
+            else:
+                others[str(key)], end = self._value(position)
+            position = self._next(end, "}")
+        self._finish(position)
+        return others
+
+    def read_array(self, take: Take, start: int | None = None) -> int:
+        """Hand over the elements of the array at `start`, or the document; return where it ends."""
+        position = self._expect("[", self.start if start is None else start)
+        while not self.text.startswith("]", position):
+            value, end = self._value(position)
+            take(value, position, end)
+            position = self._next(end, "]")
+        if start is None:
+            self._finish(position)
+        return position + 1
+
+    def fail(self, what: str, position: int) -> DataError:
+        """The error that says `what` is wrong at `position`."""
+        line = self.text.count("\n", 0, position) + 1
+        return DataError(what, where=f"{self.path}:{line}")
+
+    def _value(self, position: int) -> tuple[Any, int]:
+        try:
+            return _DECODER.raw_decode(self.text, position)
+        except json.JSONDecodeError as error:
+            raise self.fail(f"is not JSON: {error.msg.lower()}", error.pos) from None
+        except RecursionError:
+            raise self.fail("is nested too deep", position) from None
+        except ValueError:
+            raise self.fail("has a number with too many digits", position) from None
+
+    def _next(self, position: int, close: str) -> int:
+        """Past a comma; or at `close`."""
+        position = self._skip(position)
+        if self.text.startswith(close, position):
+            return position
+        position = self._expect(",", position)
+        if self.text.startswith(close, position):
+            raise self.fail("is not JSON: a comma before the end", position)
+        return position
+
+    def _expect(self, character: str, position: int) -> int:
+        if not self.text.startswith(character, position):
+            found = self.text[position : position + 10] or "the end of the file"
+            raise self.fail(f"is not JSON: expected `{character}`, found {found!r}", position)
+        return self._skip(position + 1)
+
+    def _skip(self, position: int) -> int:
+        match = _SPACE.match(self.text, position)
+        return match.end() if match else position
+
+    def _finish(self, position: int) -> None:
+        if self._skip(position + 1) != len(self.text):
+            raise self.fail("is not JSON: it goes on after its end", position)

@@ -1,0 +1,163 @@
+"""Writing a dataset's folder: images under new names, and what the format cannot hold, counted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.data.formats.files import last_part, stem_of
+from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings
+
+Images = Literal["copy", "link", "none"]
+
+_MARKS = {
+    Flag.DIFFICULT: "difficult",
+    Flag.TRUNCATED: "truncated",
+    Flag.OCCLUDED: "occluded",
+}
+_COLUMNS = {
+    "masks or other fields of COCO": ("coco",),
+    "poses": ("pose",),
+    "degrees of truncation or occlusion": ("truncation", "occlusion"),
+    "3-D columns": ("alpha", "dimensions", "location", "rotation"),
+}
+"""What a user would miss, and the extra columns that hold it."""
+_UNKNOWN = (0, -1, -10, -1000)
+"""What KITTI says where it does not know."""
+
+
+@dataclass(frozen=True)
+class Holds:
+    """What a format can hold beside boxes and classes.
+
+    marks    flags it has a place for
+    columns  names of extra columns it writes
+    regions  what becomes of regions to ignore (crowd, ignored, of no class); "" where they stay
+    classless  whether regions of no class stay all the same
+    """
+
+    marks: Flag = Flag.DIFFICULT | Flag.TRUNCATED | Flag.OCCLUDED
+    columns: frozenset[str] = frozenset()
+    regions: str = ""
+    classless: bool = False
+
+
+@dataclass
+class Placing:
+    """Where a writer puts the images of `table`: below `folder`, called `names`.
+
+    Names have no folders, and no two have the same stem, so that label files can go by it.
+    """
+
+    table: DetectionTable
+    folder: Path
+    images: Images
+    names: list[str] = field(init=False)
+    lost: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.names = flat_names(list(self.table.files))
+        self._made: set[Path] = set()
+
+    def place(self, folders: str | Sequence[str]) -> None:
+        """Put each image into its folder, or all into one, by copy or link, or not at all."""
+        if self.images == "none":
+            return
+        each = [folders] * len(self.names) if isinstance(folders, str) else folders
+        missing = 0
+        for image, (folder, name) in enumerate(zip(each, self.names, strict=True)):
+            source = self.table.path(image)
+            if source.is_file():
+                self._put(source, self._path(f"{folder}/{name}"))
+            else:
+                missing += 1
+        if missing:
+            self.lost.append(f"{missing} images are missing: not copied")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file below the folder, as UTF-8."""
+        self._path(name).write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    def write_lines(self, name: str, pieces: Iterable[str]) -> None:
+        """Write a long text file piece by piece."""
+        with self._path(name).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(pieces)
+
+    def _put(self, source: Path, target: Path) -> None:
+        if self.images == "link":
+            target.symlink_to(source.resolve())
+        else:
+            shutil.copyfile(source, target)
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / name
+        if path.parent not in self._made:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._made.add(path.parent)
+        return path
+
+
+def flat_names(files: Sequence[str]) -> list[str]:
+    """A name without folders for each of `files`, no two with the same stem.
+
+    The last part where that is unique, else the path with "_" between its parts, else numbered.
+    """
+    taken: set[str] = set()
+    names = []
+    for file in files:
+        whole = file.strip("/").replace("/", "_")
+        stem, suffix = stem_of(whole), Path(whole).suffix
+        numbered = (f"{stem}_{number}{suffix}" for number in range(2, len(files) + 3))
+        for name in (last_part(file), whole, *numbered):  # pragma: no branch
+            if stem_of(name).casefold() not in taken:
+                break
+        taken.add(stem_of(name).casefold())
+        names.append(name)
+    return names
+
+
+def losses(table: DetectionTable, holds: Holds) -> list[str]:
+    """What is lost when `table` is written to a format that `holds` so much: lines with counts."""
+    lines = []
+    regions = is_region(table)
+    if holds.classless:
+        regions &= table.labels != ANY_CLASS
+    if regions.any() and holds.regions:
+        what = "regions to ignore (crowd, ignored, of no class)"
+        lines.append(f"{int(regions.sum())} {what}: {holds.regions}")
+    for flag, name in _MARKS.items():
+        count = int(np.sum(table.has(flag) & ~regions))
+        if count and flag not in holds.marks:
+            lines.append(f"{count} marks `{name}`: not kept")
+    for what, names in _COLUMNS.items():
+        here = [table.extras[n] for n in names if n in table.extras and n not in holds.columns]
+        count = max(map(_informative, here), default=0)
+        if count:
+            lines.append(f"{what} of {count} boxes: not kept")
+    return lines
+
+
+def is_region(table: DetectionTable) -> NDArray[np.bool_]:
+    """(M,) bool: regions to ignore, not objects."""
+    region: NDArray[np.bool_] = table.has(Flag.CROWD | Flag.IGNORE) | (table.labels == ANY_CLASS)
+    return region
+
+
+def _informative(column: Column) -> int:
+    """How many rows say something."""
+    if isinstance(column, Strings):
+        return int(np.sum(column.stops > column.starts))
+    blank = np.isin(column, _UNKNOWN) | np.isnan(column)
+    return int(np.sum(~blank.reshape(len(column), -1).all(axis=1)))
+
+
+def decimal(value: float) -> str:
+    """The shortest text that reads back as `value`."""
+    number = float(value)
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)

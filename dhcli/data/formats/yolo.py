@@ -1,0 +1,379 @@
+"""YOLO: a text file an image, a line a box: `class x y width height [score]`, in fractions.
+
+Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. A missing label
+file is an image without objects. Labels lie in `labels/` where the images lie in `images/`, or
+beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map) and splits
+(folders or lists, within the dataset); without it `classes.txt`, `obj.names` or `*.names` names the
+classes, and folders called train, val or test are the splits.
+
+Classes: in the file's order. Regions to ignore and marks (difficult, truncated, occluded) have no
+place in the format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from dhcli.data.formats.columns import Columns, tidy
+from dhcli.data.formats.files import (
+    IMAGE_SUFFIXES,
+    confine,
+    has_file,
+    list_files,
+    list_images,
+    read_lines,
+    read_text,
+    split_folders,
+    split_name,
+    stem_of,
+)
+from dhcli.data.formats.placing import Holds, Placing
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.errors import DataError
+
+LOOKS_FOR = "data.yaml, or labels/*.txt beside images/ (YOLO)"
+HOLDS = Holds(marks=Flag(0), regions="left out")
+
+_IMAGE_FOLDERS = ("images", "JPEGImages", "obj_train_data", "data", ".")
+_NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
+_SPLIT_KEYS = ("train", "val", "valid", "test")
+_NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
+_LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.eE]+){4,}\s*")
+
+Groups = dict[str, list[str]]
+"""Split ("" where there is none) → POSIX paths of its images from the root."""
+
+
+def sniff_yolo(path: Path) -> bool:
+    """Whether `path` is a YOLO folder, its data.yaml, or one of its label files."""
+    if path.is_file():
+        if path.suffix.lower() in (".yaml", ".yml"):
+            return "names" in _read_yaml(path)
+        return path.suffix.lower() == ".txt" and _is_label(path)
+    if _yaml_of(path) is not None:
+        return True
+    folders = {_label_folder(path, images) for images in _image_folders(path)}
+    return any(_first_label(path / folder) for folder in folders)
+
+
+def read_yolo(path: Path) -> DetectionTable:
+    """Read a YOLO folder, its data.yaml, or one label file.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    notes: list[str] = []
+    root, settings, groups = _layout(path, notes)
+    names = _class_names(root, settings)
+    columns = Columns()
+    files = list(dict.fromkeys(file for group in groups.values() for file in group))
+    folders: dict[str, str] = {}
+    for file in files:
+        folder = file.rpartition("/")[0]
+        if folder not in folders:
+            folders[folder] = _label_folder(root, folder or ".")
+        label_file = f"{folders[folder]}/{stem_of(file)}.txt".removeprefix("./")
+        columns.add_image(file, 0, 0, label_file)
+        _read_labels(root / label_file, columns, len(names) if names else None)
+    return _finish(root, columns, names, groups, notes)
+
+
+def _layout(path: Path, notes: list[str]) -> tuple[Path, Mapping[str, Any], Groups]:
+    """Root, settings of data.yaml and the images by split, as `path` and what lies there tell."""
+    if path.is_dir():
+        root, settings_file = path, _yaml_of(path)
+    elif path.suffix.lower() in (".yaml", ".yml"):
+        root, settings_file = path.parent, path
+    else:
+        return _of_label_file(path)
+    settings = _read_yaml(settings_file) if settings_file else {}
+    groups = _groups_of_yaml(root, settings, notes) if settings else {}
+    return root, settings, groups or _groups_of_folders(root)
+
+
+def _of_label_file(path: Path) -> tuple[Path, Mapping[str, Any], Groups]:
+    root = path.parent.parent if path.parent.name == "labels" else path.parent
+    for folder in _IMAGE_FOLDERS:
+        for name in list_images(root / folder):
+            if stem_of(name) == path.stem:
+                return root, {}, {"": [_join(folder, name)]}
+    raise DataError("has no image of the same name beside it", where=path)
+
+
+def _join(folder: str, name: str) -> str:
+    return name if folder in (".", "") else f"{folder}/{name}"
+
+
+def _yaml_of(root: Path) -> Path | None:
+    """The YAML file in `root` that names classes: data.yaml, or another that tells of splits."""
+    found = list_files(root, ".yaml", ".yml")
+    usual = [name for name in found if name.lower().startswith(("data.", "dataset."))]
+    if usual:
+        return root / usual[0]
+    for name in found:
+        try:
+            settings = _read_yaml(root / name)
+        except DataError:  # not ours
+            continue
+        if "names" in settings and any(key in settings for key in _SPLIT_KEYS):
+            return root / name
+    return None
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    """The mapping in a YAML file, every scalar as it is written: a class may be called `no`."""
+    try:
+        found = yaml.load(read_text(path), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        problem = getattr(error, "problem", None) or "cannot be read"
+        raise DataError(f"is not YAML: {problem}", where=path) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _groups_of_yaml(root: Path, settings: Mapping[str, Any], notes: list[str]) -> Groups:
+    """Images by split as data.yaml names them; `notes` gets the places that are not there."""
+    base = confine(str(settings.get("path") or "."))
+    groups: Groups = {}
+    for key in _SPLIT_KEYS:
+        places = settings.get(key) or []
+        for place in [places] if isinstance(places, str) else places:
+            found = _find_place(root, base, str(place))
+            if found is None:
+                notes.append(f"`{key}: {place}` is not within the dataset: left out")
+            else:
+                split = "val" if key == "valid" else key
+                groups.setdefault(split, []).extend(_images_at(root, found))
+    return groups
+
+
+def _find_place(root: Path, base: str | None, place: str) -> str | None:
+    """The folder or list from the root that `place` means.
+
+    Exports say `../train/images`, or an absolute path of where they were made: then the longest
+    end of it that is there counts.
+    """
+    ends = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    options = [] if base is None else [confine(place, "" if base == "." else base)]
+    options += [confine(place), *(confine("/".join(ends[i:])) for i in range(len(ends)))]
+    return next((option for option in options if option and (root / option).exists()), None)
+
+
+def _images_at(root: Path, place: str) -> list[str]:
+    """Images in a folder and below it, or those that a list names, a line each."""
+    if (root / place).is_dir():
+        return [_join(place, name) for name in list_images(root / place, deep=True)]
+    folder = place.rpartition("/")[0]
+    images = []
+    for number, line in enumerate(read_text(root / place).splitlines(), 1):
+        if not line.strip():
+            continue
+        here, there = confine(line.strip(), folder), confine(line.strip())
+        image = here if here and (root / here).exists() else there
+        if image is None:
+            where = f"{root / place}:{number}"
+            raise DataError(f"`{line.strip()[:80]}` is not within the dataset", where=where)
+        images.append(image)
+    return images
+
+
+def _groups_of_folders(root: Path) -> Groups:
+    """Images by split as folders are called: images/train, train/images, or all in one."""
+    groups: Groups = {}
+    for folder, split in _image_folders(root).items():
+        found = (_join(folder, name) for name in list_images(root / folder))
+        groups.setdefault(split, []).extend(found)
+    return groups
+
+
+def _image_folders(root: Path) -> dict[str, str]:
+    """Folders of images below `root`, with the split that each is, or ""."""
+    found: dict[str, str] = {}
+    for split, base in split_folders(root):
+        folder = next((f for f in (f"{base}/images", base) if _has_images(root / f)), None)
+        if folder is not None:
+            found[folder] = split
+    for split, base in [] if found else split_folders(root / "images"):
+        if _has_images(root / "images" / base):
+            found[f"images/{base}"] = split
+    if found:
+        return found
+    only = next((name for name in _IMAGE_FOLDERS if _has_images(root / name)), None)
+    return {only: ""} if only else {}
+
+
+def _has_images(folder: Path) -> bool:
+    return has_file(folder, *IMAGE_SUFFIXES)
+
+
+def _label_folder(root: Path, images: str) -> str:
+    """Where the label files of a folder of images lie."""
+    head, found, tail = f"/{images}/".rpartition("/images/")
+    options = [f"{head}/labels/{tail}".strip("/")] if found else []
+    parent, _, last = images.rpartition("/")
+    options += [f"labels/{last}", _join(parent, "labels")]
+    return next((option for option in options if (root / option).is_dir()), images)
+
+
+def _first_label(folder: Path) -> bool:
+    """Whether the first few label files in `folder` are YOLO's."""
+    names = [name for name in list_files(folder, ".txt") if name.lower() not in _NOT_LABELS]
+    return any(_is_label(folder / name) for name in names[:20])
+
+
+def _is_label(path: Path) -> bool:
+    lines = read_lines(path)
+    return bool(lines) and _LABEL_LINE.fullmatch(lines[0]) is not None
+
+
+def _class_names(root: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Class names in order, [] where no file tells them."""
+    names = settings.get("names")
+    if isinstance(names, dict):
+        return _names_of_map(names, root)
+    if isinstance(names, list):
+        return [str(name).strip() for name in names]
+    files = [root / name for name in (*_NAME_FILES, *list_files(root, ".names"))]
+    if isinstance(names, str) and (place := confine(names)):
+        files.insert(0, root / place)
+    return next((read_lines(file) for file in files if file.is_file()), [])
+
+
+def _names_of_map(names: Mapping[str, Any], root: Path) -> list[str]:
+    try:
+        numbers = {int(number): str(name).strip() for number, name in names.items()}
+    except ValueError:
+        raise DataError("`names` maps something that is no number", where=root) from None
+    last = max(numbers, default=-1)
+    if min(numbers, default=0) < 0 or last >= 2 * len(numbers) + 1000:
+        raise DataError("`names` has a class number out of range", where=root)
+    return [numbers.get(number, str(number)) for number in range(last + 1)]
+
+
+def _read_labels(path: Path, columns: Columns, classes: int | None) -> None:
+    """Add the boxes of one label file, in fractions."""
+    if not path.is_file():
+        if path.exists():
+            raise DataError("is not a file", where=path)
+        return
+    for line, row in enumerate(read_text(path).splitlines(), 1):
+        if not row.strip():
+            continue
+        where = f"{path}:{line}"
+        label, values = _parse(row, where)
+        if len(values) in (4, 5):
+            x, y, width, height = values[:4]
+            box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            xs, ys = values[::2], values[1::2]
+            box = (min(xs), min(ys), max(xs), max(ys))
+        else:
+            what = f"expected 5 columns, 6 with a score, or a polygon; found {len(values) + 1}"
+            raise DataError(what, where=where)
+        known = classes is None or label < classes
+        columns.add_box(label if known else ANY_CLASS, box, 0, line)
+        if len(values) == 5:
+            columns.scores.append(values[4])
+
+
+def _parse(row: str, where: str) -> tuple[int, list[float]]:
+    first, *rest = row.split()
+    try:
+        label, values = float(first), [float(field) for field in rest]
+    except ValueError as error:
+        raise DataError(f"has a column that is no number: {error}", where=where) from None
+    if not (label.is_integer() and 0 <= label < 1_000_000):
+        what = f"expected a class number first, found `{first[:40]}`"
+        raise DataError(what, where=where, hint="classes count from 0")
+    return int(label), values
+
+
+def _finish(
+    root: Path, columns: Columns, names: list[str], groups: Groups, notes: list[str]
+) -> DetectionTable:
+    labels = np.array(columns.labels, np.int32)
+    if not names:
+        count = int(labels.max(initial=-1)) + 1
+        names = [str(number) for number in range(count)]
+        notes.append("no file names the classes: they are called by their numbers")
+    elif (strange := int(np.sum(labels == ANY_CLASS))) > 0:
+        notes.append(f"{strange} boxes have a class number beyond the {len(names)} names")
+    _check_distinct(names, root)
+    sizes = columns.sizes(root)
+    fractions = np.array(columns.boxes, np.float64).reshape(-1, 4)
+    with np.errstate(over="ignore", invalid="ignore"):
+        boxes = tidy(fractions * np.tile(sizes, 2)[columns.image_of_box()])
+    number = {file: index for index, file in enumerate(columns.files)}
+    splits = {
+        split: np.array(list(dict.fromkeys(number[file] for file in files)), np.int64)
+        for split, files in groups.items()
+        if split
+    }
+    return columns.table(
+        root, names, boxes=boxes, sizes=sizes, splits=splits, format="yolo", notes=tuple(notes)
+    )
+
+
+def _check_distinct(names: list[str], root: Path) -> None:
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise DataError(f"two classes are called `{twice}`", where=root)
+
+
+def write_yolo(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as images/, labels/ and data.yaml.
+
+    Splits that share no image and cover all are folders; others are lists of images.
+    """
+    folders = _folders_of(table)
+    placing.place([f"images{folder}" for folder in folders])
+    for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
+        lines = "".join(f"{line}\n" for line in yolo_lines(table, image))
+        placing.write(f"labels{folder}/{stem_of(name)}.txt", lines)
+    settings: dict[str, Any] = {"path": "."}
+    as_folders = any(folders)
+    for split, images in table.splits.items():
+        settings[split] = f"images/{split}" if as_folders else f"{split}.txt"
+        if not as_folders:
+            lines = "".join(f"./images/{placing.names[image]}\n" for image in images.tolist())
+            placing.write(f"{split}.txt", lines)
+    settings["names"] = dict(enumerate(table.classes))
+    placing.write("data.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def _folders_of(table: DetectionTable) -> list[str]:
+    """For each image "/" and its split, or "" for all where splits overlap or leave some out."""
+    listed: NDArray[np.int64] = np.concatenate([np.zeros(0, np.int64), *table.splits.values()])
+    folders = [""] * len(table)
+    known = all(split_name(split) == split for split in table.splits)
+    if len(table) and known and np.array_equal(np.sort(listed), np.arange(len(table))):
+        for split, images in table.splits.items():
+            for image in images.tolist():
+                folders[image] = f"/{split}"
+    return folders
+
+
+def yolo_lines(table: DetectionTable, image: int) -> Iterator[str]:
+    """The lines of image number `image`: five columns, or six where the table has scores."""
+    rows = table.rows(image)
+    width, height = (max(side, 1) for side in table.sizes[image].tolist())
+    for row in range(rows.start, rows.stop):
+        flags = Flag(int(table.flags[row]))
+        label = int(table.labels[row])
+        if label == ANY_CLASS or flags & (Flag.CROWD | Flag.IGNORE):
+            continue
+        x1, y1, x2, y2 = table.boxes[row].tolist()
+        parts: Iterable[float] = (
+            (x1 + x2) / 2 / width,
+            (y1 + y2) / 2 / height,
+            (x2 - x1) / width,
+            (y2 - y1) / height,
+        )
+        if table.scores is not None:
+            parts = (*parts, float(table.scores[row]))
+        yield f"{label} {' '.join(f'{part:.12g}' for part in parts)}"

@@ -1,0 +1,123 @@
+"""Reading images: whatever the file holds becomes upright 8-bit RGB, or one clear error."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from dhcli.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+# What Pillow can read in spite of a warning is worth no line to the user.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what makes the image upright."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def read_image(path: Path) -> Pixels:
+    """The image as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
+
+    16-bit grey keeps its high byte, transparency lies on white, and of several frames the first is
+    read. Raises DataError naming `path` if it cannot be read to its end.
+    """
+    with _open(path) as image:
+        orientation = _orientation(image)
+        image.load()
+        rgb = _to_rgb(image, path)
+        if orientation in _UPRIGHT:
+            rgb = rgb.transpose(_UPRIGHT[orientation])
+        return np.array(rgb)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of what `read_image` would return, from the file's header alone.
+
+    Raises DataError naming `path` if the header cannot be read.
+    """
+    with _open(path) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        what = "is not an image of a known kind" if path.stat().st_size else "is an empty file"
+        raise DataError(what, where=path) from error
+    except FileNotFoundError as error:
+        raise DataError("no such image", where=path) from error
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"is too large an image: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels",
+            where=path,
+            hint="cut it into tiles",
+        ) from error
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot be read: {reason}", where=path) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation that is left to apply, 1…8; only metadata before the pixels counts."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    try:
+        # Not `image.getexif()`: PNG's own method decodes all pixels in search of late metadata.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except Exception:  # Damaged metadata raises almost anything, and says nothing of the pixels.
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in _SIXTEEN_BIT:
+        return _from_sixteen_bit(image, path)
+    if image.mode == "F":
+        raise DataError(
+            "holds floating-point pixels, whose range is not known",
+            where=path,
+            hint="save it with 8 or 16 bits",
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_sixteen_bit(image: Image.Image, path: Path) -> Image.Image:
+    """Grey 0…65535 → its high byte, as decoders do with 16-bit colour."""
+    grey = np.asarray(image)
+    if grey.min() < 0 or grey.max() > 0xFFFF:
+        raise DataError(
+            "holds 32-bit pixels, whose range is not known",
+            where=path,
+            hint="save it with 8 or 16 bits",
+        )
+    return Image.fromarray((grey.astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")

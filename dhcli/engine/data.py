@@ -1,0 +1,176 @@
+"""From the configuration to the images and boxes that are learned from and validated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.config.schema import Data
+from dhcli.data.checks import Finding, mend_table
+from dhcli.data.formats import describe, read_dataset
+from dhcli.data.split import divide
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.engine.progress import Journal
+from dhcli.errors import ConfigError, DataError
+
+FIRST = 5
+"""Findings shown; the log has all."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What to learn from, and what to validate on: None if nothing was set aside for it.
+
+    Both tables have the same classes, and boxes and images that can be used.
+    """
+
+    train: DetectionTable
+    val: DetectionTable | None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data from other data, in plain values."""
+        return {
+            "root": str(self.train.root),
+            "classes": list(self.train.classes),
+            "train_images": len(self.train),
+            "train_boxes": len(self.train.boxes),
+            "val_images": len(self.val) if self.val else 0,
+            "val_boxes": len(self.val.boxes) if self.val else 0,
+        }
+
+
+def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
+    """Read, split, relabel, mend and check the data that `config` names.
+
+    Raises ConfigError where none is named, and DataError where it cannot be used.
+    """
+    if config.train is None:
+        raise ConfigError("no dataset is named", hint="`--data FOLDER`, or data.train in a file")
+    whole = _read(config.train, journal)
+    train, val = _split_one(whole, config, seed, journal) if config.val is None else (None, None)
+    if train is None:
+        assert config.val is not None
+        train = _named_split(whole, config.train_split)
+        val = _named_split(_read(config.val, journal), config.val_split)
+    names = _class_names(config, train)
+    train = _prepared(train, "training", names, config, journal)
+    if val is not None:
+        val = _prepared(val, "validation", names, config, journal)
+    _warn_of_rare(train, journal)
+    return TrainingData(train, val)
+
+
+def _read(source: str, journal: Journal) -> DetectionTable:
+    table = read_dataset(Path(source))
+    journal.say(f"{source}: {describe(table)}")
+    return table
+
+
+def _named_split(table: DetectionTable, name: str) -> DetectionTable:
+    """The split `name`, or the whole of a dataset that names no splits."""
+    return table.split(name) if table.splits else table
+
+
+def _split_one(
+    table: DetectionTable, config: Data, seed: int, journal: Journal
+) -> tuple[DetectionTable, DetectionTable | None]:
+    """Training and validation images of a dataset that holds both."""
+    if table.splits:
+        train = table.split(config.train_split)
+        if config.val_split in table.splits:
+            _check_apart(table, config)
+            return train, table.split(config.val_split)
+        there = f"it has no split `{config.val_split}`"
+    else:
+        train, there = table, "it names no splits"
+    if not config.val_fraction:
+        journal.warn(f"{there}, and val_fraction is 0: nothing is validated, no best model kept")
+        return train, None
+    divided = divide(train, config.val_fraction, seed)
+    parts = divided.split("train"), divided.split("val")
+    journal.say(
+        f"{there}: {len(parts[1])} of {len(train)} images are set aside for validation "
+        f"(data.val_fraction {config.val_fraction:g}, seed {seed})"
+    )
+    return parts
+
+
+def _check_apart(table: DetectionTable, config: Data) -> None:
+    shared = np.intersect1d(table.splits[config.train_split], table.splits[config.val_split])
+    if len(shared):
+        raise DataError(
+            f"splits `{config.train_split}` and `{config.val_split}` share {len(shared)} images, "
+            f"such as {table.files[int(shared[0])]}: AP would be measured on what was learned",
+            where=table.root,
+            hint="name splits that are apart: `--set data.train_split=…`",
+        )
+
+
+def _class_names(config: Data, train: DetectionTable) -> tuple[str, ...]:
+    """The classes to learn; every one that is asked for must be there."""
+    if config.classes is None:
+        if not train.classes:
+            raise DataError("has no classes", where=train.root, hint="is it annotated at all?")
+        return train.classes
+    unknown = [name for name in config.classes if name not in train.classes]
+    if unknown:
+        near = get_close_matches(unknown[0], train.classes, n=1)
+        there = ", ".join(train.classes) or "none"
+        raise DataError(
+            f"data.classes names `{unknown[0]}`, which the dataset does not have",
+            where=train.root,
+            hint=f"did you mean `{near[0]}`?" if near else f"its classes are: {there}",
+        )
+    return config.classes
+
+
+def _prepared(
+    table: DetectionTable, use: str, names: tuple[str, ...], config: Data, journal: Journal
+) -> DetectionTable:
+    table = table.with_classes(names, others=config.others)
+    table, findings = mend_table(table, on_bad_image=config.on_bad_image)
+    _tell(findings, use, journal)
+    if config.empty == "drop" and use == "training":
+        kept = np.flatnonzero(
+            np.bincount(table.image_of_box[_taught(table, config)], minlength=len(table))
+        )
+        journal.say(f"{len(table) - len(kept)} images without objects are left out (data.empty)")
+        table = table.take_images(kept)
+    if not len(table):
+        raise DataError(f"no {use} images are left", where=table.root)
+    if not _taught(table, config).any():
+        what = f"none of the {len(table)} {use} images holds an object of the classes"
+        raise DataError(f"{what} {', '.join(names)}", where=table.root)
+    return table
+
+
+def _taught(table: DetectionTable, config: Data) -> NDArray[np.bool_]:
+    """(M,) bool: the boxes that are objects, not regions to ignore."""
+    ignored = Flag.CROWD | Flag.IGNORE
+    if config.difficult == "ignore":
+        ignored |= Flag.DIFFICULT
+    taught: NDArray[np.bool_] = (table.labels != ANY_CLASS) & ~table.has(ignored)
+    return taught
+
+
+def _tell(findings: list[Finding], use: str, journal: Journal) -> None:
+    if not findings:
+        return
+    journal.warn(f"{len(findings)} things mended in the {use} data:")
+    for number, finding in enumerate(findings):
+        line = f"  {finding.where}: {finding.what} ({finding.mend})"
+        (journal.say if number < FIRST else journal.note)(line)
+    if len(findings) > FIRST:
+        journal.say(f"  … and {len(findings) - FIRST} more, all in train.log")
+
+
+def _warn_of_rare(train: DetectionTable, journal: Journal) -> None:
+    counts = np.bincount(train.labels[train.labels != ANY_CLASS], minlength=len(train.classes))
+    absent = [name for name, count in zip(train.classes, counts, strict=True) if not count]
+    if absent:
+        journal.warn(f"no training image holds: {', '.join(absent)}")

@@ -1,0 +1,65 @@
+"""From a model file to a detector that is ready to detect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from dhcli.errors import ConfigError
+from dhcli.model.build import build_detector
+from dhcli.model.detector import Detector
+from dhcli.weights.model_file import ModelFile, read_model
+from dhcli.weights.state import check_state, load_state
+
+
+def load_detector(path: Path, device: torch.device) -> tuple[Detector, ModelFile]:
+    """The detector of a model file, in eval mode on `device`, and the file's content.
+
+    Raises ModelError where the file is not a model file or its weights do not fit it.
+    """
+    model = read_model(path)
+    return restore_detector(model, device, where=path), model
+
+
+def restore_detector(model: ModelFile, device: torch.device, where: object = None) -> Detector:
+    """The detector that `model` describes, with its weights, in eval mode on `device`."""
+    with torch.device("meta"):  # shapes are compared before memory is taken for them
+        described = build_detector(model.config, len(model.classes))
+    check_state(described, model.state, where)
+    detector = build_detector(model.config, len(model.classes))
+    load_state(detector, model.state, where)
+    return detector.to(device).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called "auto", "cpu", "cuda", "cuda:1" or "mps"; auto is a GPU if there is one.
+
+    Raises ConfigError where there is no such device here.
+    """
+    if name == "auto":
+        name = _best_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        hint = "auto, cpu, cuda, cuda:0 or mps"
+        raise ConfigError(f"unknown device `{name}`", where="--device", hint=hint) from error
+    if device.type not in _available() or (device.index or 0) >= _available()[device.type]:
+        there_are = ", ".join(_available())
+        what = f"there is no `{name}` here"
+        raise ConfigError(what, where="--device", hint=f"there are: {there_are}")
+    return device
+
+
+def _best_device() -> str:
+    return next(name for name in ("cuda", "mps", "cpu") if name in _available())
+
+
+def _available() -> dict[str, int]:
+    """Kinds of device that can be used here, and how many of each."""
+    kinds = {"cpu": 1}
+    if torch.cuda.is_available():
+        kinds["cuda"] = torch.cuda.device_count()
+    if torch.backends.mps.is_available():
+        kinds["mps"] = 1
+    return kinds

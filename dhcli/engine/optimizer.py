@@ -1,0 +1,38 @@
+"""From the configuration to an optimiser over a detector's trainable weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from dhcli.config.schema import Train
+from dhcli.errors import ConfigError
+
+
+def build_optimizer(module: nn.Module, train: Train) -> Optimizer:
+    """SGD with momentum over all trainable weights, or AdamW that spares norms and biases.
+
+    The learning rate is set at every iteration, see `set_rate`. Raises ConfigError where
+    everything is frozen.
+    """
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    if not weights:
+        hint = "`--set model.backbone.frozen_stages=0`"
+        raise ConfigError("no weight is left to train: all are frozen", hint=hint)
+    if train.optimizer == "sgd":
+        return SGD(weights, train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+    matrices = [weight for weight in weights if weight.ndim > 1]
+    spared = [weight for weight in weights if weight.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": train.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+    return AdamW(groups, train.lr, betas=(train.momentum, 0.999))
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Let every group learn at `rate`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

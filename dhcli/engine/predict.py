@@ -1,0 +1,140 @@
+"""From a model file and names of images to files of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dhcli.engine.find_images import find_images
+from dhcli.engine.load import choose_device, restore_detector
+from dhcli.engine.prediction_files import FORMATS, Place, find_twins
+from dhcli.engine.stream import Choice, Drawer, Summary, detect_images, drawing
+from dhcli.errors import ConfigError
+from dhcli.weights.model_file import read_model
+from dhcli.weights.transfer import match_names
+
+DEFAULT_FOLDER = Path("predictions")
+SHOWN = 0.3
+"""Score from which detections are drawn, where the user names none."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    images   files, folders, patterns
+    out      folder for the results; None: `predictions`, or `predictions-2` …, a new one
+    formats  names in `FORMATS`
+    draw     what draws a picture; None: no pictures
+    score    lowest score that is written and drawn; None: written as low as the model goes, drawn
+             from `SHOWN`
+    top      most detections an image; None: as many as the model gives
+    classes  names to keep; None: all
+    """
+
+    images: Sequence[str]
+    weights: Path
+    out: Path | None = None
+    formats: Sequence[str] = ("coco-json",)
+    draw: Drawer | None = None
+    score: float | None = None
+    top: int | None = None
+    classes: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found, and where it is.
+
+    lowest, shown  scores from which detections were written and drawn
+    """
+
+    summary: Summary
+    classes: tuple[str, ...]
+    folder: Path
+    device: str
+    lowest: float
+    shown: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome in plain values, for JSON."""
+        summary = self.summary
+        return {
+            "images": summary.images,
+            "unreadable": [{"image": name, "why": why} for name, why in summary.unreadable],
+            "detections": {name: summary.counts[k] for k, name in enumerate(self.classes)},
+            "score_from": self.lowest,
+            "drawn": {name: summary.shown[k] for k, name in enumerate(self.classes)},
+            "drawn_from": self.shown,
+            "seconds": round(summary.seconds, 3),
+            "images_per_second": round(summary.images / summary.seconds, 3),
+            "device": self.device,
+            "out": str(self.folder),
+        }
+
+
+def predict(
+    request: Request,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Detect on the images of `request` and write what is asked for.
+
+    `batch_size` None is 1 on the CPU and 8 on a GPU. Raises DataError where there are no images or
+    none can be read, ModelError where the weights are no model file.
+    """
+    folder = request.out or free_folder(DEFAULT_FOLDER)
+    images = find_images(request.images, skip=folder)
+    place = choose_device(device)
+    model = read_model(request.weights)
+    labels = _labels(request.classes, model.classes)
+    shown = SHOWN if request.score is None else request.score
+    choice = Choice(request.score, request.top, labels, shown)
+    model = replace(model, config=choice.configure(model.config))
+    lowest = model.config.model.detect.score_threshold
+    detector = restore_detector(model, place, where=request.weights)
+    say(f"{len(images)} images below {images.root}, model {request.weights} on {place}")
+    say(f"detections are written from score {lowest:g} and drawn from {shown:g}")
+    with ExitStack() as stack:
+        where = Place(folder, model.classes, model.category_ids, find_twins(images.names))
+        writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
+        if request.draw is not None:
+            writers.append(stack.enter_context(drawing(where, request.draw, shown)))
+        summary = detect_images(
+            detector,
+            images,
+            model.config.input,
+            choice,
+            writers,
+            device=place,
+            batch_size=batch_size or (1 if place.type == "cpu" else 8),
+            progress=progress,
+        )
+    return Outcome(summary, model.classes, folder, str(place), lowest, shown)
+
+
+def free_folder(path: Path) -> Path:
+    """`path`, or with the first number from 2 where nothing is yet: predictions-2."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
+def _labels(names: Sequence[str] | None, known: Sequence[str]) -> tuple[int, ...] | None:
+    """Labels of the classes called `names`. Raises ConfigError that names the nearest."""
+    if names is None:
+        return None
+    for row in match_names(names, known, {}):
+        if row.source is None:
+            nearest = get_close_matches(row.name, known, n=1, cutoff=0.5)
+            hint = f"did you mean `{nearest[0]}`?" if nearest else f"it knows {', '.join(known)}"
+            raise ConfigError(f"the model knows no class `{row.name}`", hint=hint)
+    return tuple(known.index(row.source) for row in match_names(names, known, {}) if row.source)

@@ -1,0 +1,136 @@
+"""The folder of a run: files written whole, and two that only grow, line by line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from dhcli.atomic import atomic_write, write_error
+from dhcli.errors import DhError
+
+CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoint.pt", "metrics.csv"
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+class RunFolder:
+    """An open run.
+
+    `train.log` and `events.jsonl` grow by lines; every other file is written beside its place and
+    renamed, so whoever looks sees whole files. Raises DhError where something cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: dict[str, TextIO] = {}
+        for name in ("train.log", "events.jsonl"):
+            self._files[name] = _open_lines(path / name)
+
+    def log(self, text: str) -> None:
+        """Add a line, or several, to `train.log`, each with the time."""
+        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        self._append("train.log", "".join(f"{now} {line}\n" for line in text.splitlines()))
+
+    def event(self, kind: str, values: Mapping[str, Any]) -> None:
+        """Add an object to `events.jsonl`; numbers that are not finite become null."""
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        row = {"event": kind, "time": now, **_finite(values)}
+        self._append("events.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write the file `name` whole."""
+        with atomic_write(self.path / name) as file:
+            file.write(text.encode("utf-8"))
+
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `metrics.csv`: a row a validation, the columns of all rows, None left empty."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text(METRICS, text.getvalue())
+
+    def require_space(self, needed: int) -> None:
+        """Raise DhError where the disk has fewer than `needed` bytes left."""
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            what = f"the run needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free"
+            hint = "make room, or name a folder on another disk with `--out`"
+            raise DhError(what, where=self.path, hint=hint)
+
+    def close(self) -> None:
+        """Close the growing files."""
+        for file in self._files.values():
+            file.close()
+
+    def _append(self, name: str, text: str) -> None:
+        try:
+            self._files[name].write(text)
+            self._files[name].flush()
+        except OSError as error:
+            raise write_error(self.path / name, error) from error
+
+
+def make_run(command: str, name: str, out: Path | None) -> RunFolder:
+    """A new folder: `out`, else `runs/<command>/<name>`, with `-2`, `-3` … where it is taken.
+
+    Raises DhError if `out` holds files already, or nothing can be written there.
+    """
+    path = _claim(Path("runs", command, name)) if out is None else _take(out)
+    return RunFolder(path)
+
+
+def _claim(path: Path) -> Path:
+    number, candidate = 1, path
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
+        except OSError as error:
+            raise write_error(candidate, error) from error
+        else:
+            return candidate
+
+
+def _take(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        taken = any(path.iterdir())
+    except OSError as error:
+        raise write_error(path, error) from error
+    if taken:
+        hint = f"name another folder, or continue that run: `dh train --resume {path}`"
+        raise DhError("is there already and not empty", where=path, hint=hint)
+    return path
+
+
+def _open_lines(path: Path) -> TextIO:
+    """Open for appending; a line that a killed run left half-written is ended first."""
+    try:
+        file = path.open("a+", encoding="utf-8")
+        if file.tell():
+            with path.open("rb") as raw:
+                raw.seek(-1, io.SEEK_END)
+                if raw.read() != b"\n":
+                    file.write("\n")
+    except OSError as error:
+        raise write_error(path, error) from error
+    return file
+
+
+def _finite(value: Any) -> Any:
+    """`value` with NaN and infinities, which JSON does not have, as None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,69 @@
+"""How the learning rate moves and how long training lasts: pure functions of the iteration.
+
+An iteration is one move of the optimiser: `accumulate` batches of every process. So batch size,
+processes and accumulation can be traded for one another without a change of the recipe.
+"""
+
+from __future__ import annotations
+
+import math
+
+from dhcli.config.schema import Schedule, Train
+
+
+def learning_rate(iteration: int, base: float, schedule: Schedule, epoch_length: int) -> float:
+    """The learning rate of `iteration`, counted from 0 over the whole training.
+
+    base · warm-up · decay, where warm-up rises in a line from `warmup_factor` to 1, and decay is
+    γ^(steps passed), or (1 + cos(π · iteration / total)) / 2.
+    """
+    return base * _warmup(iteration, schedule) * _decay(iteration, schedule, epoch_length)
+
+
+def total_iterations(schedule: Schedule, epoch_length: int) -> int:
+    """Iterations of the whole training, `epoch_length` of them an epoch."""
+    return schedule.length * _unit(schedule, epoch_length)
+
+
+def images_per_step(train: Train, world: int = 1) -> int:
+    """Images behind one move of the optimiser, with `world` processes."""
+    return train.batch_size * train.accumulate * world
+
+
+def base_rate(train: Train, world: int = 1) -> float:
+    """The learning rate at its full height: in proportion to the images a step, if so set."""
+    if not train.scale_lr:
+        return train.lr
+    return train.lr * images_per_step(train, world) / train.reference_batch
+
+
+def describe_rate(train: Train, world: int = 1) -> str:
+    """One line that says which learning rate is used, and why."""
+    base, images = base_rate(train, world), images_per_step(train, world)
+    if not train.scale_lr:
+        return f"learning rate {base:g}, whatever the batch (train.scale_lr=false)"
+    if images == train.reference_batch:
+        return f"learning rate {base:g} for {images} images a step"
+    return (
+        f"learning rate {base:g} = {train.lr:g} × {images} / {train.reference_batch}: "
+        f"{images} images a step, {train.lr:g} was found with {train.reference_batch} "
+        "(train.scale_lr=false keeps it)"
+    )
+
+
+def _unit(schedule: Schedule, epoch_length: int) -> int:
+    return epoch_length if schedule.unit == "epoch" else 1
+
+
+def _warmup(iteration: int, schedule: Schedule) -> float:
+    if iteration >= schedule.warmup:
+        return 1.0
+    return schedule.warmup_factor + (1 - schedule.warmup_factor) * iteration / schedule.warmup
+
+
+def _decay(iteration: int, schedule: Schedule, epoch_length: int) -> float:
+    if schedule.kind == "cosine":
+        share = min(iteration / total_iterations(schedule, epoch_length), 1.0)
+        return (1 + math.cos(math.pi * share)) / 2
+    passed = sum(iteration >= step * _unit(schedule, epoch_length) for step in schedule.steps)
+    return float(schedule.gamma**passed)

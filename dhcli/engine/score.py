@@ -1,0 +1,220 @@
+"""What detections are worth on a dataset: any metrics, what was compared, and its files. No torch.
+
+`dh eval --detections` lives on this alone; `engine/evaluate.py` adds the detector.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.atomic import atomic_write
+from dhcli.data.formats import describe, read_dataset, read_results, results_of
+from dhcli.data.table import DetectionTable
+from dhcli.errors import ConfigError
+from dhcli.metrics.coco import COCO_STATS, Engine, coco_ap
+from dhcli.metrics.kitti import KITTI_STATS, kitti_ap
+from dhcli.metrics.overlap import box_areas
+from dhcli.metrics.pair import check_common, is_region, match_classes, quote_names
+from dhcli.metrics.result import ApResult
+from dhcli.metrics.voc import VOC_STATS, voc_ap
+
+Metric = Literal["coco", "voc07", "voc12", "kitti"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+STATS: dict[Metric, tuple[str, ...]] = {
+    "coco": COCO_STATS,
+    "voc07": VOC_STATS,
+    "voc12": VOC_STATS,
+    "kitti": KITTI_STATS,
+}
+"""The overall numbers of each metric."""
+
+Say = Callable[[str], None]
+"""Takes a line for people."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure.
+
+    split    name of the split, `all` for every image; None: val, else test, else every image
+    metrics  which averages
+    engine   what computes COCO's
+    """
+
+    split: str | None = None
+    metrics: tuple[Metric, ...] = ("coco",)
+    engine: Engine = "hotcoco"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Detections beside the truth, and the metrics of them.
+
+    truth             the images that were evaluated, with all their boxes
+    found             the detections, classes and category ids those of `truth`
+    split             name of the split, `all` for every image
+    scored            classes that both sides know: the ones that count
+    unknown_to_model  classes of the data that are not scored
+    unknown_to_data   classes of the detections that are not scored
+    """
+
+    truth: DetectionTable
+    found: DetectionTable
+    split: str
+    scored: tuple[str, ...]
+    unknown_to_model: tuple[str, ...]
+    unknown_to_data: tuple[str, ...]
+    results: dict[Metric, ApResult]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: fractions in [0, 1], null for what is undefined."""
+        return {
+            "data": str(self.truth.root),
+            "split": self.split,
+            "images": len(self.truth),
+            "detections": len(self.found.boxes),
+            "classes": {
+                "scored": self.scored,
+                "unknown_to_model": self.unknown_to_model,
+                "unknown_to_data": self.unknown_to_data,
+            },
+            "metrics": {
+                metric: {
+                    "stats": _without_nan(result.stats),
+                    "per_class": {k: _without_nan(v) for k, v in result.per_class.items()},
+                }
+                for metric, result in self.results.items()
+            },
+        }
+
+
+def evaluate_results(detections: Path, data: Path, request: Request, *, say: Say) -> Evaluation:
+    """Score a COCO-results file of any tool on the dataset `data`.
+
+    Raises DataError where either cannot be read, or the file is not about these images.
+    """
+    table = read_dataset(data)
+    split, images = choose_split(table, request.split)
+    truth = table.take_images(images)
+    every = read_results(detections, table)
+    introduce(table, truth, split, every.classes, say)
+    found = every.take_images(images)
+    elsewhere = len(every.boxes) - len(found.boxes)
+    if elsewhere > 0:
+        say(f"{elsewhere} detections are on images outside the split `{split}`: left out")
+    return score(truth, found, split, request)
+
+
+def choose_split(table: DetectionTable, name: str | None) -> tuple[str, NDArray[np.int64]]:
+    """The split to evaluate and its image numbers: `name`, else val, else test, else all.
+
+    Raises DataError where the dataset has no such split.
+    """
+    if name is None:
+        name = next((split for split in ("val", "test") if split in table.splits), "all")
+    if name == "all" and name not in table.splits:
+        return name, np.arange(len(table), dtype=np.int64)
+    table.split(name)  # raises where there is none of this name
+    return name, table.splits[name]
+
+
+def introduce(
+    table: DetectionTable, truth: DetectionTable, split: str, known: Sequence[str], say: Say
+) -> None:
+    """Say what was recognised, which images are evaluated, and what cannot be scored.
+
+    `known` are the classes of the model or the detections.
+    Raises DataError where none of them is in the data.
+    """
+    say(describe(table))
+    which = "all images" if split == "all" else f"the split `{split}`"
+    say(f"evaluating {which}: {len(truth)} images, {len(truth.boxes)} boxes")
+    flat = int(np.sum((box_areas(truth.boxes) == 0) & ~is_region(truth)))
+    if flat:
+        say(f"boxes without area: {flat}; no detection can match them, and they count as missed")
+    check_common(known, truth)
+    if strangers := _without(truth.classes, known):
+        say(f"not scored, the model does not know them: {quote_names(strangers)}")
+    if absent := _without(known, truth.classes):
+        say(f"not scored, the data does not have them: {quote_names(absent)}")
+
+
+def score(
+    truth: DetectionTable,
+    found: DetectionTable,
+    split: str,
+    request: Request,
+    *,
+    others: str = "drop",
+) -> Evaluation:
+    """Measure `found` on the same images of `truth`. Classes are matched by name.
+
+    Boxes of classes that `found` does not know are left out of the truth (`others` "drop") or
+    become regions to ignore ("ignore"). KITTI's AP has its own rule for them and sees them all.
+    Raises DataError where no class is in common.
+    """
+    matched = match_classes(found, truth)
+    unknown_to_model = _without(truth.classes, found.classes)
+    scored = _without(truth.classes, unknown_to_model)
+    narrow = truth.with_classes(scored, others=others)
+    narrow_found = match_classes(found, narrow)
+
+    def measure(metric: Metric) -> ApResult:
+        match metric:
+            case "coco":
+                return coco_ap(narrow, narrow_found, engine=request.engine)
+            case "kitti":
+                return kitti_ap(truth, found)
+            case "voc07" | "voc12":
+                return voc_ap(narrow, narrow_found, rule=metric)
+
+    return Evaluation(
+        truth=truth,
+        found=matched,
+        split=split,
+        scored=scored,
+        unknown_to_model=unknown_to_model,
+        unknown_to_data=_without(found.classes, scored),
+        results={metric: measure(metric) for metric in request.metrics},
+    )
+
+
+def save_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
+    """Write `metrics.json` and `predictions.bbox.json` (COCO results) into `folder`."""
+    metrics, predictions = folder / "metrics.json", folder / "predictions.bbox.json"
+    with atomic_write(predictions) as file:
+        for index, row in enumerate(results_of(evaluation.found)):
+            file.write(b",\n" if index else b"[\n")
+            file.write(json.dumps(row).encode("utf-8"))
+        file.write(b"\n]\n" if len(evaluation.found.boxes) else b"[]\n")
+    with atomic_write(metrics) as file:
+        text = json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False)
+        file.write(f"{text}\n".encode())
+    return metrics, predictions
+
+
+def parse_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
+    """Metrics from `["coco,voc07", "kitti"]`, without repetition, in the order given."""
+    words = [word.strip() for name in names for word in name.split(",") if word.strip()]
+    unknown = [word for word in words if word not in METRICS]
+    if unknown or not words:
+        what = f"unknown metric `{unknown[0]}`" if unknown else "no metric given"
+        raise ConfigError(what, where="--metric", hint=f"there are: {', '.join(METRICS)}")
+    return tuple(metric for word in dict.fromkeys(words) for metric in METRICS if metric == word)
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """The names that are not among `others`, in their order."""
+    return tuple(name for name in names if name not in others)
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

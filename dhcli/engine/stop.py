@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM as a wish to stop at the next good moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """Training was asked to stop."""
+
+
+class StopRequest:
+    """While it is entered, the first SIGINT or SIGTERM is kept and a second one acts at once.
+
+    `check()` raises Stopped after the first. Outside the main thread, where Python allows no
+    handlers, signals act as ever.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise Stopped if a signal has come."""
+        if self.signal is not None:
+            raise Stopped
+
+    def _take(self, number: int, _: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        for other in SIGNALS:
+            signal.signal(other, signal.SIG_DFL)

@@ -1,0 +1,68 @@
+"""ONNX forms of the operators that torch's exporter lacks, or would change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnxscript import opset18
+
+op: Any = opset18
+"""Operators, traced; what they return stands for values, which onnxscript's types do not say."""
+INT64 = 7
+"""ONNX's number of the type."""
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operator → its ONNX form, for `torch.onnx.export`."""
+    dh, torchvision = torch.ops.dh, torch.ops.torchvision
+    return {dh.best_of_groups.default: suppress, torchvision.roi_align.default: pool}
+
+
+def suppress(
+    boxes: Any, scores: Any, groups: Any, count: int, iou_threshold: float, limit: int
+) -> Any:
+    """`best_of_groups` as NonMaxSuppression, which knows groups (it calls them classes).
+
+    A box has the score -1 in every group but its own, which is below the least that counts.
+    """
+    first, second = op.Constant(value_ints=[0]), op.Constant(value_ints=[1])
+    numbers = op.Constant(value_ints=list(range(count)))
+    member = op.Equal(op.Unsqueeze(numbers, second), op.Unsqueeze(groups, first))
+    elsewhere = op.Constant(value_float=-1.0)
+    by_group = op.Where(member, op.Unsqueeze(scores, first), elsewhere)  # (count, N)
+    chosen = op.NonMaxSuppression(
+        op.Unsqueeze(boxes, first),
+        op.Unsqueeze(by_group, first),
+        op.Constant(value_ints=[limit]),
+        op.Constant(value_floats=[iou_threshold]),
+        op.Constant(value_floats=[-0.5]),
+    )  # (n, 3): image, group, row
+    rows = op.Gather(chosen, op.Constant(value_int=2), axis=1)
+    kept = op.Min(op.Shape(rows), op.Constant(value_ints=[limit]))
+    _, order = op.TopK(op.Gather(scores, rows), kept)
+    return op.Gather(rows, order)
+
+
+def pool(
+    features: Any,
+    rois: Any,
+    spatial_scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+) -> Any:
+    """RoIAlign with its sampling ratio, which the exporter itself would leave out."""
+    image = op.Gather(rois, op.Constant(value_int=0), axis=1)
+    return op.RoiAlign(
+        features,
+        op.Gather(rois, op.Constant(value_ints=[1, 2, 3, 4]), axis=1),
+        op.Cast(image, to=INT64),
+        coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+        spatial_scale=spatial_scale,
+        output_height=pooled_height,
+        output_width=pooled_width,
+        sampling_ratio=max(sampling_ratio, 0),
+    )

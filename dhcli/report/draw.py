@@ -1,0 +1,181 @@
+"""Detections drawn into their image, to be read at a glance by everybody.
+
+Colours can be told apart by colour-blind people, and never stand alone: every box has its label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from dhcli.atomic import atomic_write
+from dhcli.data.image import Pixels
+from dhcli.engine.prediction_files import Prediction
+
+Box = tuple[float, float, float, float]
+
+PALETTE = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+)
+"""Okabe and Ito's colours, without black."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """Sizes in pixels that suit an image: width of a line, height of letters."""
+
+    line: int
+    letters: int
+
+    @classmethod
+    def of(cls, width: int, height: int) -> Style:
+        """A line of 3 ‰ of the image's mean side, letters of 2 %, and never too small to read."""
+        side = (width * height) ** 0.5
+        return cls(line=max(1, round(side * 0.003)), letters=max(10, round(side * 0.02)))
+
+
+def draw_detections(
+    image: Pixels,
+    boxes: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    classes: Sequence[str],
+) -> Image.Image:
+    """A picture of `image` (H, W, 3) with its detections (D of each), the best on top.
+
+    boxes  (D, 4) xyxy pixels;  labels  (D,) in 0…K-1;  scores  (D,)
+    """
+    picture = Image.fromarray(image)
+    style = Style.of(*picture.size)
+    draw = ImageDraw.Draw(picture)
+    order = np.argsort(-scores, kind="stable")
+    within = [_within(box, picture.size) for box in boxes.tolist()]
+    for row in order[::-1]:
+        _draw_box(draw, within[row], colour_of(int(labels[row])), style)
+    taken: list[Box] = []
+    for row in order:
+        text = f"{classes[labels[row]]} {scores[row]:.2f}"
+        taken.append(_draw_label(draw, within[row], text, int(labels[row]), style, taken))
+    return picture
+
+
+def write_drawing(image: Prediction, classes: Sequence[str], path: Path) -> None:
+    """Draw what was found in `image` to `path`, a JPEG or PNG by its name.
+
+    Raises DhError where it cannot be written.
+    """
+    picture = draw_detections(image.pixels, image.boxes, image.labels, image.scores, classes)
+    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    with atomic_write(path) as file:
+        picture.save(file, kind, quality=92)
+
+
+def colour_of(label: int) -> tuple[int, int, int]:
+    """The colour of a class, always the same; every round of the palette is a shade darker."""
+    shade = 0.72 ** (label // len(PALETTE) % 3)
+    red, green, blue = PALETTE[label % len(PALETTE)]
+    return round(red * shade), round(green * shade), round(blue * shade)
+
+
+def _draw_box(
+    draw: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], style: Style
+) -> None:
+    """A coloured line with a dark rim, which shows on any ground."""
+    rim = max(1, style.line // 3)
+    x1, y1, x2, y2 = box
+    outer = (x1 - rim, y1 - rim, x2 + rim, y2 + rim)
+    draw.rectangle(outer, outline="black", width=style.line + 2 * rim)
+    draw.rectangle(box, outline=colour, width=style.line)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    text: str,
+    label: int,
+    style: Style,
+    taken: Sequence[Box],
+) -> Box:
+    """Write `text` by the box, on a ground of its class's colour; the place it takes."""
+    font = _font(style.letters)
+    pad = max(1, style.letters // 6)
+    text = _shorten(text, font, draw.im.size[0] - 2 * pad)
+    left, top, right, bottom = font.getbbox(text, anchor="la")
+    size = (right - left + 2 * pad, bottom - top + 2 * pad)
+    place = place_label(box, size, draw.im.size, taken)
+    colour = colour_of(label)
+    draw.rectangle(place, fill=colour)
+    ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 110 else "white"
+    draw.text((place[0] + pad - left, place[1] + pad - top), text, fill=ink, font=font, anchor="la")
+    return place
+
+
+def place_label(
+    box: Box, size: tuple[float, float], image: tuple[int, int], taken: Sequence[Box]
+) -> Box:
+    """Where a label of `size` (w, h) goes: inside the image, and least over the labels `taken`.
+
+    Tried in turn: above the box, below it, within its corners, beside it, and a line further off.
+    """
+    (x1, y1, x2, y2), (w, h) = box, size
+    corners = [
+        (x1, y1 - h),
+        (x1, y2),
+        (x1, y1),
+        (x2 - w, y1),
+        (x1, y2 - h),
+        (x2 - w, y2 - h),
+        (x2, y1),
+        (x1 - w, y1),
+        (x1, y1 - 2 * h),
+        (x1, y2 + h),
+    ]
+    room = (image[0] - 1 - w, image[1] - 1 - h)
+    low = np.clip(np.array(corners), 0, np.maximum(room, 0))  # (P, 2)
+    places = np.hstack([low, low + size])
+    left, top, right, bottom = places[_overlap(places, taken).argmin()].tolist()
+    return left, top, right, bottom
+
+
+def _overlap(places: NDArray[np.float64], taken: Sequence[Box]) -> NDArray[np.float64]:
+    """How many pixels² of each of `places` (P, 4) are taken: (P,)."""
+    others = np.array(taken, np.float64).reshape(-1, 4)
+    high = np.minimum(places[:, None, 2:], others[:, 2:])
+    low = np.maximum(places[:, None, :2], others[:, :2])
+    area: NDArray[np.float64] = (high - low).clip(0).prod(axis=2).sum(axis=1)
+    return area
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """The text, or as much of its beginning as fits, with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while len(text) > 1 and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
+
+
+@lru_cache(maxsize=64)
+def _font(height: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(height)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels bring FreeType
+    return font
+
+
+def _within(box: Sequence[float], image: tuple[int, int]) -> Box:
+    """The first and last pixels of a box (exclusive maximum), of what lies in the image."""
+    (x1, y1, x2, y2), (width, height) = box, image
+    x1, y1 = min(max(x1, 0.0), width - 1.0), min(max(y1, 0.0), height - 1.0)
+    return x1, y1, max(x1, min(x2, width) - 1), max(y1, min(y2, height) - 1)

@@ -1,0 +1,66 @@
+"""Average precision as tables. Fractions are shown in percent; data for programs is JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from dhcli.metrics.result import ApResult
+
+TITLES = {
+    "coco": "COCO",
+    "voc07": "VOC07, 11 recalls, IoU 0.5",
+    "voc12": "VOC12, every recall, IoU 0.5",
+    "kitti": "KITTI, 40 recalls, IoU 0.7 for Car, else 0.5",
+}
+# Six columns of numbers leave room on 80 columns for the names of classes.
+_ROW = 6
+
+
+def ap_tables(metric: str, result: ApResult) -> Group:
+    """The overall numbers of a metric, and those of each class; percent, `n/a` if undefined."""
+    title = TITLES.get(metric, metric)
+    return Group(
+        Text(f"{title} (percent)", style="bold"),
+        _overall(result.stats),
+        Text(f"{title}, by class (percent)", style="bold"),
+        _by_class(result.per_class),
+    )
+
+
+def format_value(value: float) -> str:
+    """A fraction in percent with one decimal, a count as it is, NaN as n/a."""
+    if isinstance(value, int):
+        return str(value)
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _overall(stats: Mapping[str, float]) -> Table:
+    """Names over values, six to a row."""
+    names = list(stats)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in names[:_ROW]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for start in range(0, len(names), _ROW):
+        part = names[start : start + _ROW]
+        if start:
+            table.add_section()
+            table.add_row(*part, style="bold")
+        table.add_row(*(format_value(stats[name]) for name in part))
+    return table
+
+
+def _by_class(classes: Mapping[str, Mapping[str, float]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("class", overflow="fold")
+    for column in next(iter(classes.values()), {}):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, columns in classes.items():
+        # As Text, since a name may hold `[brackets]`.
+        table.add_row(Text(name), *(format_value(value) for value in columns.values()))
+    return table

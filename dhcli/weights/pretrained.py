@@ -1,0 +1,138 @@
+"""Weights for the backbone before training: torchvision's, a file's, or none."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from dhcli.config.schema import Backbone
+from dhcli.errors import ConfigError, ModelError
+from dhcli.weights.recognise import is_compressed, look_at, read_head
+from dhcli.weights.state import load_state
+
+FROM_SCRATCH = (
+    "train from scratch: `--set model.backbone.weights=none --set model.backbone.norm=gn "
+    "--set model.backbone.frozen_stages=0`"
+)
+
+
+def load_backbone(detector: nn.Module, config: Backbone) -> str:
+    """Put the weights that `config.weights` names into `detector.backbone`; say which, in a line.
+
+    Raises ModelError where they cannot be had or do not fit, and ConfigError where a part without
+    weights would stay fixed.
+    """
+    if config.weights == "none":
+        _check_trainable(config)
+        return "none: the backbone starts from random weights"
+    path = fetch_imagenet(config.name) if config.weights == "imagenet" else Path(config.weights)
+    backbone: nn.Module = detector.backbone  # type: ignore[assignment]
+    state = backbone_state(read_state(path))
+    if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
+        what = "holds batch norm, but the backbone has GroupNorm"
+        hint = "keep its norm: `--set model.backbone.norm=frozen_bn`"
+        raise ModelError(what, where=path, hint=hint)
+    hint = f"the backbone is {config.name}: `--set model.backbone.name=…` names another"
+    load_state(backbone, state, where=path, hint=hint)
+    return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
+
+
+def fetch_imagenet(name: str) -> Path:
+    """The file of torchvision's ImageNet weights for `name`, from torch.hub's cache or the net.
+
+    Raises ModelError that names the place in the cache where they can be put by hand.
+    """
+    url: str = get_model_weights(name)["IMAGENET1K_V1"].url
+    file = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir(), "checkpoints", file)
+    if path.exists():
+        return path
+    checksum = path.stem.rpartition("-")[2]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), checksum, progress=sys.stderr.isatty())
+    except (OSError, URLError, RuntimeError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ModelError(
+            f"the ImageNet weights of {name} are not at {path} and could not be fetched ({reason})",
+            hint=f"copy {file} there from a machine that has it, name a file with "
+            f"`--set model.backbone.weights=PATH`, or {FROM_SCRATCH}",
+        ) from error
+    return path
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or .pth file, by name, without running any code in it.
+
+    A .pth may hold them under `state_dict` or `model`. Raises ModelError that says what the file
+    looks like where it holds no tensors.
+    """
+    from safetensors.torch import load_file
+
+    read_head(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise _unreadable(path) from error
+    if is_compressed(path):
+        raise _unreadable(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise _unreadable(path) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    return _tensors_of(loaded, path)
+
+
+def backbone_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of `state` belongs to a backbone, under torchvision's names, without the classifier.
+
+    Takes the names of a plain ResNet and of whole detectors (`backbone.…`); `module.` is dropped.
+    """
+    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    inner = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in plain.items()
+        if name.startswith("backbone.")
+    }
+    return {name: x for name, x in (inner or plain).items() if not name.startswith("fc.")}
+
+
+def _tensors_of(loaded: object, path: Path) -> dict[str, Tensor]:
+    if not isinstance(loaded, Mapping):
+        raise ModelError(f"holds a {type(loaded).__name__}, not weights by name", where=path)
+    tensors = {str(name): x for name, x in loaded.items() if isinstance(x, Tensor)}
+    if not tensors:
+        raise ModelError("holds no tensors by name", where=path)
+    return tensors
+
+
+def _check_trainable(config: Backbone) -> None:
+    where = "model.backbone.weights"
+    if config.norm == "frozen_bn":
+        what = "frozen_bn fixes statistics that a backbone without weights does not have"
+        hint = "`--set model.backbone.norm=gn`, or name weights"
+        raise ConfigError(what, where=where, hint=hint)
+    if config.frozen_stages:
+        what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
+        raise ConfigError(what, where=where, hint="`--set model.backbone.frozen_stages=0`")
+
+
+def _unreadable(path: Path) -> ModelError:
+    return ModelError(
+        f"is not a file of weights that can be read safely: it is {look_at(path)}",
+        where=path,
+        hint="give a state dict saved by torch.save, or a .safetensors file",
+    )

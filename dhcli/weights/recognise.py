@@ -1,0 +1,88 @@
+"""Say what a file that should hold weights really is, from its first bytes."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+
+from dhcli.errors import ModelError
+
+SIGNATURES = (
+    (b"version https://git-lfs", "a Git LFS pointer: the file itself was not fetched"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf", "a 7-zip archive"),
+    (b"\xfd7zXZ", "an xz archive"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"%PDF", "a PDF document"),
+)
+
+
+def look_at(path: Path) -> str:
+    """What `path` looks like, in words that follow "it is", such as "a zip archive".
+
+    Reads the first bytes only and unpacks nothing.
+    """
+    head = read_head(path)
+    if not head:
+        return "empty"
+    for signature, name in SIGNATURES:
+        if head.startswith(signature):
+            return name
+    if head.startswith(b"PK"):
+        return "a PyTorch checkpoint (.pth)" if b"data.pkl" in head else "a zip archive"
+    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "a Python pickle (an old .pth or .pkl), which can run code and is not opened"
+    return _look_at_text(head) or _look_at_header(path, head) or "none of the kinds dh knows"
+
+
+def read_head(path: Path, length: int = 512) -> bytes:
+    """The first bytes of a file. Raises ModelError where there is no readable file."""
+    if path.is_dir():
+        inside = sorted(file.name for file in path.glob("*.safetensors"))
+        hint = f"name the file: {path / inside[0]}" if inside else "name a .safetensors file"
+        raise ModelError("is a folder, not a model file", where=path, hint=hint)
+    try:
+        with path.open("rb") as file:
+            return file.read(length)
+    except FileNotFoundError as error:
+        hint = "`dh train` writes models as best.safetensors and last.safetensors in its run folder"
+        raise ModelError("no such file", where=path, hint=hint) from error
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=path) from error
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a zip holds more than its own size: torch stores, so this is not a checkpoint."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, struct.error):
+        return False
+    return unpacked > path.stat().st_size
+
+
+def _look_at_text(head: bytes) -> str | None:
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page, perhaps of a download that asked for a login"
+    if start.startswith((b"<?xml", b"<")):
+        return "XML text"
+    if start.startswith((b"{", b"[")):
+        return "JSON text"
+    printable = all(byte >= 0x20 or byte in b"\t\n\r" for byte in head)
+    return "text" if printable and b"\x00" not in head else None
+
+
+def _look_at_header(path: Path, head: bytes) -> str | None:
+    """Formats that begin with numbers: safetensors (length of its header) and ONNX (protobuf)."""
+    if len(head) > 8 and head[8:9] == b"{":
+        length = int.from_bytes(head[:8], "little")
+        if length + 8 > path.stat().st_size:
+            return "a safetensors file that was cut short"
+        return "a damaged safetensors file"
+    if head.startswith(b"\x08") and (b"pytorch" in head or path.suffix == ".onnx"):
+        return "an ONNX model"
+    return None

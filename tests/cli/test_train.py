@@ -1,0 +1,185 @@
+"""`dh train` and `dh finetune` as people and programs see them."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dhcli.cli import app
+from dhcli.cli.finetune import alias_settings
+from dhcli.errors import ConfigError
+
+Invoke = Callable[..., Any]
+
+SMALL = [
+    *("input.min_size=64", "input.max_size=64", "model.neck.channels=16", "augment.colour=0"),
+    *("model.head.branches.fc.width=16", "model.head.branches.conv.width=16"),
+    *("model.head.samples=16", "model.rpn.proposals_test=20", "model.rpn.proposals_train=20"),
+    *(
+        "train.optimizer=sgd",
+        "train.lr=0.01",
+        "train.batch_size=2",
+        "train.workers=0",
+        "train.log_every=2",
+        "data.val_fraction=0.3",
+    ),
+    *("train.schedule.length=2", "train.schedule.warmup=0"),
+]
+LINE = re.compile(
+    r"epoch \[\d+\]\[\d+/\d+\] lr [\d.e-]+( loss_\w+: \d+\.\d{4})+ loss: \d+\.\d{4} \| "
+    r"[\d.]+ img/s, data \d+ %, eta \d+:\d\d:\d\d"
+)
+
+
+def invoke(*words: object) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A YOLO dataset: ten images of 64 × 64 noise with a `cat` and a `dog` each."""
+    folder = tmp_path / "photos"
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    for number in range(10):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        rows = "0 0.3 0.3 0.4 0.4\n1 0.7 0.7 0.4 0.4\n"
+        (folder / "labels" / f"{number}.txt").write_text(rows, "utf-8")
+    (folder / "data.yaml").write_text("train: images\nnames: [cat, dog]\n", "utf-8")
+    return folder
+
+
+@pytest.fixture
+def train(photos: Path, tmp_path: Path) -> Invoke:
+    """`dh train` on the photos with a small detector, into `run`."""
+
+    def call(*options: object, settings: tuple[str, ...] = ()) -> Any:
+        sets = [word for one in (*SMALL, *settings) for word in ("--set", one)]
+        command = ["train", "--preset", "small", "--data", photos, "--out", tmp_path / "run"]
+        return invoke(*command, "--device", "cpu", *sets, *options)
+
+    return call
+
+
+def test_piped_output_is_whole_lines_and_a_table(train: Invoke, tmp_path: Path) -> None:
+    result = train()
+
+    assert result.exit_code == 0
+    assert "\r" not in result.output
+    assert "\x1b" not in result.output
+    lines = [line for line in result.stderr.splitlines() if LINE.fullmatch(line)]
+    assert [line.split(" lr ")[0] for line in lines] == [
+        f"epoch [{epoch}][{iteration}/4]" for epoch in (1, 2) for iteration in (2, 4)
+    ]
+    assert "train_loss" in result.stdout
+    assert "AP50 %" in result.stdout
+    assert "learning rate" in result.stderr
+    assert "next: dh predict --weights" in result.stderr.splitlines()[-1]
+    assert (tmp_path / "run/best.safetensors").exists()
+
+
+def test_json_is_one_document(train: Invoke, tmp_path: Path) -> None:
+    result = train("--json")
+
+    document = json.loads(result.stdout)
+    assert document["status"] == "finished"
+    assert document["run"] == str(tmp_path / "run")
+    assert [row["epoch"] for row in document["history"]] == [1, 2]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_says_how_to_go_on_and_that_works(
+    number: int, code: int, train: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tick(self: object, epoch: int, iteration: int, length: int) -> None:
+        if iteration == 3:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dhcli.report.training.LineDisplay.tick", tick)
+        stopped = train()
+    command = stopped.stderr.splitlines()[-1].partition("go on with: dh ")[2].split()
+    resumed = invoke(*command, "--device", "cpu")
+
+    assert stopped.exit_code == code
+    assert command == ["train", "--resume", str(tmp_path / "run")]
+    assert resumed.exit_code == 0
+    assert "resumed after iteration 3 of epoch 1" in resumed.stderr
+
+
+def test_finetune_copies_rows_by_alias_and_shows_the_table(
+    train: Invoke, photos: Path, tmp_path: Path
+) -> None:
+    train(settings=("train.schedule.length=1",))
+    (photos / "data.yaml").write_text("train: images\nnames: [tiger, dog]\n", "utf-8")
+    sets = [w for one in SMALL if not one.startswith("model") for w in ("--set", one)]
+
+    result = invoke(
+        *("finetune", photos, "--weights", tmp_path / "run/last.safetensors"),
+        *("--alias", "tiger=cat", "--out", tmp_path / "tuned", "--device", "cpu", *sets),
+    )
+
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stderr.splitlines()]
+    assert ["tiger", "cat", "alias"] in rows
+    assert ["dog", "dog", "exact"] in rows
+    config = (tmp_path / "tuned/config.yaml").read_text("utf-8")
+    assert "resnet18" in config
+    assert "tiger" in config
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ((), 2, "no dataset is named"),
+        (("--data", "nowhere"), 3, "nowhere"),
+        (("--resume", "nowhere"), 2, "is not a run folder"),
+        (("--resume", "r", "--data", "d", "--preset", "p"), 2, "--data, --preset cannot stand"),
+        (("--set", "train.lrr=1"), 2, "did you mean `train.lr`"),
+        (("--data", "x", "--device", "warp"), 2, "unknown device `warp`"),
+    ],
+)
+def test_bad_command_lines_are_one_error(options: tuple[str, ...], code: int, said: str) -> None:
+    result = invoke("train", *options)
+
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert result.stderr.startswith("error:")
+    assert not result.stdout
+
+
+def test_taken_folder_is_refused(train: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/precious").touch()
+
+    result = train()
+
+    assert result.exit_code == 1
+    assert "is there already and not empty" in result.stderr
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_frozen_random_weights_are_refused_with_the_way_out(train: Invoke) -> None:
+    result = train(settings=("model.backbone.frozen_stages=2",))
+
+    assert result.exit_code == 2
+    assert "model.backbone.frozen_stages=0" in result.stderr
+
+
+def test_aliases_become_a_setting() -> None:
+    assert alias_settings([]) == []
+    assert alias_settings(["Cyclist = bicycle", "a.b=person"]) == [
+        'finetune.aliases={"Cyclist": "bicycle", "a.b": "person"}'
+    ]
+    with pytest.raises(ConfigError, match="`--alias Cyclist` is not of the form"):
+        alias_settings(["Cyclist"])

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch.export import Dim
+from torchvision.models.resnet import BasicBlock
+
+from dhcli.data.image import Pixels
+from dhcli.data.loader import collate_images
+from dhcli.engine.load import restore_detector
+from dhcli.errors import ConfigError, ModelError
+from dhcli.export import onnx as export
+from dhcli.export.graph import DetectorGraph, best_of_groups
+from dhcli.export.onnx import Agreement, agree, draw_test_picture, export_onnx
+from dhcli.export.onnx_operators import translations
+from dhcli.model import backbone
+from dhcli.ops.batch import Detections, ImageBatch
+from dhcli.weights.model_file import ModelFile
+
+CPU = torch.device("cpu")
+FOCUSED = [
+    {"kind": "fc", "width": 24},
+    {"kind": "conv", "width": 32, "residual": 2, "norm": "gn", "roi_scale": 1.3},
+]
+
+
+def batch_of(image: Pixels) -> ImageBatch:
+    return collate_images([image], [image.shape[:2]], 32)
+
+
+@pytest.mark.parametrize("head", [{}, {"branches": FOCUSED}, {"class_agnostic": True}])
+@pytest.mark.parametrize(("width", "height"), [(96, 70), (32, 32), (1, 200)])
+def test_the_graph_detects_what_the_detector_detects(
+    small_model: Callable[..., ModelFile], head: dict[str, Any], width: int, height: int
+) -> None:
+    detector = restore_detector(small_model("a", "b", **head), CPU)
+    batch = batch_of(draw_test_picture(width, height, seed=1))
+
+    with torch.inference_mode():
+        boxes, scores, labels = DetectorGraph(detector, 2)(batch.pixels, batch.sizes[0])
+        expected = detector.detect(batch)[0]
+
+    assert len(expected) > 0
+    torch.testing.assert_close(boxes, expected.boxes)
+    torch.testing.assert_close(scores, expected.scores)
+    assert torch.equal(labels, expected.labels)
+
+
+def test_the_graph_bears_that_nothing_is_found(small_model: Callable[..., ModelFile]) -> None:
+    detector = restore_detector(small_model("a", branches=FOCUSED), CPU)
+    detector.config = detector.config.model_copy(update={"score_threshold": 1.0})
+    batch = batch_of(draw_test_picture(64, 64, seed=1))
+
+    with torch.inference_mode():
+        boxes, scores, labels = DetectorGraph(detector, 1)(batch.pixels, batch.sizes[0])
+
+    assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
+
+
+class Suppress(torch.nn.Module):
+    def forward(
+        self, boxes: torch.Tensor, scores: torch.Tensor, groups: torch.Tensor
+    ) -> torch.Tensor:
+        return best_of_groups(boxes, scores, groups, 3, 0.5, 20)
+
+
+def test_suppression_in_onnx_is_that_of_torch() -> None:
+    def draw(count: int) -> tuple[torch.Tensor, ...]:
+        corner = torch.rand(count, 2) * 60
+        boxes = torch.cat([corner, corner + 5 + torch.rand(count, 2) * 40], dim=1)
+        return boxes, torch.rand(count), torch.randint(0, 3, (count,))
+
+    torch.manual_seed(0)
+    n = Dim("n")
+    program = torch.export.export(
+        Suppress(), draw(50), dynamic_shapes=({0: n}, {0: n}, {0: n}), strict=False
+    )
+    exported = torch.onnx.export(program, custom_translation_table=translations(), verbose=False)
+    session = onnxruntime.InferenceSession(exported.model_proto.SerializeToString())
+
+    for count in (50, 7, 300):
+        example = draw(count)
+        names = [value.name for value in session.get_inputs()]
+        inputs = {name: x.numpy() for name, x in zip(names, example, strict=True)}
+        (kept,) = session.run(None, inputs)
+        assert kept.tolist() == best_of_groups(*example, 3, 0.5, 20).tolist()
+        assert len(kept) == min(20, len(kept))
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 with one block a stage, which exports in half the time."""
+    monkeypatch.setitem(backbone.LAYERS, "resnet18", (BasicBlock, [1, 1, 1, 1]))
+
+
+@pytest.mark.usefixtures("shallow")
+def test_what_is_exported_agrees_at_three_sizes_and_says_what_it_is(
+    small_model: Callable[..., ModelFile], tmp_path: Path
+) -> None:
+    exported = tmp_path / "model.onnx"
+
+    rows = export_onnx(small_model("Car", "Straßenbahn", branches=FOCUSED), exported)
+
+    assert [row.size for row in rows] == [(85, 64), (64, 85), (32, 38)]
+    assert all(row.good and row.torch > 0 for row in rows)
+    proto = onnx.load(exported)
+    about = {prop.key: prop.value for prop in proto.metadata_props}
+    assert json.loads(about["classes"]) == ["Car", "Straßenbahn"]
+    assert json.loads(about["preprocessing"])["min_size"] == 64
+    assert json.loads(about["dh"])["config"]["model"]["neck"]["channels"] == 16
+    assert {node.domain for node in proto.graph.node} == {""}
+    assert not proto.functions
+    shape = proto.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in shape] == [1, 3, "height", "width"]
+    assert b"site-packages" not in exported.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 21])
+@pytest.mark.parametrize(
+    ("head", "pool"),
+    [
+        ({}, {}),
+        ({"class_agnostic": True, "scores": "max"}, {"sampling_ratio": 2, "aligned": False}),
+    ],
+)
+def test_other_detectors_and_opsets_agree_too(
+    small_model: Callable[..., ModelFile],
+    tmp_path: Path,
+    head: dict[str, Any],
+    pool: dict[str, Any],
+    opset: int,
+) -> None:
+    model = small_model("a", "b", "c", **head)
+    detector = model.config.model
+    settings = {"pool": detector.pool.model_copy(update=pool), "legacy_plus_one": bool(pool)}
+    config = model.config.model_copy(update={"model": detector.model_copy(update=settings)})
+    model = ModelFile(config, model.classes, model.category_ids, model.state)
+
+    rows = export_onnx(model, tmp_path / "model.onnx", opset=opset)
+
+    assert all(row.good and row.torch > 0 for row in rows)
+
+
+def test_where_they_disagree_no_file_is_left(
+    small_model: Callable[..., ModelFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = Agreement((64, 64), torch=10, onnx=10, same=3, box=0.0, score=0.0)
+    monkeypatch.setattr(export, "build_onnx", lambda *_: onnx.ModelProto())
+    monkeypatch.setattr(export, "compare", lambda *_: [bad])
+
+    rows = export_onnx(small_model("a"), tmp_path / "model.onnx")
+
+    assert rows == [bad]
+    assert not list(tmp_path.iterdir())
+
+
+def found(*rows: tuple[float, float, int]) -> Detections:
+    """Detections at x, of a score and a label."""
+    boxes = torch.tensor([[x, 0, x + 10, 10] for x, _, _ in rows]).reshape(-1, 4)
+    scores = torch.tensor([score for _, score, _ in rows])
+    return Detections(boxes, scores, torch.tensor([label for _, _, label in rows]))
+
+
+def numpy_of(detections: Detections) -> list[np.ndarray[Any, Any]]:
+    return [detections.boxes.numpy(), detections.scores.numpy(), detections.labels.numpy()]
+
+
+@pytest.mark.parametrize(
+    ("torch_rows", "onnx_rows", "same", "good"),
+    [
+        ([(0, 0.9, 0), (20, 0.8, 1)], [(20.01, 0.8, 1), (0, 0.9, 0)], 2, True),  # another order
+        ([(0, 0.9, 0)], [], 0, False),
+        ([(20 * x, 0.9, 0) for x in range(10)], [(20 * x, 0.9, 0) for x in range(9)], 9, True),
+        ([(20 * x, 0.9, 0) for x in range(10)], [(20 * x, 0.9, 0) for x in range(8)], 8, False),
+        ([(0, 0.9, 0), (20, 0.8, 1)], [(0, 0.9, 1), (20, 0.8, 0)], 0, False),  # another class
+        ([(0, 0.9, 0), (20, 0.8, 1)], [(1, 0.9, 0), (21, 0.8, 1)], 0, False),  # moved
+        ([(0, 0.9, 0), (20, 0.8, 1)], [(0, 0.8, 0), (20, 0.7, 1)], 0, False),  # another score
+        ([(0, 0.9, 0), (20, 0.8, 1)], [], 0, False),
+        ([(0, 0.9, 0)] * 3, [(0, 0.9, 0)], 1, False),  # one pairs with one
+        ([], [], 0, True),
+    ],
+)
+def test_agreement_pairs_one_to_one(
+    torch_rows: list[Any], onnx_rows: list[Any], same: int, good: bool
+) -> None:
+    row = agree((64, 64), found(*torch_rows), numpy_of(found(*onnx_rows)))
+
+    assert (row.same, row.good) == (same, good)
+    assert (row.torch, row.onnx) == (len(torch_rows), len(onnx_rows))
+
+
+def test_bad_requests_are_errors(small_model: Callable[..., ModelFile], tmp_path: Path) -> None:
+    model = small_model("a")
+
+    for opset in (11, 22):
+        with pytest.raises(ConfigError, match=f"must lie in 18 … 21, got {opset}"):
+            export_onnx(model, tmp_path / "m.onnx", opset=opset)
+    with pytest.raises(ModelError, match="does not fit"):
+        export_onnx(ModelFile(model.config, ("a", "b"), (1, 2), model.state), tmp_path / "m.onnx")
