@@ -113,14 +113,14 @@ class Updater:
 
         If a loss is not finite, weights and statistics stay as they were.
         """
-        torch._foreach_copy_(self.kept, self.statistics)
+        _copy(self.statistics, self.kept)
         self.optimizer.zero_grad(set_to_none=True)
         results = [self._backward(batch, len(batches)) for batch in batches]
         names = results[0][0]
         losses = {n: torch.stack([parts[n] for parts, _ in results]).mean() for n in names}
         bad = [number for number, (_, finite) in enumerate(results) if not finite.read()]
         if bad:
-            torch._foreach_copy_(self.statistics, self.kept)
+            _copy(self.kept, self.statistics)
         else:
             self._move(rate)
         return StepResult(losses, bad)
@@ -142,6 +142,11 @@ class Updater:
             clip_grad_norm_(self.weights, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+
+def _copy(source: list[Tensor], target: list[Tensor]) -> None:
+    if source:  # a detector may have no buffers, and torch takes no empty lists
+        torch._foreach_copy_(target, source)
 
 
 class _Answer:

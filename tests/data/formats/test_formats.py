@@ -1,0 +1,322 @@
+"""Recognising, describing and writing datasets, whatever their format."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dhcli.data.formats import FORMATS, describe, read_dataset, write_dataset
+from dhcli.data.table import ANY_CLASS, Flag
+from dhcli.errors import ConfigError, DataError, DhError
+
+REGIONS = int(Flag.CROWD | Flag.IGNORE)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_written_dataset_is_recognised_and_equal(sample, tmp_path, content, splits, format):
+    write_dataset(sample, tmp_path / "out", format)
+
+    table = read_dataset(tmp_path / "out")
+
+    assert table.format == format
+    assert splits(table) == {"train": ["a", "b"], "val": ["c"]}
+    assert all(table.path(image).is_file() for image in range(3))
+    kept = {
+        stem: [size, *(part for part in parts if part[2] & REGIONS == 0)]
+        for stem, (size, *parts) in content(table).items()
+    }
+    for stem, (size, *parts) in content(sample).items():
+        here = [(name, box) for name, box, flags in parts if not flags & REGIONS]
+        spaced = [(name.replace(" ", "_"), box) for name, box in here]
+        assert kept[stem][0] == size
+        assert [part[:2] for part in kept[stem][1:]] == (spaced if format == "kitti" else here)
+
+
+@pytest.mark.parametrize("format", ["coco", "voc"])
+def test_coco_and_voc_hold_every_mark_and_region(sample, tmp_path, content, format):
+    lost = write_dataset(sample, tmp_path / "out", format)
+
+    assert content(read_dataset(tmp_path / "out")) == content(sample)
+    assert lost == ()
+
+
+def test_kitti_turns_regions_into_dont_care_and_says_so(sample, tmp_path):
+    lost = write_dataset(sample, tmp_path / "out", "kitti")
+
+    table = read_dataset(tmp_path / "out")
+    regions = table.labels == ANY_CLASS
+    assert regions.tolist() == [False, False, False, True, True]
+    assert table.has(Flag.IGNORE).tolist() == regions.tolist()
+    assert lost == (
+        "1 regions to ignore (crowd, ignored, of no class): written as DontCare",
+        "1 marks `difficult`: not kept",
+        "spaces in 1 class names: written as `_`",
+    )
+
+
+def test_yolo_counts_what_it_leaves_out(sample, tmp_path):
+    lost = write_dataset(sample, tmp_path / "out", "yolo")
+
+    assert len(read_dataset(tmp_path / "out").boxes) == 3
+    assert lost == (
+        "2 regions to ignore (crowd, ignored, of no class): left out",
+        "1 marks `difficult`: not kept",
+        "1 marks `truncated`: not kept",
+        "1 marks `occluded`: not kept",
+    )
+
+
+@pytest.mark.parametrize("format", ["voc", "kitti", "yolo"])
+def test_scores_are_written_and_read_back(sample, tmp_path, format):
+    objects = sample.keep_boxes(sample.flags & REGIONS == 0)
+    scored = replace(objects, scores=np.array([0.25, 1 / 3, 1.0]))
+    write_dataset(scored, tmp_path / "out", format, images="copy")
+
+    table = read_dataset(tmp_path / "out")
+
+    np.testing.assert_allclose(table.scores, [0.25, 1 / 3, 1.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_overlapping_splits_and_images_in_none_survive(sample, tmp_path, splits, format):
+    lists = {"train": np.array([0, 1]), "trainval": np.array([0, 1]), "test": np.array([0])}
+    write_dataset(replace(sample, splits=lists), tmp_path / "out", format)
+
+    table = read_dataset(tmp_path / "out")
+
+    assert splits(table) == {"train": ["a", "b"], "trainval": ["a", "b"], "test": ["a"]}
+    if format != "yolo":  # whose lists name all the images there are
+        assert len(table) == 3
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_failed_conversion_leaves_nothing(sample, tmp_path, monkeypatch, format):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dhcli.data.formats.placing.shutil.copyfile", fail)
+
+    with pytest.raises(DhError, match="No space left"):
+        write_dataset(sample, tmp_path / "out", format)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_images_are_linked_or_left_out(sample, tmp_path):
+    write_dataset(sample, tmp_path / "linked", "voc", images="link")
+    write_dataset(sample, tmp_path / "bare", "voc", images="none")
+
+    linked = tmp_path / "linked/JPEGImages/a.jpg"
+    assert linked.is_symlink()
+    assert linked.resolve() == sample.path(0).resolve()
+    assert not (tmp_path / "bare/JPEGImages").exists()
+    assert len(read_dataset(tmp_path / "bare").boxes) == 5
+
+
+def test_missing_images_are_counted_not_fatal(sample, tmp_path):
+    sample.path(1).unlink()
+
+    lost = write_dataset(sample, tmp_path / "out", "coco")
+
+    assert "1 images are missing: not copied" in lost
+
+
+def test_boxes_that_are_not_finite_are_left_out_and_counted(sample, tmp_path):
+    boxes = sample.boxes.copy()
+    boxes[1, 2] = np.nan
+
+    lost = write_dataset(replace(sample, boxes=boxes), tmp_path / "out", "coco")
+
+    assert len(read_dataset(tmp_path / "out").boxes) == 4
+    assert lost == ("1 boxes whose coordinates are not finite: left out",)
+
+
+def test_an_existing_destination_is_not_touched(sample, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("kept")
+
+    with pytest.raises(DhError, match="is there already"):
+        write_dataset(sample, tmp_path / "out", "coco")
+
+    assert (tmp_path / "out/mine.txt").read_text() == "kept"
+
+
+def test_writing_does_not_change_the_table(sample, tmp_path):
+    before = sample.boxes.copy(), sample.flags.copy(), sample.box_ids.copy()
+
+    for format in FORMATS:
+        write_dataset(sample, tmp_path / format, format)
+
+    for column, was in zip((sample.boxes, sample.flags, sample.box_ids), before, strict=True):
+        np.testing.assert_array_equal(column, was)
+
+
+def test_an_unknown_folder_says_what_was_looked_for_and_found(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "letter.doc").touch()
+
+    with pytest.raises(DataError) as caught:
+        read_dataset(tmp_path)
+
+    assert "it holds notes/, letter.doc" in caught.value.what
+    for name in ("Annotations/*.xml", "label_2", "annotations/*.json", "data.yaml"):
+        assert name in caught.value.hint
+
+
+def test_a_folder_in_a_folder_is_found(sample, tmp_path):
+    write_dataset(sample, tmp_path / "zip/VOCdevkit/VOC2007", "voc")
+
+    assert read_dataset(tmp_path / "zip").root == tmp_path / "zip/VOCdevkit/VOC2007"
+
+
+def test_a_list_of_detections_is_no_dataset(tmp_path):
+    (tmp_path / "results.json").write_text("[]")
+
+    with pytest.raises(DataError, match=r"a JSON list \(detections\?\)"):
+        read_dataset(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"format": "pascal"}, "unknown format `pascal`"),
+        ({"voc_offset": "2"}, "voc_offset is one of"),
+        ({"voc_offset": "1"}, "voc_offset is for Pascal VOC"),
+    ],
+)
+def test_settings_that_cannot_be_used(sample, tmp_path, options, said):
+    write_dataset(sample, tmp_path / "out", "coco")
+
+    with pytest.raises(ConfigError, match=said):
+        read_dataset(tmp_path / "out", **options)
+
+
+def test_a_missing_path_is_named(tmp_path):
+    with pytest.raises(DataError, match="no such dataset"):
+        read_dataset(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_dataset_without_images_is_an_error(tmp_path, format):
+    for folder in ("Annotations", "annotations", "training/label_2", "images", "labels"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+
+    with pytest.raises(DataError):
+        read_dataset(tmp_path, format=format)
+
+
+@pytest.mark.parametrize(
+    ("format", "file"),
+    [
+        ("voc", "Annotations/c.xml"),
+        ("kitti", "training/label_2/c.txt"),
+        ("coco", "annotations/instances_val.json"),
+        ("yolo", "labels/val/c.txt"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_refused(sample, tmp_path, format, file):
+    write_dataset(sample, tmp_path / "out", format)
+    (tmp_path / "out" / file).unlink()
+    os.mkfifo(tmp_path / "out" / file)
+
+    if format == "coco":  # which looks for regular files
+        assert len(read_dataset(tmp_path / "out")) == 2
+        return
+    with pytest.raises(DataError, match="is not a file"):
+        read_dataset(tmp_path / "out", format=format)
+
+
+def test_describe_tells_all_that_is_held(sample):
+    text = describe(replace(sample, format="coco", notes=("one thing",)))
+
+    assert text == (
+        "COCO, 3 images, 5 boxes, 2 classes (cat 2, hot dog 2), splits train 2, val 1, "
+        "1 of no class, 1 crowd, 1 difficult, 1 truncated, 1 occluded\n  one thing"
+    )
+
+
+REAL = {
+    "bccd": ("voc", 364, 4888, {"RBC": 4155, "WBC": 372, "Platelets": 361}),
+    "kitti_tiny": (
+        "kitti",
+        75,
+        499,
+        {"Car": 209, "Pedestrian": 36, "Van": 25, "Cyclist": 14, "Truck": 10}
+        | {"Tram": 9, "Person_sitting": 5, "Misc": 3, None: 188},
+    ),
+    "coco_tiny_val80": ("coco", 80, 815, None),
+    "voc2007_real14": ("voc", 14, 43, None),
+}
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", REAL)
+def test_real_datasets_hold_what_is_known_of_them(realdata, name):
+    format, images, boxes, classes = REAL[name]
+
+    table = read_dataset(realdata / name)
+
+    assert (table.format, len(table), len(table.boxes)) == (format, images, boxes)
+    assert all(table.path(image).is_file() for image in range(images))
+    if classes:
+        labels = [None if k == ANY_CLASS else table.classes[k] for k in table.labels.tolist()]
+        assert {name: labels.count(name) for name in set(labels)} == classes
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", REAL)
+def test_real_datasets_survive_every_format(realdata, tmp_path, content, splits, name, format):
+    table = read_dataset(realdata / name)
+    write_dataset(table, tmp_path / "out", format, images="link")
+
+    again = read_dataset(tmp_path / "out")
+
+    if format == "yolo":
+        table = table.keep_boxes((table.flags & REGIONS) == 0)
+    assert splits(again) == splits(table)
+    marks = {"voc": 31, "coco": 31, "kitti": int(Flag.TRUNCATED | Flag.OCCLUDED), "yolo": 0}[format]
+    told, expected = content(again), content(table)
+    assert told.keys() == expected.keys()
+    for stem, (size, *parts) in expected.items():
+        assert told[stem][0] == size
+        for (k, box, flags), (k2, box2, flags2) in zip(told[stem][1:], parts, strict=True):
+            region = flags2 & REGIONS
+            if format == "kitti":
+                k2 = None if region else k2.replace(" ", "_")
+            assert k == k2
+            np.testing.assert_allclose(box, box2, atol=1e-6)
+            assert region or flags & marks == flags2 & marks
+
+
+@pytest.mark.realdata
+def test_voc_coco_and_yolo_of_the_same_images_agree_where_voc_counts_from_0(realdata, content):
+    folder = realdata / "voc2007_real14"
+    coco, yolo = read_dataset(folder / "voc_coco_demo.json"), read_dataset(folder, format="yolo")
+
+    voc = read_dataset(folder, voc_offset="0")
+
+    expected = {k: sorted(part[:2] for part in parts[1:]) for k, parts in content(voc).items()}
+    assert {k: sorted(p[:2] for p in v[1:]) for k, v in content(coco).items()} == expected
+    for stem, parts in content(yolo).items():
+        boxes = sorted(box for _, box, _ in parts[1:])
+        if boxes:  # four images have no label file
+            np.testing.assert_allclose(boxes, sorted(box for _, box in expected[stem]), atol=1e-3)
+    assert sum(len(parts) > 1 for parts in content(yolo).values()) == 10
+    counted_from_1 = read_dataset(folder)
+    np.testing.assert_array_equal(counted_from_1.boxes - voc.boxes, [[-1, -1, 0, 0]] * 43)
+
+
+def test_formats_load_no_torch():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, dhcli.data.formats, dhcli.data.checks, dhcli.data.split;"
+        "print([m for m in ('torch', 'albumentations', 'matplotlib') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+    assert Path(sys.executable).exists()
