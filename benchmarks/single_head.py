@@ -3,9 +3,10 @@
     .venv/bin/python benchmarks/single_head.py --data ../shared/data/bccd --preset small --seed 0 \
         --out /tmp/single [--set train.schedule.length=8]
 
-torchvision's model (its head, its RPN, its defaults) on the preset's backbone is trained by dh's
-own loop: the same images in the same order, optimiser, learning rates and number of iterations.
-Anchor sizes and what a preset says of the backbone are the preset's, all else is torchvision's.
+torchvision's model on the preset's backbone is trained by dh's own loop: the same images in the
+same order, optimiser, learning rates and number of iterations. Backbone, anchor sizes and the
+numbers of proposals and samples are the preset's, all else is torchvision's own: a pyramid of 256
+channels, two fully connected layers of 1024, its matching, losses and initial values.
 The best model on `val` is measured on `--eval-split`; the twelve COCO numbers are printed as JSON.
 """
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -60,7 +62,13 @@ class SingleHead(nn.Module):
             rpn_anchor_generator=AnchorGenerator(
                 tuple((int(size),) for size in anchors.sizes), (anchors.ratios,) * 5
             ),
-        )
+            rpn_pre_nms_top_n_train=config.model.rpn.pre_nms_train,
+            rpn_pre_nms_top_n_test=config.model.rpn.pre_nms_test,
+            rpn_post_nms_top_n_train=config.model.rpn.proposals_train,
+            rpn_post_nms_top_n_test=config.model.rpn.proposals_test,
+            rpn_batch_size_per_image=config.model.rpn.samples,
+            box_batch_size_per_image=config.model.head.samples,
+        ).to(memory_format=torch.channels_last)
 
     def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         self.model.train()

@@ -101,8 +101,7 @@ def _predict(out: Path, device: str) -> None:
     found = out / "predictions"
     _announce("4 of 4: prediction", "predict", "--weights", weights, folder / "…", "--out", found)
     predict(images=paths, weights=weights, out=found, device=device)
-    pictures = sorted(p for p in found.iterdir() if p.suffix in (".jpg", ".jpeg", ".png"))
-    write_contact_sheet(pictures[:SHOWN], out / "overview.png")
+    write_contact_sheet(sorted((found / "drawn").iterdir())[:SHOWN], out / "overview.png")
 
 
 def _sum_up(out: Path, average: float, seconds: float) -> None:
@@ -111,7 +110,7 @@ def _sum_up(out: Path, average: float, seconds: float) -> None:
 
     lines = [
         f"AP50 on unseen images: {average * 100:.1f} %, after {seconds:.0f} s in all",
-        f"what it finds:     {out / 'overview.png'} (all in {out / 'predictions'})",
+        f"what it finds:     {out / 'overview.png'} (all of them: {out / 'predictions/drawn'})",
         f"how it learned:    {out / 'run/curves.png'}",
         f"how good it is:    {out / 'evaluation/metrics.json'}",
         f"the model itself:  {out / 'run/best.safetensors'}",

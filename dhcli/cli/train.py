@@ -104,11 +104,17 @@ def make_session(command: str, out: Path | None, device: str, tensorboard: bool)
 
 
 def conclude(outcome: Outcome, *, as_json: bool) -> None:
-    """Print what came of a training and what can be done next; exit 130 or 143 if interrupted."""
+    """Print what came of a training and what can be done next; exit 130 or 143 if interrupted.
+
+    Draws `curves.png` in the run folder.
+    """
     from dhcli.engine.train import way_on
     from dhcli.report.console import err, out, print_json
+    from dhcli.report.curves import draw_curves
     from dhcli.report.training import history_table, outcome_json
 
+    if outcome.position.history:
+        draw_curves(outcome.position.history, outcome.run.path / "curves.png")
     if as_json:
         print_json(outcome_json(outcome))
     elif outcome.position.history:

@@ -182,6 +182,7 @@ def write_coco(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as images/ and annotations/, a file a split; predictions as COCO results."""
     placing.place("images")
     if table.scores is not None:
+        table = table.keep_boxes(table.labels != ANY_CLASS)
         rows = (json.dumps(row) for row in results_of(table))
         placing.write_lines("predictions.bbox.json", _list(rows, "[", "]"))
         named = {"images": list(_images(table, placing.names)), "categories": _categories(table)}
@@ -282,9 +283,10 @@ def _mark(row: dict[str, Any], flags: Flag) -> None:
     if Flag.IGNORE in flags or "ignore" in row:
         row["ignore"] = int(Flag.IGNORE in flags)
     told = row.get("attributes")
-    marks = {name: flag in flags for name, flag in _MARKS.items() if flag in flags}
-    if marks or told:
-        row["attributes"] = (told if isinstance(told, dict) else {}) | marks
+    told = told if isinstance(told, dict) else {}
+    marks = {name: flag in flags for name, flag in _MARKS.items() if flag in flags or name in told}
+    if marks:
+        row["attributes"] = told | marks
 
 
 def _same_box(bbox: Any, box: Sequence[float]) -> bool:

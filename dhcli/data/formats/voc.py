@@ -80,9 +80,11 @@ def read_voc(path: Path, offset: str = "auto") -> DetectionTable:
     splits: dict[str, list[int]] = {}
     for split, xml_folder, image_folder in parts:
         start = len(columns.files)
-        names = [path.name] if path.is_file() else list_files(root / xml_folder, ".xml")
-        listed = [] if path.is_file() else _listed(root / Path(xml_folder).parent)
-        reader.read_folder(xml_folder, names, image_folder, listed)
+        if path.is_file():
+            reader.read_folder(xml_folder, [path.name], image_folder)
+        else:
+            reader.read_folder(xml_folder, list_files(root / xml_folder, ".xml"), image_folder)
+            reader.add_listed(image_folder, _listed(root / Path(xml_folder).parent))
         if split:
             splits.setdefault(split, []).extend(range(start, len(columns.files)))
     return _finish(root, columns, reader, offset, splits)
@@ -140,36 +142,38 @@ class _Reader:
         self.root = root
         self.columns = columns
         self.poses: list[str] = []
-        self.number_of: dict[str, int] = {}
+        self.number_of: dict[str, int] = {}  # by stem, in the folder read last
         self.one_based = True
         self.parts_of_objects = 0
         self.unlisted = 0
         self._file = ""
+        self._by_stem: dict[str, str] = {}
 
-    def read_folder(
-        self, xml_folder: str, names: Sequence[str], image_folder: str, listed: Iterable[str]
-    ) -> None:
-        """Read the XML files `names`; images that are only `listed` come without objects."""
+    def read_folder(self, xml_folder: str, names: Sequence[str], image_folder: str) -> None:
+        """Read the XML files `names`."""
         images = list_images(self.root / image_folder)
-        by_stem = {stem_of(name): name for name in reversed(images)}
-        with_xml = {name[: -len(".xml")] for name in names}
+        self._by_stem = {stem_of(name): name for name in reversed(images)}
+        self.number_of = {}
         for name in names:
             stem = name[: -len(".xml")]
             self.number_of[stem] = len(self.columns.files)
-            self._read(_join(xml_folder, name), stem, image_folder, by_stem)
-        for stem in listed:
-            if stem not in with_xml and stem in by_stem:
-                self.number_of[stem] = len(self.columns.files)
-                self.columns.add_image(_join(image_folder, by_stem[stem]), 0, 0)
-        if len(names) > 1:
-            self.unlisted += sum(stem not in self.number_of for stem in by_stem)
+            self._read(_join(xml_folder, name), stem, image_folder)
 
-    def _read(self, xml: str, stem: str, folder: str, by_stem: dict[str, str]) -> None:
+    def add_listed(self, image_folder: str, stems: Iterable[str]) -> None:
+        """Add images of the folder just read that only lists name, without objects."""
+        for stem in stems:
+            if stem not in self.number_of and stem in self._by_stem:
+                self.number_of[stem] = len(self.columns.files)
+                self.columns.add_image(_join(image_folder, self._by_stem[stem]), 0, 0)
+        self.unlisted += sum(stem not in self.number_of for stem in self._by_stem)
+
+    def _read(self, xml: str, stem: str, folder: str) -> None:
         self._file = xml
         document = _Document(self.root / xml)
         self.one_based &= document.head.get("database") == _WRITTEN
         said = document.head.get("filename", "")
-        image = by_stem.get(stem) or by_stem.get(stem_of(said)) or _named(said, stem)
+        known = self._by_stem
+        image = known.get(stem) or known.get(stem_of(said)) or _named(said, stem)
         width, height = (_pixels(document.head.get(side, "")) for side in ("width", "height"))
         self.columns.add_image(_join(folder, image), width, height, xml)
         for line, fields in document.objects:

@@ -44,6 +44,7 @@ HOLDS = Holds(marks=Flag(0), regions="left out")
 _IMAGE_FOLDERS = ("images", "JPEGImages", "obj_train_data", "data", ".")
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
 _SPLIT_KEYS = ("train", "val", "valid", "test")
+_OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
 _NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
 _LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.eE]+){4,}\s*")
 
@@ -140,15 +141,16 @@ def _groups_of_yaml(root: Path, settings: Mapping[str, Any], notes: list[str]) -
     """Images by split as data.yaml names them; `notes` gets the places that are not there."""
     base = confine(str(settings.get("path") or "."))
     groups: Groups = {}
-    for key in _SPLIT_KEYS:
-        places = settings.get(key) or []
-        for place in [places] if isinstance(places, str) else places:
-            found = _find_place(root, base, str(place))
-            if found is None:
-                notes.append(f"`{key}: {place}` is not within the dataset: left out")
-            else:
-                split = "val" if key == "valid" else key
+    for key, places in settings.items():
+        for place in [places] if isinstance(places, str) else places or ():
+            if key in _OTHER_KEYS or not isinstance(place, str) or not place:
+                continue
+            found = _find_place(root, base, place)
+            if found is not None:
+                split = "val" if key == "valid" else str(key)
                 groups.setdefault(split, []).extend(_images_at(root, found))
+            elif key in _SPLIT_KEYS:
+                notes.append(f"`{key}: {place}` is not within the dataset: left out")
     return groups
 
 
@@ -161,7 +163,12 @@ def _find_place(root: Path, base: str | None, place: str) -> str | None:
     ends = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     options = [] if base is None else [confine(place, "" if base == "." else base)]
     options += [confine(place), *(confine("/".join(ends[i:])) for i in range(len(ends)))]
-    return next((option for option in options if option and (root / option).exists()), None)
+    return next((option for option in options if option and _is_place(root / option)), None)
+
+
+def _is_place(path: Path) -> bool:
+    """Whether images can be had there: a folder, or a list."""
+    return path.is_dir() or (path.suffix == ".txt" and path.is_file())
 
 
 def _images_at(root: Path, place: str) -> list[str]:
@@ -342,6 +349,9 @@ def write_yolo(table: DetectionTable, placing: Placing) -> None:
         if not as_folders:
             lines = "".join(f"./images/{placing.names[image]}\n" for image in images.tolist())
             placing.write(f"{split}.txt", lines)
+    unlisted = len(table) - len(np.unique(np.concatenate([[], *table.splits.values()])))
+    if table.splits and unlisted:
+        placing.lost.append(f"{unlisted} images are in no split: no list names them")
     settings["names"] = dict(enumerate(table.classes))
     placing.write("data.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
@@ -376,4 +386,4 @@ def yolo_lines(table: DetectionTable, image: int) -> Iterator[str]:
         )
         if table.scores is not None:
             parts = (*parts, float(table.scores[row]))
-        yield f"{label} {' '.join(f'{part:.12g}' for part in parts)}"
+        yield f"{label} {' '.join(f'{part:.15g}' for part in parts)}"

@@ -62,10 +62,11 @@ def content() -> Callable[[DetectionTable], Content]:
 
     def tell(table: DetectionTable) -> Content:
         told: Content = {}
+        rounded = np.round(table.boxes, 6).tolist()
         for image, file in enumerate(table.files):
             rows = table.rows(image)
             names = [None if k == ANY_CLASS else table.classes[k] for k in table.labels[rows]]
-            boxes = [tuple(np.round(box, 6).tolist()) for box in table.boxes[rows]]
+            boxes = [tuple(box) for box in rounded[rows]]
             parts = zip(names, boxes, table.flags[rows].tolist(), strict=True)
             told[stem_of(file)] = [tuple(table.sizes[image].tolist()), *parts]
         return told

@@ -1,0 +1,351 @@
+"""COCO JSON: what is tolerated, what is kept, how splits are told."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dhcli.data.formats import read_dataset, write_dataset
+from dhcli.data.formats.coco import read_coco
+from dhcli.data.table import ANY_CLASS, Flag, make_table
+from dhcli.errors import DataError
+
+RLE = {"counts": [10, 4, 186], "size": [10, 20]}
+
+
+def document(**changes):
+    """Two images, three annotations, sparse ids."""
+    return {
+        "info": {"year": 2017},
+        "licenses": [{"id": 4, "name": "by"}],
+        "images": [
+            {"id": 90, "file_name": "b.jpg", "width": 40, "height": 30, "license": 4},
+            {"id": 5, "file_name": "a.jpg", "width": 40, "height": 30},
+        ],
+        "annotations": [
+            {
+                **{"id": 8, "image_id": 5, "category_id": 44, "bbox": [1.5, 2, 10, 20.25]},
+                **{"area": 77.5, "iscrowd": 0, "segmentation": [[1.5, 2, 11.5, 2, 6, 22.25]]},
+            },
+            {
+                **{"id": 3, "image_id": 90, "category_id": 7, "bbox": [0, 0, 4, 1]},
+                **{"area": 4, "iscrowd": 1, "segmentation": RLE},
+            },
+            {
+                **{"id": 1, "image_id": 5, "category_id": 7, "bbox": [0, 0, 3, 3]},
+                **{"area": 9, "iscrowd": 0, "segmentation": [], "attributes": {"occluded": True}},
+            },
+        ],
+        "categories": [
+            {"id": 44, "name": "dog", "supercategory": "animal"},
+            {"id": 7, "name": "köter", "keypoints": ["nose"]},
+        ],
+    } | changes
+
+
+@pytest.fixture
+def put(tmp_path, draw):
+    """A function that writes a COCO document and its images."""
+
+    def lay(told, name="annotations/instances_val2017.json", images="val2017"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(told if isinstance(told, str) else json.dumps(told), "utf-8")
+        for file in ("a.jpg", "b.jpg"):
+            draw(tmp_path / images / file)
+        return tmp_path
+
+    return lay
+
+
+def test_columns_of_a_file(put):
+    table = read_dataset(put(document()))
+
+    assert list(table.files) == ["val2017/b.jpg", "val2017/a.jpg"]
+    assert table.image_ids.tolist() == [90, 5]
+    assert table.classes == ("köter", "dog")
+    assert table.category_ids.tolist() == [7, 44]
+    assert table.offsets.tolist() == [0, 1, 3]
+    assert table.boxes.tolist() == [[0, 0, 4, 1], [1.5, 2, 11.5, 22.25], [0, 0, 3, 3]]
+    assert table.labels.tolist() == [0, 1, 0]
+    assert table.flags.tolist() == [Flag.CROWD, 0, Flag.OCCLUDED]
+    assert table.areas.tolist() == [4, 77.5, 9]
+    assert table.box_ids.tolist() == [3, 8, 1]
+    assert table.splits["val"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_coco_to_coco_loses_nothing(put, tmp_path, ensure_ascii):
+    root = put(json.dumps(document(), ensure_ascii=ensure_ascii))
+
+    lost = write_dataset(read_dataset(root), tmp_path / "out", "coco")
+
+    assert lost == ()
+    text = (tmp_path / "out/annotations/instances_val.json").read_text("utf-8")
+    told, expected = json.loads(text), document()
+    assert told["annotations"] == [expected["annotations"][row] for row in (1, 0, 2)]
+    for key in ("info", "licenses", "images"):
+        assert told[key] == expected[key]
+    assert told["categories"] == expected["categories"][::-1]
+
+
+@pytest.mark.realdata
+def test_real_coco_to_coco_loses_nothing(realdata, tmp_path):
+    write_dataset(read_dataset(realdata / "coco_tiny_val80"), tmp_path / "out", "coco")
+
+    source = realdata / "coco_tiny_val80/annotations/instances_val2017.json"
+    told = json.loads((tmp_path / "out/annotations/instances_val.json").read_text("utf-8"))
+    expected = json.loads(source.read_text("utf-8"))
+    by_id = {row["id"]: row for row in told["annotations"]}
+    assert by_id == {row["id"]: row for row in expected["annotations"]}
+    assert [told["images"], told["categories"]] == [expected["images"], expected["categories"]]
+
+
+def test_what_was_changed_is_written_changed(put, tmp_path):
+    from dataclasses import replace
+
+    table = read_dataset(put(document()))
+    flags = np.array([0, Flag.DIFFICULT | Flag.IGNORE, 0], np.uint8)
+    changed = replace(table, boxes=table.boxes + [0, 0, 1, 0], flags=flags, labels=table.labels[::-1])
+
+    write_dataset(changed, tmp_path / "out", "coco")
+
+    told = json.loads((tmp_path / "out/annotations/instances_val.json").read_text("utf-8"))
+    first, second, third = told["annotations"]
+    assert (first["bbox"], first["iscrowd"], first["segmentation"]) == ([0, 0, 5, 1], 0, RLE)
+    assert (second["bbox"], second["ignore"]) == ([1.5, 2, 11, 20.25], 1)
+    assert second["attributes"] == {"difficult": True}
+    assert third["attributes"] == {"occluded": False}
+    again = read_dataset(tmp_path / "out")
+    np.testing.assert_array_equal(again.flags, flags)
+    np.testing.assert_array_equal(again.labels, changed.labels)
+
+
+def test_little_is_enough(put):
+    sparse = {
+        "categories": [{"id": 0, "name": "cat"}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [1, 2, 3, 4]}],
+        "images": [{"id": 0, "file_name": "a.jpg"}],
+    }
+
+    table = read_dataset(put(sparse))
+
+    assert table.boxes.tolist() == [[1, 2, 4, 6]]
+    assert np.isnan(table.areas).all()
+    assert table.sizes.tolist() == [[40, 30]]  # from the image
+    assert "coco" not in table.extras
+
+
+def test_annotation_id_0_and_repeated_ids_are_given_anew(tmp_path, draw):
+    draw(tmp_path / "in/a.jpg")
+    ids = np.array([0, 4, 4, -2, 9])
+    boxes = [[k, 0, k + 1, 1] for k in range(5)]
+    labels = [0] * 5
+    table = make_table(tmp_path / "in", ["a.jpg"], [[40, 30]], [5], boxes, labels, ("c",), box_ids=ids)
+
+    write_dataset(table, tmp_path / "out", "coco")
+
+    again = read_dataset(tmp_path / "out")
+    assert again.box_ids.tolist() == [10, 4, 11, 12, 9]
+    assert again.areas.tolist() == [1] * 5
+
+
+def test_ids_as_text(put):
+    told = json.loads(json.dumps(document()).replace('"image_id": 5', '"image_id": "5"'))
+    for row in told["images"]:
+        row["id"] = "img-90" if row["id"] == 90 else 5
+    told["annotations"][1]["image_id"] = "img-90"
+
+    table = read_dataset(put(told))
+
+    assert table.offsets.tolist() == [0, 1, 3]
+    assert table.image_ids.tolist() == [1, 2]
+
+
+def test_dont_care_is_no_class_and_comes_back(put, tmp_path):
+    told = document()
+    told["categories"][1]["name"] = "DontCare"
+
+    table = read_dataset(put(told))
+    write_dataset(table, tmp_path / "out", "coco")
+    again = read_dataset(tmp_path / "out")
+
+    for each in (table, again):
+        assert each.classes == ("dog",)
+        assert each.labels.tolist() == [ANY_CLASS, 0, ANY_CLASS]
+        assert each.flags.tolist() == [Flag.IGNORE, 0, Flag.IGNORE]
+
+
+def test_annotations_without_image_or_category_are_counted(put):
+    told = document()
+    told["annotations"][0]["image_id"] = 1234
+    told["annotations"][1]["category_id"] = 1234
+
+    table = read_dataset(put(told))
+
+    assert table.labels.tolist() == [ANY_CLASS, 0]
+    assert table.flags.tolist() == [Flag.CROWD, Flag.OCCLUDED]
+    assert table.notes == (
+        "1 annotations name an image that the file does not list: left out",
+        "1 annotations name a category that the file does not define",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("annotations/instances_train2017.json", "train2017"),
+        ("annotations/instances_train2017.json", "images/train2017"),
+        ("annotations/train.json", "images"),
+        ("train/_annotations.coco.json", "train"),
+        ("train.json", "."),
+        ("coco_train.json", "JPEGImages"),
+        ("annotations/train.json", "pictures/images"),
+    ],
+)
+def test_layouts(put, name, images):
+    table = read_dataset(put(document(), name, images))
+
+    assert table.path(0).is_file()
+    assert list(table.splits) == ["train"]
+
+
+def test_several_files_are_splits(put, tmp_path):
+    put(document(), "train/_annotations.coco.json", "train")
+    other = document(categories=[{"id": 7, "name": "köter"}, {"id": 45, "name": "cat"}])
+    other["annotations"] = other["annotations"][1:]
+
+    table = read_dataset(put(other, "valid/_annotations.coco.json", "valid"))
+
+    assert list(table.files) == ["train/b.jpg", "train/a.jpg", "valid/b.jpg", "valid/a.jpg"]
+    assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [0, 1], "val": [2, 3]}
+    assert (table.classes, table.category_ids.tolist()) == (("köter", "dog", "cat"), [7, 44, 45])
+    assert table.image_ids.tolist() == [1, 2, 3, 4]
+    assert table.notes == (
+        "ids of images repeat: numbered anew",
+        "ids of annotations repeat: numbered anew",
+    )
+    annotation = table.image_extras["annotation"]
+    assert annotation[3] == "valid/_annotations.coco.json"
+
+
+def test_an_image_in_two_files_is_one_image_in_two_splits(put):
+    put(document())
+    put(document(images=document()["images"][:1]), "annotations/instances_test2017.json")
+
+    table = read_dataset(put(document(), "annotations/captions_val2017.json"))
+
+    assert {k: sorted(v.tolist()) for k, v in table.splits.items()} == {"test": [0], "val": [0, 1]}
+    assert len(table.boxes) == 3
+
+
+def test_years_tell_splits_apart(put):
+    put(document(), "annotations/instances_train2014.json")
+
+    table = read_dataset(put(document(), "annotations/instances_train2017.json"))
+
+    assert list(table.splits) == ["instances_train2014", "instances_train2017"]
+
+
+def test_several_files_that_name_no_split_are_an_error(put):
+    put(document(), "first.json", ".")
+
+    with pytest.raises(DataError, match=r"no telling of which split: first\.json, second\.json"):
+        read_dataset(put(document(), "second.json", "."))
+
+
+def test_one_file_alone_has_no_splits(put):
+    root = put(document())
+
+    table = read_dataset(root / "annotations/instances_val2017.json")
+
+    assert table.splits == {}
+    assert table.path(0).is_file()
+
+
+def test_other_json_is_not_coco(put, tmp_path):
+    put(document())
+    (tmp_path / "annotations/instances_z.json").write_text('{"images": [], "labels": 1}')
+    (tmp_path / "annotations/instances_0.json").write_text("")
+
+    assert len(read_dataset(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["../../a.jpg", "/etc/a.jpg", r"C:\photos\a.jpg", "x/../../a.jpg"])
+def test_file_names_cannot_leave_the_dataset(put, name):
+    told = document()
+    told["images"][1]["file_name"] = name
+
+    table = read_dataset(put(told))
+
+    assert table.files[1] == "val2017/a.jpg"
+    assert table.notes == ("1 file names lead out of the dataset: only their last part counts",)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_kept_for_the_check(put, value):
+    table = read_dataset(put(json.dumps(document()).replace("20.25", value)))
+
+    assert not np.isfinite(table.boxes[1, 3])
+
+
+def broken(old, new):
+    text = json.dumps(document())
+    assert old in text
+    return text.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (broken('"bbox": [1.5,', '"bbox": ["x",'), "annotation 8 whose `bbox` is not four numbers"),
+        (broken('"bbox": [1.5, ', '"bbox": ['), "annotation 8 whose `bbox` is not four numbers"),
+        (broken('"bbox"', '"box"'), "annotation 8 has no `bbox`"),
+        (broken('"image_id": 5, ', ""), "annotation 8 has no `image_id`"),
+        (broken('"category_id": 44', '"category_id": null'), "annotation 8 whose id is neither"),
+        (broken('"file_name"', '"name"'), "an image has no `file_name`"),
+        (broken('"b.jpg"', "3"), "an image whose `file_name` is no text"),
+        (broken('"id": 5,', '"id": 90,'), "two images have the id 90"),
+        (broken('"id": 44,', '"id": 7,'), "two categories have the id 7"),
+        (broken('"dog"', '"k\\u00f6ter"'), "two categories are called `köter`"),
+        (broken('{"id": 44', '3, {"id": 44'), "a category is not an object"),
+        (broken('"annotations": [', '"annotations": [[], '), "an annotation is not an object"),
+        (json.dumps(document())[:-2], "is not JSON"),
+        (json.dumps(document()) + "x", "is not JSON: it goes on after its end"),
+        (broken("2017", "[" * 100_000), "is nested too deep"),
+        (broken("2017", "9" * 5000), "too many digits"),
+    ],
+)
+def test_bad_files_are_named(put, text, said):
+    with pytest.raises(DataError, match=said) as caught:
+        read_coco(put(text))
+
+    assert "instances_val2017.json" in str(caught.value)
+
+
+def test_the_line_is_named(put):
+    text = json.dumps(document(), indent=1).replace('"bbox"', '"box"', 1)
+    line = text[: text.index('"box"')].count("\n")
+
+    with pytest.raises(DataError, match="has no `bbox`") as caught:
+        read_coco(put(text))
+
+    assert abs(int(caught.value.where.rpartition(":")[2]) - line) <= 5
+
+
+def test_predictions_are_written_as_results(sample, tmp_path):
+    from dataclasses import replace
+
+    from dhcli.data.formats import read_results
+
+    scored = replace(sample, scores=np.array([0.5, 0.25, 1 / 3, 0.75, 1]))
+    write_dataset(scored, tmp_path / "out", "coco")
+
+    rows = json.loads((tmp_path / "out/predictions.bbox.json").read_text("utf-8"))
+    assert [row["category_id"] for row in rows] == [3, 17, 17, 3]
+    assert rows[1] == {
+        **{"image_id": 7, "category_id": 17, "bbox": [4, 5, 16.5, 20.25], "score": 0.25}
+    }
+    again = read_results(tmp_path / "out/predictions.bbox.json", sample)
+    np.testing.assert_array_equal(again.boxes, sample.boxes[:4])
+    assert again.classes == sample.classes

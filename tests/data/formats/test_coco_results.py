@@ -1,0 +1,119 @@
+"""COCO results: detections on a dataset's images."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dhcli.data.formats import read_results, results_of
+from dhcli.errors import DataError
+
+ROW = {"image_id": 42, "category_id": 17, "bbox": [1, 2, 3.5, 4], "score": 0.5}
+
+
+@pytest.fixture
+def put(tmp_path):
+    """A function that writes results, and names of categories if given."""
+
+    def lay(rows, categories=None):
+        path = tmp_path / "r.json"
+        path.write_text(rows if isinstance(rows, str) else json.dumps(rows), "utf-8")
+        if categories is not None:
+            (tmp_path / "categories.json").write_text(json.dumps({"categories": categories}))
+        return path
+
+    return lay
+
+
+def test_rows_are_put_to_their_images_in_order(put, sample):
+    rows = [ROW | {"image_id": 11, "score": 0.1}, ROW, ROW | {"image_id": 11, "category_id": 3}]
+
+    table = read_results(put(rows), sample)
+
+    assert table.offsets.tolist() == [0, 0, 1, 3]
+    assert table.scores.tolist() == [0.5, 0.1, 0.5]
+    assert table.labels.tolist() == [1, 1, 0]
+    assert table.boxes[0].tolist() == [1, 2, 4.5, 6]
+    assert (table.classes, table.category_ids.tolist()) == (sample.classes, [3, 17])
+    assert table.image_ids.tolist() == [7, 42, 11]
+
+
+def test_an_empty_list_is_no_detections(put, sample):
+    table = read_results(put(" [ ] \n"), sample)
+
+    assert (len(table), len(table.boxes), len(table.scores)) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["pictures/b.png", "b.png", "b", "42"])
+def test_an_image_is_known_by_path_name_stem_or_id(put, sample, name):
+    table = read_results(put([ROW | {"image_id": name}]), sample)
+
+    assert table.offsets.tolist() == [0, 0, 1, 1]
+
+
+def test_a_name_that_two_images_have_is_not_taken(put, sample):
+    from dhcli.data.table import Strings
+
+    twins = replace(sample, files=Strings.pack(["x/b.png", "y/b.png", "c.jpg"]))
+
+    with pytest.raises(DataError, match=r"image id 'b\.png' is not in the dataset"):
+        read_results(put([ROW | {"image_id": "b.png"}]), twins)
+
+
+def test_categories_beside_the_file_name_its_ids(put, sample):
+    path = put([ROW], [{"id": 17, "name": "cat"}, {"id": 2, "name": "bird"}])
+
+    table = read_results(path, sample)
+
+    assert (table.classes, table.category_ids.tolist()) == (("cat", "bird"), [17, 2])
+    assert table.labels.tolist() == [0]
+
+
+def test_results_carry_the_datasets_own_ids(sample):
+    scored = replace(sample, scores=np.arange(5) / 4)
+
+    rows = list(results_of(scored))
+
+    assert len(rows) == 4  # not the one of no class
+    assert rows[2] == {"image_id": 7, "category_id": 17, "bbox": [1, 2, 2, 2], "score": 0.5}
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_written_and_read_again_results_are_the_same(put, sample, rng):
+    boxes = np.sort(rng.uniform(0, 60, (5, 2, 2)), axis=1).reshape(5, 4)
+    labels = np.array([0, 1, 1, 0, 1], np.int32)
+    scored = replace(sample, boxes=boxes, labels=labels, scores=rng.uniform(size=5))
+
+    again = read_results(put(list(results_of(scored))), sample)
+
+    np.testing.assert_allclose(again.boxes, boxes, atol=1e-9)
+    np.testing.assert_array_equal(again.scores, scored.scores)
+    np.testing.assert_array_equal(again.labels, labels)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"images": []}, "is not a list of detections"),
+        ("[", r"r\.json:1: is not JSON"),
+        ("[{}, ]", "needs image_id"),
+        (json.dumps([ROW])[:-1] + ",]", "is not JSON: a comma before the end"),
+        ([[]], "needs image_id, category_id"),
+        ([ROW | {"bbox": [1, 2, 3]}], "bbox of four numbers"),
+        ([ROW | {"score": "high"}], "bbox of four numbers, and score"),
+        ([ROW | {"score": float("nan")}], "not finite"),
+        ([ROW | {"image_id": 43}], "image id 43 is not in the dataset"),
+        ([ROW | {"category_id": 2}], "category id 2 is not known; there are: 3, 17"),
+        ([ROW | {"category_id": "cat"}], "category id 'cat' is not known"),
+    ],
+)
+def test_bad_results_are_errors(put, sample, rows, said):
+    with pytest.raises(DataError, match=said):
+        read_results(put(rows), sample)
+
+
+@pytest.mark.parametrize("categories", [[{"id": 1}], [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], 3])
+def test_bad_categories_are_errors(put, sample, categories):
+    with pytest.raises(DataError, match=r"categories\.json"):
+        read_results(put([ROW], categories), sample)

@@ -1,0 +1,131 @@
+"""Paths that cannot leave the dataset, texts of any encoding, names of splits."""
+
+import pytest
+
+from dhcli.data.formats.files import (
+    confine,
+    last_part,
+    list_files,
+    list_images,
+    map_threads,
+    read_lines,
+    read_sizes,
+    split_name,
+    stem_of,
+)
+from dhcli.data.formats.placing import decimal, flat_names
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "path"),
+    [
+        ("a.jpg", "", "a.jpg"),
+        ("a.jpg", "x/y", "x/y/a.jpg"),
+        ("./x//a.jpg", "", "x/a.jpg"),
+        (r"x\a.jpg", "", "x/a.jpg"),
+        ("../a.jpg", "x", "a.jpg"),
+        ("..a.jpg", "", "..a.jpg"),
+        ("ö/a b\n.jpg", "", "ö/a b\n.jpg"),
+        ("../a.jpg", "", None),
+        ("x/../../a.jpg", "", None),
+        ("../../a.jpg", "x", None),
+        ("..", "", None),
+        ("/etc/passwd", "", None),
+        (r"\\server\a.jpg", "", None),
+        ("C:/a.jpg", "", None),
+        ("a\0.jpg", "", None),
+        ("", "", None),
+        ("a" * 300, "", None),
+        ("a/" * 3000, "", None),
+        ("\ud800.jpg", "", None),
+    ],
+)
+def test_confine(name, folder, path):
+    assert confine(name, folder) == path
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [("x/a.jpg", "a.jpg"), (r"C:\x\a.jpg", "a.jpg"), ("x/..", "unnamed"), ("a" * 300, "unnamed")],
+)
+def test_last_part(name, last):
+    assert last_part(name) == last
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("x/a.JPG", "a"),
+        ("a.rf.0123", "a.rf.0123"),
+        ("a.rf.0123.png", "a.rf.0123"),
+        ("v1.5", "v1.5"),
+        (".jpg", ".jpg"),
+        ("a.xml", "a"),
+    ],
+)
+def test_stem_of(name, stem):
+    assert stem_of(name) == stem
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("instances_train2017", "train"),
+        ("instances_val2014", "val"),
+        ("valid", "val"),
+        ("image_info_test-dev2017", "test"),
+        ("trainval", "trainval"),
+        ("_annotations.coco", None),
+        ("trains", None),
+        ("interval", None),
+        ("constraint", None),
+    ],
+)
+def test_split_name(name, split):
+    assert split_name(name) == split
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_lines_of_any_encoding(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("één\r\n\r\n  twee \n".encode(encoding))
+
+    assert read_lines(tmp_path / "a.txt") == ["één", "twee"]
+
+
+def test_listing_takes_what_it_is_asked_for(tmp_path):
+    for name in ("b.JPG", "a.png", ".hidden.jpg", "c.txt", "sub/d.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "sub/loop").symlink_to(tmp_path)
+
+    assert list_images(tmp_path) == ["a.png", "b.JPG"]
+    assert list_images(tmp_path, deep=True) == ["a.png", "b.JPG", "sub/d.webp"]
+    assert list_files(tmp_path, ".txt") == ["c.txt"]
+    assert list_files(tmp_path / "absent", ".txt") == []
+
+
+def test_sizes_of_unreadable_images_are_0(tmp_path, draw):
+    draw(tmp_path / "a.png", (7, 9))
+
+    assert read_sizes(tmp_path, ["a.png", "absent.png"]).tolist() == [[7, 9], [0, 0]]
+
+
+def test_threads_keep_the_order():
+    assert map_threads(lambda x: x * x, range(1000)) == [x * x for x in range(1000)]
+
+
+def test_flat_names_have_stems_of_their_own():
+    files = ["x/a.jpg", "y/a.jpg", "a.png", "y_a.png", "B.jpg", "z/b.jpg"]
+
+    names = flat_names(files)
+
+    assert names == ["a.jpg", "y_a.jpg", "a_2.png", "y_a_2.png", "B.jpg", "z_b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3.0, "3"), (0.1, "0.1"), (-2.5, "-2.5"), (1e300, "1e+300")]
+)
+def test_decimal(value, text):
+    assert decimal(value) == text
+    assert float(text) == value

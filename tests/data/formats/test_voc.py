@@ -1,0 +1,261 @@
+"""Pascal VOC: odd files, pixel conventions, names and lists."""
+
+import numpy as np
+import pytest
+
+from dhcli.data.formats import read_dataset
+from dhcli.data.formats.voc import VOC_CLASSES, read_voc
+from dhcli.data.table import ANY_CLASS, Flag
+from dhcli.errors import DataError
+
+BOX = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox>"
+
+
+@pytest.fixture
+def folder(tmp_path, draw):
+    """A function from objects' XML to a VOC folder with one image, `a.jpg` of 40 × 30 pixels."""
+
+    def make(*objects, head="<size><width>40</width><height>30</height></size>", name="a"):
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        draw(tmp_path / f"JPEGImages/{name}.jpg")
+        text = f"<annotation>{head}{''.join(f'<object>{o}</object>' for o in objects)}</annotation>"
+        (tmp_path / f"Annotations/{name}.xml").write_text(text, "utf-8")
+        return tmp_path
+
+    return make
+
+
+def test_minus_one_on_the_minimum_only(folder):
+    whole = BOX.replace(">2<", ">1<").replace(">3<", ">1<").replace(">20<", ">40<")
+
+    table = read_dataset(folder(f"<name>cat</name>{whole}"))
+
+    assert table.boxes.tolist() == [[0, 0, 40, 30]]
+    assert table.notes[0] == "pixels counted from 1 (no box begins at 0; see --voc-offset)"
+    assert table.extras["line"].tolist() == [1]
+
+
+def test_a_zero_anywhere_means_counting_from_0(folder):
+    zero = BOX.replace(">3<", ">0<")
+
+    table = read_dataset(folder(f"<name>cat</name>{BOX}", f"<name>cat</name>{zero}"))
+
+    assert table.boxes.tolist() == [[2, 3, 20, 30], [2, 0, 20, 30]]
+    assert table.notes[0] == "pixels counted from 0 (1 boxes begin at 0; see --voc-offset)"
+
+
+@pytest.mark.parametrize(("offset", "x1"), [("0", 2), ("1", 1)])
+def test_the_offset_can_be_told(folder, offset, x1):
+    root = folder(f"<name>cat</name>{BOX}")
+
+    assert read_dataset(root, voc_offset=offset).boxes[0].tolist() == [x1, x1 + 1, 20, 30]
+
+
+def test_files_of_ours_count_from_1_whatever_they_hold(folder):
+    head = "<source><database>Written by dh, 1-based</database></source>"
+
+    table = read_voc(folder(f"<name>cat</name>{BOX.replace('>2<', '>0<')}", head=head))
+
+    assert table.boxes[0].tolist() == [-1, 2, 20, 30]
+
+
+def test_tags_in_any_order_and_case_with_decimals_and_spaces(folder):
+    box = "<BNDBOX><YMAX>30.25</YMAX><xmax> 20,5 </xmax>\n<Xmin>2.1</Xmin><ymin>3</ymin></BNDBOX>"
+
+    table = read_dataset(folder(f"{box}<Name> a &amp; b </Name><Difficult>1</Difficult>"))
+
+    assert table.boxes[0].tolist() == [1.1, 2, 20.5, 30.25]
+    assert table.classes == ("a & b",)
+    assert table.flags.tolist() == [Flag.DIFFICULT]
+
+
+def test_marks_and_pose_are_kept(folder):
+    marks = "<pose>Left</pose><truncated>1</truncated><occluded>0.4</occluded>"
+    plain = "<pose>Unspecified</pose><truncated>0</truncated><difficult>Unspecified</difficult>"
+
+    table = read_dataset(folder(*(f"<name>cat</name>{m}{BOX}" for m in (marks, plain))))
+
+    assert table.flags.tolist() == [Flag.TRUNCATED | Flag.OCCLUDED, 0]
+    assert list(table.extras["pose"]) == ["Left", ""]
+
+
+def test_parts_and_attributes_do_not_disturb_their_object(folder):
+    part = f"<part><name>head</name>{BOX.replace('>2<', '>9<')}</part>"
+    more = "<attributes><attribute><name>colour</name></attribute></attributes>"
+
+    table = read_dataset(folder(f"<name>person</name>{BOX}{part}{more}"))
+
+    assert table.classes == ("person",)
+    assert table.boxes[0].tolist() == [1, 2, 20, 30]
+    assert "1 parts of objects are not kept" in table.notes
+
+
+@pytest.mark.parametrize(
+    "said", ["a.jpg", "a", "a.png", "another.jpg", "../../etc/passwd", "/abs/x.jpg", ""]
+)
+def test_the_image_is_found_whatever_filename_says(folder, said):
+    root = folder(f"<name>cat</name>{BOX}", head=f"<filename>{said}</filename>")
+
+    assert list(read_dataset(root).files) == ["JPEGImages/a.jpg"]
+
+
+def test_filename_counts_where_no_image_has_the_files_own_name(folder, tmp_path):
+    root = folder(f"<name>cat</name>{BOX}", head="<filename>photo.jpg</filename>")
+    (tmp_path / "JPEGImages/a.jpg").rename(tmp_path / "JPEGImages/photo.jpg")
+
+    assert list(read_dataset(root).files) == ["JPEGImages/photo.jpg"]
+
+
+@pytest.mark.parametrize("said", ["../../secret.png", "/etc/secret.png", r"C:\x\secret.png"])
+def test_a_missing_image_stays_within_the_dataset(folder, tmp_path, said):
+    root = folder(f"<name>cat</name>{BOX}", head=f"<filename>{said}</filename>")
+    (tmp_path / "JPEGImages/a.jpg").unlink()
+
+    assert list(read_dataset(root).files) == ["JPEGImages/a.png"]
+
+
+def test_sizes_come_from_the_file_else_from_the_image(folder):
+    folder(head="<size><width>99</width><height>88</height></size>", name="told")
+    folder(head="<size><width>0</width><height>0</height></size>", name="zero")
+
+    table = read_dataset(folder(head=""))
+
+    sizes = dict(zip(table.files, table.sizes.tolist(), strict=True))
+    assert sizes["JPEGImages/told.jpg"] == [99, 88]
+    assert sizes["JPEGImages/zero.jpg"] == sizes["JPEGImages/a.jpg"] == [40, 30]
+
+
+def test_lists_become_splits(folder, tmp_path):
+    for name in "abc":
+        folder(f"<name>cat</name>{BOX}", name=name)
+    lists = tmp_path / "ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_bytes(b"\xef\xbb\xbfb\r\na\r\n\r\n")
+    (lists / "val.txt").write_text("c.jpg\nnowhere\n")
+    (lists / "cat_train.txt").write_text("a  1\nb -1\n")
+
+    table = read_dataset(tmp_path)
+
+    assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [1, 0], "val": [2]}
+    assert "1 names in ImageSets have neither annotation nor image: left out" in table.notes
+
+
+def test_a_listed_image_without_annotation_has_no_objects(folder, tmp_path, draw):
+    root = folder(f"<name>cat</name>{BOX}")
+    draw(tmp_path / "JPEGImages/listed.jpg")
+    draw(tmp_path / "JPEGImages/stray.jpg")
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/test.txt").write_text("listed\n")
+
+    table = read_dataset(root)
+
+    assert list(table.files) == ["JPEGImages/a.jpg", "JPEGImages/listed.jpg"]
+    assert np.diff(table.offsets).tolist() == [1, 0]
+    assert "1 images have no annotation file and are in no list: left out" in table.notes
+
+
+def test_images_beside_their_files_in_folders_called_as_splits(folder, tmp_path):
+    folder(f"<name>cat</name>{BOX}")
+    for split in ("train", "valid"):
+        target = tmp_path / "roboflow" / split
+        target.mkdir(parents=True)
+        for file in ("Annotations/a.xml", "JPEGImages/a.jpg"):
+            (target / file.rpartition("/")[2]).write_bytes((tmp_path / file).read_bytes())
+
+    table = read_dataset(tmp_path / "roboflow")
+
+    assert list(table.files) == ["train/a.jpg", "valid/a.jpg"]
+    assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [0], "val": [1]}
+
+
+def test_one_file_alone_is_a_dataset(folder, tmp_path):
+    folder(f"<name>cat</name>{BOX}")
+    folder(name="other")
+
+    table = read_dataset(tmp_path / "Annotations/a.xml")
+
+    assert list(table.files) == ["JPEGImages/a.jpg"]
+    assert table.path(0).is_file()
+
+
+def test_classes_in_vocs_order_if_all_are_vocs_else_sorted(folder):
+    vocs = [f"<name>{name}</name>{BOX}" for name in ("train", "aeroplane", "dog")]
+    assert read_dataset(folder(*vocs)).classes == ("aeroplane", "dog", "train")
+    assert VOC_CLASSES.index("dog") == 11
+
+    assert read_dataset(folder(*vocs, f"<name>Ant</name>{BOX}")).classes == (
+        *("Ant", "aeroplane", "dog", "train"),
+    )
+
+
+def test_dont_care_is_no_class(folder):
+    table = read_dataset(folder(f"<name>DontCare</name>{BOX}", f"<name>cat</name>{BOX}"))
+
+    assert (table.classes, table.labels.tolist()) == (("cat",), [ANY_CLASS, 0])
+    assert table.flags.tolist() == [Flag.IGNORE, 0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "iso-8859-1"])
+def test_encodings_that_a_file_declares(folder, tmp_path, encoding):
+    folder()
+    text = f"<annotation><object><name>café</name>{BOX}</object></annotation>"
+    header = f'<?xml version="1.0" encoding="{encoding}"?>\n'
+    (tmp_path / "Annotations/a.xml").write_bytes((header + text).encode(encoding))
+
+    assert read_voc(tmp_path).classes == ("café",)
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, r"a\.xml:1: declares a DOCTYPE"),
+        (OUTSIDE, r"a\.xml:1: declares a DOCTYPE"),
+        ("<annotation>\n<object>", r"a\.xml:2: is not well-formed XML"),
+        ("", r"a\.xml:1: is not well-formed XML"),
+        ("<svg/>", r"a\.xml:1: begins with <svg>"),
+        ("<annotation>\n<object><name>c</name></object></annotation>", r"a\.xml:2: .*<xmin>"),
+        (f"<annotation>\n<object>{BOX}</object></annotation>", r"a\.xml:2: .*without <name>"),
+        (
+            f"<annotation><object><name>c</name>{BOX.replace('20', 'x')}</object></annotation>",
+            r"a\.xml:1: has a coordinate that is not a number",
+        ),
+        (
+            f"<annotation><object><name>c</name><score>?</score>{BOX}</object></annotation>",
+            r"a\.xml:1: has a score that is not a number",
+        ),
+    ],
+)
+def test_bad_files_are_named_to_the_line(folder, tmp_path, text, said):
+    root = folder()
+    (tmp_path / "Annotations/a.xml").write_text(text)
+
+    with pytest.raises(DataError, match=said):
+        read_dataset(root, format="voc")
+
+
+def test_names_are_escaped_when_written(folder, tmp_path):
+    from dhcli.data.formats import write_dataset
+
+    root = folder(f"<name>a &lt;b&gt; &amp;c</name>{BOX}")
+
+    write_dataset(read_dataset(root), tmp_path / "out", "voc")
+
+    assert read_dataset(tmp_path / "out").classes == ("a <b> &c",)
+
+
+@pytest.mark.realdata
+def test_written_coordinates_are_those_that_were_read(realdata, tmp_path):
+    import re
+
+    from dhcli.data.formats import write_dataset
+
+    write_dataset(read_dataset(realdata / "bccd"), tmp_path / "out", "voc", images="none")
+
+    numbers = re.compile(r"<([xy]m(?:in|ax))>(\d+)<")
+    for file in (realdata / "bccd/Annotations").iterdir():
+        mine = (tmp_path / "out/Annotations" / file.name).read_text("utf-8")
+        assert numbers.findall(mine) == numbers.findall(file.read_text("utf-8"))
