@@ -17,6 +17,7 @@ STEP = Schedule(kind="step", length=12, steps=(8, 11), gamma=0.1, warmup=4, warm
         (1, 0.4),
         (3, 0.8),
         (4, 1.0),  # and ends
+        (5, 1.0),
         (79, 1.0),  # the last iteration of the eighth epoch
         (80, 0.1),
         (109, 0.1),

@@ -101,6 +101,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backbone.LAYERS, "resnet18", (BasicBlock, [1, 1, 1, 1]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_what_is_exported_agrees_at_three_sizes_and_says_what_it_is(
     small_model: Callable[..., ModelFile], tmp_path: Path

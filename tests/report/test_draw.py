@@ -49,6 +49,13 @@ def test_any_image_can_be_drawn_on(size: tuple[int, int]) -> None:
     assert picture.shape == (size[1], size[0], 3)
 
 
+def test_a_name_too_long_for_the_image_is_shortened() -> None:
+    picture = drawn(64, 48, [[0, 20, 64, 48]], ("M" * 30,))
+
+    assert (picture[:18, 10:50] > 200).all(axis=2).any()  # letters
+    assert not (picture[:18, 62:] > 200).all(axis=2).any()  # that end before the image does
+
+
 def test_nothing_found_leaves_the_image_as_it_was() -> None:
     assert (drawn(20, 10, np.zeros((0, 4))) == GREY).all()
 

@@ -189,6 +189,8 @@ class _Ids:
 
 def flags_of_row(row: dict[str, Any]) -> int:
     """The flags that an annotation carries."""
+    if not (row.get("iscrowd") or "ignore" in row or "attributes" in row):
+        return 0
     flags = (
         bool(row.get("iscrowd")) * Flag.CROWD.value | bool(row.get("ignore")) * Flag.IGNORE.value
     )
@@ -215,19 +217,18 @@ def _id(raw: Any) -> int | str:
 def _whole(raw: Any) -> int:
     """An annotation's id, 0 where it has none that is a whole number of 64 bits."""
     try:
-        number = _id(raw)
+        number = raw if type(raw) is int else _id(raw)
     except TypeError:
         return 0
     return number if isinstance(number, int) and -_INT64 <= number < _INT64 else 0
 
 
-def _floats(bbox: Any) -> Sequence[float]:
-    if len(bbox) != 4:
-        raise ValueError("whose `bbox` is not four numbers")
+def _floats(bbox: Any) -> tuple[float, float, float, float]:
     try:
-        return [float(value) for value in bbox]
+        x, y, width, height = map(float, bbox)
     except (TypeError, ValueError):
         raise ValueError("whose `bbox` is not four numbers") from None
+    return x, y, width, height
 
 
 def _side(value: Any) -> int:

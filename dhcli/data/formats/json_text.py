@@ -15,6 +15,7 @@ Take = Callable[[Any, int, int], None]
 """Takes an element of an array, and where its text begins and ends."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+_COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
@@ -74,13 +75,15 @@ class JsonText:
 
     def _next(self, position: int, close: str) -> int:
         """Past a comma; or at `close`."""
-        position = self._skip(position)
-        if self.text.startswith(close, position):
+        comma = _COMMA.match(self.text, position)
+        if comma is None:
+            position = self._skip(position)
+            if not self.text.startswith(close, position):
+                self._expect(",", position)  # which it is not
             return position
-        position = self._expect(",", position)
-        if self.text.startswith(close, position):
+        if self.text.startswith(close, comma.end()):
             raise self.fail("is not JSON: a comma before the end", position)
-        return position
+        return comma.end()
 
     def _expect(self, character: str, position: int) -> int:
         if not self.text.startswith(character, position):

@@ -106,7 +106,9 @@ def test_what_was_changed_is_written_changed(put, tmp_path):
 
     table = read_dataset(put(document()))
     flags = np.array([0, Flag.DIFFICULT | Flag.IGNORE, 0], np.uint8)
-    changed = replace(table, boxes=table.boxes + [0, 0, 1, 0], flags=flags, labels=table.labels[::-1])
+    changed = replace(
+        table, boxes=table.boxes + np.array([0, 0, 1, 0]), flags=flags, labels=table.labels[::-1]
+    )
 
     write_dataset(changed, tmp_path / "out", "coco")
 
@@ -141,7 +143,9 @@ def test_annotation_id_0_and_repeated_ids_are_given_anew(tmp_path, draw):
     ids = np.array([0, 4, 4, -2, 9])
     boxes = [[k, 0, k + 1, 1] for k in range(5)]
     labels = [0] * 5
-    table = make_table(tmp_path / "in", ["a.jpg"], [[40, 30]], [5], boxes, labels, ("c",), box_ids=ids)
+    table = make_table(
+        tmp_path / "in", ["a.jpg"], [[40, 30]], [5], boxes, labels, ("c",), box_ids=ids
+    )
 
     write_dataset(table, tmp_path / "out", "coco")
 

@@ -113,7 +113,9 @@ def test_bad_results_are_errors(put, sample, rows, said):
         read_results(put(rows), sample)
 
 
-@pytest.mark.parametrize("categories", [[{"id": 1}], [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], 3])
+@pytest.mark.parametrize(
+    "categories", [[{"id": 1}], [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], 3]
+)
 def test_bad_categories_are_errors(put, sample, categories):
     with pytest.raises(DataError, match=r"categories\.json"):
         read_results(put([ROW], categories), sample)

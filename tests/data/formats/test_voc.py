@@ -60,11 +60,11 @@ def test_files_of_ours_count_from_1_whatever_they_hold(folder):
 
 
 def test_tags_in_any_order_and_case_with_decimals_and_spaces(folder):
-    box = "<BNDBOX><YMAX>30.25</YMAX><xmax> 20,5 </xmax>\n<Xmin>2.1</Xmin><ymin>3</ymin></BNDBOX>"
+    box = "<BNDBOX><YMAX>30.25</YMAX><xmax> 20,5 </xmax>\n<Xmin>1.1</Xmin><ymin>3</ymin></BNDBOX>"
 
     table = read_dataset(folder(f"{box}<Name> a &amp; b </Name><Difficult>1</Difficult>"))
 
-    assert table.boxes[0].tolist() == [1.1, 2, 20.5, 30.25]
+    assert table.boxes[0].tolist() == [0.1, 2, 20.5, 30.25]
     assert table.classes == ("a & b",)
     assert table.flags.tolist() == [Flag.DIFFICULT]
 

@@ -89,7 +89,11 @@ def test_names_in_data_yaml(put, names, classes):
     ],
 )
 def test_places_in_data_yaml_stay_within_the_dataset(put, place):
-    files = {"train/images/a.jpg": None, "train/labels/a.txt": LINE, "list.txt": "./train/images/a.jpg\n"}
+    files = {
+        "train/images/a.jpg": None,
+        "train/labels/a.txt": LINE,
+        "list.txt": "./train/images/a.jpg\n",
+    }
 
     table = read_dataset(put(**files, **{"data.yaml": f"train: {place}\nnames: [cat, dog]\n"}))
 
@@ -166,7 +170,9 @@ def test_one_label_file_alone_is_a_dataset(put):
 
 
 def test_data_yaml_alone_is_a_dataset(put):
-    root = put(**{"images/a.jpg": None, "labels/a.txt": LINE, "my.yaml": "val: images\nnames: [c, d]\n"})
+    root = put(
+        **{"images/a.jpg": None, "labels/a.txt": LINE, "my.yaml": "val: images\nnames: [c, d]\n"}
+    )
 
     assert read_dataset(root / "my.yaml").classes == ("c", "d")
 

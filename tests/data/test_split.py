@@ -1,0 +1,71 @@
+"""Dividing a dataset so that every class is in both parts."""
+
+import numpy as np
+import pytest
+
+from dhcli.data.split import divide
+from dhcli.data.table import make_table
+
+
+def table_of(*shown, classes="abc"):
+    """An image for each of `shown`, a text of the classes in it."""
+    labels = [classes.index(name) for names in shown for name in names]
+    counts = [len(names) for names in shown]
+    boxes = [[0, 0, 1, 1]] * len(labels)
+    files = [f"{number}.jpg" for number in range(len(shown))]
+    return make_table("root", files, [[9, 9]] * len(shown), counts, boxes, labels, classes)
+
+
+def test_every_class_is_divided_in_proportion():
+    table = divide(table_of(*["a"] * 100, *["b"] * 20, *["c"] * 10, *[""] * 50), 0.2, seed=3)
+
+    val = table.split("val")
+    assert np.bincount(val.labels).tolist() == [20, 4, 2]
+    assert len(val) == 36
+    assert not set(table.splits["train"]) & set(table.splits["val"])
+    assert len(table.splits["train"]) + len(table.splits["val"]) == 180
+
+
+def test_rounding_does_not_add_up():
+    names = "abcdefghij"
+    table = divide(table_of(*names, *names, classes=names), 0.2, seed=0)
+
+    assert len(table.splits["val"]) == 4
+    assert set(table.split("train").labels.tolist()) == set(range(10))
+
+
+def test_the_only_image_of_a_class_is_learned_from():
+    for seed in range(20):
+        table = divide(table_of("a", "b", "ab", "c"), 0.5, seed)
+        assert 3 in table.splits["train"]
+        assert set(table.split("train").labels.tolist()) == {0, 1, 2}
+
+
+def test_the_same_seed_gives_the_same_split_and_another_another():
+    source = table_of(*["a", "b", "ab", ""] * 20)
+
+    parts = [divide(source, 0.25, seed).splits["val"].tolist() for seed in (1, 1, 2)]
+
+    assert parts[0] == parts[1] != parts[2]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "sizes"), [(0, (3, 0)), (1, (0, 3)), (0.01, (2, 1)), (0.99, (1, 2))]
+)
+def test_extremes(fraction, sizes):
+    table = divide(table_of("a", "a", ""), fraction, 0, names=("learn", "look"))
+
+    assert (len(table.splits["learn"]), len(table.splits["look"])) == sizes
+
+
+def test_other_splits_stay_and_the_source_is_not_changed():
+    source = divide(table_of("a", "b"), 0.5, 0, names=("one", "two"))
+
+    assert list(divide(source, 0.5, 0).splits) == ["one", "two", "train", "val"]
+    assert list(source.splits) == ["one", "two"]
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
+def test_a_fraction_is_a_fraction(fraction):
+    with pytest.raises(ValueError, match=r"fraction lies in \[0, 1\]"):
+        divide(table_of("a"), fraction, 0)
