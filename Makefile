@@ -3,6 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
+# Keep what Python compiles: torch is imported by many processes, and slowly without it.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo test check format slow clean
 
 setup: $(VENV)/.ready
