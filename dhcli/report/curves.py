@@ -18,6 +18,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     percent. Raises DhError where `path` cannot be written.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -32,10 +33,12 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     left.set(xlabel="epoch", ylabel="loss", yscale="log")
     right.set(xlabel="epoch", ylabel="average precision, %", ylim=(0, 100))
     for axes in (left, right):
+        axes.set_xlim(0.5, history[-1]["epoch"] + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
 
