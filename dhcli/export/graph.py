@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dhcli.model.branches import fuse_scores
 from dhcli.model.detector import Detector
 from dhcli.model.rpn import UNIT_STD, RpnOutput
 from dhcli.ops.batch import ImageBatch
@@ -89,7 +88,7 @@ class DetectorGraph(nn.Module):
         boxes = torch.cat([proposals.new_tensor([[0, 0, 1, 1]]), proposals])
         images = torch.zeros_like(boxes[:, 0], dtype=torch.int64)
         outputs = {name: head.run(name, levels, boxes, images) for name in head.score_branches}
-        scores = _fuse([outputs[name].logits for name in head.score_branches], head.fusion)
+        scores = head.scores([outputs[name].logits for name in head.score_branches])
         above = scores[:, 1:] > self.detector.config.score_threshold
         above = above & (torch.arange(above.shape[0]) > 0)[:, None]
         rows, labels = torch.nonzero(above, as_tuple=True)
@@ -117,8 +116,3 @@ def _best_of_levels(output: RpnOutput, limit: int) -> tuple[Tensor, Tensor, Tens
         real.append(best < count)
         start += count
     return torch.cat(rows), torch.cat(levels), torch.cat(real)
-
-
-def _fuse(logits: Sequence[Tensor | None], how: str) -> Tensor:
-    scores = [x.float().softmax(dim=1) for x in logits if x is not None]
-    return scores[0] if len(scores) == 1 else fuse_scores(scores[0], scores[1], how)

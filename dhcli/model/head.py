@@ -159,7 +159,7 @@ class Head(nn.Module):
              boxes (D, 4) float32 refined, not clipped
         """
         outputs = {name: self.run(name, levels, boxes, images) for name in self.score_branches}
-        scores = self._fused([outputs[name].logits for name in self.score_branches])
+        scores = self.scores([outputs[name].logits for name in self.score_branches])
         rows, labels = torch.nonzero(scores[:, 1:] > threshold, as_tuple=True)
         if self.box_branch in outputs:
             deltas, own = outputs[self.box_branch].deltas, rows
@@ -171,7 +171,8 @@ class Head(nn.Module):
         refined = decode_boxes(chosen, boxes[rows], self.config.box_std)
         return rows, labels, scores[rows, labels + 1], refined
 
-    def _fused(self, logits: Sequence[Tensor | None]) -> Tensor:
+    def scores(self, logits: Sequence[Tensor | None]) -> Tensor:
+        """Probabilities (N, K+1) float32 of the read-out, from the logits of `score_branches`."""
         scores = [x.float().softmax(dim=1) for x in logits if x is not None]
         return scores[0] if len(scores) == 1 else fuse_scores(scores[0], scores[1], self.fusion)
 
