@@ -6,7 +6,6 @@ of random generators in it, because every iteration seeds them from (seed, itera
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from dhcli.atomic import atomic_write
 from dhcli.errors import ModelError
-from dhcli.weights.recognise import is_compressed
+from dhcli.weights.recognise import load_plain
 
 LAYOUT = 1
 PARTS = {"layout", "model", "optimizer", "scaler", "ema", "position", "meter", "config", "data"}
@@ -66,11 +65,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         hint = "a run can be continued from its first checkpoint on; start it anew"
         raise ModelError("there is no such checkpoint", where=path, hint=hint)
-    if is_compressed(path):
-        raise _foreign(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        state = load_plain(path)
+    except ValueError as error:
         raise _foreign(path) from error
     if not isinstance(state, dict) or not state.keys() >= PARTS:
         raise _foreign(path)

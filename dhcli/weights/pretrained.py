@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from torchvision.models import get_model_weights
 
 from dhcli.config.schema import Backbone
 from dhcli.errors import ConfigError, ModelError
-from dhcli.weights.recognise import is_compressed, look_at, read_head
+from dhcli.weights.recognise import load_plain, look_at, read_head
 from dhcli.weights.state import load_state
 
 FROM_SCRATCH = (
@@ -84,11 +83,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise _unreadable(path) from error
-    if is_compressed(path):
-        raise _unreadable(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        loaded = load_plain(path)
+    except ValueError as error:
         raise _unreadable(path) from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -62,6 +63,21 @@ def is_compressed(path: Path) -> bool:
     except (zipfile.BadZipFile, OSError, ValueError, struct.error):
         return False
     return unpacked > path.stat().st_size
+
+
+def load_plain(path: Path) -> object:
+    """What torch.save wrote to `path`, tensors on the CPU, without running any code in it.
+
+    Raises ValueError where the file is anything else, or unpacks to more than its own size.
+    """
+    import torch  # late: a model file's header is read without it
+
+    if is_compressed(path):
+        raise ValueError("compressed")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _look_at_text(head: bytes) -> str | None:
