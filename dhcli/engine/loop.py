@@ -91,7 +91,8 @@ class Trainer:
     @property
     def iteration(self) -> int:
         """Iterations done in the whole training."""
-        return self.position.epoch * self.epoch_length + self.position.iteration
+        done = self.position.epoch * self.epoch_length + self.position.iteration
+        return min(done, self.total)  # the last epoch may be cut short
 
     @property
     def model(self) -> Detector:
