@@ -28,24 +28,15 @@ from numpy.typing import NDArray
 from dhcli.data.formats.coco_entries import RAW, Entries, flags_of_row, parse_raw
 from dhcli.data.formats.coco_results import results_of
 from dhcli.data.formats.columns import DONT_CARE
-from dhcli.data.formats.files import (
-    confine,
-    fill_sizes,
-    last_part,
-    list_files,
-    list_folders,
-    split_name,
-)
+from dhcli.data.formats.files import fill_sizes
+from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.placing import Holds, Placing
-from dhcli.data.merge import merge_tables
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
-from dhcli.errors import DataError
 
 LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
 HOLDS = Holds(columns=frozenset((RAW,)))
 
 _MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
-_SAMPLE = 20
 
 
 def sniff_coco(path: Path) -> bool:
@@ -58,36 +49,14 @@ def read_coco(path: Path) -> DetectionTable:
 
     Raises DataError with the file and line of what cannot be read.
     """
-    if path.is_file():
-        root = path.parent.parent if path.parent.name == "annotations" else path.parent
-        return _read_file(root, path)
-    files = _find_files(path)
-    if not files:
-        raise DataError("holds no COCO file", where=path, hint=f"looked for {LOOKS_FOR}")
-    tables = []
-    for file, split in zip(files, _split_names(path, files), strict=True):
-        table = _read_file(path, file)
-        every = np.arange(len(table), dtype=np.int64)
-        tables.append(replace(table, splits={split: every} if split else {}))
-    return tables[0] if len(tables) == 1 else merge_tables(tables)
+    files = [] if path.is_file() else _find_files(path)
+    return read_as_splits(path, files, _read_file, LOOKS_FOR)
 
 
 def _find_files(root: Path) -> list[Path]:
-    """COCO files of a folder: those in `annotations`, else in itself, else in its folders."""
-    below = root / "annotations"
-    names = list_files(below, ".json")
-    instances = [name for name in names if name.startswith("instances")]
-    groups = (
-        (below / name for name in instances or names),
-        (root / name for name in list_files(root, ".json")),
-        (
-            root / sub / name
-            for sub in list_folders(root)
-            for name in list_files(root / sub, ".json")
-        ),
-    )
-    found = ([file for file in group if _is_coco(file)] for group in groups)
-    return next((files for files in found if files), [])
+    """COCO files of a folder; where some tell of instances, these alone."""
+    files = find_files(root, ".json", _is_coco)
+    return [file for file in files if file.name.startswith("instances")] or files
 
 
 def _is_coco(path: Path) -> bool:
@@ -99,29 +68,13 @@ def _is_coco(path: Path) -> bool:
         return starts and all(text.find(name) >= 0 for name in (b'"images"', b'"categories"'))
 
 
-def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:
-    """The split that each file tells of. Raises DataError where several do not say."""
-    folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
-    names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
-    if names.count(None) > 1:
-        nameless = [f.name for f, name in zip(files, names, strict=True) if name is None]
-        raise DataError(
-            f"several COCO files, and no telling of which split: {', '.join(nameless[:5])}",
-            where=root,
-            hint="name the one to read instead of the folder",
-        )
-    if len(set(names)) < len(names):  # train2014 beside train2017
-        return [name and file.stem for name, file in zip(names, files, strict=True)]
-    return names
-
-
 def _read_file(root: Path, path: Path) -> DetectionTable:
     entries = Entries(path)
     rows = entries.image_of_box
     order = np.argsort(rows, kind="stable")
     order = order[np.searchsorted(rows[order], 0) :]
     labels, flags = entries.labels_and_flags()
-    files, strayed = _locate(root, path, entries.names)
+    files, strays = locate_images(root, path, entries.names)
     texts, image_texts = entries.texts()
     annotation = Strings.repeat(path.relative_to(root).as_posix(), len(files))
     notes = {
@@ -129,7 +82,6 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
         "annotations name a category that the file does not define": int(
             np.sum((labels == ANY_CLASS) & (flags & Flag.IGNORE == 0))
         ),
-        "file names lead out of the dataset: only their last part counts": strayed,
     }
     return make_table(
         root,
@@ -149,33 +101,8 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
         | ({} if image_texts is None else {RAW: image_texts}),
         about={RAW: json.dumps(entries.about)},
         format="coco",
-        notes=tuple(f"{count} {what}" for what, count in notes.items() if count),
+        notes=(*(f"{count} {what}" for what, count in notes.items() if count), *strays),
     )
-
-
-def _locate(root: Path, path: Path, names: Sequence[str]) -> tuple[list[str], int]:
-    """Files of the images called `names` from the root, and how many names led out of it."""
-    inside = [confine(name) for name in names]
-    strayed = inside.count(None)
-    safe = [name or last_part(given) for name, given in zip(inside, names, strict=True)]
-    folder = _image_folder(root, path, safe[:: max(1, len(safe) // _SAMPLE)])
-    return [f"{folder}/{name}" if folder else name for name in safe], strayed
-
-
-def _image_folder(root: Path, path: Path, sample: Sequence[str]) -> str:
-    """The folder below `root` that holds most of the images `sample`."""
-    here = path.parent.relative_to(root).as_posix().removeprefix(".")
-    called = [path.stem.rpartition("_")[2], split_name(path.stem) or "", *list_folders(root)]
-    options = ["", "images", *(name for each in called for name in (each, f"images/{each}"))]
-    options += [f"{each}/images" for each in called]
-    best, most = ("" if here == "annotations" else here), 0
-    for option in dict.fromkeys([here, *options]):
-        count = sum((root / option / name).is_file() for name in sample)
-        if count > most:
-            best, most = option, count
-        if most == len(sample):
-            break
-    return best
 
 
 def write_coco(table: DetectionTable, placing: Placing) -> None:

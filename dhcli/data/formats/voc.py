@@ -13,6 +13,7 @@ Classes: VOC's own order where all are among its twenty, else sorted by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ VOC_CLASSES = (
 
 _XML_FOLDERS = ("Annotations", "annotations", "Annotation", "xmls", "labels", ".")
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img", ".")
+_ROOT_TAG = re.compile(rb"<annotation[\s>]", re.IGNORECASE)
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _WRITTEN = "Written by dh, 1-based"
 _NO_POSE = "Unspecified"
@@ -61,11 +63,15 @@ _REGION = Flag.CROWD | Flag.IGNORE
 def sniff_voc(path: Path) -> bool:
     """Whether `path` holds, or is, annotations in VOC's XML."""
     if path.is_file():
-        return path.suffix.lower() == ".xml" and b"<annotation" in read_bytes(path)[:4096]
+        return path.suffix.lower() == ".xml" and _is_voc(path)
     for _, xml_folder, _ in _parts(path):
-        first = path / xml_folder / list_files(path / xml_folder, ".xml")[0]
-        return b"<annotation" in read_bytes(first)[:4096]
+        return _is_voc(path / xml_folder / list_files(path / xml_folder, ".xml")[0])
     return False
+
+
+def _is_voc(path: Path) -> bool:
+    """Whether an XML file begins with VOC's tag; CVAT's is <annotations>."""
+    return _ROOT_TAG.search(read_bytes(path)[:4096]) is not None
 
 
 def read_voc(path: Path, offset: str = "auto") -> DetectionTable:

@@ -283,7 +283,7 @@ def test_file_names_cannot_leave_the_dataset(put, name):
     table = read_dataset(put(told))
 
     assert table.files[1] == "val2017/a.jpg"
-    assert table.notes == ("1 file names lead out of the dataset: only their last part counts",)
+    assert table.notes == ("1 file names lead out of the dataset: only their ends count",)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
