@@ -34,7 +34,7 @@ from dhcli.data.formats.placing import Holds, Placing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
 
 LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
-HOLDS = Holds(columns=frozenset((RAW,)))
+HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)))
 
 _MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
 
@@ -50,7 +50,7 @@ def read_coco(path: Path) -> DetectionTable:
     Raises DataError with the file and line of what cannot be read.
     """
     files = [] if path.is_file() else _find_files(path)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR)
+    return read_as_splits(path, files, _read_file, LOOKS_FOR, "COCO")
 
 
 def _find_files(root: Path) -> list[Path]:
@@ -116,10 +116,7 @@ def write_coco(table: DetectionTable, placing: Placing) -> None:
         placing.write("categories.json", json.dumps(named, indent=1))
         return
     table = replace(table, box_ids=_sound_ids(table.box_ids))
-    every = np.arange(len(table), dtype=np.int64)
-    rest = np.setdiff1d(every, np.concatenate([every[:0], *table.splits.values()]))
-    parts = dict(table.splits) | ({"": rest} if len(rest) or not table.splits else {})
-    for split, images in parts.items():
+    for split, images in placing.parts().items():
         name = f"annotations/instances_{split}.json" if split else "annotations/instances.json"
         names = [placing.names[image] for image in images.tolist()]
         placing.write_lines(name, _document(table.take_images(images), names))

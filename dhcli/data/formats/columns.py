@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,27 @@ from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_tabl
 DONT_CARE = "DontCare"
 """Name of the class that stands for no class, in every format that must name one."""
 
+MARKS = {
+    "difficult": Flag.DIFFICULT,
+    "truncated": Flag.TRUNCATED,
+    "occluded": Flag.OCCLUDED,
+    "crowd": Flag.CROWD,
+    "ignore": Flag.IGNORE,
+}
+"""What the marks of a box are called where a format lets us name them."""
+_MARKS = MARKS | {"iscrowd": Flag.CROWD, "is_crowd": Flag.CROWD, "isdifficult": Flag.DIFFICULT}
+
 
 class Columns:
-    """Images with their boxes, gathered in the order of the images.
+    """Images with their boxes, gathered as a file tells of them.
 
-    Call `add_image` and then `add_box` for each of its boxes. Classes are numbered as they come
-    up; `table` puts them in order.
+    Call `add_image` and then `add_box` for each of its boxes, or, where a file mixes the boxes of
+    many images, `add_box` with the number of each box's own. Classes are numbered as they come up;
+    `table` puts them in order. What is counted in `counts` becomes notes.
     """
 
     def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
         self.files: list[str] = []
         self.annotations: list[str] = []
         self.labels = array("i")
@@ -33,22 +46,28 @@ class Columns:
         self.boxes = array("d")
         self.scores = array("d")
         self._sizes = array("i")
-        self._starts = array("q")
+        self._images = array("i")
         self._classes: dict[str, int] = {}
 
-    def add_image(self, file: str, width: int, height: int, annotation: str = "") -> None:
-        """Begin the image `file`; 0 for a side that is not known."""
+    def add_image(self, file: str, width: int, height: int, annotation: str = "") -> int:
+        """Begin the image `file` and return its number; 0 for a side that is not known."""
         self.files.append(file)
         self.annotations.append(annotation)
         self._sizes.extend((width, height))
-        self._starts.append(len(self.labels))
+        return len(self.files) - 1
 
-    def add_box(self, label: int, xyxy: Sequence[float], flags: int, line: int) -> None:
-        """Add a box of the latest image; `line` is where its annotation file tells of it."""
+    def add_box(
+        self, label: int, xyxy: Sequence[float], flags: int, line: int, image: int | None = None
+    ) -> None:
+        """Add a box of the latest image, or of number `image`.
+
+        `line` is where its annotation file tells of it, 0 where it has no lines.
+        """
         self.labels.append(label)
         self.boxes.extend(xyxy)
         self.flags.append(flags)
         self.lines.append(line)
+        self._images.append(len(self.files) - 1 if image is None else image)
 
     def label_of(self, name: str) -> int:
         """The provisional number of a class; DontCare is ANY_CLASS."""
@@ -61,47 +80,67 @@ class Columns:
         return fill_sizes(root, self.files, _numpy(self._sizes, np.int32).reshape(-1, 2))
 
     def image_of_box(self) -> NDArray[np.int64]:
-        """(M,) the image of each box."""
-        return np.repeat(np.arange(len(self.files)), self._counts())
+        """(M,) the image of each box, in the order they were added."""
+        return _numpy(self._images, np.int32).astype(np.int64)
 
     def class_names(self) -> list[str]:
         """The classes in the order they came up."""
         return list(self._classes)
+
+    def classes_after(self, listed: Iterable[str] = ()) -> list[str]:
+        """The classes that a file lists, in its order, then those met beside them, by name."""
+        known = dict.fromkeys(name for name in listed if name != DONT_CARE)
+        return [*known, *sorted(name for name in self._classes if name not in known)]
 
     def table(self, root: Path, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
         Scores count only where every box has one.
         """
-        boxes = _numpy(self.boxes, np.float64).reshape(-1, 4)
         labels = _numpy(self.labels, np.int32)
         if self._classes:
-            order = {name: index for index, name in enumerate(classes)}
-            lookup = np.array([*(order[name] for name in self._classes), ANY_CLASS], np.int32)
+            number = {name: index for index, name in enumerate(classes)}
+            lookup = np.array([*(number[name] for name in self._classes), ANY_CLASS], np.int32)
             labels = lookup[labels]
         scored = len(self.scores) == len(labels) > 0
-        extras: Mapping[str, Any] = columns.pop("extras", {})
-        sizes = columns.pop("sizes", None)
-        given: dict[str, Any] = {
+        lines = _numpy(self.lines, np.int32)
+        of_boxes: dict[str, Any] = {
+            "boxes": _numpy(self.boxes, np.float64).reshape(-1, 4),
+            "labels": labels,
             "flags": _numpy(self.flags, np.uint8),
             "scores": _numpy(self.scores, np.float64) if scored else None,
-            "extras": {"line": _numpy(self.lines, np.int32), **extras},
-            "image_extras": {"annotation": Strings.pack(self.annotations)},
+            "extras": {"line": lines} if lines.any() or not len(lines) else {},
         }
+        of_boxes["extras"] |= columns.pop("extras", {})
+        of_boxes |= {name: columns.pop(name) for name in list(columns) if name in of_boxes}
+        images = self.image_of_box()
+        if (np.diff(images) < 0).any():
+            of_boxes = _reorder(of_boxes, np.argsort(images, kind="stable"))
+        sizes = columns.pop("sizes", None)
+        counted = (f"{count} {what}" for what, count in self.counts.items() if count)
         return make_table(
             root,
             self.files,
             self.sizes(root) if sizes is None else sizes,
-            self._counts(),
-            columns.pop("boxes", boxes),
-            labels,
-            classes,
-            **(given | columns),
+            np.bincount(images, minlength=len(self.files)),
+            classes=classes,
+            image_extras={"annotation": Strings.pack(self.annotations)},
+            notes=(*columns.pop("notes", ()), *counted),
+            **of_boxes,
+            **columns,
         )
 
-    def _counts(self) -> NDArray[np.int64]:
-        starts = np.append(_numpy(self._starts, np.int64), len(self.labels))
-        return np.diff(starts)
+
+def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any]:
+    """Every column at the rows `order`; None and dicts of columns too."""
+    return {
+        name: _reorder(column, order)
+        if isinstance(column, dict)
+        else None
+        if column is None
+        else column[order]
+        for name, column in columns.items()
+    }
 
 
 def flags_of(*, difficult: bool, truncated: bool, occluded: bool) -> int:
@@ -111,6 +150,65 @@ def flags_of(*, difficult: bool, truncated: bool, occluded: bool) -> int:
         | truncated * Flag.TRUNCATED.value
         | occluded * Flag.OCCLUDED.value
     )
+
+
+def flags_told(marks: Mapping[str, Any]) -> int:
+    """The bits of the marks in a mapping of names, in any case, to what says yes or no."""
+    bits = 0
+    for name, value in marks.items():
+        if name.lower() in _MARKS and is_set(value):
+            bits |= _MARKS[name.lower()].value
+    return bits
+
+
+def marks_of(flags: Flag) -> list[str]:
+    """The names of the marks that are set."""
+    return [name for name, flag in MARKS.items() if flag in flags]
+
+
+def is_set(value: Any) -> bool:
+    """Whether a mark's value says yes: true, a number above 0, or text of these."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("true", "yes", "y", "t") or _above_zero(value)
+    return isinstance(value, bool | int | float) and value > 0
+
+
+def _above_zero(text: str) -> bool:
+    try:
+        return number_of(text) > 0
+    except ValueError:
+        return False
+
+
+def number_of(value: Any) -> float:
+    """A number as it is told: itself, or text, at times with a decimal comma.
+
+    Raises ValueError that quotes what is none.
+    """
+    try:
+        if isinstance(value, str):
+            return float(value.replace(",", "."))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"`{str(value)[:40]}`")
+
+
+def side_of(value: Any) -> int:
+    """A side of an image in pixels, 0 where it is not told."""
+    try:
+        side = int(number_of(value))
+    except (ValueError, OverflowError):
+        return 0
+    return side if 0 < side < 2**31 else 0
+
+
+def hull(points: Iterable[Sequence[Any]]) -> tuple[float, float, float, float]:
+    """The box xyxy around points (x, y). Raises ValueError where one is none, or there are none."""
+    pairs = [(number_of(x), number_of(y)) for x, y in points]
+    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def tidy(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -45,8 +45,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of the file `path`. Raises DataError unless it is a regular, readable file."""
+def read_bytes(path: Path, limit: int = -1) -> bytes:
+    """The content of the file `path`, or its first `limit` bytes.
+
+    Raises DataError unless it is a regular, readable file.
+    """
     try:
         # A pipe would otherwise wait for a writer that never comes.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -57,12 +60,23 @@ def read_bytes(path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DataError("is not a file", where=path)
-        return file.read()
+        return file.read(limit)
 
 
 def read_text(path: Path) -> str:
     """The text of `path`: UTF-8 or UTF-16 by its mark, UTF-8 without one, else Latin-1."""
-    data = read_bytes(path)
+    return _decode(read_bytes(path))
+
+
+def read_head(path: Path, limit: int = 1 << 16) -> str:
+    """The beginning of a text file, for a look at what it is; "" where it is no file."""
+    try:
+        return _decode(read_bytes(path, limit))
+    except DataError:
+        return ""
+
+
+def _decode(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     try:

@@ -45,7 +45,7 @@ def _groups(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> Iterato
 
 
 def read_as_splits(
-    path: Path, files: Sequence[Path], read_file: ReadFile, looks_for: str
+    path: Path, files: Sequence[Path], read_file: ReadFile, looks_for: str, title: str
 ) -> DetectionTable:
     """The dataset at `path`: that file, or the `files` found in that folder as its splits.
 
@@ -54,7 +54,7 @@ def read_as_splits(
     if path.is_file():
         return read_file(root_of(path), path)
     if not files:
-        raise DataError("holds no such file", where=path, hint=f"looked for {looks_for}")
+        raise DataError(f"holds no {title} file", where=path, hint=f"looked for {looks_for}")
     tables = []
     for file, split in zip(files, _split_names(path, files), strict=True):
         table = read_file(path, file)

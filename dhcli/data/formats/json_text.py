@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.files import read_text
+from dhcli.data.formats.files import read_head, read_text
 from dhcli.errors import DataError
 
 Take = Callable[[Any, int, int], None]
@@ -19,6 +19,14 @@ _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
+def begins_as(path: Path, opening: str, *names: str) -> bool:
+    """Whether `path` is a JSON file that opens with a bracket and soon speaks of all `names`."""
+    if path.suffix.lower() != ".json":
+        return False
+    head = read_head(path, 1 << 20)
+    return head.lstrip().startswith(opening) and all(f'"{name}"' in head for name in names)
+
+
 class JsonText:
     """The text of the JSON file at `path`. Every error is a DataError naming file and line."""
 
@@ -27,25 +35,44 @@ class JsonText:
         self.text = read_text(path)
         self.start = self._skip(0)
         """Where the document begins."""
+        self._counted = (1, 0)
 
     def begins_with(self, character: str) -> bool:
         """Whether the document is an object ("{") or an array ("[")."""
         return self.text.startswith(character, self.start)
 
-    def read_object(self, arrays: Mapping[str, Take]) -> dict[str, Any]:
-        """Hand over the elements of the members `arrays` one by one; return the other members."""
+    def read_object(self, parts: Mapping[str, Take]) -> dict[str, Any]:
+        """Hand over what the members `parts` of the document hold, one by one; return the others.
+
+        That is, the elements of an array, or the values of an object.
+        """
         others: dict[str, Any] = {}
         position = self._expect("{", self.start)
         while not self.text.startswith("}", position):
             key, end = self._value(position)
             position = self._expect(":", self._skip(end))
-            if key in arrays and self.text.startswith("[", position):
-                end = self.read_array(arrays[key], position)
+            if key in parts and self.text.startswith("[", position):
+                end = self.read_array(parts[key], position)
+            elif key in parts and self.text.startswith("{", position):
+                end = self.read_values(parts[key], position)
             else:
                 others[str(key)], end = self._value(position)
             position = self._next(end, "}")
         self._finish(position)
         return others
+
+    def read_values(self, take: Take, start: int | None = None) -> int:
+        """Hand over the values of the object at `start`, or the document; return where it ends."""
+        position = self._expect("{", self.start if start is None else start)
+        while not self.text.startswith("}", position):
+            _, end = self._value(position)
+            position = self._expect(":", self._skip(end))
+            value, end = self._value(position)
+            take(value, position, end)
+            position = self._next(end, "}")
+        if start is None:
+            self._finish(position)
+        return position + 1
 
     def read_array(self, take: Take, start: int | None = None) -> int:
         """Hand over the elements of the array at `start`, or the document; return where it ends."""
@@ -57,6 +84,13 @@ class JsonText:
         if start is None:
             self._finish(position)
         return position + 1
+
+    def line(self, position: int) -> int:
+        """The number of the line at `position`; to be asked for in the order of the text."""
+        line, counted = self._counted
+        line += self.text.count("\n", counted, position)
+        self._counted = (line, max(counted, position))
+        return line
 
     def fail(self, what: str, position: int) -> DataError:
         """The error that says `what` is wrong at `position`."""

@@ -53,6 +53,8 @@ _COLUMNS = ("truncation", "occlusion", *_THREE_D)
 _SOME_TRUNCATION, _SOME_OCCLUSION = 0.3, 1
 
 HOLDS = Holds(
+    "from 0, never shifted",
+    classes=False,
     marks=Flag.TRUNCATED | Flag.OCCLUDED,
     columns=frozenset(_COLUMNS),
     regions="written as DontCare",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.formats.columns import DONT_CARE
 from dhcli.data.formats.files import last_part, stem_of
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings
+
+LEFT_OUT = "left out"
+"""What becomes of regions in formats that hold objects alone."""
 
 Images = Literal["copy", "link", "none"]
 
@@ -26,26 +30,39 @@ _COLUMNS = {
     "poses": ("pose",),
     "degrees of truncation or occlusion": ("truncation", "occlusion"),
     "3-D columns": ("alpha", "dimensions", "location", "rotation"),
+    "tracks": ("track",),
+    "degrees of visibility": ("visibility",),
 }
 """What a user would miss, and the extra columns that hold it."""
 _UNKNOWN = (0, -1, -10, -1000)
 """What KITTI says where it does not know."""
+ALL_MARKS = Flag.DIFFICULT | Flag.TRUNCATED | Flag.OCCLUDED
 
 
 @dataclass(frozen=True)
 class Holds:
     """What a format can hold beside boxes and classes.
 
+    pixels   where the first pixel lies and whether the maximum is part of the box, in words
     marks    flags it has a place for
     columns  names of extra columns it writes
     regions  what becomes of regions to ignore (crowd, ignored, of no class); "" where they stay
     classless  whether regions of no class stay all the same
+    empty    whether it lists images without boxes
+    classes  whether it lists classes without boxes
+    scores   whether it has a place for scores
+    splits   whether an image can be in several splits
     """
 
-    marks: Flag = Flag.DIFFICULT | Flag.TRUNCATED | Flag.OCCLUDED
+    pixels: str
+    marks: Flag = ALL_MARKS
     columns: frozenset[str] = frozenset()
     regions: str = ""
     classless: bool = False
+    empty: bool = True
+    classes: bool = True
+    scores: bool = True
+    splits: bool = True
 
 
 @dataclass
@@ -80,6 +97,24 @@ class Placing:
         if missing:
             self.lost.append(f"{missing} images are missing: not copied")
 
+    def parts(self) -> dict[str, NDArray[np.int64]]:
+        """The image numbers of each split, and under "" of those in none; "" alone if no splits."""
+        rest = np.flatnonzero(self._uses() == 0)
+        return dict(self.table.splits) | ({"": rest} if len(rest) or not self.table.splits else {})
+
+    def split_of_images(self) -> list[str]:
+        """The one split that each image goes to, the first that has it, or ""."""
+        names = [""] * len(self.table)
+        for split, images in reversed(list(self.table.splits.items())):
+            for image in images.tolist():
+                names[image] = split
+        return names
+
+    def _uses(self) -> NDArray[np.int64]:
+        """(I,) in how many splits each image is."""
+        listed = np.concatenate([np.zeros(0, np.int64), *self.table.splits.values()])
+        return np.bincount(listed, minlength=len(self.table))
+
     def write(self, name: str, text: str) -> None:
         """Write a text file below the folder, as UTF-8."""
         self._path(name).write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -101,6 +136,39 @@ class Placing:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._made.add(path.parent)
         return path
+
+
+class Row(NamedTuple):
+    """A box as writers need it: `number` is its row in the table, `box` xyxy."""
+
+    number: int
+    name: str
+    box: list[float]
+    flags: Flag
+    score: float | None
+
+
+def rows_of(table: DetectionTable, image: int, *, regions: bool = True) -> Iterator[Row]:
+    """The boxes of image number `image`; without `regions`, objects alone.
+
+    Regions of no class are called DontCare.
+    """
+    rows = table.rows(image)
+    named = (*table.classes, DONT_CARE)
+    scores = [None] * (rows.stop - rows.start) if table.scores is None else table.scores[rows]
+    columns = zip(
+        range(rows.start, rows.stop),
+        table.labels[rows].tolist(),
+        table.boxes[rows].tolist(),
+        table.flags[rows].tolist(),
+        scores,
+        strict=True,
+    )
+    for number, label, box, flags, score in columns:
+        if regions or not (label == ANY_CLASS or flags & (Flag.CROWD | Flag.IGNORE)):
+            yield Row(
+                number, named[label], box, Flag(flags), None if score is None else float(score)
+            )
 
 
 def flat_names(files: Sequence[str]) -> list[str]:
@@ -140,7 +208,26 @@ def losses(table: DetectionTable, holds: Holds) -> list[str]:
         count = max(map(_informative, here), default=0)
         if count:
             lines.append(f"{what} of {count} boxes: not kept")
-    return lines
+    return lines + _unlisted(table, holds)
+
+
+def _unlisted(table: DetectionTable, holds: Holds) -> list[str]:
+    """What has no place in a format beside marks and columns."""
+    listed = np.concatenate([np.zeros(0, np.int64), *table.splits.values()])
+    used = np.unique(table.labels[table.labels != ANY_CLASS])
+    empty = np.diff(table.offsets) == 0
+    if holds.regions == LEFT_OUT:
+        objects = np.bincount(table.image_of_box[~is_region(table)], minlength=len(table))
+        empty = objects == 0
+    counts = {
+        "scores: not kept": 0 if holds.scores or table.scores is None else len(table.scores),
+        "images without boxes: not listed": 0 if holds.empty else int(np.sum(empty)),
+        "classes without boxes: not listed": 0 if holds.classes else len(table.classes) - len(used),
+        "images in several splits: kept in the first": 0
+        if holds.splits
+        else int(np.sum(np.bincount(listed) > 1)),
+    }
+    return [f"{count} {what}" for what, count in counts.items() if count]
 
 
 def is_region(table: DetectionTable) -> NDArray[np.bool_]:

@@ -43,7 +43,11 @@ from dhcli.errors import DataError
 LOOKS_FOR = "Annotations/*.xml (Pascal VOC)"
 OFFSET = "voc_offset"
 """What the table's `about` calls the first pixel of the files: "0" or "1"."""
-HOLDS = Holds(columns=frozenset(("pose",)))
+HOLDS = Holds(
+    "from 1, maximum included; files from 0 are recognised",
+    columns=frozenset(("pose",)),
+    classes=False,
+)
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

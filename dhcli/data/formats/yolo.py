@@ -34,12 +34,12 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
-from dhcli.data.formats.placing import Holds, Placing
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
 LOOKS_FOR = "data.yaml, or labels/*.txt beside images/ (YOLO)"
-HOLDS = Holds(marks=Flag(0), regions="left out")
+HOLDS = Holds("fractions of the image: centre, width, height", marks=Flag(0), regions=LEFT_OUT)
 
 _IMAGE_FOLDERS = ("images", "JPEGImages", "obj_train_data", "data", ".")
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
