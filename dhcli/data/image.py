@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,12 @@ _UPRIGHT = {
 }
 """EXIF orientation → what makes the image upright."""
 
-_SIDEWAYS = (5, 6, 7, 8)
+SIDEWAYS = (5, 6, 7, 8)
+"""The orientations that exchange width and height."""
+_FRAMES = (0xC0, 0xC1, 0xC2)
+_SKIPPED = (0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE)
+"""JPEG's markers of a frame, and those before it that say nothing of how the image lies."""
+_MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -55,11 +61,42 @@ def read_size(path: Path) -> tuple[int, int]:
     """
     with _open(path) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+        return (height, width) if _orientation(image) in SIDEWAYS else (width, height)
+
+
+def read_orientation(path: Path) -> int:
+    """The EXIF orientation that `read_image` applies, 1…8; 1 where there is none.
+
+    Raises DataError naming `path` if the header cannot be read.
+    """
+    with _open(path) as image:
+        return _orientation(image)
+
+
+def jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """What `read_size` would return, from the first bytes of a JPEG file; None if they do not tell.
+
+    A tenth of Pillow's time. None for other kinds, for images with Exif or XMP, which may turn
+    them, and for what Pillow would refuse.
+    """
+    if not head.startswith(b"\xff\xd8\xff"):
+        return None
+    place = 2
+    while place + 9 <= len(head) and head[place] == 0xFF:
+        kind = head[place + 1]
+        if kind in _FRAMES:
+            height, width = struct.unpack_from(">HH", head, place + 5)
+            return (width, height) if 0 < width * height <= _MOST_PIXELS else None
+        if kind not in _SKIPPED:
+            return None
+        place += 2 + int.from_bytes(head[place + 2 : place + 4], "big")
+    return None
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
+    if path.exists() and not path.is_file():  # a pipe would wait for a writer
+        raise DataError("is not a file", where=path)
     try:
         with Image.open(path) as image:
             yield image

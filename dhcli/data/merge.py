@@ -18,15 +18,14 @@ def merge_tables(tables: Sequence[DetectionTable]) -> DetectionTable:
     """All images of `tables`, which share a root and have no scores; classes go by name.
 
     An image that several list (by its file) keeps the boxes of the first, and is in the splits of
-    all. Classes come in the order of their ids. Ids that would name two things are given anew, from
-    1, and a note says so.
+    all. Classes come in the order of their ids. Ids that would name two classes or images are given
+    anew, from 1, and a note says so; those of annotations stay, being a file's own.
     """
     names, category_ids, kind = _merge_classes(tables)
     parts, splits = _merge_images([table.with_classes(names) for table in tables])
-    image_ids, images = _unique(np.concatenate([part.image_ids for part in parts]), "images")
-    box_ids, boxes = _unique(np.concatenate([part.box_ids for part in parts]), "annotations")
+    image_ids, images = _unique(np.concatenate([part.image_ids for part in parts]))
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
-    notes = chain.from_iterable([*(table.notes for table in tables), kind, images, boxes])
+    notes = chain.from_iterable([*(table.notes for table in tables), kind, images])
     return replace(
         tables[0],
         files=Strings.join([part.files for part in parts]),
@@ -39,7 +38,7 @@ def merge_tables(tables: Sequence[DetectionTable]) -> DetectionTable:
         classes=names,
         category_ids=category_ids,
         areas=np.concatenate([part.areas for part in parts]),
-        box_ids=box_ids,
+        box_ids=np.concatenate([part.box_ids for part in parts]),
         splits=splits,
         extras=_join([part.extras for part in parts], [len(part.boxes) for part in parts]),
         image_extras=_join([part.image_extras for part in parts], [len(part) for part in parts]),
@@ -79,11 +78,10 @@ def _merge_images(
     return parts, splits
 
 
-def _unique(ids: Ids, what: str) -> tuple[Ids, list[str]]:
+def _unique(ids: Ids) -> tuple[Ids, list[str]]:
     if len(np.unique(ids)) == len(ids):
         return ids, []
-    note = f"ids of {what} repeat: numbered anew"
-    return np.arange(1, len(ids) + 1, dtype=np.int64), [note]
+    return np.arange(1, len(ids) + 1, dtype=np.int64), ["ids of images repeat: numbered anew"]
 
 
 def _join(parts: Sequence[Mapping[str, Column]], sizes: Sequence[int]) -> dict[str, Column]:

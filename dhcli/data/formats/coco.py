@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dhcli.data.formats.coco_entries import RAW, Entries, flags_of_row, parse_raw
 from dhcli.data.formats.coco_results import results_of
@@ -31,6 +30,7 @@ from dhcli.data.formats.columns import DONT_CARE
 from dhcli.data.formats.files import fill_sizes
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.placing import Holds, Placing
+from dhcli.data.ids import sound_ids
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
 
 LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
@@ -115,11 +115,12 @@ def write_coco(table: DetectionTable, placing: Placing) -> None:
         named = {"images": list(_images(table, placing.names)), "categories": _categories(table)}
         placing.write("categories.json", json.dumps(named, indent=1))
         return
-    table = replace(table, box_ids=_sound_ids(table.box_ids))
     for split, images in placing.parts().items():
         name = f"annotations/instances_{split}.json" if split else "annotations/instances.json"
         names = [placing.names[image] for image in images.tolist()]
-        placing.write_lines(name, _document(table.take_images(images), names))
+        part = table.take_images(images)
+        part = replace(part, box_ids=sound_ids(part.box_ids))
+        placing.write_lines(name, _document(part, names))
 
 
 def _document(table: DetectionTable, names: Sequence[str]) -> Iterator[str]:
@@ -226,13 +227,3 @@ def _plain(value: float) -> float:
 
 def _texts(column: Any, count: int) -> Iterable[str]:
     return column if isinstance(column, Strings) else [""] * count
-
-
-def _sound_ids(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`ids` with new ones, after the largest, for those that are not positive or come again."""
-    first = np.zeros(len(ids), np.bool_)
-    first[np.unique(ids, return_index=True)[1]] = True
-    bad = ~first | (ids <= 0)
-    sound = ids.copy()
-    sound[bad] = int(ids.max(initial=0)) + 1 + np.arange(int(bad.sum()))
-    return sound

@@ -8,6 +8,8 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,15 +43,16 @@ _LONGEST_NAME, _LONGEST_PATH = 200, 2000
 _THREADS = 8
 _CHUNK = 64
 
+Progress = Callable[[int, int], None]
+"""Takes how many are done, and how many there are."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def read_bytes(path: Path, limit: int = -1) -> bytes:
-    """The content of the file `path`, or its first `limit` bytes.
-
-    Raises DataError unless it is a regular, readable file.
-    """
+@contextmanager
+def open_file(path: Path) -> Iterator[FileIO]:
+    """The file `path`, open for reading. Raises DataError unless it is a regular, readable one."""
     try:
         # A pipe would otherwise wait for a writer that never comes.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -57,9 +60,18 @@ def read_bytes(path: Path, limit: int = -1) -> bytes:
         raise DataError(f"cannot be opened: {error.strerror}", where=path) from error
     except ValueError as error:
         raise DataError("is not a possible file name", where=repr(str(path))) from error
-    with os.fdopen(descriptor, "rb") as file:
+    with FileIO(descriptor) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DataError("is not a file", where=path)
+        yield file
+
+
+def read_bytes(path: Path, limit: int = -1) -> bytes:
+    """The content of the file `path`, or its first `limit` bytes.
+
+    Raises DataError unless it is a regular, readable file.
+    """
+    with open_file(path) as file:
         return file.read(limit)
 
 
@@ -202,12 +214,21 @@ def read_sizes(root: Path, files: Sequence[str]) -> NDArray[np.int32]:
     return np.array(map_threads(size, files), np.int32).reshape(-1, 2)
 
 
-def map_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`function` of every item, in order, worked out in threads: for what waits on the disk."""
+def map_threads(
+    function: Callable[[T], R], items: Sequence[T], progress: Progress | None = None
+) -> list[R]:
+    """`function` of every item, in order, worked out in threads: for what waits on the disk.
+
+    `progress` is told how many are done, and how many there are.
+    """
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    done: list[R] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        done = pool.map(lambda chunk: [function(item) for item in chunk], chunks)
-        return [result for results in done for result in results]
+        for results in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
+            done += results
+            if progress:
+                progress(len(done), len(items))
+    return done
 
 
 def fill_sizes(root: Path, files: Sequence[str], sizes: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -225,10 +225,7 @@ def test_several_files_are_splits(put, tmp_path):
     assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [0, 1], "val": [2, 3]}
     assert (table.classes, table.category_ids.tolist()) == (("köter", "dog", "cat"), [7, 44, 45])
     assert table.image_ids.tolist() == [1, 2, 3, 4]
-    assert table.notes == (
-        "ids of images repeat: numbered anew",
-        "ids of annotations repeat: numbered anew",
-    )
+    assert table.notes == ("ids of images repeat: numbered anew",)
     annotation = table.image_extras["annotation"]
     assert annotation[3] == "valid/_annotations.coco.json"
 

@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from dhcli.data.checks import check_table, mend_table
+from dhcli.data.checks import check_table
 from dhcli.data.formats import read_dataset, write_dataset
+from dhcli.data.mend import mend_table
 from dhcli.errors import DhError
 
 FILES = {
