@@ -63,8 +63,13 @@ class Input(Section):
     """Longest side after resizing, in pixels; it wins over min_size."""
     divisor: AtLeastOne = 32
     """Height and width of a batch are padded to multiples of this."""
-    interpolation: Literal["pil", "cv2"] = "pil"
-    """Bilinear resizing: Pillow's (antialiased) or OpenCV's."""
+    resize: Literal["plain", "torchvision", "maskrcnn_benchmark"] = "plain"
+    """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); torchvision:
+    down; maskrcnn_benchmark: the short one to the nearest, the long one down."""
+    interpolation: Literal["pil", "cv2", "float"] = "pil"
+    """Bilinear resizing: Pillow's (antialiased), OpenCV's, or torch's without rounding."""
+    exif: bool = True
+    """Turn an image upright as its EXIF orientation says."""
     channels: Literal["rgb", "bgr"] = "rgb"
     """Order of the colour channels the network sees."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -99,14 +104,15 @@ class Backbone(Section):
     """Depth of the residual network."""
     weights: str = "imagenet"
     """`imagenet` (torchvision's), `none`, or a path of a state dict."""
-    norm: Literal["frozen_bn", "bn", "gn"] = "frozen_bn"
-    """frozen_bn needs pretrained weights; gn (GroupNorm) and bn train from scratch."""
+    norm: Literal["frozen_bn", "eval_bn", "bn", "gn"] = "frozen_bn"
+    """frozen_bn and eval_bn, whose scale and shift learn, need pretrained weights; gn (GroupNorm)
+    and bn train from scratch."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
     """How many parts stay fixed, counted from the input: 1 the stem, 2 layer1 too, … 5 all."""
     stride_in_1x1: bool = False
     """Stride of a bottleneck in its first 1×1 (Caffe) instead of its 3×3."""
     bn_epsilon: NonNegative = 1e-5
-    """Added to the variance in frozen_bn and bn; maskrcnn-benchmark's frozen BN has 0."""
+    """Added to the variance in batch norm; maskrcnn-benchmark's frozen one has 0."""
 
 
 class Neck(Section):
@@ -146,8 +152,12 @@ class Rpn(Section):
     """Proposals kept at test time, an image."""
     proposals_per: Literal["image", "batch"] = "image"
     """What `proposals_train` counts: each image's best, or the batch's (maskrcnn-benchmark)."""
+    min_size: NonNegative = 0.0
+    """Shortest side of a proposal, in pixels; torchvision has 0.001. At 0, empty ones go."""
     nms_threshold: Fraction = 0.7
     """IoU above which the lower-scored of two proposals goes."""
+    level_proposals: Count = 0
+    """Best proposals of each level that NMS may leave, before those of all are counted; 0: all."""
     positive_iou: Fraction = 0.7
     """IoU from which an anchor is an object."""
     negative_iou: Fraction = 0.3
@@ -169,6 +179,8 @@ class Pool(Section):
     """Samples a cell side; 0: as many as the cell has pixels."""
     aligned: bool = True
     """Shift by half a pixel, so that cells are centred on the samples."""
+    level_epsilon: NonNegative = 1e-6
+    """Added to √area / 56 before its logarithm is the level; maskrcnn-benchmark has 4e-6."""
 
 
 class FcBranch(Section):
@@ -250,6 +262,8 @@ class Head(Section):
     """Name of the branch whose boxes are used; auto: the one that focuses on them."""
     class_agnostic: bool = False
     """One box regression for all classes instead of one a class."""
+    background_box: bool = False
+    """A regression of the background too, first and unused (maskrcnn-benchmark, torchvision)."""
     positive_iou: Fraction = 0.5
     """IoU from which a proposal is an object."""
     samples: AtLeastOne = 512
@@ -308,6 +322,10 @@ class Detect(Section):
     """IoU above which the lower-scored of two boxes of a class goes."""
     max_detections: AtLeastOne = 100
     """Best detections kept, an image."""
+    keep_ties: bool = False
+    """Keep also all that score as high as the last one kept (maskrcnn-benchmark)."""
+    min_size: NonNegative = 0.0
+    """Shortest side of a detection, in pixels of the resized image; torchvision has 0.01."""
     nms_on: Literal["original", "resized"] = "original"
     """Pixels that NMS measures in: the original image's, or the resized one's."""
 
@@ -324,6 +342,10 @@ class Model(Section):
     detect: Detect = Detect()
     legacy_plus_one: bool = False
     """maskrcnn-benchmark's pixels: a box's width is x2 − x1 + 1."""
+    clamp_shrinking: bool = True
+    """Let no box shrink more than 62.5-fold, as none grows (MMDetection); the others only that."""
+    nms: Literal["exact", "mmdet", "torchvision"] = "exact"
+    """Arithmetic of NMS over classes and levels: exact, or rounded as the two round it."""
 
 
 class Schedule(Section):

@@ -16,14 +16,14 @@ Batches = list[NDArray[np.int64]]
 """Image numbers, a batch an array."""
 
 
-def known_sizes(table: DetectionTable) -> NDArray[np.int64]:
+def known_sizes(table: DetectionTable, *, upright: bool = True) -> NDArray[np.int64]:
     """(I, 2) width, height of every image, read from the files' headers where not stated.
 
     Raises DataError naming the first image that cannot be read.
     """
     sizes = table.sizes.astype(np.int64)
     for image in np.flatnonzero((sizes <= 0).any(axis=1)):
-        sizes[image] = read_size(table.path(int(image)))
+        sizes[image] = read_size(table.path(int(image)), upright=upright)
     return sizes
 
 

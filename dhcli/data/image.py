@@ -15,6 +15,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from dhcli.errors import DataError
 
 Pixels = NDArray[np.uint8]
+Values = NDArray[np.uint8 | np.float32]
+"""Pixels that resizing may have left between two whole numbers."""
 
 # What Pillow can read in spite of a warning is worth no line to the user.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -39,14 +41,14 @@ _MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def read_image(path: Path) -> Pixels:
-    """The image as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation.
+def read_image(path: Path, *, upright: bool = True) -> Pixels:
+    """The image as (H, W, 3) uint8 RGB, turned upright by its EXIF orientation, or as it lies.
 
     16-bit grey keeps its high byte, transparency lies on white, and of several frames the first is
     read. Raises DataError naming `path` if it cannot be read to its end.
     """
     with _open(path) as image:
-        orientation = _orientation(image)
+        orientation = _orientation(image) if upright else 1
         image.load()
         rgb = _to_rgb(image, path)
         if orientation in _UPRIGHT:
@@ -54,14 +56,15 @@ def read_image(path: Path) -> Pixels:
         return np.array(rgb)
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
     """Width and height of what `read_image` would return, from the file's header alone.
 
     Raises DataError naming `path` if the header cannot be read.
     """
     with _open(path) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) in SIDEWAYS else (width, height)
+        sideways = upright and _orientation(image) in SIDEWAYS
+        return (height, width) if sideways else (width, height)
 
 
 def read_orientation(path: Path) -> int:

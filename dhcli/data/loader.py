@@ -28,7 +28,7 @@ from dhcli.data.batching import (
     known_sizes,
     training_batches,
 )
-from dhcli.data.image import Pixels, read_image
+from dhcli.data.image import Values, read_image
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
 from dhcli.data.transforms import (
     Sample,
@@ -84,17 +84,18 @@ def _rebuild_batch(
 
 
 def collate_images(
-    images: Sequence[Pixels], originals: Sequence[tuple[int, int]], divisor: int
+    images: Sequence[Values], originals: Sequence[tuple[int, int]], divisor: int
 ) -> ImageBatch:
     """Lay B resized images into one batch, zeros to the right of and below each.
 
-    in   images     each (H, W, 3) uint8 RGB
+    in   images     each (H, W, 3) uint8 or float32 RGB
          originals  height, width of each before resizing
          divisor    the batch's height and width are multiples of it
     """
     sizes = [image.shape[:2] for image in images]
     height, width = (max(side) + -max(side) % divisor for side in zip(*sizes, strict=True))
-    pixels = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
+    kind = torch.float32 if images[0].dtype == np.float32 else torch.uint8
+    pixels = torch.zeros(len(images), height, width, 3, dtype=kind)
     canvas = pixels.numpy()
     for place, image, (h, w) in zip(canvas, images, sizes, strict=True):
         place[:h, :w] = image
@@ -123,7 +124,7 @@ class TrainLoader:
         world: int = 1,
         difficult: str = "ignore",
     ) -> None:
-        self._sizes = known_sizes(table)
+        self._sizes = known_sizes(table, upright=input.exif)
         self._batch_size, self._seed = batch_size, seed
         self._rank, self._world = rank, world
         self._length = math.ceil(math.ceil(len(table) / batch_size) / world)
@@ -169,7 +170,8 @@ class EvalLoader:
         world: int = 1,
         difficult: str = "ignore",
     ) -> None:
-        batches = evaluation_batches(known_sizes(table), batch_size, input)[rank::world]
+        sizes = known_sizes(table, upright=input.exif)
+        batches = evaluation_batches(sizes, batch_size, input)[rank::world]
         self._length = len(batches)
         self._plan = _Plan()
         self._plan.set(0, batches)
@@ -250,7 +252,7 @@ class BatchMaker(Dataset["Batch | DhError"]):
         rows = slice(int(self.offsets[image]), int(self.offsets[image + 1]))
         boxes, labels = self.boxes[rows].numpy(), self.labels[rows].numpy()
         region = self.is_region[rows].numpy()
-        pixels = read_image(self.root / str(files[image]))
+        pixels = read_image(self.root / str(files[image]), upright=self.input.exif)
         return clip_sample(Sample(pixels, boxes[~region], labels[~region], boxes[region]))
 
     def _transform(self, sample: Sample, epoch: int, image: int) -> Sample:

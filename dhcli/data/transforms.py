@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dhcli.config.schema import Augment, Input
-from dhcli.data.image import Pixels
+from dhcli.data.image import Pixels, Values
 
 Boxes = NDArray[np.float64]
 
@@ -31,13 +31,13 @@ WHOLE_ENOUGH = 0.5
 class Sample:
     """An image and what is in it, in its own pixels.
 
-    image   (H, W, 3) uint8 RGB
+    image   (H, W, 3) uint8 RGB; resized by `float`, float32
     boxes   (M, 4) float64 xyxy
     labels  (M,) int64 in 0…K-1
     ignore  (R, 4) float64 xyxy
     """
 
-    image: Pixels
+    image: Values
     boxes: Boxes
     labels: NDArray[np.int64]
     ignore: Boxes
@@ -48,24 +48,51 @@ def resized_size(
 ) -> tuple[int, int]:
     """Width and height that an image gets: shortest side `min_size`, longest at most max_size.
 
-    scale = min(max_size / longest, min_size / shortest); side ← ⌊side · scale + ½⌋.
-    `min_size` None is the configured one.
+    scale = min(max_size / longest, min_size / shortest); side ← ⌊side · scale + ½⌋, or as
+    `input.resize` says. `min_size` None is the configured one.
     """
+    least = min_size or input.min_size
     longest, shortest = max(width, height), min(width, height)
-    scale = min(input.max_size / longest, (min_size or input.min_size) / shortest)
-    return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+    if input.resize == "maskrcnn_benchmark":
+        return _benchmark_size(width, height, least, input.max_size)
+    scale = min(input.max_size / longest, least / shortest)
+    half = 0.5 if input.resize == "plain" else 0.0
+    return max(1, int(width * scale + half)), max(1, int(height * scale + half))
 
 
-def resize(image: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
+def _benchmark_size(width: int, height: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """The short side to the nearest pixel, halves to even, and the long one in proportion, cut."""
+    longest, shortest = max(width, height), min(width, height)
+    if longest / shortest * min_size > max_size:
+        min_size = round(max_size * shortest / longest)
+    if width < height:
+        return min_size, int(min_size * height / width)
+    return int(min_size * width / height), min_size
+
+
+def resize(image: Values, size: tuple[int, int], interpolation: str) -> Values:
     """The image (H, W, 3) at `size` (width, height), bilinear.
 
-    `interpolation` "pil" averages over what it shrinks; "cv2" reads the four nearest pixels.
+    `interpolation` "pil" averages over what it shrinks; "cv2" and "float" read the four nearest
+    pixels, and "float" does not round what it reads: float32.
     """
+    if interpolation == "float":
+        return _resize_float(image, size)
     if (image.shape[1], image.shape[0]) == size:
         return image
     if interpolation == "cv2":
         return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def _resize_float(image: Values, size: tuple[int, int]) -> NDArray[np.float32]:
+    """The bilinear resizing of torch itself: torchvision's arithmetic to the last bit."""
+    import torch  # late: everything else here does without
+    from torch.nn.functional import interpolate
+
+    values = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)
+    resized = interpolate(values[None], size[::-1], mode="bilinear", align_corners=False)[0]
+    return np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
 
 
 def resize_sample(sample: Sample, input: Input, min_size: int | None = None) -> Sample:
@@ -80,7 +107,7 @@ def resize_sample(sample: Sample, input: Input, min_size: int | None = None) -> 
 def flip_sample(sample: Sample) -> Sample:
     """The sample mirrored left to right: x1, x2 ← W − x2, W − x1."""
     width = sample.image.shape[1]
-    image = np.asarray(cv2.flip(sample.image, 1), np.uint8)
+    image = np.asarray(cv2.flip(sample.image, 1), sample.image.dtype)
     return Sample(image, _flip(sample.boxes, width), sample.labels, _flip(sample.ignore, width))
 
 
@@ -163,7 +190,7 @@ def prepare_augmentation(augment: Augment) -> None:
         _colour_jitter(augment.colour)
 
 
-def change_colour(image: Pixels, strength: float, seed: int) -> Pixels:
+def change_colour(image: Values, strength: float, seed: int) -> Pixels:
     """The image with another brightness, contrast, saturation (up to ±50 %) and hue (±36°).
 
     These are the limits at `strength` 1, and shrink in proportion. The same for the same `seed`.

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from dhcli.config.schema import Config, Input
-from dhcli.data.image import Pixels, read_image
+from dhcli.data.image import Pixels, Values, read_image
 from dhcli.data.loader import collate_images
 from dhcli.data.transforms import resize, resized_size
 from dhcli.engine.find_images import ImageList
@@ -152,7 +152,7 @@ class _Decoded:
 
     name: str
     pixels: Pixels | None = None
-    resized: Pixels | None = None
+    resized: Values | None = None
     problem: str = ""
 
 
@@ -179,7 +179,7 @@ def _decode_ahead(images: ImageList, input: Input, ahead: int) -> Iterator[Itera
 
 def _decode(root: Path, name: str, input: Input) -> _Decoded:
     try:
-        pixels = read_image(root / name)
+        pixels = read_image(root / name, upright=input.exif)
     except DataError as error:
         return _Decoded(name, problem=error.what)
     size = resized_size(pixels.shape[1], pixels.shape[0], input)

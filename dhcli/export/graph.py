@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from dhcli.model.detector import Detector
 from dhcli.model.rpn import UNIT_STD, RpnOutput
 from dhcli.ops.batch import ImageBatch
-from dhcli.ops.boxes import clip_boxes, decode_boxes
 from dhcli.ops.nms import grouped_nms
 
 
@@ -58,7 +57,7 @@ class DetectorGraph(nn.Module):
         levels = detector.extract(ImageBatch(pixels, size[None], size[None]))
         proposals = self.propose(detector.rpn(levels), size)
         boxes, scores, labels = self.detect(levels, proposals)
-        boxes = clip_boxes(boxes, size, legacy_plus_one=detector.rpn.legacy_plus_one)
+        boxes = detector.rpn.rules.clip(boxes, size)
         rule = detector.config
         keep = best_of_groups(
             boxes, scores, labels, self.classes, rule.nms_threshold, rule.max_detections
@@ -69,9 +68,9 @@ class DetectorGraph(nn.Module):
         """The best boxes of the image, best first: (n, 4) float32. See `Rpn.propose`."""
         rpn, config = self.detector.rpn, self.detector.rpn.config
         rows, levels, real = _best_of_levels(output, config.pre_nms_test)
-        boxes = decode_boxes(output.deltas[0][rows], output.anchors[rows], UNIT_STD)
-        boxes = clip_boxes(boxes, size, legacy_plus_one=rpn.legacy_plus_one)
-        real = torch.nonzero(real & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)).flatten()
+        boxes = rpn.rules.decode(output.deltas[0][rows], output.anchors[rows], UNIT_STD)
+        boxes = rpn.rules.clip(boxes, size)
+        real = torch.nonzero(real & rpn.rules.has_area(boxes, config.min_size)).flatten()
         boxes, levels = boxes[real], levels[real]
         scores = output.logits[0][rows[real]].float().sigmoid()
         keep = best_of_groups(
@@ -100,7 +99,7 @@ class DetectorGraph(nn.Module):
             deltas = head.run(head.box_branch, levels, boxes[alive], images[alive]).deltas
         assert deltas is not None  # the configuration was checked: this branch predicts boxes
         chosen = deltas[own, torch.zeros_like(labels) if head.config.class_agnostic else labels]
-        refined = decode_boxes(chosen, boxes[rows], head.config.box_std)
+        refined = head.rules.decode(chosen, boxes[rows], head.config.box_std)
         return refined, scores[rows, labels + 1], labels
 
 

@@ -157,9 +157,10 @@ def _pictures(input: Input, images: Sequence[Path]) -> Iterable[ImageBatch]:
     divisor = _divisor(input)
     if images:
         for path in images:
-            image = read_image(path)
+            image = read_image(path, upright=input.exif)
             size = resized_size(image.shape[1], image.shape[0], input)
-            yield _batch(resize(image, size, input.interpolation), divisor)
+            resized = resize(image, size, input.interpolation)
+            yield _batch(np.rint(resized).astype(np.uint8), divisor)  # what the graph takes
         return
     sizes = [resized_size(4, 3, input), resized_size(3, 4, input)]
     sizes.append((max(1, input.min_size // 2), max(1, input.min_size * 3 // 5)))

@@ -23,6 +23,8 @@ class FrozenBatchNorm(nn.Module):
     """Batch norm as a fixed scale and shift; state-dict names of nn.BatchNorm2d.
 
     y = (x − running_mean) / √(running_var + eps) · weight + bias
+
+    `affine_learns`: only the statistics are fixed, weight and bias learn (MMDetection).
     """
 
     weight: Tensor
@@ -30,11 +32,14 @@ class FrozenBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, affine_learns: bool = False) -> None:
         super().__init__()
         self.eps = eps
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
+        for name, value in (("weight", torch.ones(channels)), ("bias", torch.zeros(channels))):
+            if affine_learns:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value)
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
@@ -45,10 +50,12 @@ class FrozenBatchNorm(nn.Module):
 
 
 def norm_layer(kind: str, eps: float = 1e-5) -> Callable[[int], nn.Module]:
-    """The norm named `kind` ("frozen_bn", "bn", "gn"), to be called with a channel count."""
+    """The norm named `kind`, to be called with a channel count: frozen_bn, eval_bn, bn or gn."""
     if kind == "gn":
         return group_norm
-    return partial(FrozenBatchNorm if kind == "frozen_bn" else nn.BatchNorm2d, eps=eps)
+    if kind == "bn":
+        return partial(nn.BatchNorm2d, eps=eps)
+    return partial(FrozenBatchNorm, eps=eps, affine_learns=kind == "eval_bn")
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -11,6 +11,7 @@ from dhcli.model.head import Head
 from dhcli.model.neck import Fpn
 from dhcli.model.pool import Pool
 from dhcli.model.rpn import Rpn
+from dhcli.ops.conventions import BoxRules
 
 
 def build_detector(config: Config, classes: int) -> Detector:
@@ -27,13 +28,19 @@ def build_detector(config: Config, classes: int) -> Detector:
         model.backbone.bn_epsilon,
     )
     channels = model.neck.channels
-    plus_one = model.legacy_plus_one
-    pool = Pool(model.pool.size, model.pool.sampling_ratio, model.pool.aligned, plus_one)
+    rules = BoxRules(model.legacy_plus_one, model.clamp_shrinking, model.nms)
+    pool = Pool(
+        model.pool.size,
+        model.pool.sampling_ratio,
+        model.pool.aligned,
+        model.legacy_plus_one,
+        model.pool.level_epsilon,
+    )
     detector = Detector(
         backbone,
         Fpn(backbone.channels, channels),
-        Rpn(channels, model.anchors, model.rpn, plus_one),
-        Head(model.head, pool, channels, classes),
+        Rpn(channels, model.anchors, model.rpn, rules),
+        Head(model.head, pool, channels, classes, rules),
         config.input,
         model.detect,
     )

@@ -11,8 +11,6 @@ from dhcli.config.schema import Detect, Input
 from dhcli.model.head import Head
 from dhcli.model.rpn import Rpn
 from dhcli.ops.batch import Detections, ImageBatch, Target
-from dhcli.ops.boxes import clip_boxes
-from dhcli.ops.nms import grouped_nms
 
 
 class Detector(nn.Module):
@@ -62,8 +60,7 @@ class Detector(nn.Module):
         threshold = self.config.score_threshold
         rows, labels, scores, refined = self.head.detect(levels, boxes, owner, threshold)
         owner = owner[rows]
-        plus_one = self.rpn.legacy_plus_one
-        refined = clip_boxes(refined, images.sizes[owner], legacy_plus_one=plus_one)
+        refined = self.rpn.rules.clip(refined, images.sizes[owner])
         return [
             self.select(
                 refined[mine], scores[mine], labels[mine], images.sizes[i], images.originals[i]
@@ -93,9 +90,19 @@ class Detector(nn.Module):
         in   boxes (D, 4) float32 in resized pixels, scores (D,), labels (D,);
              size, original (2,) height, width of the resized and of the original image
         """
-        config = self.config
-        scale = (original / size).flip(0).repeat(2).to(boxes.dtype)
-        rescaled = boxes * scale
+        config, rules = self.config, self.rpn.rules
+        if config.min_size:
+            large = rules.has_area(boxes, config.min_size)
+            boxes, scores, labels = boxes[large], scores[large], labels[large]
+        rescaled = rules.rescale(boxes, (original / size).flip(0).to(boxes.dtype))
         basis = rescaled if config.nms_on == "original" else boxes
-        keep = grouped_nms(basis, scores, labels, config.nms_threshold)[: config.max_detections]
+        keep = rules.suppress(basis, scores, labels, config.nms_threshold)
+        keep = keep[: _count_best(scores[keep], config.max_detections, config.keep_ties)]
         return Detections(rescaled[keep], scores[keep], labels[keep])
+
+
+def _count_best(scores: Tensor, most: int, keep_ties: bool) -> int:
+    """How many of `scores` (N,), best first, are kept: `most`, and the ties of the last of them."""
+    if not keep_ties or len(scores) <= most:
+        return most
+    return int((scores >= scores[most - 1]).sum())

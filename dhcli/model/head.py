@@ -19,8 +19,10 @@ from dhcli.model.branches import ConvTrunk, FcTrunk, fuse_scores
 from dhcli.model.init import init_normal
 from dhcli.model.losses import classification_loss, regression_loss
 from dhcli.model.pool import Pool
+from dhcli.model.rpn import PLAIN
 from dhcli.ops.batch import Target
-from dhcli.ops.boxes import decode_boxes, encode_boxes
+from dhcli.ops.boxes import encode_boxes
+from dhcli.ops.conventions import BoxRules
 from dhcli.ops.match import match_boxes, sample_matches
 
 
@@ -54,20 +56,22 @@ class Branch(nn.Module):
     """
 
     def __init__(
-        self, config: BranchConfig, channels: int, side: int, classes: int, class_agnostic: bool
+        self, config: BranchConfig, channels: int, side: int, classes: int, head: HeadConfig
     ) -> None:
         super().__init__()
         self.config = config
         self.trunk = _build_trunk(config, channels, side)
-        boxes = 1 if class_agnostic else classes
+        self.first_box = int(head.background_box)
+        boxes = (1 if head.class_agnostic else classes) + self.first_box
         self.cls = _predictor(config, "cls", classes + 1, std=0.01)
         self.reg = _predictor(config, "reg", boxes * 4, std=0.001)
 
     def forward(self, pooled: Tensor) -> BranchOutput:
         x = self.trunk(pooled)  # (N, D)
         logits = self.cls(x) if self.cls is not None else None
-        deltas = self.reg(x).unflatten(1, (-1, 4)) if self.reg is not None else None
-        return BranchOutput(logits, deltas)
+        if self.reg is None:
+            return BranchOutput(logits, None)
+        return BranchOutput(logits, self.reg(x).unflatten(1, (-1, 4))[:, self.first_box :])
 
     def weight(self, task: str) -> float:
         """ω times λ or 1 − λ: the weight of the branch's loss for `task` (Eq. 1, 2, 3)."""
@@ -79,13 +83,21 @@ class Branch(nn.Module):
 class Head(nn.Module):
     """Branches, their losses, and scores and boxes read from them."""
 
-    def __init__(self, config: HeadConfig, pool: Pool, channels: int, classes: int) -> None:
+    def __init__(
+        self,
+        config: HeadConfig,
+        pool: Pool,
+        channels: int,
+        classes: int,
+        rules: BoxRules = PLAIN,
+    ) -> None:
         super().__init__()
         self.config = config
         self.pool = pool
+        self.rules = rules
         self.branches = nn.ModuleDict(
             {
-                branch.name: Branch(branch, channels, pool.size, classes, config.class_agnostic)
+                branch.name: Branch(branch, channels, pool.size, classes, config)
                 for branch in config.branches
             }
         )
@@ -168,7 +180,7 @@ class Head(nn.Module):
             deltas = self.run(self.box_branch, levels, boxes[alive], images[alive]).deltas
         assert deltas is not None  # the configuration was checked: this branch predicts boxes
         chosen = deltas[own, torch.zeros_like(labels) if self.config.class_agnostic else labels]
-        refined = decode_boxes(chosen, boxes[rows], self.config.box_std)
+        refined = self.rules.decode(chosen, boxes[rows], self.config.box_std)
         return rows, labels, scores[rows, labels + 1], refined
 
     def scores(self, logits: Sequence[Tensor | None]) -> Tensor:

@@ -15,14 +15,15 @@ LEVELS = STRIDES[:4]
 """RoIs are pooled from P2 … P5."""
 
 
-def choose_levels(boxes: Tensor) -> Tensor:
+def choose_levels(boxes: Tensor, epsilon: float = 1e-6) -> Tensor:
     """The pyramid level of each box, 0 for P2 … 3 for P5: (N,) int64 (FPN, Eq. 1).
 
-    A box of 224² pixels belongs to P4: level = ⌊2 + log2(√area / 224)⌋.
+    A box of 224² pixels belongs to P4: level = ⌊2 + log2(√area / 224)⌋ = ⌊log2(√area / 56)⌋.
 
-    in   boxes  (N, 4) float xyxy, before any enlarging
+    in   boxes    (N, 4) float xyxy, before any enlarging
+         epsilon  added to √area / 56, against rounding on the border of two levels
     """
-    level = torch.floor(2 + torch.log2(box_area(boxes).sqrt() / 224 + 1e-6))
+    level = torch.floor(torch.log2(box_area(boxes).sqrt() / 56 + epsilon))
     return level.clamp(0, len(LEVELS) - 1).long()
 
 
@@ -37,18 +38,24 @@ class Pool(nn.Module):
     """
 
     def __init__(
-        self, size: int, sampling_ratio: int, aligned: bool, legacy_plus_one: bool = False
+        self,
+        size: int,
+        sampling_ratio: int,
+        aligned: bool,
+        legacy_plus_one: bool = False,
+        level_epsilon: float = 1e-6,
     ) -> None:
         super().__init__()
         self.size = size
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
         self.legacy_plus_one = legacy_plus_one
+        self.level_epsilon = level_epsilon
 
     def forward(
         self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, scale: float = 1.0
     ) -> Tensor:
-        level_of = choose_levels(boxes)
+        level_of = choose_levels(boxes, self.level_epsilon)
         rois = torch.cat([images[:, None].to(boxes.dtype), enlarge_boxes(boxes, scale)], dim=1)
         if self.legacy_plus_one:
             rois = rois - rois.new_tensor([0, 0, 0, 1, 1])

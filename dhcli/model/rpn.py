@@ -15,11 +15,12 @@ from dhcli.model.init import init_normal
 from dhcli.model.losses import objectness_loss, regression_loss
 from dhcli.ops.anchors import STRIDES, cell_anchors, grid_anchors
 from dhcli.ops.batch import Target
-from dhcli.ops.boxes import clip_boxes, decode_boxes, encode_boxes
+from dhcli.ops.boxes import encode_boxes
+from dhcli.ops.conventions import BoxRules
 from dhcli.ops.match import match_boxes, sample_matches
-from dhcli.ops.nms import grouped_nms
 
 UNIT_STD = (1.0, 1.0, 1.0, 1.0)
+PLAIN = BoxRules()
 
 
 @dataclass
@@ -42,11 +43,11 @@ class Rpn(nn.Module):
     """A 3×3 convolution, then two 1×1, shared by all levels ("Faster R-CNN", §3.1)."""
 
     def __init__(
-        self, channels: int, anchors: Anchors, config: RpnConfig, legacy_plus_one: bool = False
+        self, channels: int, anchors: Anchors, config: RpnConfig, rules: BoxRules = PLAIN
     ) -> None:
         super().__init__()
         self.config = config
-        self.legacy_plus_one = legacy_plus_one
+        self.rules = rules
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.cls = nn.Conv2d(channels, len(anchors.ratios), 1)
         self.reg = nn.Conv2d(channels, len(anchors.ratios) * 4, 1)
@@ -83,8 +84,8 @@ class Rpn(nn.Module):
         )
         scores = output.logits.gather(1, rows).float().sigmoid()
         deltas = output.deltas.gather(1, rows[:, :, None].expand(-1, -1, 4))
-        boxes = decode_boxes(deltas, output.anchors[rows], UNIT_STD)
-        boxes = clip_boxes(boxes, sizes[:, None], legacy_plus_one=self.legacy_plus_one)
+        boxes = self.rules.decode(deltas, output.anchors[rows], UNIT_STD)
+        boxes = self.rules.clip(boxes, sizes[:, None])
         limit = config.proposals_train if training else config.proposals_test
         if not training or config.proposals_per == "image":
             kept = [self._suppress(b, s, groups, limit) for b, s in zip(boxes, scores, strict=True)]
@@ -134,10 +135,18 @@ class Rpn(nn.Module):
     def _suppress(
         self, boxes: Tensor, scores: Tensor, groups: Tensor, limit: int
     ) -> tuple[Tensor, Tensor]:
-        real = torch.nonzero((boxes[:, 2:] > boxes[:, :2]).all(dim=1)).flatten()
-        boxes, scores = boxes[real], scores[real]
-        keep = grouped_nms(boxes, scores, groups[real], self.config.nms_threshold)[:limit]
+        real = torch.nonzero(self.rules.has_area(boxes, self.config.min_size)).flatten()
+        boxes, scores, groups = boxes[real], scores[real], groups[real]
+        keep = self.rules.suppress(boxes, scores, groups, self.config.nms_threshold)
+        if self.config.level_proposals:
+            keep = keep[_rank_in_group(groups[keep]) < self.config.level_proposals]
+        keep = keep[:limit]
         return boxes[keep], scores[keep]
+
+
+def _rank_in_group(groups: Tensor) -> Tensor:
+    """How many of the same group stand before each of `groups` (N,): (N,) int64."""
+    return F.one_hot(groups).cumsum(0).gather(1, groups[:, None])[:, 0] - 1
 
 
 def _best_of_batch(kept: Sequence[tuple[Tensor, Tensor]], limit: int) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 class ImageBatch:
     """B images of unequal size in one tensor, padded with zeros on the right and below.
 
-    pixels     (B, 3, H, W) uint8 RGB 0–255, channels_last in memory
+    pixels     (B, 3, H, W) uint8 or float32 RGB 0–255, channels_last in memory
     sizes      (B, 2) int64 height, width of each image within the padding
     originals  (B, 2) int64 height, width before resizing: detections are given in these pixels
     """

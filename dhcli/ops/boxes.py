@@ -31,8 +31,10 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, std: tuple[float, ...]) -> Tens
     return deltas / deltas.new_tensor(std)
 
 
-def decode_boxes(deltas: Tensor, anchors: Tensor, std: tuple[float, ...]) -> Tensor:
-    """Boxes that `deltas` make of `anchors`.
+def decode_boxes(
+    deltas: Tensor, anchors: Tensor, std: tuple[float, ...], *, clamp_shrinking: bool = True
+) -> Tensor:
+    """Boxes that `deltas` make of `anchors`; none grows, or (`clamp_shrinking`) shrinks, 62.5-fold.
 
     in   deltas  (..., 4) float;  anchors  (..., 4) float xyxy, broadcast against it
     out  (..., 4) float32 xyxy
@@ -40,7 +42,8 @@ def decode_boxes(deltas: Tensor, anchors: Tensor, std: tuple[float, ...]) -> Ten
     deltas = deltas.float() * deltas.new_tensor(std, dtype=torch.float32)
     size = anchors[..., 2:] - anchors[..., :2]
     centre = anchors[..., :2] + size / 2 + deltas[..., :2] * size
-    half = size * deltas[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp() / 2
+    least = -MAX_LOG_SCALE if clamp_shrinking else None
+    half = size * deltas[..., 2:].clamp(least, MAX_LOG_SCALE).exp() / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 

@@ -118,8 +118,8 @@ def _tensors_of(loaded: object, path: Path) -> dict[str, Tensor]:
 
 def _check_trainable(config: Backbone) -> None:
     where = "model.backbone.weights"
-    if config.norm == "frozen_bn":
-        what = "frozen_bn fixes statistics that a backbone without weights does not have"
+    if config.norm in ("frozen_bn", "eval_bn"):
+        what = f"{config.norm} fixes statistics that a backbone without weights does not have"
         hint = "`--set model.backbone.norm=gn`, or name weights"
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:

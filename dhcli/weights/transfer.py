@@ -132,21 +132,21 @@ def _copy(
 ) -> bool:
     """Copy the rows of one predictor in place; False where the source has none of its shape.
 
-    cls has K+1 rows, background first; reg has 4K, class-major, or 4 where it is class-agnostic.
+    cls has K+1 rows, background first; reg has four a class, with or without the background's
+    (`model.head.background_box`), or where it is class-agnostic as many in both.
     """
     old, new = source.get(name), target[name]
     if old is None or old.shape[1:] != new.shape[1:]:
         return False
-    if ".cls." in name:
-        group, moves = 1, [(0, 0), *((to + 1, origin + 1) for to, origin in pairs)]
-        rows = tuple(size + 1 for size in sizes)
-    else:
-        group, moves = 4, list(pairs)
-        rows = tuple(4 * size for size in sizes)
-    if (len(old), len(new)) != rows:
-        if group == 1 or not len(old) == len(new) == 4:
+    group = 1 if ".cls." in name else 4
+    moves = list(pairs)
+    firsts = [len(tensor) // group - size for tensor, size in zip((old, new), sizes, strict=True)]
+    if firsts == [1, 1]:
+        moves = [(0, 0), *((to + 1, origin + 1) for to, origin in pairs)]
+    elif firsts != [0, 0]:
+        if group == 1 or len(old) != len(new) or len(old) > 8:
             return False
-        moves = [(0, 0)]
+        moves = [(row, row) for row in range(len(old) // 4)]
     for to, origin in moves:
         new[to * group : (to + 1) * group] = old[origin * group : (origin + 1) * group]
     return True

@@ -206,3 +206,14 @@ def test_result_can_be_written_to(tmp_path: Path) -> None:
 
     pixels[0, 0] = 1
     assert pixels[0, 0].tolist() == [1, 1, 1]
+
+
+def test_exif_orientation_can_be_left_alone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "lying.jpg"
+    Image.new("RGB", (40, 20)).save(path, exif=exif)
+
+    assert read_image(path, upright=False).shape == (20, 40, 3)
+    assert read_size(path, upright=False) == (40, 20)
+    assert read_size(path) == (20, 40)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision.transforms.v2.functional as vision
 from torchvision import tv_tensors
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from dhcli.config.schema import Augment, Input
 from dhcli.data.transforms import (
@@ -268,3 +269,42 @@ def test_albumentations_is_imported_only_for_colour() -> None:
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert said.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "expected"),
+    [
+        ("plain", (1000, 2000), (667, 1333)),  # 666.5, halves up
+        ("maskrcnn_benchmark", (1000, 2000), (666, 1332)),  # halves to even, and in proportion
+        ("maskrcnn_benchmark", (427, 640), (800, 1199)),  # 1199.06 cut
+        ("maskrcnn_benchmark", (375, 500), (800, 1066)),  # 1066.67 cut
+        ("plain", (375, 500), (800, 1067)),
+        ("torchvision", (1000, 2000), (666, 1333)),
+        ("torchvision", (375, 500), (800, 1066)),
+    ],
+)
+def test_rounding_of_the_new_size(
+    rule: str, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    input = Input.model_validate({"resize": rule})
+
+    assert resized_size(*size, input) == expected
+    assert resized_size(*size[::-1], input) == expected[::-1]
+
+
+def test_float_resize_and_its_sizes_are_torchvision_detections() -> None:
+    mean, std = [0.0] * 3, [1.0] * 3
+    transform = GeneralizedRCNNTransform(200, 320, mean, std).eval()
+    input = Input(min_size=200, max_size=320, resize="torchvision", interpolation="float")
+    rng = np.random.default_rng(0)
+    for width, height in ((320, 427), (211, 97), (640, 480)):
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        theirs, _ = transform([torch.from_numpy(image).permute(2, 0, 1) / 255])
+
+        size = resized_size(width, height, input)
+        ours = resize(image, size, "float")
+
+        assert theirs.image_sizes == [size[::-1]]
+        expected = theirs.tensors[0, :, : size[1], : size[0]].permute(1, 2, 0) * 255
+        assert np.allclose(ours, expected.numpy(), atol=1e-3)
+        assert ours.dtype == np.float32

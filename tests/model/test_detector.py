@@ -141,3 +141,21 @@ def test_two_images_are_learnt_by_heart(small_config: MakeConfig) -> None:
         iou = iou_matrix(target.boxes, best)
         assert (iou.amax(1) > 0.6).all()
         assert (detections.labels[iou.argmax(1)] == target.labels).all()
+
+
+def test_ties_of_the_last_one_stay_when_told(small_config: MakeConfig) -> None:
+    corner = torch.arange(6.0)[:, None] * 100
+    boxes = torch.cat([corner, corner, corner + 50, corner + 50], dim=1)
+    scores = torch.tensor([0.5, 0.9, 0.5, 0.5, 0.3, 0.8])
+    size = torch.tensor([1000, 1000])
+
+    def kept(**rules: object) -> list[float]:
+        detector = build_detector(small_config(), classes=1)
+        detector.config = detector.config.model_copy(update=rules)
+        found = detector.select(boxes, scores, torch.zeros(6, dtype=torch.int64), size, size)
+        return [round(score, 1) for score in found.scores.tolist()]
+
+    assert kept(max_detections=3) == [0.9, 0.8, 0.5]
+    assert kept(max_detections=3, keep_ties=True) == [0.9, 0.8, 0.5, 0.5, 0.5]
+    assert kept(max_detections=9, keep_ties=True) == [0.9, 0.8, 0.5, 0.5, 0.5, 0.3]
+    assert kept(min_size=50.5) == []

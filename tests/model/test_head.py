@@ -161,3 +161,16 @@ def test_class_agnostic_boxes() -> None:
     assert head.branch("conv").reg.out_features == 4
     by_class = refined.unflatten(0, (40, CLASSES))
     assert torch.equal(by_class[:, 0], by_class[:, 1])
+
+
+def test_the_backgrounds_box_is_there_and_unused() -> None:
+    head = make_head(EXT, background_box=True)
+    branch = head.branch("fc")
+    pooled = torch.randn(5, 16, 7, 7)
+
+    deltas = branch(pooled).deltas
+
+    assert branch.reg is not None
+    every = branch.reg(branch.trunk(pooled)).unflatten(1, (-1, 4))
+    assert every.shape == (5, CLASSES + 1, 4)
+    assert torch.equal(deltas, every[:, 1:])

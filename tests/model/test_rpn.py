@@ -110,3 +110,30 @@ def test_anchors_in_an_ignored_region_carry_no_loss() -> None:
 
     assert taught["loss_rpn_cls"] > 10
     assert spared["loss_rpn_cls"].item() == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_each_level_has_a_limit_of_its_own_before_all_have_theirs() -> None:
+    rpn = make_rpn()
+    limited = make_rpn(level_proposals=7, proposals_test=20)
+    limited.load_state_dict(rpn.state_dict())
+    output = rpn(pyramid(batch=1))
+    every = rpn.propose(output, SIZES[:1], training=False)[0]
+
+    few = limited.propose(output, SIZES[:1], training=False)[0]
+
+    def level_of(boxes: torch.Tensor) -> torch.Tensor:
+        scores = output.logits[0]
+        decoded = decode_boxes(output.deltas[0], output.anchors, UNIT)
+        decoded[:, 0::2] = decoded[:, 0::2].clamp(0, 150)
+        decoded[:, 1::2] = decoded[:, 1::2].clamp(0, 120)
+        anchor = torch.cdist(boxes, decoded).argmin(dim=1)
+        bounds = torch.tensor(output.counts).cumsum(0)
+        assert (scores[anchor][1:] <= scores[anchor][:-1] + 1e-6).all()
+        return torch.bucketize(anchor, bounds, right=True)
+
+    levels, seen, expected = level_of(every).tolist(), [0] * 5, []
+    for box, level in zip(every, levels, strict=True):
+        seen[level] += 1
+        if seen[level] <= 7:
+            expected.append(box)
+    assert torch.equal(few, torch.stack(expected[:20]))

@@ -132,3 +132,15 @@ def test_an_alias_comes_before_the_exact_name_and_exact_before_alike() -> None:
         ("Car", "alias"),
         ("no-parking", "alike"),
     ]
+
+
+def test_rows_of_boxes_are_found_behind_the_backgrounds(small_model) -> None:
+    source = small_model("a", "b", seed=1, background_box=True)
+    fresh = small_model("b", "c", "d", seed=2, background_box=True).state
+
+    started, table = transfer(source, fresh, ("b", "c", "d"), {})
+
+    assert torch.equal(started[f"{REG}.weight"][4:8], source.state[f"{REG}.weight"][8:12])
+    assert torch.equal(started[f"{REG}.weight"][:4], source.state[f"{REG}.weight"][:4])
+    assert torch.equal(started[f"{REG}.weight"][8:], fresh[f"{REG}.weight"][8:])
+    assert table.fresh == ()
