@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dhcli.cli.commands import COMMANDS
+from dhcli.data.progress import watched_by
 from dhcli.errors import DhError
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ class Shell(TyperGroup):
         return name, load_command(name) if name and found else None, rest
 
     def invoke(self, ctx: Any) -> None:
-        super().invoke(ctx)  # what a command returns is no exit code
+        from dhcli.report.progress import LongSteps
+
+        with watched_by(LongSteps()):
+            super().invoke(ctx)  # what a command returns is no exit code
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The overview. Typer's own would import rich's Markdown and take twice as long."""

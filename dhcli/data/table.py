@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.file_bytes import FileBytes
 from dhcli.errors import DataError
 
 ANY_CLASS = -1
@@ -36,11 +37,14 @@ class Strings(Sequence[str]):
     """An immutable column of strings in one UTF-8 buffer: no Python object per row.
 
     Row i is buffer[starts[i]:stops[i]]. Rows that are taken share the buffer; only what is used is
-    pickled.
+    pickled. A buffer that is files stays on disk, and rows are read when they are asked for.
     """
 
     def __init__(
-        self, buffer: NDArray[np.uint8], starts: NDArray[np.int64], stops: NDArray[np.int64]
+        self,
+        buffer: NDArray[np.uint8] | FileBytes,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
     ) -> None:
         self.buffer = buffer
         self.starts = starts
@@ -49,9 +53,13 @@ class Strings(Sequence[str]):
     @classmethod
     def pack(cls, values: Iterable[str]) -> Strings:
         encoded = [value.encode("utf-8", "surrogateescape") for value in values]
-        stops = np.cumsum([len(value) for value in encoded], dtype=np.int64)
-        starts = np.concatenate([np.zeros(1, np.int64), stops])[: len(encoded)]
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), starts, stops)
+        return cls._of_bytes(encoded)
+
+    @classmethod
+    def _of_bytes(cls, values: Sequence[bytes | memoryview]) -> Strings:
+        stops = np.cumsum([len(value) for value in values], dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), stops])[: len(values)]
+        return cls(np.frombuffer(b"".join(values), np.uint8), starts, stops)
 
     @classmethod
     def repeat(cls, value: str, count: int) -> Strings:
@@ -60,16 +68,27 @@ class Strings(Sequence[str]):
 
     @classmethod
     def join(cls, columns: Sequence[Strings]) -> Strings:
-        """The rows of all `columns`, one column after another."""
+        """The rows of all `columns`, one column after another.
+
+        Files stay on disk where every column that says anything is of files.
+        """
+        said = [column for column in columns if len(column.buffer)]
+        on_disk = [column.buffer for column in said if isinstance(column.buffer, FileBytes)]
+        if 0 < len(on_disk) < len(said):
+            return cls.join([column.in_memory() for column in columns])
+        packed = [column.buffer for column in said if isinstance(column.buffer, np.ndarray)]
         sizes = np.array([len(column.buffer) for column in columns], np.int64)
-        shifts = np.cumsum(sizes) - sizes
-        pairs = list(zip(columns, shifts, strict=True))
+        pairs = list(zip(columns, np.cumsum(sizes) - sizes, strict=True))
         none = np.zeros(0, np.int64)
         return cls(
-            np.concatenate([np.zeros(0, np.uint8), *(column.buffer for column in columns)]),
+            FileBytes.join(on_disk) if on_disk else np.concatenate([np.zeros(0, "u1"), *packed]),
             np.concatenate([none, *(column.starts + shift for column, shift in pairs)]),
             np.concatenate([none, *(column.stops + shift for column, shift in pairs)]),
         )
+
+    def in_memory(self) -> Strings:
+        """The same rows, read where they are on disk."""
+        return Strings._of_bytes(list(self._rows())) if isinstance(self.buffer, FileBytes) else self
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -79,13 +98,25 @@ class Strings(Sequence[str]):
             return self.take(np.arange(len(self))[index])
         if not -len(self) <= index < len(self):
             raise IndexError(index)
+        if isinstance(self.buffer, FileBytes):
+            return next(iter(self.take(np.array([index]))))
         raw = self.buffer[self.starts[index] : self.stops[index]]
         return raw.tobytes().decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        raw = self.buffer.data
-        for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
-            yield str(raw[start:stop], "utf-8", "surrogateescape")
+        for row in self._rows():
+            yield str(row, "utf-8", "surrogateescape")
+
+    def _rows(self) -> Iterator[memoryview | bytes]:
+        spans = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
+        if isinstance(self.buffer, FileBytes):
+            with self.buffer.reading() as read:
+                for start, stop in spans:
+                    yield read(start, stop) if stop > start else b""
+        else:
+            raw = self.buffer.data
+            for start, stop in spans:
+                yield raw[start:stop]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Strings) and list(self) == list(other)
@@ -94,13 +125,10 @@ class Strings(Sequence[str]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         lengths = self.stops - self.starts
-        if int(lengths.sum()) >= len(self.buffer):
+        if isinstance(self.buffer, FileBytes) or int(lengths.sum()) >= len(self.buffer):
             return Strings, (self.buffer, self.starts, self.stops)
-        raw = self.buffer.data
-        spans = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
-        used = np.frombuffer(b"".join(raw[start:stop] for start, stop in spans), np.uint8)
-        stops = np.cumsum(lengths)
-        return Strings, (used, stops - lengths, stops)
+        used = Strings._of_bytes(list(self._rows()))
+        return Strings, (used.buffer, used.starts, used.stops)
 
     def take(self, indices: NDArray[np.int64]) -> Strings:
         """The rows at `indices` (n,) int64, in that order."""

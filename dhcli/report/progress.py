@@ -13,6 +13,9 @@ from dhcli.report.console import err, is_live
 Counter = Callable[[int, int], None]
 """Takes how many are done, and how many there are."""
 
+_PAUSE = 3.0
+"""Seconds between lines about a long step."""
+
 
 @contextmanager
 def counting(what: str) -> Iterator[Counter]:
@@ -40,3 +43,19 @@ class _Lines:
             self.tenths = tenths
             rate = done / max(time.perf_counter() - self.begun, 1e-9)
             err.print(f"{done}/{total} {self.what}, {rate:.1f} a second")
+
+
+class LongSteps:
+    """Says how far a step over data has come, a line every few seconds: watches data.progress."""
+
+    def __init__(self) -> None:
+        self.what = ""
+        self.told = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if what != self.what:
+            self.what, self.told = what, now
+        if now - self.told >= _PAUSE:
+            self.told = now
+            err.print(f"{what}: {100 * done // max(total, 1)} %")

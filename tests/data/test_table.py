@@ -5,7 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
+from dhcli.data.file_bytes import FileBytes
 from dhcli.data.table import Strings
+from dhcli.errors import DataError
 
 WORDS = ["één", "", "two", "\udcff", "three"]
 
@@ -53,3 +55,33 @@ def test_pickling_takes_along_what_is_used(column, rows):
 
     assert pickle.loads(data) == taken
     assert len(data) < 2000
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    path = tmp_path / "words"
+    path.write_text("één two three", encoding="utf-8")
+    return Strings(FileBytes.of(path), np.array([0, 0, 6, 10]), np.array([5, 0, 9, 15]))
+
+
+def test_rows_on_disk(on_disk, column):
+    assert list(on_disk) == ["één", "", "two", "three"]
+    assert (on_disk[2], on_disk[-1]) == ("two", "three")
+    assert pickle.loads(pickle.dumps(on_disk[1:])) == on_disk[1:]
+
+    both = Strings.join([on_disk[2:], Strings.repeat("", 2), on_disk[:1]])
+    assert list(both) == ["two", "three", "", "", "één"]
+    assert isinstance(both.buffer, FileBytes)
+    assert list(Strings.join([on_disk, column])) == [*on_disk, *column]
+
+
+def test_a_file_that_changed_is_an_error(on_disk):
+    path = on_disk.buffer.files[0][0]
+    path.write_text("something else")
+
+    with pytest.raises(DataError, match="was changed after it was read"):
+        list(on_disk)
+
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be opened"):
+        on_disk[0]

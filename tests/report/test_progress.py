@@ -1,4 +1,8 @@
-from dhcli.report.progress import counting
+import pytest
+
+from dhcli.data.progress import track, watched_by
+from dhcli.report import progress as module
+from dhcli.report.progress import LongSteps, counting
 
 
 def test_piped_progress_is_a_line_every_tenth(capsys) -> None:
@@ -14,3 +18,16 @@ def test_piped_progress_is_a_line_every_tenth(capsys) -> None:
     assert "\r" not in said.err
     assert "\x1b" not in said.err
     assert not said.out
+
+
+@pytest.mark.parametrize(("pause", "said"), [(0.0, "files: 33 %\n"), (1000.0, "")])
+def test_long_steps_say_how_far_they_are(capsys, monkeypatch, pause: float, said: str) -> None:
+    monkeypatch.setattr(module, "_PAUSE", pause)
+
+    with watched_by(LongSteps()):
+        items = list(track(range(192), "files"))
+
+    assert items == list(range(192))
+    assert capsys.readouterr().err.startswith(f"files: 0 %\n{said}" if said else "")
+    assert list(track(["x"], "files")) == ["x"]
+    assert not capsys.readouterr().err

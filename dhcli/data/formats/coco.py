@@ -2,7 +2,9 @@
 
 Tolerated: sparse ids and ids as text, decimals, absent `area`, `iscrowd`, `info`, `licenses`.
 Kept, so that COCO is written back as it was read: ids, crowd, areas, masks (polygons, RLE) and any
-other field of an annotation (extra column `coco`: its text), of an image, a category and the file.
+other field of an annotation, of an image, a category and the file. What columns do not hold is the
+extra column `coco`: where in the file the entry lies. It is read again when it is wanted, and must
+not have changed meanwhile.
 `ignore` and the attributes `occluded`, `truncated`, `difficult` are marks. A split is called as its
 file is (`instances_val2017.json` is val), or its folder (`valid/_annotations.coco.json`). Images
 are looked for beside the file, in `images`, and in folders called as the split.
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dhcli.data.formats.coco_entries import RAW, Entries, flags_of_row, parse_raw
+from dhcli.data.formats.coco_entries import RAW, flags_of_row, parse_raw, read_entries
 from dhcli.data.formats.coco_results import results_of
 from dhcli.data.formats.columns import DONT_CARE
 from dhcli.data.formats.files import fill_sizes
@@ -37,6 +39,7 @@ LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
 HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)))
 
 _MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
+_HEAD = 1 << 12
 
 
 def sniff_coco(path: Path) -> bool:
@@ -64,12 +67,17 @@ def _is_coco(path: Path) -> bool:
     if path.suffix.lower() != ".json" or not path.is_file() or not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        starts = text[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-        return starts and all(text.find(name) >= 0 for name in (b'"images"', b'"categories"'))
+        starts = text[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        return starts and all(_says(text, name) for name in (b'"images"', b'"categories"'))
+
+
+def _says(text: mmap.mmap, name: bytes) -> bool:
+    """Whether `name` is in `text`: looked for at its ends first, where a large file has it."""
+    return text.find(name, 0, _HEAD) >= 0 or text.rfind(name) >= 0
 
 
 def _read_file(root: Path, path: Path) -> DetectionTable:
-    entries = Entries(path)
+    entries = read_entries(path)
     rows = entries.image_of_box
     order = np.argsort(rows, kind="stable")
     order = order[np.searchsorted(rows[order], 0) :]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.file_bytes import FileBytes
 from dhcli.data.formats.columns import DONT_CARE, flags_of
-from dhcli.data.formats.json_text import JsonText
+from dhcli.data.formats.json_stream import JsonStream, NotPlain, Objects
+from dhcli.data.formats.json_text import JsonText, Take
 from dhcli.data.table import ANY_CLASS, Flag, Strings
 from dhcli.errors import DataError
 
@@ -24,38 +30,115 @@ _IMAGE_FIELDS = frozenset(("id", "file_name", "width", "height"))
 _INT64 = 2**63
 
 
+class _Image(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An image that says nothing but what the columns hold."""
+
+    id: int
+    file_name: str
+    width: int = 0
+    height: int = 0
+
+
+class _FullImage(msgspec.Struct, gc=False):
+    """An image that may say more."""
+
+    id: int
+    file_name: str
+    width: int = 0
+    height: int = 0
+
+
+class _Annotation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An annotation as nearly all are; its mask is passed over."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    id: int = 0
+    area: float = math.nan
+    iscrowd: int = 0
+    segmentation: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+_IMAGES = msgspec.json.Decoder(list[_Image])
+_FULL_IMAGES = msgspec.json.Decoder(list[_FullImage])
+_ANNOTATIONS = msgspec.json.Decoder(list[_Annotation])
+_NOTHING = frozenset((b"[]", b"null", b"{}"))
+_SHORT = max(map(len, _NOTHING))
+
+
+class EntryError(ValueError):
+    """What is wrong with an entry."""
+
+
+def read_entries(path: Path) -> Entries:
+    """The entries of a COCO file: by the fast way where the file is plain, else by the careful one.
+
+    Raises DataError with the line of what cannot be read.
+    """
+    entries = Entries()
+    try:
+        entries.about |= JsonStream(path).read_object(
+            {
+                "images": entries.add_images,
+                "annotations": entries.add_annotations,
+                "categories": entries.add_categories,
+            }
+        )
+        entries.buffer = FileBytes.of(path)
+    except (NotPlain, EntryError):
+        entries = _read_carefully(path)
+    entries.order_classes(path)
+    return entries
+
+
+def _read_carefully(path: Path) -> Entries:
+    entries, text = Entries(), JsonText(path)
+
+    def taken(add: Take) -> Take:
+        def take(row: Any, start: int, stop: int) -> None:
+            try:
+                add(row, start, stop)
+            except EntryError as error:
+                raise text.fail(str(error), start) from None
+
+        return take
+
+    entries.about |= text.read_object(
+        {
+            "images": taken(entries.add_image),
+            "annotations": taken(entries.add_annotation),
+            "categories": taken(entries.add_category),
+        }
+    )
+    entries.buffer = text.text
+    return entries
+
+
 class Entries:
-    """Images, annotations and categories of the COCO file `path`, in the file's order.
+    """Images, annotations and categories of a COCO file, in the file's order.
 
     names       file name of each image, as written
     sizes       (I, 2) int32, 0 where not told
     boxes       (M, 4) float64 xyxy, of all annotations
     classes     names by ascending id, `DontCare` left out
     about       what else the file tells: info, licenses, fields of categories
+    buffer      what the spans of entries are of: the file's bytes, or its text
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.names: list[str] = []
         self.classes: tuple[str, ...] = ()
         self.about: dict[str, Any] = {}
+        self.buffer: FileBytes | str = ""
         self._images, self._categories = _Ids(), _Ids()
         self._row_of_image: dict[int, int] = {}
         self._category: dict[int, dict[str, Any]] = {}
         self._sizes = array("q")
         self._image_spans, self._spans = array("q"), array("q")
         self._image_of_box, self._category_of_box = array("q"), array("q")
-        self._boxes, self._areas = array("d"), array("d")
+        self._xywh, self._areas = array("d"), array("d")
         self._flags, self._ids = array("B"), array("q")
-        self._json = JsonText(path)
-        self.about = self._json.read_object(
-            {
-                "images": self._add_image,
-                "annotations": self._add_annotation,
-                "categories": self._add_category,
-            }
-        )
-        self._order_classes()
 
     @property
     def sizes(self) -> NDArray[np.int32]:
@@ -63,7 +146,10 @@ class Entries:
 
     @property
     def boxes(self) -> NDArray[np.float64]:
-        return np.array(self._boxes, np.float64).reshape(-1, 4)
+        boxes = np.array(self._xywh, np.float64).reshape(-1, 4)
+        with np.errstate(over="ignore", invalid="ignore"):
+            boxes[:, 2:] += boxes[:, :2]
+        return boxes
 
     @property
     def areas(self) -> NDArray[np.float64]:
@@ -100,41 +186,81 @@ class Entries:
         return self._cut(self._spans), self._cut(self._image_spans)
 
     def _cut(self, spans: array[int]) -> Strings | None:
-        starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
+        starts, stops = np.array(spans, np.int64).reshape(-1, 2).T.copy()
         if not (stops > starts).any():
             return None
-        text = self._json.text
+        text = self.buffer
+        if isinstance(text, FileBytes):
+            return Strings(text, starts, stops)
         if text.isascii() and 2 * int((stops - starts).sum()) > len(text):
             return Strings(np.frombuffer(text.encode("ascii"), np.uint8), starts, stops)
         pairs = zip(starts.tolist(), stops.tolist(), strict=True)
         return Strings.pack(text[start:stop] for start, stop in pairs)
 
-    def _add_image(self, row: Any, start: int, stop: int) -> None:
+    def add_images(self, objects: Objects) -> None:
+        """Add images; those that are not as usual one by one."""
+        rows: list[_Image] | list[_FullImage] | None = objects.typed(_IMAGES)
+        says_more = rows is None
+        rows = objects.typed(_FULL_IMAGES) if rows is None else rows
+        sizes = None if rows is None else _whole_columns(rows, "id", "width", "height")
+        if rows is None or sizes is None or _out_of_range(sizes[:, 1:]):
+            return _each(objects, self.add_image)
+        numbers = self._images.numbers(map(attrgetter("id"), rows))
+        known = len(self._row_of_image)
+        self._row_of_image |= zip(numbers, range(known, known + len(rows)), strict=True)
+        if len(self._row_of_image) < known + len(rows):
+            raise EntryError("two images have one id")
+        self.names.extend(map(attrgetter("file_name"), rows))
+        self._sizes.frombytes(sizes[:, 1:].tobytes())
+        self._image_spans.frombytes(_spans(objects, np.full(len(rows), says_more)))
+        return None
+
+    def add_annotations(self, objects: Objects) -> None:
+        """Add annotations; those that are not as usual one by one."""
+        rows = objects.typed(_ANNOTATIONS)
+        columns = None if rows is None else _whole_columns(rows, "id", "iscrowd")
+        if rows is None or columns is None:
+            return _each(objects, self.add_annotation)
+        self._ids.frombytes(columns[:, 0].tobytes())
+        self._flags.frombytes(((columns[:, 1] != 0) * np.uint8(Flag.CROWD)).tobytes())
+        self._image_of_box.extend(self._images.numbers(map(attrgetter("image_id"), rows)))
+        categories = map(attrgetter("category_id"), rows)
+        self._category_of_box.extend(self._categories.numbers(categories))
+        self._xywh.extend(chain.from_iterable(map(attrgetter("bbox"), rows)))
+        self._areas.extend(map(attrgetter("area"), rows))
+        says_more = _are_said([row.segmentation for row in rows])
+        self._spans.frombytes(_spans(objects, says_more))
+        return None
+
+    def add_categories(self, objects: Objects) -> None:
+        _each(objects, self.add_category)
+
+    def add_image(self, row: Any, start: int, stop: int) -> None:
         try:
             number = self._images.number(row["id"])
             name = row["file_name"]
         except (KeyError, TypeError, ValueError) as error:
-            raise self._json.fail(f"an image {_missing(error)}", start) from None
+            raise EntryError(f"an image {_missing(error)}") from None
         if number in self._row_of_image:
-            raise self._json.fail(f"two images have the id {row['id']}", start)
+            raise EntryError(f"two images have the id {row['id']}")
         if not isinstance(name, str):
-            raise self._json.fail("an image whose `file_name` is no text", start)
+            raise EntryError("an image whose `file_name` is no text")
         self._row_of_image[number] = len(self.names)
         self.names.append(name)
         self._sizes.extend((_side(row.get("width")), _side(row.get("height"))))
         says_more = not _IMAGE_FIELDS.issuperset(row)
         self._image_spans.extend((start, stop) if says_more else (0, 0))
 
-    def _add_category(self, row: Any, start: int, _: int) -> None:
+    def add_category(self, row: Any, start: int, _: int) -> None:
         try:
             number = self._categories.number(row["id"])
             name = str(row.get("name", row["id"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise self._json.fail(f"a category {_missing(error)}", start) from None
+            raise EntryError(f"a category {_missing(error)}") from None
         if self._category.setdefault(number, row | {"name": name})["name"] != name:
-            raise self._json.fail(f"two categories have the id {row['id']}", start)
+            raise EntryError(f"two categories have the id {row['id']}")
 
-    def _add_annotation(self, row: Any, start: int, stop: int) -> None:
+    def add_annotation(self, row: Any, start: int, stop: int) -> None:
         try:
             image, category = row["image_id"], row["category_id"]
             x, y, width, height = _floats(row["bbox"])
@@ -144,15 +270,15 @@ class Entries:
             self._category_of_box.append(self._categories.number(category))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             name = f"annotation {row.get('id', '')}" if isinstance(row, dict) else "an annotation"
-            raise self._json.fail(f"{name} {_missing(error)}", start) from None
-        self._boxes.extend((x, y, x + width, y + height))
+            raise EntryError(f"{name} {_missing(error)}") from None
+        self._xywh.extend((x, y, width, height))
         self._areas.append(area)
         self._ids.append(_whole(row.get("id")))
         self._flags.append(flags_of_row(row))
         says_more = row.get("segmentation") or not _FIELDS.issuperset(row)
         self._spans.extend((start, stop) if says_more else (0, 0))
 
-    def _order_classes(self) -> None:
+    def order_classes(self, path: Path) -> None:
         kept = [n for n, row in self._category.items() if row["name"] != DONT_CARE]
         ids = self._categories.own(kept)
         self._ordered = [kept[index] for index in np.argsort(ids, kind="stable").tolist()]
@@ -160,7 +286,7 @@ class Entries:
         twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
         if twice is not None:
             what = f"two categories are called `{twice}`"
-            raise DataError(what, where=self.path, hint="give them different names, or one id")
+            raise DataError(what, where=path, hint="give them different names, or one id")
         self.classes = tuple(names)
         rows = (self._category[number] for number in self._ordered)
         self.about["categories"] = {
@@ -172,12 +298,13 @@ class _Ids:
     """Numbers 0, 1 … for ids as they come up: whole numbers, or text."""
 
     def __init__(self) -> None:
-        self._numbers: dict[int | str, int] = {}
+        self._numbers = _Numbers()
 
     def number(self, raw: Any) -> int:
-        if type(raw) is not int:
-            raw = _id(raw)
-        return self._numbers.setdefault(raw, len(self._numbers))
+        return self._numbers[raw if type(raw) is int else _id(raw)]
+
+    def numbers(self, ids: Iterable[int]) -> list[int]:
+        return list(map(self._numbers.__getitem__, ids))
 
     def own(self, numbers: Sequence[int]) -> NDArray[np.int64]:
         """The ids behind `numbers`; 1, 2 … where any is text or too large for 64 bits."""
@@ -185,6 +312,46 @@ class _Ids:
         wanted = [ids[number] for number in numbers]
         whole = [value for value in wanted if isinstance(value, int) and -_INT64 <= value < _INT64]
         return np.array(whole if len(whole) == len(wanted) else range(1, len(wanted) + 1), np.int64)
+
+
+class _Numbers(dict[int | str, int]):
+    """Whoever is not yet in it gets the next number."""
+
+    def __missing__(self, key: int | str) -> int:
+        return self.setdefault(key, len(self))
+
+
+def _each(objects: Objects, add: Take) -> None:
+    spans = zip(objects.plain(), objects.starts.tolist(), objects.stops.tolist(), strict=True)
+    for row, start, stop in spans:
+        add(row, start, stop)
+
+
+def _whole_columns(rows: Sequence[object], *names: str) -> NDArray[np.int64] | None:
+    """(n, k) the fields `names` of the rows; None where one is beyond 64 bits."""
+    try:
+        return np.array(list(map(attrgetter(*names), rows)), np.int64)
+    except OverflowError:
+        return None
+
+
+def _are_said(masks: Sequence[msgspec.Raw]) -> NDArray[np.bool_]:
+    """(n,) whether there is a mask."""
+    # One view at a time: many at once would have the garbage collector look at them.
+    lengths = map(len, map(memoryview, masks))  # type: ignore[arg-type]
+    said = np.fromiter(lengths, np.int64, len(masks)) > _SHORT
+    for index in np.flatnonzero(~said).tolist():
+        said[index] = bytes(memoryview(masks[index])) not in _NOTHING
+    return said
+
+
+def _out_of_range(sizes: NDArray[np.int64]) -> bool:
+    return bool(((sizes < 0) | (sizes >= 2**31)).any())
+
+
+def _spans(objects: Objects, said: NDArray[np.bool_]) -> bytes:
+    """Where the objects lie, 0 and 0 for those that are not `said` to hold more, as int64."""
+    return (np.stack([objects.starts, objects.stops], 1) * said[:, None]).tobytes()
 
 
 def flags_of_row(row: dict[str, Any]) -> int:
@@ -256,5 +423,8 @@ def _look_up(numbers: array[int], place: dict[int, int]) -> NDArray[np.int64]:
 
 def parse_raw(text: str) -> dict[str, Any]:
     """The fields of an entry kept as text; none for ""."""
-    found = json.loads(text) if text else {}
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        raise DataError("holds an entry that is nested too deep, or a number too long") from None
     return found if isinstance(found, dict) else {}

@@ -8,7 +8,6 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import TypeVar
@@ -50,8 +49,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@contextmanager
-def open_file(path: Path) -> Iterator[FileIO]:
+def open_file(path: Path) -> FileIO:
     """The file `path`, open for reading. Raises DataError unless it is a regular, readable one."""
     try:
         # A pipe would otherwise wait for a writer that never comes.
@@ -60,10 +58,10 @@ def open_file(path: Path) -> Iterator[FileIO]:
         raise DataError(f"cannot be opened: {error.strerror}", where=path) from error
     except ValueError as error:
         raise DataError("is not a possible file name", where=repr(str(path))) from error
-    with FileIO(descriptor) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DataError("is not a file", where=path)
-        yield file
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError("is not a file", where=path)
+    return FileIO(descriptor)
 
 
 def read_bytes(path: Path, limit: int = -1) -> bytes:

@@ -148,4 +148,4 @@ def _stems(folder: Path) -> dict[str, str]:
 
 
 def _has_suffix(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import DONT_CARE
 from dhcli.data.formats.files import last_part, stem_of
+from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings
 
 LEFT_OUT = "left out"
@@ -88,7 +89,8 @@ class Placing:
             return
         each = [folders] * len(self.names) if isinstance(folders, str) else folders
         missing = 0
-        for image, (folder, name) in enumerate(zip(each, self.names, strict=True)):
+        for image in track(range(len(self.names)), "images put into their place"):
+            folder, name = each[image], self.names[image]
             source = self.table.path(image)
             if source.is_file():
                 self._put(source, self._path(f"{folder}/{name}"))

@@ -1,0 +1,48 @@
+"""How far a long step over data has come, told to whoever watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+Watcher = Callable[[str, int, int], None]
+"""Takes what is done, how much of it is, and how much there is."""
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+_OFTEN = 64
+
+T = TypeVar("T")
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Long steps within the block tell `watcher` of themselves."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+class Progress:
+    """A step called `what`, of `total` units. Costs nothing where nobody watches."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what = what
+        self.total = total
+        self._watcher = _watcher.get()
+
+    def reached(self, done: int) -> None:
+        if self._watcher is not None:
+            self._watcher(self.what, done, self.total)
+
+
+def track(items: Sequence[T], what: str) -> Iterator[T]:
+    """The `items`, telling how far it has come with them."""
+    progress = Progress(what, len(items))
+    for number, item in enumerate(items):
+        if number % _OFTEN == 0:
+            progress.reached(number)
+        yield item
