@@ -9,7 +9,26 @@ import typer
 
 from dhcli.cli.options import JsonFlag
 
-FormatName = Literal["coco", "voc", "kitti", "yolo"]
+FormatName = Literal[
+    "voc",
+    "imagenet",
+    "kitti",
+    "coco",
+    "datumaro",
+    "via",
+    "createml",
+    "supervisely",
+    "labelme",
+    "cvat",
+    "openimages",
+    "csv",
+    "retinanet",
+    "dota",
+    "mot",
+    "widerface",
+    "yolo",
+]
+"""The names in `dhcli.data.formats.FORMATS`, which a test compares; it loads too slowly here."""
 
 
 def convert(

@@ -15,19 +15,23 @@ Ids = NDArray[np.int64]
 
 
 def merge_tables(tables: Sequence[DetectionTable]) -> DetectionTable:
-    """All images of `tables`, which share a root and have no scores; classes go by name.
+    """All images of `tables`, which share a root; classes go by name.
 
     An image that several list (by its file) keeps the boxes of the first, and is in the splits of
     all. Classes come in the order of their ids. Ids that would name two classes or images are given
-    anew, from 1, and a note says so; those of annotations stay, being a file's own.
+    anew, from 1, and a note says so; those of annotations stay, being a file's own. Scores stay
+    where all boxes have them.
     """
     names, category_ids, kind = _merge_classes(tables)
     parts, splits = _merge_images([table.with_classes(names) for table in tables])
     image_ids, images = _unique(np.concatenate([part.image_ids for part in parts]))
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
     notes = chain.from_iterable([*(table.notes for table in tables), kind, images])
+    with_boxes = [part.scores for part in parts if len(part.boxes)]
+    scores = [own for own in with_boxes if own is not None]
     return replace(
         tables[0],
+        scores=np.concatenate(scores) if len(scores) == len(with_boxes) > 0 else None,
         files=Strings.join([part.files for part in parts]),
         image_ids=image_ids,
         sizes=np.concatenate([part.sizes for part in parts]),

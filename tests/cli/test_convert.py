@@ -1,12 +1,15 @@
 """`dh convert` as people and programs see it."""
 
 import json
+from typing import get_args
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from dhcli.cli import app
+from dhcli.cli.convert import FormatName
+from dhcli.data.formats import FORMATS
 
 
 @pytest.fixture
@@ -62,3 +65,7 @@ def test_a_destination_that_is_there_is_left_alone(source, tmp_path):
 
     assert run.exit_code == 1
     assert "is there already" in run.stderr
+
+
+def test_the_formats_of_the_options_are_all_there_are():
+    assert list(get_args(FormatName)) == list(FORMATS)

@@ -12,7 +12,25 @@ from pathlib import Path
 import numpy as np
 
 from dhcli.atomic import atomic_folder
-from dhcli.data.formats import coco, kitti, voc, yolo
+from dhcli.data.formats import (
+    coco,
+    createml,
+    csv_table,
+    cvat,
+    datumaro,
+    dota,
+    imagenet,
+    kitti,
+    labelme,
+    mot,
+    openimages,
+    retinanet,
+    supervisely,
+    via,
+    voc,
+    widerface,
+    yolo,
+)
 from dhcli.data.formats.coco_results import read_results, results_of
 from dhcli.data.formats.files import list_files, list_folders, list_images, sound_text
 from dhcli.data.formats.placing import Holds, Images, Placing, losses
@@ -53,6 +71,14 @@ FORMATS = {
     "voc": Format(
         "Pascal VOC", voc.LOOKS_FOR, voc.sniff_voc, voc.read_voc, voc.write_voc, voc.HOLDS
     ),
+    "imagenet": Format(
+        "ImageNet",
+        imagenet.LOOKS_FOR,
+        imagenet.sniff_imagenet,
+        imagenet.read_imagenet,
+        imagenet.write_imagenet,
+        imagenet.HOLDS,
+    ),
     "kitti": Format(
         "KITTI",
         kitti.LOOKS_FOR,
@@ -64,6 +90,78 @@ FORMATS = {
     "coco": Format(
         "COCO", coco.LOOKS_FOR, coco.sniff_coco, coco.read_coco, coco.write_coco, coco.HOLDS
     ),
+    "datumaro": Format(
+        "Datumaro",
+        datumaro.LOOKS_FOR,
+        datumaro.sniff_datumaro,
+        datumaro.read_datumaro,
+        datumaro.write_datumaro,
+        datumaro.HOLDS,
+    ),
+    "via": Format("VIA", via.LOOKS_FOR, via.sniff_via, via.read_via, via.write_via, via.HOLDS),
+    "createml": Format(
+        "CreateML",
+        createml.LOOKS_FOR,
+        createml.sniff_createml,
+        createml.read_createml,
+        createml.write_createml,
+        createml.HOLDS,
+    ),
+    "supervisely": Format(
+        "Supervisely",
+        supervisely.LOOKS_FOR,
+        supervisely.sniff_supervisely,
+        supervisely.read_supervisely,
+        supervisely.write_supervisely,
+        supervisely.HOLDS,
+    ),
+    "labelme": Format(
+        "LabelMe",
+        labelme.LOOKS_FOR,
+        labelme.sniff_labelme,
+        labelme.read_labelme,
+        labelme.write_labelme,
+        labelme.HOLDS,
+    ),
+    "cvat": Format(
+        "CVAT", cvat.LOOKS_FOR, cvat.sniff_cvat, cvat.read_cvat, cvat.write_cvat, cvat.HOLDS
+    ),
+    "openimages": Format(
+        "Open Images",
+        openimages.LOOKS_FOR,
+        openimages.sniff_openimages,
+        openimages.read_openimages,
+        openimages.write_openimages,
+        openimages.HOLDS,
+    ),
+    "csv": Format(
+        "CSV",
+        csv_table.LOOKS_FOR,
+        csv_table.sniff_csv,
+        csv_table.read_csv,
+        csv_table.write_csv,
+        csv_table.HOLDS,
+    ),
+    "retinanet": Format(
+        "keras-retinanet CSV",
+        retinanet.LOOKS_FOR,
+        retinanet.sniff_retinanet,
+        retinanet.read_retinanet,
+        retinanet.write_retinanet,
+        retinanet.HOLDS,
+    ),
+    "dota": Format(
+        "DOTA", dota.LOOKS_FOR, dota.sniff_dota, dota.read_dota, dota.write_dota, dota.HOLDS
+    ),
+    "mot": Format("MOT", mot.LOOKS_FOR, mot.sniff_mot, mot.read_mot, mot.write_mot, mot.HOLDS),
+    "widerface": Format(
+        "WIDER FACE",
+        widerface.LOOKS_FOR,
+        widerface.sniff_widerface,
+        widerface.read_widerface,
+        widerface.write_widerface,
+        widerface.HOLDS,
+    ),
     "yolo": Format(
         "YOLO", yolo.LOOKS_FOR, yolo.sniff_yolo, yolo.read_yolo, yolo.write_yolo, yolo.HOLDS
     ),
@@ -72,6 +170,7 @@ FORMATS = {
 
 _DEPTH = 3
 _OFFSETS = ("auto", "0", "1")
+_READ_WITH_OFFSET = {"voc": voc.read_voc, "imagenet": imagenet.read_imagenet}
 
 
 def read_dataset(
@@ -90,13 +189,16 @@ def read_dataset(
         path, found = recognise(path)
     else:
         found = [_named(format)]
-    if voc_offset != "auto" and found[0] != "voc":
-        title = FORMATS[found[0]].title
-        raise ConfigError(f"voc_offset is for Pascal VOC; {path} is {title}")
-    table = voc.read_voc(path, voc_offset) if found[0] == "voc" else FORMATS[found[0]].read(path)
+    kind = FORMATS[found[0]]
+    if found[0] in _READ_WITH_OFFSET:
+        table = _READ_WITH_OFFSET[found[0]](path, voc_offset)
+    elif voc_offset != "auto":
+        raise ConfigError(f"voc_offset is for Pascal VOC; {path} is {kind.title}")
+    else:
+        table = kind.read(path)
     table = replace(table, classes=tuple(map(sound_text, table.classes)))
     if not len(table):
-        raise DataError(f"holds no images as {FORMATS[found[0]].title}", where=path)
+        raise DataError(f"holds no images as {kind.title}", where=path)
     if len(found) > 1:
         others = ", ".join(FORMATS[name].title for name in found[1:])
         return replace(table, notes=(*table.notes, f"could be read as {others} too (--from)"))
@@ -118,11 +220,11 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
         if len(folders) != 1 or list_images(place):
             break
         place /= folders[0]
-    looked = "; ".join(each.looks_for for each in FORMATS.values())
+    looked = "".join(f"\n  {each.looks_for}" for each in FORMATS.values())
     raise DataError(
         f"is not a dataset of a known format; it holds {_contents(path)}",
         where=path,
-        hint=f"looked for {looked}",
+        hint=f"looked for{looked}",
     )
 
 

@@ -53,7 +53,7 @@ def read_coco(path: Path) -> DetectionTable:
     Raises DataError with the file and line of what cannot be read.
     """
     files = [] if path.is_file() else _find_files(path)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "COCO")
+    return read_as_splits(path, files, _read_file, LOOKS_FOR, "COCO", has_ids=True)
 
 
 def _find_files(root: Path) -> list[Path]:

@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.files import fill_sizes
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
+from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings, make_table
 
 DONT_CARE = "DontCare"
 """Name of the class that stands for no class, in every format that must name one."""
+
+NO_TRACK = -1
+"""The track of a box that belongs to none."""
 
 MARKS = {
     "difficult": Flag.DIFFICULT,
@@ -48,6 +51,13 @@ class Columns:
         self._sizes = array("i")
         self._images = array("i")
         self._classes: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+
+    def image(self, file: str, width: int, height: int, annotation: str = "") -> int:
+        """The number of the image `file`, begun where it is new."""
+        if file not in self._numbers:
+            self._numbers[file] = self.add_image(file, width, height, annotation)
+        return self._numbers[file]
 
     def add_image(self, file: str, width: int, height: int, annotation: str = "") -> int:
         """Begin the image `file` and return its number; 0 for a side that is not known."""
@@ -180,6 +190,13 @@ def _above_zero(text: str) -> bool:
         return False
 
 
+def class_of(value: Any) -> str:
+    """The name of a class as it is told, text or a number. Raises ValueError."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
+        return str(value).strip()
+    raise ValueError(f"`{str(value)[:40]}` is no class name")
+
+
 def number_of(value: Any) -> float:
     """A number as it is told: itself, or text, at times with a decimal comma.
 
@@ -193,6 +210,21 @@ def number_of(value: Any) -> float:
     except (ValueError, OverflowError):
         pass
     raise ValueError(f"`{str(value)[:40]}`")
+
+
+def whole_or(value: Any, other: int) -> int:
+    """A whole number of 64 bits as it is told, or `other`."""
+    try:
+        number = int(value) if isinstance(value, str) and len(value) < 20 else value
+    except ValueError:
+        return other
+    return number if type(number) is int and -(2**63) <= number < 2**63 else other
+
+
+def tracks_of(tracks: array[int]) -> dict[str, Column]:
+    """The extra column of tracks, where any box has one."""
+    numbers = _numpy(tracks, np.int64)
+    return {"track": numbers} if (numbers != NO_TRACK).any() else {}
 
 
 def side_of(value: Any) -> int:

@@ -15,6 +15,7 @@ from dhcli.data.formats.files import (
     list_files,
     list_folders,
     list_images,
+    split_folders,
     split_name,
     stem_of,
 )
@@ -32,12 +33,16 @@ _IMAGE_FOLDERS = ("images", "JPEGImages", "Images", "img", "data")
 
 
 def find_files(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> list[Path]:
-    """Annotation files of a folder: those in `annotations`, else in itself, else in its folders."""
+    """Annotation files of a folder: those in `annotations`, else in itself, else in its folders.
+
+    Folders that are called as splits count as the folder itself.
+    """
     return next((files for files in _groups(root, suffix, is_ours) if files), [])
 
 
 def _groups(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> Iterator[list[Path]]:
-    for folders in (("annotations",), (".",), list_folders(root)):
+    splits = (".", *(name for _, name in split_folders(root)))
+    for folders in (("annotations",), splits, list_folders(root)):
         files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
         # A file an image is another format: one look at a few tells.
         if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
@@ -45,10 +50,17 @@ def _groups(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> Iterato
 
 
 def read_as_splits(
-    path: Path, files: Sequence[Path], read_file: ReadFile, looks_for: str, title: str
+    path: Path,
+    files: Sequence[Path],
+    read_file: ReadFile,
+    looks_for: str,
+    title: str,
+    *,
+    has_ids: bool = False,
 ) -> DetectionTable:
     """The dataset at `path`: that file, or the `files` found in that folder as its splits.
 
+    Where the format has no ids of its own (`has_ids`), images, boxes and classes are numbered on.
     Raises DataError where there are none, or several that do not say which split they are.
     """
     if path.is_file():
@@ -60,7 +72,28 @@ def read_as_splits(
         table = read_file(path, file)
         every = np.arange(len(table), dtype=np.int64)
         tables.append(replace(table, splits={split: every}) if split else table)
-    return tables[0] if len(tables) == 1 else merge_tables(tables)
+    if len(tables) == 1:
+        return tables[0]
+    return merge_tables(tables if has_ids else _numbered_on(tables))
+
+
+def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
+    """The tables with the same classes, sorted if they are in each, and ids that go on."""
+    names = list(dict.fromkeys(name for table in tables for name in table.classes))
+    if all(list(table.classes) == sorted(table.classes) for table in tables):
+        names.sort()
+    numbered, images, boxes = [], 0, 0
+    for table in tables:
+        numbered.append(
+            replace(
+                table.with_classes(names),
+                image_ids=table.image_ids + images,
+                box_ids=table.box_ids + boxes,
+                category_ids=np.arange(1, len(names) + 1, dtype=np.int64),
+            )
+        )
+        images, boxes = images + len(table), boxes + len(table.boxes)
+    return numbered
 
 
 def root_of(path: Path) -> Path:

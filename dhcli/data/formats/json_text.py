@@ -14,6 +14,9 @@ from dhcli.errors import DataError
 Take = Callable[[Any, int, int], None]
 """Takes an element of an array, and where its text begins and ends."""
 
+ODD = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+"""What goes wrong where an element is not built as its format has it."""
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
@@ -25,6 +28,13 @@ def begins_as(path: Path, opening: str, *names: str) -> bool:
         return False
     head = read_head(path, 1 << 20)
     return head.lstrip().startswith(opening) and all(f'"{name}"' in head for name in names)
+
+
+def oddity(error: Exception) -> str:
+    """What an error of the kinds `ODD` says of an element, to follow its name."""
+    if isinstance(error, KeyError):
+        return f"has no `{error.args[0]}`"
+    return f"has a value that cannot be used: {str(error)[:80]}"
 
 
 class JsonText:

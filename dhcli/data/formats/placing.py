@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.columns import DONT_CARE
+from dhcli.data.formats.columns import DONT_CARE, NO_TRACK
 from dhcli.data.formats.files import last_part, stem_of
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings
@@ -105,9 +105,13 @@ class Placing:
         return dict(self.table.splits) | ({"": rest} if len(rest) or not self.table.splits else {})
 
     def split_of_images(self) -> list[str]:
-        """The one split that each image goes to, the first that has it, or ""."""
+        """The one split that each image goes to, the smallest that has it, or "".
+
+        So an image of VOC's train and trainval is in train.
+        """
         names = [""] * len(self.table)
-        for split, images in reversed(list(self.table.splits.items())):
+        smallest_first = sorted(self.table.splits.items(), key=lambda item: len(item[1]))
+        for split, images in reversed(smallest_first):
             for image in images.tolist():
                 names[image] = split
         return names
@@ -173,6 +177,13 @@ def rows_of(table: DetectionTable, image: int, *, regions: bool = True) -> Itera
             )
 
 
+def track_of(table: DetectionTable, row: int) -> int:
+    """The track of box number `row`, NO_TRACK where it is in none."""
+    tracks = table.extras.get("track")
+    known = isinstance(tracks, np.ndarray) and np.isfinite(tracks[row])
+    return int(tracks[row]) if known and tracks is not None else NO_TRACK
+
+
 def flat_names(files: Sequence[str]) -> list[str]:
     """A name without folders for each of `files`, no two with the same stem.
 
@@ -206,8 +217,8 @@ def losses(table: DetectionTable, holds: Holds) -> list[str]:
         if count and flag not in holds.marks:
             lines.append(f"{count} marks `{name}`: not kept")
     for what, names in _COLUMNS.items():
-        here = [table.extras[n] for n in names if n in table.extras and n not in holds.columns]
-        count = max(map(_informative, here), default=0)
+        here = [n for n in names if n in table.extras and n not in holds.columns]
+        count = max((_informative(n, table.extras[n]) for n in here), default=0)
         if count:
             lines.append(f"{what} of {count} boxes: not kept")
     return lines + _unlisted(table, holds)
@@ -225,7 +236,7 @@ def _unlisted(table: DetectionTable, holds: Holds) -> list[str]:
         "scores: not kept": 0 if holds.scores or table.scores is None else len(table.scores),
         "images without boxes: not listed": 0 if holds.empty else int(np.sum(empty)),
         "classes without boxes: not listed": 0 if holds.classes else len(table.classes) - len(used),
-        "images in several splits: kept in the first": 0
+        "images in several splits: kept in the smallest": 0
         if holds.splits
         else int(np.sum(np.bincount(listed) > 1)),
     }
@@ -238,11 +249,12 @@ def is_region(table: DetectionTable) -> NDArray[np.bool_]:
     return region
 
 
-def _informative(column: Column) -> int:
+def _informative(name: str, column: Column) -> int:
     """How many rows say something."""
     if isinstance(column, Strings):
         return int(np.sum(column.stops > column.starts))
-    blank = np.isin(column, _UNKNOWN) | np.isnan(column)
+    unknown = (NO_TRACK,) if name == "track" else _UNKNOWN
+    blank = np.isin(column, unknown) | np.isnan(column)
     return int(np.sum(~blank.reshape(len(column), -1).all(axis=1)))
 
 

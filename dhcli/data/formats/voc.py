@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
-from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +36,7 @@ from dhcli.data.formats.files import (
     stem_of,
 )
 from dhcli.data.formats.placing import Holds, Placing, decimal
+from dhcli.data.formats.xml_text import escape_xml
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
 from dhcli.errors import DataError
 
@@ -59,6 +59,9 @@ _XML_FOLDERS = ("Annotations", "annotations", "Annotation", "xmls", "labels", ".
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img", ".")
 _ROOT_TAG = re.compile(rb"<annotation[\s>]", re.IGNORECASE)
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+Part = tuple[str, str, str]
+"""A split or "", a folder of XML files, and that of their images."""
+
 _WRITTEN = "Written by dh, 1-based"
 _NO_POSE = "Unspecified"
 _REGION = Flag.CROWD | Flag.IGNORE
@@ -67,13 +70,13 @@ _REGION = Flag.CROWD | Flag.IGNORE
 def sniff_voc(path: Path) -> bool:
     """Whether `path` holds, or is, annotations in VOC's XML."""
     if path.is_file():
-        return path.suffix.lower() == ".xml" and _is_voc(path)
+        return path.suffix.lower() == ".xml" and is_voc(path)
     for _, xml_folder, _ in _parts(path):
-        return _is_voc(path / xml_folder / list_files(path / xml_folder, ".xml")[0])
+        return is_voc(path / xml_folder / list_files(path / xml_folder, ".xml")[0])
     return False
 
 
-def _is_voc(path: Path) -> bool:
+def is_voc(path: Path) -> bool:
     """Whether an XML file begins with VOC's tag; CVAT's is <annotations>."""
     return _ROOT_TAG.search(read_bytes(path)[:4096]) is not None
 
@@ -84,24 +87,32 @@ def read_voc(path: Path, offset: str = "auto") -> DetectionTable:
     `offset` is what the files' first pixel is called: "1", "0", or "auto" (see above). Raises
     DataError with the file and line of what cannot be read.
     """
-    root, parts = (path, _parts(path)) if path.is_dir() else _part_of_file(path)
+    if path.is_dir():
+        return read_parts(path, _parts(path), offset)
+    root, part = _part_of_file(path)
+    return read_parts(root, [part], offset, only=path.name)
+
+
+def read_parts(
+    root: Path, parts: Iterable[Part], offset: str, *, only: str | None = None
+) -> DetectionTable:
+    """Read the XML files of all `parts` below `root`, or in each the file `only`."""
     columns = Columns()
     reader = _Reader(root, columns)
     splits: dict[str, list[int]] = {}
     for split, xml_folder, image_folder in parts:
         start = len(columns.files)
-        if path.is_file():
-            reader.read_folder(xml_folder, [path.name], image_folder)
-        else:
-            reader.read_folder(xml_folder, list_files(root / xml_folder, ".xml"), image_folder)
+        names = [only] if only else list_files(root / xml_folder, ".xml")
+        reader.read_folder(xml_folder, names, image_folder)
+        if not only:
             reader.add_listed(image_folder, _listed(root / Path(xml_folder).parent))
         if split:
             splits.setdefault(split, []).extend(range(start, len(columns.files)))
     return _finish(root, columns, reader, offset, splits)
 
 
-def _parts(root: Path) -> list[tuple[str, str, str]]:
-    """(split or "", folder of XML, folder of images) below `root`, for each split folder or one."""
+def _parts(root: Path) -> list[Part]:
+    """The folders of XML below `root`, for each split folder or one."""
     found = []
     for split, base in [("", "."), *split_folders(root)]:
         xml_folder = first_folder(root / base, _XML_FOLDERS, ".xml")
@@ -120,10 +131,10 @@ def _join(base: str, name: str) -> str:
     return base if name == "." else f"{base}/{name}"
 
 
-def _part_of_file(path: Path) -> tuple[Path, list[tuple[str, str, str]]]:
+def _part_of_file(path: Path) -> tuple[Path, Part]:
     root = path.parent.parent if path.parent.name in _XML_FOLDERS else path.parent
     images = first_folder(root, _IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "."
-    return root, [("", path.parent.relative_to(root).as_posix(), images)]
+    return root, ("", path.parent.relative_to(root).as_posix(), images)
 
 
 def _lists(base: Path) -> list[tuple[str, Path]]:
@@ -383,15 +394,15 @@ def write_voc(table: DetectionTable, placing: Placing) -> None:
         placing.write(f"ImageSets/Main/{split}.txt", "".join(f"{stem}\n" for stem in stems))
 
 
-def xml_of(table: DetectionTable, image: int, name: str) -> str:
+def xml_of(table: DetectionTable, image: int, name: str, folder: str = "JPEGImages") -> str:
     """The XML file of image number `image`, called `name`; pixels counted from 1."""
     width, height = table.sizes[image].tolist()
     rows = table.rows(image)
     return "\n".join(
         (
             "<annotation>",
-            "\t<folder>JPEGImages</folder>",
-            f"\t<filename>{_escape(name)}</filename>",
+            f"\t<folder>{escape_xml(folder)}</folder>",
+            f"\t<filename>{escape_xml(name)}</filename>",
             f"\t<source>\n\t\t<database>{_WRITTEN}</database>\n\t</source>",
             f"\t<size>\n\t\t<width>{width}</width>\n\t\t<height>{height}</height>",
             "\t\t<depth>3</depth>\n\t</size>",
@@ -407,8 +418,8 @@ def _object_xml(table: DetectionTable, row: int) -> str:
     name = DONT_CARE if label == ANY_CLASS else table.classes[label]
     pose = table.extras.get("pose")
     tags = {
-        "name": _escape(name),
-        "pose": _escape((pose[row] if isinstance(pose, Strings) else "") or _NO_POSE),
+        "name": escape_xml(name),
+        "pose": escape_xml((pose[row] if isinstance(pose, Strings) else "") or _NO_POSE),
         "truncated": int(Flag.TRUNCATED in flags),
         "difficult": int(bool(flags & (_REGION | Flag.DIFFICULT)) or label == ANY_CLASS),
     }
@@ -427,8 +438,3 @@ def _object_xml(table: DetectionTable, row: int) -> str:
             "\t</object>",
         )
     )
-
-
-def _escape(text: str) -> str:
-    """Text for XML, without the control characters that it cannot hold."""
-    return escape("".join(c for c in text if c >= " " or c in "\t\n"))

@@ -68,7 +68,8 @@ def content() -> Callable[[DetectionTable], Content]:
             names = [None if k == ANY_CLASS else table.classes[k] for k in table.labels[rows]]
             boxes = [tuple(box) for box in rounded[rows]]
             parts = zip(names, boxes, table.flags[rows].tolist(), strict=True)
-            told[stem_of(file)] = [tuple(table.sizes[image].tolist()), *parts]
+            stem = stem_of(file)
+            told[file if stem in told else stem] = [tuple(table.sizes[image].tolist()), *parts]
         return told
 
     return tell

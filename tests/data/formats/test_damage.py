@@ -10,12 +10,25 @@ from dhcli.data.mend import mend_table
 from dhcli.errors import DhError
 
 FILES = {
+    "imagenet": ("Annotations/DET/train/a.xml", "Annotations/DET/val/c.xml"),
+    "datumaro": ("annotations/train.json", "annotations/val.json"),
+    "via": ("via_train.json", "via_val.json"),
+    "createml": ("train/_annotations.createml.json", "val/_annotations.createml.json"),
+    "supervisely": ("train/ann/a.jpg.json", "meta.json"),
+    "labelme": ("train/a.json", "val/c.json"),
+    "cvat": ("annotations.xml", "annotations.xml"),
+    "openimages": ("train-annotations-bbox.csv", "class-descriptions-boxable.csv"),
+    "csv": ("train_labels.csv", "val_labels.csv"),
+    "retinanet": ("train_annotations.csv", "classes.csv"),
+    "dota": ("train/labelTxt/a.txt", "val/labelTxt/c.txt"),
+    "mot": ("train/pictures/gt/gt.txt", "train/pictures/seqinfo.ini"),
+    "widerface": ("wider_face_split/wider_face_train_bbx_gt.txt",) * 2,
     "voc": ("Annotations/a.xml", "ImageSets/Main/train.txt"),
     "kitti": ("training/label_2/a.txt", "train.txt"),
     "coco": ("annotations/instances_train.json", "annotations/instances_val.json"),
     "yolo": ("labels/train/a.txt", "data.yaml"),
 }
-ROUNDS = 120
+ROUNDS = 100
 PIECES = [
     *(b"NaN", b"Infinity", b"1e308", b"1e999", b"-1", b"0", b"null", b"true", b"9" * 25),
     *(b"[]", b"{}", b'""', b"[" * 200, b"<a>", b"<!DOCTYPE a>", b"&lt;", b"..", b"/", b"\\"),

@@ -1,0 +1,196 @@
+"""Datumaro: `annotations/SUBSET.json` with `categories` and `items`, images in images/SUBSET.
+
+Boxes are read, and polygons, polylines and ellipses as the boxes around them; masks, points,
+labels and captions are left out, counted. Attributes called occluded, truncated, difficult,
+is_crowd or ignore are marks, `track_id` is kept as the track, `score` as a score. The subset
+`default` is no split.
+
+Pixels: from 0, the maximum excluded. Classes: in the order of the labels.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dhcli.data.formats.columns import (
+    DONT_CARE,
+    NO_TRACK,
+    Columns,
+    class_of,
+    flags_told,
+    hull,
+    marks_of,
+    number_of,
+    side_of,
+    tracks_of,
+    whole_or,
+)
+from dhcli.data.formats.files import stem_of
+from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.placing import Holds, Placing, rows_of, track_of
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+
+LOOKS_FOR = "annotations/*.json with categories and items (Datumaro)"
+HOLDS = Holds("from 0: x y width height", columns=frozenset(("track",)))
+
+_OUTLINES = ("polygon", "polyline")
+_ATTRIBUTES = {"crowd": "is_crowd"}
+
+
+def sniff_datumaro(path: Path) -> bool:
+    """Whether `path` is such a file, or a folder with some."""
+    return _is_datumaro(path) if path.is_file() else bool(find_files(path, ".json", _is_datumaro))
+
+
+def _is_datumaro(path: Path) -> bool:
+    return begins_as(path, "{", "categories", "items")
+
+
+def read_datumaro(path: Path) -> DetectionTable:
+    """Read one file, or all in a folder as splits.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    files = [] if path.is_file() else find_files(path, ".json", _is_datumaro)
+    return read_as_splits(path, files, _read_file, LOOKS_FOR, "Datumaro")
+
+
+def _read_file(root: Path, path: Path) -> DetectionTable:
+    document = JsonText(path)
+    # The labels may stand behind the items that speak of them by number.
+    labels = _label_names(document.read_object({"items": lambda *_: None}))
+    reader = _Reader(path.relative_to(root).as_posix(), labels)
+
+    def add(row: Any, start: int, _: int) -> None:
+        try:
+            reader.add_item(row, document.line(start))
+        except ODD as error:
+            raise document.fail(f"an item {oddity(error)}", start) from None
+
+    document.read_object({"items": add})
+    columns = reader.columns
+    columns.files, notes = locate_images(root, path, columns.files)
+    return columns.table(
+        root,
+        columns.classes_after(labels),
+        extras=tracks_of(reader.tracks),
+        format="datumaro",
+        notes=tuple(notes),
+    )
+
+
+def _label_names(head: dict[str, Any]) -> list[str]:
+    try:
+        rows = head["categories"]["label"]["labels"]
+        return [class_of(row["name"] if isinstance(row, dict) else row) for row in rows]
+    except ODD:
+        return []
+
+
+class _Reader:
+    """Turns items into columns."""
+
+    def __init__(self, annotation: str, labels: Sequence[str]) -> None:
+        self.columns = Columns()
+        self.tracks = array("q")
+        self._annotation = annotation
+        self._labels = labels
+
+    def add_item(self, item: dict[str, Any], line: int) -> None:
+        """Add an image and its boxes."""
+        told = item.get("image") or item.get("media") or {}
+        name = told.get("path") or item["id"]
+        height, width = told.get("size") or (0, 0)
+        image = self.columns.image(str(name), side_of(width), side_of(height), self._annotation)
+        for annotation in item.get("annotations") or ():
+            self._add(annotation, line, image)
+
+    def _add(self, told: dict[str, Any], line: int, image: int) -> None:
+        kind = told["type"]
+        box = _box(kind, told)
+        if box is None:
+            self.columns.counts[f"annotations `{str(kind)[:20]}`: left out"] += 1
+            return
+        if kind != "bbox":
+            what = f"annotations `{kind}`: read as the boxes around them"
+            self.columns.counts[what] += 1
+        label = self.columns.label_of(self._name(told["label_id"]))
+        marks = told.get("attributes") or {}
+        flags = flags_told(marks) | (Flag.IGNORE.value if label == ANY_CLASS else 0)
+        self.columns.add_box(label, box, flags, line, image)
+        self.tracks.append(whole_or(marks.get("track_id"), NO_TRACK))
+        if marks.get("score") is not None:
+            self.columns.scores.append(number_of(marks["score"]))
+
+    def _name(self, number: Any) -> str:
+        if isinstance(number, int) and 0 <= number < len(self._labels):
+            return self._labels[number]
+        raise ValueError(f"label_id {str(number)[:20]} is not among the {len(self._labels)} labels")
+
+
+def _box(kind: Any, told: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    """The box around an annotation, None where it has none."""
+    if kind == "bbox":
+        x, y, width, height = map(number_of, told["bbox"])
+        return x, y, x + width, y + height
+    if kind in _OUTLINES:
+        points = told["points"]
+        return hull(zip(points[::2], points[1::2], strict=True))
+    if kind == "ellipse":
+        x1, y1, x2, y2 = map(number_of, told["points"])
+        return x1, y1, x2, y2
+    return None
+
+
+def write_datumaro(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as images/ and annotations/, a file a subset."""
+    placing.place("images")
+    for split, images in placing.parts().items():
+        lines = _document(table, placing, images.tolist())
+        placing.write_lines(f"annotations/{split or 'default'}.json", lines)
+
+
+def _document(table: DetectionTable, placing: Placing, images: Sequence[int]) -> Iterator[str]:
+    """A file in pieces, an item a line."""
+    names = [*table.classes, *([DONT_CARE] if (table.labels == ANY_CLASS).any() else [])]
+    labels = [{"name": name, "parent": "", "attributes": []} for name in names]
+    number = {name: index for index, name in enumerate(names)}
+    categories = {"label": {"labels": labels, "attributes": []}}
+    yield f'{{\n"info": {{}},\n"categories": {json.dumps(categories)},\n"items": ['
+    for index, image in enumerate(images):
+        width, height = table.sizes[image].tolist()
+        told = {
+            "id": stem_of(placing.names[image]),
+            "annotations": list(_annotations(table, image, number)),
+            "image": {"path": placing.names[image], "size": [height, width]},
+        }
+        yield f"{',' if index else ''}\n{json.dumps(told)}"
+    yield "\n]\n}\n"
+
+
+def _annotations(
+    table: DetectionTable, image: int, number: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    for row in rows_of(table, image):
+        x1, y1, x2, y2 = row.box
+        marks: dict[str, Any] = {"occluded": False}
+        marks |= {_ATTRIBUTES.get(name, name): True for name in marks_of(row.flags)}
+        if (track := track_of(table, row.number)) != NO_TRACK:
+            marks["track_id"] = track
+        if row.score is not None:
+            marks["score"] = row.score
+        yield {
+            "id": row.number,
+            "type": "bbox",
+            "attributes": marks,
+            "group": 0,
+            "label_id": number[row.name],
+            "z_order": 0,
+            # Nine decimals bring back what a file said: x + w - x is not w in floating point.
+            "bbox": [x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)],
+        }

@@ -1,0 +1,81 @@
+"""ImageNet: Pascal VOC's XML, in a folder a class or a split, `Annotations/…/n01440764/*.xml`.
+
+The images lie in the folders of the same names below `Data` (ILSVRC: `Data/CLS-LOC/train/…`) or
+`Images`. A folder called as a split, on the way down, is one. Classes are what the files say, codes
+such as n01440764; everything else is as in Pascal VOC, the first pixel too.
+
+Written: `Annotations/DET/SPLIT` and `Data/DET/SPLIT`, without folders of classes, since a table
+knows none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from dhcli.data.formats import voc
+from dhcli.data.formats.files import (
+    IMAGE_SUFFIXES,
+    first_folder,
+    has_file,
+    list_files,
+    list_folders,
+    split_name,
+    stem_of,
+)
+from dhcli.data.formats.placing import Placing
+from dhcli.data.table import DetectionTable
+
+LOOKS_FOR = "Annotations/…/n01440764/*.xml (ImageNet)"
+HOLDS = replace(voc.HOLDS, splits=False)
+
+_XML_FOLDERS = ("Annotations", "Annotation", "annotations")
+_IMAGE_FOLDERS = ("Data", "Images", "images", "JPEGImages")
+_DEEPEST = 4
+_REST = "all"
+
+
+def sniff_imagenet(path: Path) -> bool:
+    """Whether `path` holds folders of VOC's XML files in a folder of annotations."""
+    first = next(_parts(path), None)
+    if first is None:
+        return False
+    folder = path / first[1]
+    return voc.is_voc(folder / list_files(folder, ".xml")[0])
+
+
+def read_imagenet(path: Path, offset: str = "auto") -> DetectionTable:
+    """Read the folder `path`; `offset` as in Pascal VOC.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    return replace(voc.read_parts(path, _parts(path), offset), format="imagenet")
+
+
+def _parts(root: Path) -> Iterator[voc.Part]:
+    """Folders of XML files below one of annotations, with those of their images."""
+    for top in _XML_FOLDERS:
+        for below in _below(root / top, "", _DEEPEST):
+            options = [f"{base}/{below}" for base in _IMAGE_FOLDERS]
+            images = first_folder(root, options, *IMAGE_SUFFIXES) or options[0]
+            names = (split_name(part) for part in below.split("/"))
+            yield next((name for name in names if name), ""), f"{top}/{below}", images
+
+
+def _below(folder: Path, below: str, depth: int) -> Iterator[str]:
+    """The folders in `folder` that hold XML files, as deep as `depth`."""
+    for name in list_folders(folder) if depth else ():
+        inner = f"{below}/{name}" if below else name
+        if has_file(folder / name, ".xml"):
+            yield inner
+        yield from _below(folder / name, inner, depth - 1)
+
+
+def write_imagenet(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as Data/DET and Annotations/DET, a folder a split."""
+    folders = [f"DET/{split or _REST}" for split in placing.split_of_images()]
+    placing.place([f"Data/{folder}" for folder in folders])
+    for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
+        text = voc.xml_of(table, image, name, folder)
+        placing.write(f"Annotations/{folder}/{stem_of(name)}.xml", text)

@@ -1,0 +1,203 @@
+"""LabelMe: a JSON file an image, beside it or in a folder of its own.
+
+Rectangles, polygons, circles and masks are read, all as the box around them; points and lines have
+none and are left out, counted. A shape's `flags` called difficult, truncated, occluded, crowd or
+ignore are marks, its `score` is a score. The image is the one that `imagePath` names, else the one
+called as the file. Folders called train, val or test are the splits.
+
+An image without a file is not annotated and is left out, counted.
+
+Pixels: from 0, the maximum excluded. Classes: sorted by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhcli.data.formats.columns import (
+    Columns,
+    class_of,
+    flags_told,
+    hull,
+    marks_of,
+    number_of,
+    side_of,
+)
+from dhcli.data.formats.files import (
+    IMAGE_SUFFIXES,
+    confine,
+    first_folder,
+    list_files,
+    list_images,
+    split_folders,
+    stem_of,
+)
+from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.placing import Holds, Placing, rows_of
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+
+LOOKS_FOR = "*.json with shapes and imagePath, one an image (LabelMe)"
+HOLDS = Holds("from 0, maximum excluded", classes=False, splits=False)
+
+_FOLDERS = (".", "annotations", "labels", "json", "Annotations")
+_IMAGE_FOLDERS = (".", "images", "JPEGImages", "img")
+_LOOK_AT = 5
+_NO_AREA = ("point", "line", "linestrip", "points")
+
+
+def sniff_labelme(path: Path) -> bool:
+    """Whether `path` is such a file, or a folder with some."""
+    return _is_labelme(path) if path.is_file() else bool(_parts(path))
+
+
+def _is_labelme(path: Path) -> bool:
+    return begins_as(path, "{", "shapes") and (
+        begins_as(path, "{", "imagePath") or begins_as(path, "{", "imageData")
+    )
+
+
+def read_labelme(path: Path) -> DetectionTable:
+    """Read one file, or all of a folder, folders of splits too.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    columns = Columns()
+    splits: dict[str, list[int]] = {}
+    if path.is_file():
+        root = path.parent
+        _Reader(root, columns).read_folder(".", ".", [path.name])
+    else:
+        root = path
+        for split, base, folder in _parts(root):
+            start = len(columns.files)
+            _Reader(root, columns).read_folder(base, folder, list_files(root / folder, ".json"))
+            if split:
+                splits.setdefault(split, []).extend(range(start, len(columns.files)))
+    return columns.table(
+        root,
+        columns.classes_after(),
+        splits={name: np.array(images, np.int64) for name, images in splits.items()},
+        format="labelme",
+    )
+
+
+def _parts(root: Path) -> list[tuple[str, str, str]]:
+    """(split or "", its folder, the folder of its JSON files) where such lie."""
+    found = []
+    for split, base in [("", "."), *split_folders(root)]:
+        options = [_join(base, folder) for folder in _FOLDERS]
+        folder = next((f for f in options if _holds_some(root / f)), None)
+        if folder is not None:
+            found.append((split, base, folder))
+    return found
+
+
+def _holds_some(folder: Path) -> bool:
+    return any(_is_labelme(folder / name) for name in list_files(folder, ".json")[:_LOOK_AT])
+
+
+def _join(base: str, name: str) -> str:
+    return name if base == "." else base if name == "." else f"{base}/{name}"
+
+
+class _Reader:
+    """Reads the JSON files of a folder into columns."""
+
+    def __init__(self, root: Path, columns: Columns) -> None:
+        self.root = root
+        self.columns = columns
+        self._json: JsonText
+
+    def read_folder(self, base: str, folder: str, names: Sequence[str]) -> None:
+        """Read the files `names` in `folder`; their images lie there or elsewhere in `base`."""
+        beside = [folder, *(_join(base, name) for name in _IMAGE_FOLDERS)]
+        place = first_folder(self.root, beside, *IMAGE_SUFFIXES) or folder
+        images = {stem_of(name): _join(place, name) for name in list_images(self.root / place)}
+        used = set()
+        for name in names:
+            file = self._read(folder, name, images)
+            used.add(file)
+        left = len(set(images.values()) - used) if len(names) > 1 else 0
+        self.columns.counts["images have no annotation file: left out"] += left
+
+    def _read(self, folder: str, name: str, images: dict[str, str]) -> str:
+        annotation = _join(folder, name)
+        self._json = JsonText(self.root / annotation)
+        shapes: list[tuple[Any, int, int]] = []
+        head = self._json.read_object({"shapes": lambda row, at, _: shapes.append((row, at, 0))})
+        stem = name[: -len(".json")]
+        said = str(head.get("imagePath") or "")
+        named = confine(said, "" if folder == "." else folder)
+        if named is None or not (self.root / named).is_file():
+            suffix = Path(said[-80:].replace("\\", "/")).suffix.lower()
+            suffix = suffix if suffix in IMAGE_SUFFIXES else ".jpg"
+            named = images.get(stem) or images.get(stem_of(said)) or _join(folder, stem + suffix)
+        width, height = (side_of(head.get(side)) for side in ("imageWidth", "imageHeight"))
+        self.columns.add_image(named, width, height, annotation)
+        for shape, start, _ in shapes:
+            try:
+                self._add(shape, self._json.line(start))
+            except ODD as error:
+                raise self._json.fail(f"a shape {oddity(error)}", start) from None
+        return named
+
+    def _add(self, shape: dict[str, Any], line: int) -> None:
+        kind = shape.get("shape_type") or "polygon"
+        if kind in _NO_AREA:
+            self.columns.counts["points and lines: left out"] += 1
+            return
+        box = _circle(shape["points"]) if kind == "circle" else hull(shape["points"])
+        self.columns.counts[f"shapes `{kind}`: read as the boxes around them"] += (
+            kind != "rectangle"
+        )
+        label = self.columns.label_of(class_of(shape["label"]))
+        flags = flags_told(shape.get("flags") or {})
+        self.columns.add_box(
+            label, box, flags | (Flag.IGNORE.value if label == ANY_CLASS else 0), line
+        )
+        if shape.get("score") is not None:
+            self.columns.scores.append(number_of(shape["score"]))
+
+
+def _circle(points: Any) -> tuple[float, float, float, float]:
+    """The box around a circle told as its centre and a point on it."""
+    (x, y), (edge_x, edge_y) = ((number_of(x), number_of(y)) for x, y in points)
+    radius = math.hypot(edge_x - x, edge_y - y)
+    return x - radius, y - radius, x + radius, y + radius
+
+
+def write_labelme(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as images with their JSON files beside them, a folder a split."""
+    folders = [split or "." for split in placing.split_of_images()]
+    placing.place(folders)
+    for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
+        width, height = table.sizes[image].tolist()
+        told = {
+            "version": "5.2.1",
+            "flags": {},
+            "shapes": list(_shapes(table, image)),
+            "imagePath": name,
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+        text = json.dumps(told, indent=2, ensure_ascii=False)
+        placing.write(f"{folder}/{stem_of(name)}.json", text)
+
+
+def _shapes(table: DetectionTable, image: int) -> Iterator[dict[str, Any]]:
+    for row in rows_of(table, image):
+        shape = {
+            "label": row.name,
+            "points": [row.box[:2], row.box[2:]],
+            "group_id": None,
+            "shape_type": "rectangle",
+            "flags": dict.fromkeys(marks_of(row.flags), True),
+        }
+        yield shape if row.score is None else shape | {"score": row.score}

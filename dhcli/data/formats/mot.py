@@ -1,0 +1,259 @@
+"""MOT: a folder a sequence of frames, `img1/000001.jpg`, `gt/gt.txt`, `seqinfo.ini`.
+
+`frame,id,left,top,width,height,conf,class,visibility`: conf 0 says to leave the box out of account,
+which makes it a region to ignore; visibility below 1 makes it occluded; both the track and the
+visibility are kept. Classes are numbers, named by `gt/labels.txt`, a name a line, where it is there
+(as CVAT has it), else as in MOT16. Sequences lie in the folder itself, or in one called as a split.
+
+Written: frames get numbers for names, a sequence for every folder that images come from.
+
+Pixels: from 1, sizes as they are, so 1 is taken off left and top.
+"""
+
+from __future__ import annotations
+
+import configparser
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dhcli.data.formats.columns import NO_TRACK, Columns, number_of, side_of, tracks_of, whole_or
+from dhcli.data.formats.csv_rows import first_row, read_rows
+from dhcli.data.formats.files import (
+    confine,
+    list_folders,
+    list_images,
+    read_head,
+    read_lines,
+    read_text,
+    split_folders,
+    split_name,
+)
+from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.errors import DataError
+
+LOOKS_FOR = "gt/gt.txt beside img1/, in a folder a sequence (MOT)"
+HOLDS = Holds(
+    "from 1: left top width height",
+    marks=Flag.OCCLUDED,
+    columns=frozenset(("track", "visibility")),
+    regions="written with conf 0",
+    scores=False,
+    splits=False,
+)
+
+MOT_CLASSES = (
+    *("pedestrian", "person on vehicle", "car", "bicycle", "motorbike", "non motorized vehicle"),
+    *("static person", "distractor", "occluder", "occluder on the ground", "occluder full"),
+    *("reflection", "crowd"),
+)
+"""MOT16's and MOT20's classes, from 1."""
+
+_TRUTH, _NAMES, _FRAMES, _INFO = "gt/gt.txt", "gt/labels.txt", "img1", "seqinfo.ini"
+_FEWEST = 6
+_MOST_FRAMES = 10_000_000
+_SEEN_IN_PART = 0.5
+
+
+def sniff_mot(path: Path) -> bool:
+    """Whether `path` is a sequence, or a folder with some, or the gt.txt of one."""
+    if path.is_file():
+        return path.name == "gt.txt" and _is_truth(path)
+    return bool(_sequences(path))
+
+
+def _is_truth(path: Path) -> bool:
+    """Whether a gt.txt holds numbers, or nothing, where the sequence says that it is one."""
+    row = first_row(path)
+    if not row and path.is_file() and (path.parent.parent / _INFO).is_file():
+        return not read_head(path).strip()
+    try:
+        return len(row) >= _FEWEST and len([number_of(field) for field in row]) == len(row)
+    except ValueError:
+        return False
+
+
+def _sequences(root: Path) -> list[tuple[str, str]]:
+    """(split or "", folder) of the sequences below `root`."""
+    if _is_truth(root / _TRUTH):
+        return [("", ".")]
+    found = [("", name) for name in list_folders(root) if _is_truth(root / name / _TRUTH)]
+    for split, base in split_folders(root):
+        names = (f"{base}/{name}" for name in list_folders(root / base))
+        found += [(split, name) for name in names if _is_truth(root / name / _TRUTH)]
+    return found
+
+
+def read_mot(path: Path) -> DetectionTable:
+    """Read a sequence, a folder of them, or the gt.txt of one.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    root = path if path.is_dir() else path.parent.parent
+    columns = Columns()
+    tracks, visibilities = array("q"), array("d")
+    splits: dict[str, list[int]] = {}
+    listed: dict[str, None] = {}
+    for split, folder in _sequences(root):
+        start = len(columns.files)
+        sequence = _Sequence(root, folder, columns)
+        listed |= dict.fromkeys(sequence.read(tracks, visibilities))
+        if split:
+            splits.setdefault(split, []).extend(range(start, len(columns.files)))
+    seen = np.array(visibilities, np.float64)
+    return columns.table(
+        root,
+        columns.classes_after(listed),
+        splits={name: np.array(images, np.int64) for name, images in splits.items()},
+        extras=tracks_of(tracks) | ({"visibility": seen} if (seen < 1).any() else {}),
+        format="mot",
+    )
+
+
+class _Sequence:
+    """The frames of the sequence in `folder`, put into columns, and the boxes of its gt.txt."""
+
+    def __init__(self, root: Path, folder: str, columns: Columns) -> None:
+        self._prefix = "" if folder == "." else f"{folder}/"
+        self._root, self._columns = root, columns
+        self._truth = root / f"{self._prefix}{_TRUTH}"
+        self._info = _read_info(root / f"{self._prefix}{_INFO}")
+        names = root / f"{self._prefix}{_NAMES}"
+        self._listed = read_lines(names) if names.is_file() else []
+        self._frames = confine(self._info.get("imdir", _FRAMES)) or _FRAMES
+        self._images: dict[int, int] = {}
+        for name in list_images(root / f"{self._prefix}{self._frames}"):
+            stem = Path(name).stem
+            if stem.isdecimal() and len(stem) < 9:
+                self._image(int(stem), name)
+
+    def read(self, tracks: array[int], visibilities: array[float]) -> Sequence[str]:
+        """Add the boxes; return the names of classes that the sequence lists."""
+        for line, row in read_rows(self._truth):
+            where = f"{self._truth}:{line}"
+            try:
+                values = [number_of(field) for field in row]
+            except ValueError as error:
+                raise DataError(f"has a column that is no number: {error}", where=where) from None
+            if len(values) < _FEWEST or not 0 < values[0] < _MOST_FRAMES:
+                what = "expected frame, id, left, top, width, height, conf, class, visibility"
+                raise DataError(what, where=where)
+            values += [1.0, 1.0, 1.0][len(values) - _FEWEST :]
+            self._add(values, line, where)
+            tracks.append(whole_or(row[1], NO_TRACK))
+            visibilities.append(values[8])
+        return self._listed
+
+    def _add(self, values: list[float], line: int, where: str) -> None:
+        frame, _, left, top, width, height, counts, number, visibility = values[:9]
+        x, y = round(left - 1, 10), round(top - 1, 10)
+        box = (x, y, round(x + width, 10), round(y + height, 10))
+        label = self._columns.label_of(self._name(number, where))
+        region = counts == 0 or label == ANY_CLASS
+        flags = region * Flag.IGNORE | (0 <= visibility < 1) * Flag.OCCLUDED
+        image = self._image(int(frame), f"{int(frame):06d}{self._info.get('imext', '.jpg')}")
+        self._columns.add_box(label, box, int(flags), line, image)
+
+    def _name(self, number: float, where: str) -> str:
+        """The name of a class number; -1, as in files of detections, is the first."""
+        names = self._listed or MOT_CLASSES
+        place = 0 if number == -1 else int(number) - 1 if number.is_integer() else -1
+        if not self._listed and place >= len(names):
+            return str(int(number))
+        if not 0 <= place < len(names):
+            what = f"class {number:g} is not one of the {len(names)}"
+            raise DataError(what, where=where, hint=f"{_NAMES} names them, from 1")
+        return names[place]
+
+    def _image(self, frame: int, name: str) -> int:
+        if frame not in self._images:
+            sides = (side_of(self._info.get(side)) for side in ("imwidth", "imheight"))
+            width, height = sides
+            file = f"{self._prefix}{self._frames}/{name}"
+            annotation = f"{self._prefix}{_TRUTH}"
+            self._images[frame] = self._columns.add_image(file, width, height, annotation)
+        return self._images[frame]
+
+
+def _read_info(path: Path) -> dict[str, str]:
+    """What seqinfo.ini says of a sequence, {} where it is not there."""
+    if not path.is_file():
+        return {}
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        parser.read_string(read_text(path).strip())
+    except configparser.Error as error:
+        raise DataError(f"cannot be read: {str(error).splitlines()[0][:80]}", where=path) from None
+    return dict(parser["Sequence"]) if "Sequence" in parser else {}
+
+
+def write_mot(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as a sequence for each folder of images, in a folder a split."""
+    homes = _homes(table, placing.split_of_images())
+    suffixes = [Path(name).suffix or ".jpg" for name in placing.names]
+    frames: list[int] = []
+    count: dict[str, int] = {}
+    for home in homes:
+        count[home] = count.get(home, 0) + 1
+        frames.append(count[home])
+    names = [f"{frame:06d}{suffix}" for frame, suffix in zip(frames, suffixes, strict=True)]
+    renamed = sum(new != old for new, old in zip(names, placing.names, strict=True))
+    if renamed:
+        placing.lost.append(f"names of {renamed} images: numbered as frames of their sequence")
+    placing.names = names
+    placing.place([f"{home}/{_FRAMES}" for home in homes])
+    for home in count:
+        images = [image for image, own in enumerate(homes) if own == home]
+        placing.write(f"{home}/{_INFO}", _info(table, home, images, suffixes[images[0]]))
+        placing.write(f"{home}/{_NAMES}", "".join(f"{name}\n" for name in _class_names(table)))
+        lines = (line for image in images for line in _lines(table, image, frames[image]))
+        placing.write_lines(f"{home}/{_TRUTH}", lines)
+
+
+def _homes(table: DetectionTable, splits: Sequence[str]) -> list[str]:
+    """The folder of the sequence of each image: its split, and where it comes from."""
+    homes = []
+    for file, split in zip(table.files, splits, strict=True):
+        parts = [p for p in file.split("/")[:-1] if p not in (_FRAMES, "images")]
+        parts = parts[1:] if parts and split_name(parts[0]) == split else parts
+        name = "_".join(parts) or "sequence"
+        homes.append(f"{split}/{name}" if split else name)
+    return homes
+
+
+def _class_names(table: DetectionTable) -> list[str]:
+    return [" ".join(name.split()) or "_" for name in table.classes]
+
+
+def _info(table: DetectionTable, home: str, images: Sequence[int], suffix: str) -> str:
+    """A seqinfo.ini; the size only where all frames have it."""
+    sizes = np.unique(table.sizes[images], axis=0).tolist()
+    told = {"name": home.rpartition("/")[2], "imDir": _FRAMES, "frameRate": "1"}
+    told |= {"seqLength": str(len(images)), "imExt": suffix}
+    if len(sizes) == 1 and all(sizes[0]):
+        told |= {"imWidth": str(sizes[0][0]), "imHeight": str(sizes[0][1])}
+    return "[Sequence]\n" + "".join(f"{key}={value}\n" for key, value in told.items())
+
+
+def _lines(table: DetectionTable, image: int, frame: int) -> Iterator[str]:
+    for row in rows_of(table, image):
+        x1, y1, x2, y2 = row.box
+        sides = (round(x1 + 1, 10), round(y1 + 1, 10), round(x2 - x1, 10), round(y2 - y1, 10))
+        label = int(table.labels[row.number])
+        counts = int(not (label == ANY_CLASS or row.flags & (Flag.CROWD | Flag.IGNORE)))
+        fields = (
+            *(str(frame), str(track_of(table, row.number)), *map(decimal, sides), str(counts)),
+            *(str(max(label, 0) + 1), decimal(_visibility(table, row))),
+        )
+        yield f"{','.join(fields)}\n"
+
+
+def _visibility(table: DetectionTable, row: Row) -> float:
+    """How much of a box is seen, as annotated, else as far as its mark tells."""
+    degrees = table.extras.get("visibility")
+    if isinstance(degrees, np.ndarray):
+        return float(degrees[row.number])
+    return _SEEN_IN_PART if Flag.OCCLUDED in row.flags else 1.0

@@ -1,0 +1,102 @@
+"""CSV as keras-retinanet has it: `path,x1,y1,x2,y2,class`, without a header.
+
+A line `path,,,,,` is an image without boxes. `classes.csv` beside it, `name,number` from 0, puts
+the classes in order; without it they are sorted by name. A file a split (`train_annotations.csv`).
+Regions to ignore and marks have no place in the format.
+
+Pixels: from 0, the maximum excluded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dhcli.data.formats.columns import Columns, class_of, number_of
+from dhcli.data.formats.csv_rows import as_row, first_row, read_rows
+from dhcli.data.formats.files import list_files
+from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.errors import DataError
+
+LOOKS_FOR = "*.csv with lines path,x1,y1,x2,y2,class and no header (keras-retinanet)"
+HOLDS = Holds("from 0, maximum excluded", marks=Flag(0), regions=LEFT_OUT, scores=False)
+
+_COLUMNS = 6
+
+
+def sniff_retinanet(path: Path) -> bool:
+    """Whether `path` is such a file, or a folder with some."""
+    return _is_ours(path) if path.is_file() else bool(find_files(path, ".csv", _is_ours))
+
+
+def _is_ours(path: Path) -> bool:
+    row = first_row(path) if path.suffix.lower() == ".csv" else []
+    return len(row) == _COLUMNS and (not any(row[1:]) or (bool(row[5]) and _is_box(row[1:5])))
+
+
+def _is_box(fields: Sequence[str]) -> bool:
+    try:
+        return len([number_of(field) for field in fields]) == 4
+    except ValueError:
+        return False
+
+
+def read_retinanet(path: Path) -> DetectionTable:
+    """Read one file, or all in a folder as splits.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    files = [] if path.is_file() else find_files(path, ".csv", _is_ours)
+    return read_as_splits(path, files, _read_file, LOOKS_FOR, "keras-retinanet")
+
+
+def _read_file(root: Path, path: Path) -> DetectionTable:
+    columns = Columns()
+    annotation = path.relative_to(root).as_posix()
+    for line, row in read_rows(path):
+        where = f"{path}:{line}"
+        if len(row) != _COLUMNS:
+            raise DataError(f"expected {_COLUMNS} columns, found {len(row)}", where=where)
+        image = columns.image(row[0], 0, 0, annotation)
+        if not any(row[1:]):
+            continue
+        try:
+            box = [number_of(field) for field in row[1:5]]
+            label = columns.label_of(class_of(row[5]))
+        except ValueError as error:
+            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
+        columns.add_box(label, box, Flag.IGNORE.value if label == ANY_CLASS else 0, line, image)
+    columns.files, notes = locate_images(root, path, columns.files)
+    classes = columns.classes_after(_listed_classes(path.parent))
+    return columns.table(root, classes, format="retinanet", notes=tuple(notes))
+
+
+def _listed_classes(folder: Path) -> list[str]:
+    """The names in the file of classes in `folder`, by their numbers; [] where there is none."""
+    for name in list_files(folder, ".csv"):
+        rows = [row for _, row in read_rows(folder / name)] if "class" in name.lower() else []
+        if rows and all(len(row) == 2 and row[1].isdecimal() for row in rows):
+            return [row[0] for row in sorted(rows, key=lambda row: (len(row[1]), row[1]))]
+    return []
+
+
+def write_retinanet(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as images/, classes.csv and a file of annotations a split."""
+    placing.place("images")
+    classes = (as_row((name, str(number))) for number, name in enumerate(table.classes))
+    placing.write_lines("classes.csv", classes)
+    for split, images in placing.parts().items():
+        name = f"{split}_annotations.csv" if split else "annotations.csv"
+        lines = (line for image in images.tolist() for line in _lines(table, image, placing))
+        placing.write_lines(name, lines)
+
+
+def _lines(table: DetectionTable, image: int, placing: Placing) -> Iterator[str]:
+    file = f"images/{placing.names[image]}"
+    rows = list(rows_of(table, image, regions=False))
+    for row in rows:
+        yield as_row((file, *map(decimal, row.box), row.name))
+    if not rows:
+        yield as_row((file, "", "", "", "", ""))

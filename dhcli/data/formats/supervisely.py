@@ -1,0 +1,229 @@
+"""Supervisely: `meta.json`, and a folder a dataset with `ann/NAME.json` beside `img/NAME`.
+
+Rectangles are read, and polygons, lines and bitmaps as the boxes around them; other figures are
+left out, counted. Tags called difficult, truncated, occluded, crowd or ignore are marks, `score` is
+a score. Datasets called train, val or test are the splits; so are tags of images with these names.
+
+Pixels: from 0, the maximum included, as Supervisely's own SDK has it: 1 is added to it.
+Classes: in the order of `meta.json`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhcli.data.formats.columns import (
+    DONT_CARE,
+    MARKS,
+    Columns,
+    class_of,
+    flags_told,
+    hull,
+    marks_of,
+    number_of,
+    side_of,
+)
+from dhcli.data.formats.files import list_files, list_folders, split_folders
+from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.placing import Holds, Placing, rows_of
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+
+LOOKS_FOR = "ann/*.json beside img/, below a meta.json (Supervisely)"
+HOLDS = Holds("from 0, maximum included", splits=False)
+
+_META = "meta.json"
+_OUTLINES = ("rectangle", "polygon", "line", "polyline")
+_SPLIT_TAGS = ("train", "val", "test")
+_PNG_HEAD = 24
+_SHORTEST_BITMAP = 4096
+
+
+def sniff_supervisely(path: Path) -> bool:
+    """Whether `path` is a project, a dataset of one, or one of its annotation files."""
+    return _is_annotation(path) if path.is_file() else bool(_datasets(path))
+
+
+def _is_annotation(path: Path) -> bool:
+    return begins_as(path, "{", "objects", "size")
+
+
+def _datasets(root: Path) -> list[str]:
+    """The folders below `root`, "." among them, that are datasets: those with `ann`."""
+    found = []
+    for folder in (".", *list_folders(root)):
+        names = list_files(root / folder / "ann", ".json")
+        if names and _is_annotation(root / folder / "ann" / names[0]):
+            found.append(folder)
+    return found
+
+
+def read_supervisely(path: Path) -> DetectionTable:
+    """Read a project, a dataset of one, or one annotation file.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    reader = _Reader(path if path.is_dir() else path.parent.parent)
+    if path.is_file():
+        reader.read_file(path.parent.name, "img", path.name)
+    else:
+        splits = {folder: split for split, folder in split_folders(path)}
+        for folder in _datasets(path):
+            reader.read_dataset("" if folder == "." else f"{folder}/", splits.get(folder))
+    return reader.columns.table(
+        reader.root,
+        reader.columns.classes_after(_meta_classes(reader.root)),
+        splits={name: np.array(images, np.int64) for name, images in reader.splits.items()},
+        format="supervisely",
+    )
+
+
+def _meta_classes(root: Path) -> list[str]:
+    """Titles of the classes in meta.json, here or one folder up; [] where there is none."""
+    file = next((p for p in (root / _META, root.parent / _META) if p.is_file()), None)
+    if file is None:
+        return []
+    rows: list[tuple[Any, int]] = []
+    document = JsonText(file)
+    document.read_object({"classes": lambda row, start, _: rows.append((row, start))})
+    try:
+        return [class_of(row["title"]) for row, _ in rows]
+    except ODD as error:
+        raise document.fail(f"a class {oddity(error)}", rows[0][1]) from None
+
+
+class _Reader:
+    """Reads annotation files into columns."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.columns = Columns()
+        self.splits: dict[str, list[int]] = {}
+
+    def read_dataset(self, prefix: str, split: str | None) -> None:
+        """Read the dataset in the folder `prefix`, "" or ending in a slash."""
+        for name in list_files(self.root / f"{prefix}ann", ".json"):
+            number = self.read_file(f"{prefix}ann", f"{prefix}img", name)
+            if split:
+                self.splits.setdefault(split, []).append(number)
+
+    def read_file(self, folder: str, images: str, name: str) -> int:
+        """Read one annotation file; return the number of its image."""
+        document = JsonText(self.root / folder / name)
+        objects: list[tuple[Any, int]] = []
+        head = document.read_object({"objects": lambda row, at, _: objects.append((row, at))})
+        size = head.get("size")
+        width, height = (
+            side_of(size.get(side) if isinstance(size, dict) else 0) for side in ("width", "height")
+        )
+        file = f"{images}/{name[: -len('.json')]}"
+        number = self.columns.add_image(file, width, height, f"{folder}/{name}")
+        for tag in set(_tags(head)) & set(_SPLIT_TAGS):
+            self.splits.setdefault(tag, []).append(number)
+        for row, start in objects:
+            try:
+                self._add(row, document.line(start))
+            except ODD as error:
+                raise document.fail(f"an object {oddity(error)}", start) from None
+        return number
+
+    def _add(self, told: dict[str, Any], line: int) -> None:
+        kind = told.get("geometryType") or ("bitmap" if told.get("bitmap") else "rectangle")
+        box = _box(kind, told)
+        if box is None:
+            self.columns.counts[f"figures `{str(kind)[:20]}`: left out"] += 1
+            return
+        if kind != "rectangle":
+            self.columns.counts[f"figures `{kind}`: read as the boxes around them"] += 1
+        label = self.columns.label_of(class_of(told["classTitle"]))
+        tags = _tags(told)
+        flags = flags_told(dict.fromkeys(tags, True))
+        flags |= Flag.IGNORE.value if label == ANY_CLASS else 0
+        self.columns.add_box(label, box, flags, line)
+        if tags.get("score") is not None:
+            self.columns.scores.append(number_of(tags["score"]))
+
+
+def _tags(told: dict[str, Any]) -> dict[str, Any]:
+    """Names of the tags of an image or object, and their values."""
+    tags = told.get("tags") or ()
+    pairs = (
+        (tag["name"], tag.get("value")) if isinstance(tag, dict) else (tag, None) for tag in tags
+    )
+    return {str(name): value for name, value in pairs}
+
+
+def _box(kind: Any, told: dict[str, Any]) -> tuple[float, float, float, float] | None:
+    """The box around a figure, its maximum excluded; None where it has none."""
+    if kind in _OUTLINES:
+        x1, y1, x2, y2 = hull(told["points"]["exterior"])
+        return x1, y1, round(x2 + 1, 10), round(y2 + 1, 10)
+    if kind != "bitmap":
+        return None
+    x, y = map(number_of, told["bitmap"]["origin"])
+    width, height = _bitmap_size(told["bitmap"]["data"])
+    return x, y, x + width, y + height
+
+
+def _bitmap_size(data: str) -> tuple[int, int]:
+    """Width and height of a bitmap, from the head of the PNG that it is; no more is unpacked."""
+    packed = base64.b64decode(data[:_SHORTEST_BITMAP], validate=False)
+    try:
+        head = zlib.decompressobj().decompress(packed, _PNG_HEAD)
+    except zlib.error as error:
+        raise ValueError(f"a bitmap: {error}") from None
+    if len(head) < _PNG_HEAD or not head.startswith(b"\x89PNG"):
+        raise ValueError("a bitmap that is no PNG")
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+def write_supervisely(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as a project, a dataset a split."""
+    folders = [split or "dataset" for split in placing.split_of_images()]
+    placing.place([f"{folder}/img" for folder in folders])
+    placing.write(_META, json.dumps(_meta(table), ensure_ascii=False, indent=1))
+    for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
+        width, height = table.sizes[image].tolist()
+        told = {
+            "description": "",
+            "tags": [],
+            "size": {"height": height, "width": width},
+            "objects": list(_objects(table, image)),
+        }
+        placing.write(f"{folder}/ann/{name}.json", json.dumps(told, ensure_ascii=False))
+
+
+def _meta(table: DetectionTable) -> dict[str, Any]:
+    names = [*table.classes, *([DONT_CARE] if (table.labels == ANY_CLASS).any() else [])]
+    marks = [name for name, flag in MARKS.items() if table.has(flag).any()]
+    tags = [{"name": name, "value_type": "none", "color": _colour(name)} for name in marks]
+    if table.scores is not None:
+        tags.append({"name": "score", "value_type": "any_number", "color": _colour("score")})
+    classes = [{"title": name, "shape": "rectangle", "color": _colour(name)} for name in names]
+    return {"classes": classes, "tags": tags}
+
+
+def _colour(name: str) -> str:
+    """A colour that stays with a name."""
+    return f"#{zlib.crc32(name.encode('utf-8', 'replace')) & 0xFFFFFF:06X}"
+
+
+def _objects(table: DetectionTable, image: int) -> Iterator[dict[str, Any]]:
+    for row in rows_of(table, image):
+        x1, y1, x2, y2 = row.box
+        tags: list[dict[str, Any]] = [{"name": m, "value": None} for m in marks_of(row.flags)]
+        if row.score is not None:
+            tags.append({"name": "score", "value": row.score})
+        yield {
+            "description": "",
+            "tags": tags,
+            "geometryType": "rectangle",
+            "classTitle": row.name,
+            "points": {"exterior": [[x1, y1], [x2 - 1, y2 - 1]], "interior": []},
+        }

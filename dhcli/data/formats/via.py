@@ -1,0 +1,211 @@
+"""VIA, the VGG Image Annotator: a JSON file of images with regions, as project or annotations only.
+
+Rectangles are read, and polygons, polylines, circles and ellipses as the boxes around them; points
+have none and are left out, counted. The class is the region attribute called class, label, name,
+type, category or object, else the first; of a checkbox, the first that is set. A region without is
+called `object`. Attributes called difficult, truncated, occluded, crowd or ignore are marks,
+`score` is a score. A file a split (`via_train.json`), or in folders called as splits.
+
+Pixels: from 0, the maximum excluded. Classes: as a project lists them, then by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from dhcli.data.formats.columns import (
+    MARKS,
+    Columns,
+    class_of,
+    flags_told,
+    hull,
+    marks_of,
+    number_of,
+)
+from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.placing import Holds, Placing, Row, rows_of
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+
+LOOKS_FOR = "*.json with regions and shape_attributes (VIA)"
+HOLDS = Holds("from 0: x y width height")
+
+_PROJECT = "_via_img_metadata"
+_CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
+_NOT_CLASSES = frozenset((*MARKS, "score"))
+_NO_NAME = "object"
+
+
+def sniff_via(path: Path) -> bool:
+    """Whether `path` is such a file, or a folder with some."""
+    return _is_via(path) if path.is_file() else bool(find_files(path, ".json", _is_via))
+
+
+def _is_via(path: Path) -> bool:
+    return begins_as(path, "{", _PROJECT) or begins_as(path, "{", "filename", "regions")
+
+
+def read_via(path: Path) -> DetectionTable:
+    """Read one file, or all in a folder as splits.
+
+    Raises DataError with the file and line of what cannot be read.
+    """
+    files = [] if path.is_file() else find_files(path, ".json", _is_via)
+    return read_as_splits(path, files, _read_file, LOOKS_FOR, "VIA")
+
+
+def _read_file(root: Path, path: Path) -> DetectionTable:
+    document = JsonText(path)
+    columns = Columns()
+    annotation = path.relative_to(root).as_posix()
+
+    def add(row: Any, start: int, _: int) -> None:
+        try:
+            _add_image(columns, row, annotation, document.line(start))
+        except ODD as error:
+            raise document.fail(f"an image {oddity(error)}", start) from None
+
+    listed: list[str] = []
+    if begins_as(path, "{", _PROJECT):
+        project = document.read_object({_PROJECT: add})
+        listed = _listed_classes(project.get("_via_attributes"))
+    else:
+        document.read_values(add)
+    columns.files, notes = locate_images(root, path, columns.files)
+    return columns.table(root, columns.classes_after(listed), format="via", notes=tuple(notes))
+
+
+def _listed_classes(attributes: Any) -> list[str]:
+    """The options of the attribute that tells the class."""
+    try:
+        region = attributes["region"]
+        key = _class_key(region)
+        return [class_of(name) for name in region[key]["options"]] if key else []
+    except ODD:
+        return []
+
+
+def _class_key(attributes: Mapping[str, Any]) -> str | None:
+    """The attribute that tells the class."""
+    names = {name.lower(): name for name in attributes if name.lower() not in _NOT_CLASSES}
+    return next((names[key] for key in (*_CLASS_KEYS, *names) if key in names), None)
+
+
+def _add_image(columns: Columns, row: dict[str, Any], annotation: str, line: int) -> None:
+    name = row["filename"]
+    if not isinstance(name, str):
+        raise TypeError("`filename` is no text")
+    image = columns.image(name, 0, 0, annotation)
+    regions = row.get("regions") or ()
+    for region in regions.values() if isinstance(regions, dict) else regions:
+        shape, told = region["shape_attributes"], region.get("region_attributes") or {}
+        box = _box(shape)
+        kind = shape.get("name")
+        if box is None:
+            columns.counts["points: left out"] += 1
+            continue
+        if kind != "rect":
+            columns.counts[f"shapes `{str(kind)[:20]}`: read as the boxes around them"] += 1
+        label = columns.label_of(_class_name(columns, told))
+        flags = flags_told(told) | (Flag.IGNORE.value if label == ANY_CLASS else 0)
+        columns.add_box(label, box, flags, line, image)
+        if told.get("score") is not None:
+            columns.scores.append(number_of(told["score"]))
+
+
+def _class_name(columns: Columns, attributes: Mapping[str, Any]) -> str:
+    key = _class_key(attributes)
+    value = attributes[key] if key else None
+    if isinstance(value, dict):  # a checkbox: name → whether it is set
+        value = next((name for name, is_on in value.items() if is_on), None)
+    if value in (None, ""):
+        columns.counts[f"regions say no class: called `{_NO_NAME}`"] += 1
+        return _NO_NAME
+    return class_of(value)
+
+
+def _box(shape: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+    """The box around a shape, None for a point."""
+    kind = shape["name"]
+    if kind == "rect":
+        x, y, width, height = (number_of(shape[key]) for key in ("x", "y", "width", "height"))
+        return x, y, x + width, y + height
+    if kind in ("polygon", "polyline"):
+        return hull(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
+    if kind not in ("circle", "ellipse"):
+        return None
+    x, y = number_of(shape["cx"]), number_of(shape["cy"])
+    if kind == "circle":
+        width = height = number_of(shape["r"])
+    else:
+        rx, ry = number_of(shape["rx"]), number_of(shape["ry"])
+        cos, sin = (f(number_of(shape.get("theta") or 0)) for f in (math.cos, math.sin))
+        width, height = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
+    return x - width, y - height, x + width, y + height
+
+
+def write_via(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as images/ and a VIA project a split."""
+    placing.place("images")
+    for split, images in placing.parts().items():
+        name = f"via_{split}.json" if split else "via.json"
+        placing.write_lines(name, _document(table, placing, split, images.tolist()))
+
+
+def _document(
+    table: DetectionTable, placing: Placing, split: str, images: list[int]
+) -> Iterator[str]:
+    """A project in pieces, an image a line."""
+    core = {"buffer_size": 18, "filepath": {}, "default_filepath": "images/"}
+    settings = {"core": core, "project": {"name": split or "dataset"}}
+    region: dict[str, Any] = {
+        "class": {
+            "type": "dropdown",
+            "description": "",
+            "options": dict.fromkeys(table.classes, ""),
+            "default_options": {},
+        }
+    }
+    used = [name for name, flag in MARKS.items() if table.has(flag).any()]
+    used += ["score"] if table.scores is not None else []
+    region |= {name: {"type": "text", "description": "", "default_value": ""} for name in used}
+    attributes = {"region": region, "file": {}}
+    yield f'{{\n"_via_settings": {json.dumps(settings)},\n"{_PROJECT}": {{'
+    keys = []
+    for index, image in enumerate(images):
+        name = placing.names[image]
+        size = _bytes_of(table.path(image))
+        keys.append(f"{name}{size}")
+        regions = [_region(row) for row in rows_of(table, image)]
+        told = {"filename": name, "size": size, "regions": regions, "file_attributes": {}}
+        yield f"{',' if index else ''}\n{json.dumps(keys[-1])}: {json.dumps(told)}"
+    yield f'\n}},\n"_via_attributes": {json.dumps(attributes)},\n'
+    yield f'"_via_data_format_version": "2.0.10",\n"_via_image_id_list": {json.dumps(keys)}\n}}\n'
+
+
+def _region(row: Row) -> dict[str, Any]:
+    x1, y1, x2, y2 = row.box
+    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
+    shape = {
+        "name": "rect",
+        "x": x1,
+        "y": y1,
+        "width": round(x2 - x1, 9),
+        "height": round(y2 - y1, 9),
+    }
+    told: dict[str, Any] = {"class": row.name} | dict.fromkeys(marks_of(row.flags), "1")
+    if row.score is not None:
+        told["score"] = row.score
+    return {"shape_attributes": shape, "region_attributes": told}
+
+
+def _bytes_of(path: Path) -> int:
+    """The size of a file in bytes, -1 where it is not there, as VIA has it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
