@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dhcli.cli.options import Data, Device, JsonFlag, Out
+from dhcli.cli.options import Boxes, Data, Device, JsonFlag, Out, Scores
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dhcli.config.read_out import ReadOut
     from dhcli.engine.score import Evaluation, Request
 
 
@@ -52,6 +53,15 @@ def eval_(
             help="Exit with 1 where a number is lower, such as AP50=0.5 or voc07.mAP=0.5.",
         ),
     ] = None,
+    scores: Scores = None,
+    boxes: Boxes = None,
+    read_outs: Annotated[
+        Literal["all"] | None,
+        typer.Option(
+            metavar="all",
+            help="Measure every read-out of the model in one pass, as one table.",
+        ),
+    ] = None,
     out: Out = None,
     device: Device = "auto",
     batch_size: Annotated[
@@ -67,33 +77,52 @@ def eval_(
 
     Example: dh eval --weights model.safetensors --data photos/ --split test
 
+    Example: dh eval --weights model.safetensors --data photos/ --scores fc --boxes conv
+
+    Example: dh eval --weights model.safetensors --data photos/ --read-outs all
+
     Example: dh eval --detections results.json --data photos/ --metric coco,voc07
 
-    Classes are matched by name. --out writes metrics.json and predictions.bbox.json into a folder.
+    Classes are matched by name. --out writes metrics.json and predictions.bbox.json into a folder,
+    with --read-outs into a folder for each.
     """
     from dhcli.engine.gate import check_limits, parse_limit
-    from dhcli.engine.score import Request, parse_metrics, save_evaluation
-    from dhcli.report.console import err
+    from dhcli.engine.score import Request, parse_metrics
 
     metrics = parse_metrics(metric or ["coco"])
     limits = [parse_limit(text, metrics) for text in fail_under or []]
-    request = Request(split, metrics, engine)
-    if weights is not None and detections is None:
-        evaluation = _evaluate_model(weights, data, request, device, batch_size, workers)
-    elif detections is not None and weights is None:
+    request = Request(split, metrics, engine, scores, boxes, every=read_outs is not None)
+    _check_beside(weights, detections, request, limited=bool(limits))
+    if request.every and weights is not None:
+        every = _evaluate_model(weights, data, request, device, batch_size, workers)
+        _conclude_every(every, out, json=json)
+        return
+    if weights is not None:
+        [evaluation] = _evaluate_model(weights, data, request, device, batch_size, workers).values()
+    elif detections is not None:
         evaluation = _evaluate_results(detections, data, request)
-    else:
-        raise ConfigError("give either --weights or --detections", hint="see `dh eval --help`")
-    if out is not None:
-        for path in save_evaluation(evaluation, out):
-            err.print(f"wrote {path}")
-    _show(evaluation, json=json)
+    _conclude(evaluation, out, json=json)
     check_limits(evaluation.results, limits)
+
+
+def _check_beside(
+    weights: Path | None, detections: Path | None, request: Request, *, limited: bool
+) -> None:
+    """Raise ConfigError for options that do not go together."""
+    if (weights is None) == (detections is None):
+        raise ConfigError("give either --weights or --detections", hint="see `dh eval --help`")
+    chosen = request.scores is not None or request.boxes is not None
+    if detections is not None and (chosen or request.every):
+        what = "--scores, --boxes and --read-outs are about a model, not about --detections"
+        raise ConfigError(what)
+    if request.every and (chosen or limited):
+        what = "--read-outs measures all, and --scores, --boxes and --fail-under speak of one"
+        raise ConfigError(what)
 
 
 def _evaluate_model(
     weights: Path, data: Path, request: Request, device: str, batch_size: int | None, workers: int
-) -> Evaluation:
+) -> dict[ReadOut, Evaluation]:
     from dhcli.engine.evaluate import evaluate_model  # torch loads here, not for --detections
     from dhcli.report.console import err
     from dhcli.report.progress import counting
@@ -118,12 +147,37 @@ def _evaluate_results(detections: Path, data: Path, request: Request) -> Evaluat
     return evaluate_results(detections, data, request, say=err.print)
 
 
-def _show(evaluation: Evaluation, *, json: bool) -> None:
+def _conclude(evaluation: Evaluation, folder: Path | None, *, json: bool) -> None:
     from dhcli.report.console import out, print_json
     from dhcli.report.tables import ap_tables
 
+    _save(evaluation, folder)
     if json:
         print_json(evaluation.as_dict())
         return
     for metric, result in evaluation.results.items():
         out.print(ap_tables(metric, result))
+
+
+def _conclude_every(every: dict[ReadOut, Evaluation], folder: Path | None, *, json: bool) -> None:
+    from dhcli.report.console import out, print_json
+    from dhcli.report.tables import read_out_table
+
+    for read_out, evaluation in every.items():
+        _save(evaluation, folder and folder / "-".join(read_out))
+    if json:
+        rows = [{**r._asdict(), **evaluation.as_dict()} for r, evaluation in every.items()]
+        print_json({"read_outs": rows})
+        return
+    for metric in next(iter(every.values())).results:
+        results = {read_out: e.results[metric].stats for read_out, e in every.items()}
+        out.print(read_out_table(metric, results))
+
+
+def _save(evaluation: Evaluation, folder: Path | None) -> None:
+    from dhcli.engine.score import save_evaluation
+    from dhcli.report.console import err
+
+    if folder is not None:
+        for path in save_evaluation(evaluation, folder):
+            err.print(f"wrote {path}")

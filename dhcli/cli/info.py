@@ -12,7 +12,7 @@ import typer
 from dhcli.cli.options import JsonFlag
 
 if TYPE_CHECKING:
-    from dhcli.config.schema import ConvBranch, FcBranch
+    from dhcli.config.schema import AnyBranch
     from dhcli.weights.model_file import ModelHeader
 
 MOST_CLASSES = 20
@@ -112,7 +112,7 @@ def _class_line(classes: tuple[str, ...]) -> str:
     return f"{len(classes)}: {', '.join(classes[:MOST_CLASSES])}{tail}"
 
 
-def _branch_line(branch: FcBranch | ConvBranch) -> str:
+def _branch_line(branch: AnyBranch) -> str:
     return (
         f"{branch.kind}, focus {branch.focus}, ω {branch.omega:g}, λ {branch.lambda_:g}, "
         f"RoI × {branch.roi_scale:g}"

@@ -81,6 +81,25 @@ Device = Annotated[
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:0 … or mps."),
 ]
 
+Scores = Annotated[
+    str | None,
+    typer.Option(
+        "--scores",
+        metavar="BRANCH|FUSION",
+        help="Whose scores: fc, conv, or both as max, average, complementary. "
+        "Without it: as the model is configured.",
+    ),
+]
+
+Boxes = Annotated[
+    str | None,
+    typer.Option(
+        "--boxes",
+        metavar="BRANCH",
+        help="Whose boxes: fc or conv. Without it: as the model is configured.",
+    ),
+]
+
 JsonFlag = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON document on stdout instead of tables."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import Device, JsonFlag, Out, Weights
+from dhcli.cli.options import Boxes, Device, JsonFlag, Out, Scores, Weights
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def predict(
     classes: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Only these classes; comma between.")
     ] = None,
+    scores: Scores = None,
+    boxes: Boxes = None,
     device: Device = "auto",
     batch_size: Annotated[
         int | None,
@@ -82,7 +84,9 @@ def predict(
     from dhcli.report.progress import counting
 
     drawer = write_drawing if draw else None
-    request = Request(images, weights, out, formats, drawer, score_threshold, top_k, names)
+    request = Request(
+        images, weights, out, formats, drawer, score_threshold, top_k, names, scores, boxes
+    )
     with counting("images") as progress:
         outcome = run(
             request, device=device, batch_size=batch_size, say=err.print, progress=progress

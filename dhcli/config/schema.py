@@ -6,6 +6,7 @@ it feeds `docs/configuration.md`, the JSON schema for editors and the error mess
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -116,27 +117,24 @@ class Backbone(Section):
 
 
 class Neck(Section):
-    """The feature pyramid, P2 to P6."""
+    """From the backbone's features to those that proposals and branches see."""
 
+    kind: Literal["fpn", "none"] = "fpn"
+    """fpn: the feature pyramid, P2 to P6; none: C4 alone, its last stage left to a res5 branch."""
     channels: AtLeastOne = 256
-    """Channels of every level."""
+    """Channels of every level of the pyramid."""
 
 
 class Anchors(Section):
-    """The boxes that the RPN starts from, one size a level."""
+    """The boxes that the RPN starts from: one size a level of the pyramid, all sizes on C4."""
 
     sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
-    """Side of the square anchor on each of P2 … P6, in pixels of the resized image."""
+    """Sides of the square anchors, on each of P2 … P6 or all on C4, in pixels of the resized
+    image."""
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height / width; the area stays."""
     convention: Literal["plain", "torchvision", "maskrcnn_benchmark"] = "plain"
     """plain: exact, centred on the cell's corner (MMDetection); the others round as they do."""
-
-    @model_validator(mode="after")
-    def _five(self) -> Self:
-        if len(self.sizes) != 5:
-            raise ValueError(f"sizes needs one size for each of P2 … P6, got {len(self.sizes)}")
-        return self
 
 
 class Rpn(Section):
@@ -244,7 +242,28 @@ class ConvBranch(Section):
         return self
 
 
-Branch = Annotated[FcBranch | ConvBranch, Field(discriminator="kind")]
+class Res5Branch(Section):
+    """The backbone's last stage on each RoI of C4, as in Faster R-CNN before the pyramid.
+
+    Depth, norm and stride are the backbone's, and so are the weights it starts from.
+    """
+
+    kind: Literal["res5"]
+    """res5"""
+    name: str = "res5"
+    """Name of the branch in weights, losses and read-outs."""
+    focus: Literal["cls", "reg"] = "cls"
+    """The task that λ weighs; the other gets 1 − λ, and no predictor where that is 0."""
+    omega: NonNegative = 1.0
+    """ω, weight of the branch's loss (Eq. 1)."""
+    lambda_: Annotated[Fraction, Field(alias="lambda")] = 1.0
+    """λ, weight of the focused task within the branch (Eq. 2, 3)."""
+    roi_scale: Positive = 1.0
+    """Enlarges the RoI about its centre before pooling."""
+
+
+AnyBranch = FcBranch | ConvBranch | Res5Branch
+Branch = Annotated[AnyBranch, Field(discriminator="kind")]
 
 
 class Head(Section):
@@ -283,8 +302,9 @@ class Head(Section):
         for task in ("cls", "reg"):
             if not any(predicts(branch, task) for branch in self.branches):
                 raise ValueError(f"no branch predicts `{task}`: check focus and lambda")
-        _check_read_out("scores", self.scores, self.branches, "cls", FUSIONS)
-        _check_read_out("boxes", self.boxes, self.branches, "reg", ())
+        for key, value, task in (("scores", self.scores, "cls"), ("boxes", self.boxes, "reg")):
+            if problem := read_out_problem(value, self.branches, task):
+                raise ValueError(f"`{key}`: {problem}")
         return self
 
 
@@ -292,25 +312,32 @@ FUSIONS = ("max", "average", "complementary")
 """Ways to fuse the scores of two classifiers (Table 3)."""
 
 
-def predicts(branch: FcBranch | ConvBranch, task: str) -> bool:
+def predicts(branch: AnyBranch, task: str) -> bool:
     """Whether `branch` has a predictor for `task` ("cls" or "reg"): its weight is not 0."""
     return branch.lambda_ > 0 if branch.focus == task else branch.lambda_ < 1
 
 
-def _check_read_out(
-    key: str,
-    value: str,
-    branches: tuple[FcBranch | ConvBranch, ...],
-    task: str,
-    fusions: tuple[str, ...],
-) -> None:
+def read_out_problem(value: str, branches: Sequence[AnyBranch], task: str) -> str:
+    """Why `value` cannot say where scores (`task` "cls") or boxes ("reg") come from; "" if it can.
+
+    A branch can be named that predicts the task; where two classify, also a fusion.
+    """
     able = [branch.name for branch in branches if predicts(branch, task)]
-    choices = ["auto", *able, *(fusions if len(able) == 2 else ())]
+    fusions = FUSIONS if task == "cls" and len(able) == 2 else ()
+    choices = ["auto", *able, *fusions]
     if value in choices:
-        return
-    if value in fusions:
-        raise ValueError(f"`{key}: {value}` needs two branches that predict {task}, got {able}")
-    raise ValueError(f"`{key}` must be one of {', '.join(choices)}; got `{value}`")
+        return ""
+    unable = [branch for branch in branches if not predicts(branch, task)]
+    missing = "no classifier" if task == "cls" else "no box regression"
+    reasons = [f"`{x.name}` has {missing} (its λ is {x.lambda_:g})" for x in unable]
+    if task == "cls" and value in FUSIONS:
+        reason = reasons[0] if reasons else "there is one branch"
+        why = f"`{value}` fuses two classifiers, but {reason}"
+    elif named := [why for x, why in zip(unable, reasons, strict=True) if x.name == value]:
+        why = named[0]
+    else:
+        why = f"there is no `{value}`"
+    return f"{why}; it can be {', '.join(choices)}"
 
 
 class Detect(Section):
@@ -346,6 +373,18 @@ class Model(Section):
     """Let no box shrink more than 62.5-fold, as none grows (MMDetection); the others only that."""
     nms: Literal["exact", "mmdet", "torchvision"] = "exact"
     """Arithmetic of NMS over classes and levels: exact, or rounded as the two round it."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        last_stages = sum(isinstance(branch, Res5Branch) for branch in self.head.branches)
+        if last_stages != (self.neck.kind == "none"):
+            raise ValueError("`neck.kind: none` and one branch of kind `res5` belong together")
+        if self.neck.kind == "none" and self.backbone.frozen_stages > 4:
+            raise ValueError("`backbone.frozen_stages` is at most 4 beside a `res5` branch")
+        if self.neck.kind == "fpn" and len(self.anchors.sizes) != 5:
+            got = len(self.anchors.sizes)
+            raise ValueError(f"`anchors.sizes` needs one for each of P2 … P6, got {got}")
+        return self
 
 
 class Schedule(Section):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from dhcli.config.read_out import ReadOut
 from dhcli.config.schema import Input
 from dhcli.data.formats import read_dataset
 from dhcli.data.loader import EvalLoader
@@ -16,7 +19,7 @@ from dhcli.data.table import DetectionTable, make_table
 from dhcli.engine.load import choose_device, load_detector
 from dhcli.engine.score import Evaluation, Request, Say, choose_split, introduce, score
 from dhcli.model.detector import Detector
-from dhcli.ops.batch import Detections
+from dhcli.ops.batch import Detections, ImageBatch
 
 Progress = Callable[[int, int], None]
 """Takes the number of images done and of all images."""
@@ -32,31 +35,40 @@ def evaluate_model(
     workers: int = -1,
     say: Say,
     progress: Progress | None = None,
-) -> Evaluation:
-    """Score the model file `weights` on the dataset `data`.
+) -> dict[ReadOut, Evaluation]:
+    """Score the model file `weights` on the dataset `data`, by the read-outs of `request`.
 
     `batch_size` is the training's where None. Boxes of classes that the model does not know are
     regions to ignore if they were in training (`data.others: ignore`), else left out.
-    Raises ModelError or DataError where either cannot be read, or they share no class.
+    Raises ModelError or DataError where either cannot be read, or they share no class, and
+    ConfigError where the model has no such read-out.
     """
     place = choose_device(device)
     detector, model = load_detector(weights, place)
+    read_outs = request.choose(model.config.model.head)
     table = read_dataset(data)
     split, images = choose_split(table, request.split)
     truth = table.take_images(images)
     introduce(table, truth, split, model.classes, say)
-    found = detect_table(
+    tables = detect_tables(
         detector,
+        read_outs,
         truth,
-        model.config.input,
+        EvalLoader(
+            truth,
+            model.config.input,
+            batch_size=batch_size or model.config.train.batch_size,
+            workers=workers,
+        ),
         device=place,
-        batch_size=batch_size or model.config.train.batch_size,
-        workers=workers,
         progress=progress,
         classes=model.classes,
     )
     others = "ignore" if model.config.data.others == "ignore" else "drop"
-    return score(truth, found, split, request, others=others)
+    return {
+        read_out: score(truth, found, split, request, others=others)
+        for read_out, found in zip(read_outs, tables, strict=True)
+    }
 
 
 def detect_table(
@@ -77,28 +89,61 @@ def detect_table(
     Raises DataError naming an image that cannot be read.
     """
     loader = EvalLoader(table, input, batch_size=batch_size, workers=workers)
-    found: list[Detections | None] = [None] * len(table)
-    was_training, done = detector.training, 0
+    found = _detect(
+        lambda images: [detector.detect(images)], detector, loader, device, len(table), progress
+    )
+    return _as_table([one[0] for one in found], table, classes)
+
+
+def detect_tables(
+    detector: Detector,
+    read_outs: Sequence[ReadOut],
+    table: DetectionTable,
+    loader: EvalLoader,
+    *,
+    device: torch.device,
+    progress: Progress | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[DetectionTable]:
+    """As `detect_table`, for each of `read_outs`; `loader` gives the images of `table`."""
+    every = partial(detector.detect_each, read_outs=read_outs)
+    found = _detect(every, detector, loader, device, len(table), progress)
+    return [_as_table([one[k] for one in found], table, classes) for k in range(len(read_outs))]
+
+
+def _detect(
+    detect: Callable[[ImageBatch], list[list[Detections]]],
+    detector: nn.Module,
+    loader: EvalLoader,
+    device: torch.device,
+    images: int,
+    progress: Progress | None,
+) -> list[list[Detections]]:
+    """What `detect` finds in each image by each read-out, `detector` being in eval mode."""
+    found: dict[int, list[Detections]] = {}
+    was_training = detector.training
     detector.eval()
     try:
         with torch.no_grad():
             for batch in loader:
-                detections = detector.detect(batch.images.to(device))
-                for image, one in zip(batch.indices, detections, strict=True):
-                    found[image] = Detections(one.boxes.cpu(), one.scores.cpu(), one.labels.cpu())
-                done += len(batch.indices)
+                every = detect(batch.images.to(device))
+                for place, image in enumerate(batch.indices):
+                    found[image] = [_on_cpu(detections[place]) for detections in every]
                 if progress is not None:
-                    progress(done, len(table))
+                    progress(len(found), images)
     finally:
         detector.train(was_training)
-    return _as_table(found, table, classes)
+    return [found[image] for image in sorted(found)]
+
+
+def _on_cpu(found: Detections) -> Detections:
+    return Detections(found.boxes.cpu(), found.scores.cpu(), found.labels.cpu())
 
 
 def _as_table(
-    found: Sequence[Detections | None], table: DetectionTable, classes: Sequence[str] | None
+    every: Sequence[Detections], table: DetectionTable, classes: Sequence[str] | None
 ) -> DetectionTable:
     """The detections of every image of `table` in its order."""
-    every = [one for one in found if one is not None]
     if len(every) < len(table):
         raise RuntimeError("the loader left out images")
     columns: dict[str, Any] = {"image_ids": table.image_ids}

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from dhcli.config.read_out import choose_read_out
 from dhcli.engine.find_images import find_images
 from dhcli.engine.load import choose_device, restore_detector
 from dhcli.engine.prediction_files import FORMATS, Place, find_twins
@@ -34,6 +35,8 @@ class Request:
              from `SHOWN`
     top      most detections an image; None: as many as the model gives
     classes  names to keep; None: all
+    scores   the branch or fusion that scores; None: as the model is configured
+    boxes    the branch that places the boxes; None: as the model is configured
     """
 
     images: Sequence[str]
@@ -44,6 +47,8 @@ class Request:
     score: float | None = None
     top: int | None = None
     classes: Sequence[str] | None = None
+    scores: str | None = None
+    boxes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ def predict(
     """Detect on the images of `request` and write what is asked for.
 
     `batch_size` None is 1 on the CPU and 8 on a GPU. Raises DataError where there are no images or
-    none can be read, ModelError where the weights are no model file.
+    none can be read, ModelError where the weights are no model file, ConfigError where they have
+    no such read-out.
     """
     folder = request.out or free_folder(DEFAULT_FOLDER)
     images = find_images(request.images, skip=folder)
@@ -99,7 +105,9 @@ def predict(
     choice = Choice(request.score, request.top, labels, shown)
     model = replace(model, config=choice.configure(model.config))
     lowest = model.config.model.detect.score_threshold
+    read_out = choose_read_out(model.config.model.head, request.scores, request.boxes)
     detector = restore_detector(model, place, where=request.weights)
+    detector.head.read_out = read_out
     say(f"{len(images)} images below {images.root}, model {request.weights} on {place}")
     say(f"detections are written from score {lowest:g} and drawn from {shown:g}")
     with ExitStack() as stack:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_write
+from dhcli.config.read_out import ReadOut, all_read_outs, choose_read_out
+from dhcli.config.schema import Head
 from dhcli.data.formats import describe, read_dataset, read_results, results_of
 from dhcli.data.table import DetectionTable
 from dhcli.errors import ConfigError
@@ -47,11 +49,23 @@ class Request:
     split    name of the split, `all` for every image; None: val, else test, else every image
     metrics  which averages
     engine   what computes COCO's
+    scores   the branch of a model, or the fusion, that scores; None: as it is configured
+    boxes    the branch of a model that places the boxes; None: as it is configured
+    every    every read-out of a model instead
     """
 
     split: str | None = None
     metrics: tuple[Metric, ...] = ("coco",)
     engine: Engine = "hotcoco"
+    scores: str | None = None
+    boxes: str | None = None
+    every: bool = False
+
+    def choose(self, head: Head) -> list[ReadOut]:
+        """The read-outs to measure. Raises ConfigError where `head` has none like it."""
+        if self.every:
+            return all_read_outs(head)
+        return [choose_read_out(head, self.scores, self.boxes)]
 
 
 @dataclass(frozen=True)

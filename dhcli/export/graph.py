@@ -86,17 +86,18 @@ class DetectorGraph(nn.Module):
         head = self.detector.head
         boxes = torch.cat([proposals.new_tensor([[0, 0, 1, 1]]), proposals])
         images = torch.zeros_like(boxes[:, 0], dtype=torch.int64)
-        outputs = {name: head.run(name, levels, boxes, images) for name in head.score_branches}
-        scores = head.scores([outputs[name].logits for name in head.score_branches])
+        scorers, box_branch = head.scorers(head.read_out), head.read_out.boxes
+        outputs = {name: head.run(name, levels, boxes, images) for name in scorers}
+        scores = head.scores(head.read_out, outputs)
         above = scores[:, 1:] > self.detector.config.score_threshold
         above = above & (torch.arange(above.shape[0]) > 0)[:, None]
         rows, labels = torch.nonzero(above, as_tuple=True)
-        if head.box_branch in outputs:
-            deltas, own = outputs[head.box_branch].deltas, rows
+        if box_branch in outputs:
+            deltas, own = outputs[box_branch].deltas, rows
         else:
             alive = torch.cat([rows.new_zeros(1), torch.nonzero(above.any(dim=1)).flatten()])
             own = above.any(dim=1).long().cumsum(0)[rows]
-            deltas = head.run(head.box_branch, levels, boxes[alive], images[alive]).deltas
+            deltas = head.run(box_branch, levels, boxes[alive], images[alive]).deltas
         assert deltas is not None  # the configuration was checked: this branch predicts boxes
         chosen = deltas[own, torch.zeros_like(labels) if head.config.class_agnostic else labels]
         refined = head.rules.decode(chosen, boxes[rows], head.config.box_std)

@@ -70,6 +70,7 @@ class Backbone(ResNet):  # type: ignore[misc]
     out  C2 … C5, strides 4, 8, 16, 32;  `channels` says how many channels each has
 
     `frozen_stages` parts, counted from the stem, have fixed weights and stay in eval mode.
+    After `take_last_stage` there is no C5.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Backbone(ResNet):  # type: ignore[misc]
             self._move_strides()
         stem = [self.conv1, self.bn1]
         parts = [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+        self._stages = [self.layer1, self.layer2, self.layer3, self.layer4]
         self._frozen = [module for part in parts[:frozen_stages] for module in part]
         for module in self._frozen:
             module.requires_grad_(False)
@@ -95,10 +97,17 @@ class Backbone(ResNet):  # type: ignore[misc]
     def forward(self, x: Tensor) -> list[Tensor]:
         x = F.max_pool2d(self.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         levels = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+        for stage in self._stages:
+            x = stage(x)
             levels.append(x)
         return levels
+
+    def take_last_stage(self) -> nn.Sequential:
+        """Give layer4 away, from C4 to C5, for a branch to run on RoIs."""
+        layer4: nn.Sequential = self._stages.pop()
+        del self.layer4
+        self.channels.pop()
+        return layer4
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)

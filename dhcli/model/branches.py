@@ -24,6 +24,8 @@ class FcTrunk(nn.Sequential):
     out  (N, width) float
     """
 
+    width: int
+
     def __init__(self, channels: int, side: int, width: int = 1024, layers: int = 2) -> None:
         inputs = [channels * side**2, *[width] * (layers - 1)]
         linear = [nn.Linear(size, width) for size in inputs]
@@ -31,6 +33,7 @@ class FcTrunk(nn.Sequential):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.constant_(layer.bias, 0)
         super().__init__(nn.Flatten(), *(part for layer in linear for part in (layer, nn.ReLU())))
+        self.width = width
 
 
 class ConvTrunk(nn.Sequential):
@@ -41,6 +44,8 @@ class ConvTrunk(nn.Sequential):
     in   (N, C, S, S) float
     out  (N, width) float
     """
+
+    width: int
 
     def __init__(
         self,
@@ -58,6 +63,27 @@ class ConvTrunk(nn.Sequential):
                 blocks.append(NonLocalBlock(width, norm, groups, normalise))
             blocks.append(BottleneckBlock(width, norm))
         super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.width = width
+
+
+class Res5Trunk(nn.Module):
+    """The backbone's last stage, with its stride of 2, and an average over the cells (C4 head).
+
+    in   (N, C, S, S) float, C4 pooled
+    out  (N, width) float
+    """
+
+    def __init__(self, layer4: nn.Sequential, width: int) -> None:
+        super().__init__()
+        self.layer4 = layer4
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.layer4(x)
+        return features.mean(dim=(2, 3))
+
+
+Trunk = FcTrunk | ConvTrunk | Res5Trunk
 
 
 class WideningBlock(nn.Module):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from dhcli.config.schema import Config
+import torch
+from torch import nn
+
+from dhcli.config.schema import Config, Neck
 from dhcli.model.backbone import Backbone
+from dhcli.model.branches import Res5Trunk
 from dhcli.model.detector import Detector
 from dhcli.model.head import Head
-from dhcli.model.neck import Fpn
+from dhcli.model.neck import Fpn, LastFeatures
 from dhcli.model.pool import Pool
 from dhcli.model.rpn import Rpn
+from dhcli.ops.anchors import C4_STRIDES, STRIDES
 from dhcli.ops.conventions import BoxRules
 
 
@@ -27,7 +32,7 @@ def build_detector(config: Config, classes: int) -> Detector:
         model.backbone.stride_in_1x1,
         model.backbone.bn_epsilon,
     )
-    channels = model.neck.channels
+    neck, channels, strides, res5 = _features(backbone, model.neck)
     rules = BoxRules(model.legacy_plus_one, model.clamp_shrinking, model.nms)
     pool = Pool(
         model.pool.size,
@@ -35,13 +40,25 @@ def build_detector(config: Config, classes: int) -> Detector:
         model.pool.aligned,
         model.legacy_plus_one,
         model.pool.level_epsilon,
+        strides[:4],
     )
     detector = Detector(
         backbone,
-        Fpn(backbone.channels, channels),
-        Rpn(channels, model.anchors, model.rpn, rules),
-        Head(model.head, pool, channels, classes, rules),
+        neck,
+        Rpn(channels, model.anchors, model.rpn, rules, strides),
+        Head(model.head, pool, channels, classes, rules, res5),
         config.input,
         model.detect,
     )
     return detector.to(memory_format=torch.channels_last)
+
+
+def _features(
+    backbone: Backbone, config: Neck
+) -> tuple[nn.Module, int, Sequence[int], Res5Trunk | None]:
+    """The neck, the channels and strides of its features, and the last stage if the head has it."""
+    if config.kind == "fpn":
+        return Fpn(backbone.channels, config.channels), config.channels, STRIDES, None
+    width = backbone.channels[-1]
+    res5 = Res5Trunk(backbone.take_last_stage(), width)
+    return LastFeatures(), backbone.channels[-1], C4_STRIDES, res5

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dhcli.config.read_out import ReadOut
 from dhcli.config.schema import Detect, Input
-from dhcli.model.head import Head
+from dhcli.model.head import Head, Scored
 from dhcli.model.rpn import Rpn
 from dhcli.ops.batch import Detections, ImageBatch, Target
 
@@ -52,21 +53,20 @@ class Detector(nn.Module):
 
     def detect(self, images: ImageBatch) -> list[Detections]:
         """What is in each image, best first, in pixels of the original image."""
+        return self.detect_each(images, [self.head.read_out])[0]
+
+    def detect_each(
+        self, images: ImageBatch, read_outs: Sequence[ReadOut]
+    ) -> list[list[Detections]]:
+        """What is in each image by each of `read_outs`; the network runs once for all of them."""
         levels = self.extract(images)
         proposals = self.rpn.propose(self.rpn(levels), images.sizes, training=False)
         boxes = torch.cat(proposals)
         counts = torch.tensor([len(p) for p in proposals], device=boxes.device)
         owner = torch.repeat_interleave(torch.arange(len(images), device=boxes.device), counts)
         threshold = self.config.score_threshold
-        rows, labels, scores, refined = self.head.detect(levels, boxes, owner, threshold)
-        owner = owner[rows]
-        refined = self.rpn.rules.clip(refined, images.sizes[owner])
-        return [
-            self.select(
-                refined[mine], scores[mine], labels[mine], images.sizes[i], images.originals[i]
-            )
-            for i, mine in enumerate(owner == i for i in range(len(images)))
-        ]
+        every = self.head.detect(read_outs, levels, boxes, owner, threshold)
+        return [self._divide(scored, owner[scored.rows], images) for scored in every]
 
     def extract(self, images: ImageBatch) -> list[Tensor]:
         """P2 … P6 of the batch."""
@@ -81,6 +81,20 @@ class Detector(nn.Module):
         columns = torch.arange(x.shape[3], device=x.device) < images.sizes[:, 1:]  # (B, W)
         x = x * (y[:, None, :, None] & columns[:, None, None, :])
         return x.contiguous(memory_format=torch.channels_last)
+
+    def _divide(self, scored: Scored, owner: Tensor, images: ImageBatch) -> list[Detections]:
+        """The detections of each image, of scored boxes that lie in the images `owner` (D,)."""
+        boxes = self.rpn.rules.clip(scored.boxes, images.sizes[owner])
+        return [
+            self.select(
+                boxes[mine],
+                scored.scores[mine],
+                scored.labels[mine],
+                images.sizes[i],
+                images.originals[i],
+            )
+            for i, mine in enumerate(owner == i for i in range(len(images)))
+        ]
 
     def select(
         self, boxes: Tensor, scores: Tensor, labels: Tensor, size: Tensor, original: Tensor

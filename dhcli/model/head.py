@@ -5,17 +5,18 @@ Every detector of the paper is a choice of branches, their λ and ω, and a read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dhcli.config.schema import FUSIONS, FcBranch, predicts
-from dhcli.config.schema import Branch as BranchConfig
+from dhcli.config.read_out import ReadOut, own_read_out
+from dhcli.config.schema import FUSIONS, ConvBranch, FcBranch, predicts
+from dhcli.config.schema import AnyBranch as BranchConfig
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.model.backbone import norm_layer
-from dhcli.model.branches import ConvTrunk, FcTrunk, fuse_scores
+from dhcli.model.branches import ConvTrunk, FcTrunk, Res5Trunk, Trunk, fuse_scores
 from dhcli.model.init import init_normal
 from dhcli.model.losses import classification_loss, regression_loss
 from dhcli.model.pool import Pool
@@ -48,6 +49,21 @@ class Rois(NamedTuple):
     goals: Tensor
 
 
+class Scored(NamedTuple):
+    """Scored and refined proposals, in the order of the proposals and then of the classes.
+
+    rows    (D,) int64 into the proposals
+    labels  (D,) int64 in 0…K-1
+    scores  (D,) float32
+    boxes   (D, 4) float32 xyxy, not clipped
+    """
+
+    rows: Tensor
+    labels: Tensor
+    scores: Tensor
+    boxes: Tensor
+
+
 class Branch(nn.Module):
     """A trunk and up to two predictors, `cls` and `reg`; a predictor of weight 0 is not there.
 
@@ -55,16 +71,14 @@ class Branch(nn.Module):
     out  BranchOutput
     """
 
-    def __init__(
-        self, config: BranchConfig, channels: int, side: int, classes: int, head: HeadConfig
-    ) -> None:
+    def __init__(self, config: BranchConfig, trunk: Trunk, classes: int, head: HeadConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = _build_trunk(config, channels, side)
+        self.trunk = trunk
         self.first_box = int(head.background_box)
         boxes = (1 if head.class_agnostic else classes) + self.first_box
-        self.cls = _predictor(config, "cls", classes + 1, std=0.01)
-        self.reg = _predictor(config, "reg", boxes * 4, std=0.001)
+        self.cls = _predictor(self, "cls", classes + 1, std=0.01)
+        self.reg = _predictor(self, "reg", boxes * 4, std=0.001)
 
     def forward(self, pooled: Tensor) -> BranchOutput:
         x = self.trunk(pooled)  # (N, D)
@@ -90,19 +104,17 @@ class Head(nn.Module):
         channels: int,
         classes: int,
         rules: BoxRules = PLAIN,
+        res5: Res5Trunk | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.pool = pool
         self.rules = rules
-        self.branches = nn.ModuleDict(
-            {
-                branch.name: Branch(branch, channels, pool.size, classes, config)
-                for branch in config.branches
-            }
-        )
-        self.score_branches, self.fusion = _score_read_out(config)
-        self.box_branch = _box_read_out(config)
+        self.branches = nn.ModuleDict()
+        for branch in config.branches:
+            trunk = _build_trunk(branch, channels, pool.size, res5)
+            self.branches[branch.name] = Branch(branch, trunk, classes, config)
+        self.read_out = own_read_out(config)
 
     def run(
         self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
@@ -159,34 +171,53 @@ class Head(nn.Module):
         return Rois(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def detect(
-        self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, threshold: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Every class of every proposal that scores above `threshold`.
+        self,
+        read_outs: Sequence[ReadOut],
+        levels: Sequence[Tensor],
+        boxes: Tensor,
+        images: Tensor,
+        threshold: float,
+    ) -> list[Scored]:
+        """By each of `read_outs`, every class of every proposal that scores above `threshold`.
 
-        A branch that only refines boxes runs on the proposals that still can become a detection;
-        what it says of the others would be thrown away, so the result is the same.
+        No branch runs twice. One that only refines boxes runs on the proposals that still can
+        become a detection; what it says of the others would be thrown away, so the result is the
+        same.
 
         in   boxes  (N, 4) float32 xyxy;  images  (N,) int64
-        out  rows (D,) int64 into the proposals, labels (D,) int64, scores (D,) float32,
-             boxes (D, 4) float32 refined, not clipped
         """
-        outputs = {name: self.run(name, levels, boxes, images) for name in self.score_branches}
-        scores = self.scores([outputs[name].logits for name in self.score_branches])
-        rows, labels = torch.nonzero(scores[:, 1:] > threshold, as_tuple=True)
-        if self.box_branch in outputs:
-            deltas, own = outputs[self.box_branch].deltas, rows
-        else:
-            alive, own = torch.unique(rows, return_inverse=True)
-            deltas = self.run(self.box_branch, levels, boxes[alive], images[alive]).deltas
-        assert deltas is not None  # the configuration was checked: this branch predicts boxes
-        chosen = deltas[own, torch.zeros_like(labels) if self.config.class_agnostic else labels]
-        refined = self.rules.decode(chosen, boxes[rows], self.config.box_std)
-        return rows, labels, scores[rows, labels + 1], refined
+        scorers = {name for read_out in read_outs for name in self.scorers(read_out)}
+        outputs = {
+            name: self.run(name, levels, boxes, images) for name in self.branches if name in scorers
+        }
+        found = []
+        for read_out in read_outs:
+            scores = self.scores(read_out, outputs)
+            rows, labels = torch.nonzero(scores[:, 1:] > threshold, as_tuple=True)
+            if read_out.boxes in outputs:
+                deltas, own = outputs[read_out.boxes].deltas, rows
+            else:  # a branch that does not score: the head has no other read-out with its boxes
+                alive, own = torch.unique(rows, return_inverse=True)
+                deltas = self.run(read_out.boxes, levels, boxes[alive], images[alive]).deltas
+            assert deltas is not None  # the configuration was checked: this branch predicts boxes
+            chosen = deltas[own, torch.zeros_like(labels) if self.config.class_agnostic else labels]
+            refined = self.rules.decode(chosen, boxes[rows], self.config.box_std)
+            found.append(Scored(rows, labels, scores[rows, labels + 1], refined))
+        return found
 
-    def scores(self, logits: Sequence[Tensor | None]) -> Tensor:
-        """Probabilities (N, K+1) float32 of the read-out, from the logits of `score_branches`."""
+    def scorers(self, read_out: ReadOut) -> list[str]:
+        """The branches whose scores `read_out` needs."""
+        if read_out.scores not in FUSIONS:
+            return [read_out.scores]
+        return [name for name in self.branches if self.branch(name).cls is not None]
+
+    def scores(self, read_out: ReadOut, outputs: Mapping[str, BranchOutput]) -> Tensor:
+        """Probabilities (N, K+1) float32, from what the `scorers` of `read_out` say."""
+        logits = [outputs[name].logits for name in self.scorers(read_out)]
         scores = [x.float().softmax(dim=1) for x in logits if x is not None]
-        return scores[0] if len(scores) == 1 else fuse_scores(scores[0], scores[1], self.fusion)
+        if len(scores) == 1:
+            return scores[0]
+        return fuse_scores(scores[0], scores[1], read_out.scores)
 
     def _box_loss(self, deltas: Tensor, goals: Tensor, classes: Tensor) -> Tensor:
         rows = torch.nonzero(classes).flatten()
@@ -195,41 +226,26 @@ class Head(nn.Module):
         return regression_loss(deltas[rows, column], goals[rows], beta, sampled)
 
 
-def _build_trunk(config: BranchConfig, channels: int, side: int) -> nn.Module:
+def _build_trunk(config: BranchConfig, channels: int, side: int, res5: Res5Trunk | None) -> Trunk:
     if isinstance(config, FcBranch):
         return FcTrunk(channels, side, config.width, config.layers)
-    return ConvTrunk(
-        channels,
-        norm_layer(config.norm),
-        config.width,
-        config.residual,
-        config.non_local,
-        config.non_local_groups,
-        config.non_local_normalise,
-    )
+    if isinstance(config, ConvBranch):
+        return ConvTrunk(
+            channels,
+            norm_layer(config.norm),
+            config.width,
+            config.residual,
+            config.non_local,
+            config.non_local_groups,
+            config.non_local_normalise,
+        )
+    assert res5 is not None  # the configuration was checked: the backbone gave its last stage
+    return res5
 
 
-def _predictor(config: BranchConfig, task: str, outputs: int, std: float) -> nn.Linear | None:
-    if not predicts(config, task):
+def _predictor(branch: Branch, task: str, outputs: int, std: float) -> nn.Linear | None:
+    if not predicts(branch.config, task):
         return None
-    layer = nn.Linear(config.width, outputs)
+    layer = nn.Linear(branch.trunk.width, outputs)
     init_normal(layer, std)
     return layer
-
-
-def _score_read_out(config: HeadConfig) -> tuple[list[str], str]:
-    """The branches whose scores are read, and how they are fused if there are two."""
-    able = [branch.name for branch in config.branches if predicts(branch, "cls")]
-    if config.scores in FUSIONS:
-        return able, config.scores
-    if config.scores != "auto":
-        return [config.scores], ""
-    return able, "complementary" if len(able) == 2 else ""
-
-
-def _box_read_out(config: HeadConfig) -> str:
-    """The branch whose boxes are read."""
-    if config.boxes != "auto":
-        return config.boxes
-    able = [branch for branch in config.branches if predicts(branch, "reg")]
-    return next((branch for branch in able if branch.focus == "reg"), able[0]).name

@@ -1,4 +1,4 @@
-"""The feature pyramid network."""
+"""From the backbone's features to those that proposals and branches see."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ class Fpn(nn.Module):
             merged[level - 1] = finer + coarser
         levels = [output(p) for output, p in zip(self.output, merged, strict=True)]
         return [*levels, levels[-1][:, :, ::2, ::2]]
+
+
+class LastFeatures(nn.Module):
+    """No pyramid: the backbone's coarsest features as they are.
+
+    in   … C4  (B, c, h, w) float
+    out  C4 alone, in a list
+    """
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return [features[-1]]

@@ -30,7 +30,7 @@ def choose_levels(boxes: Tensor, epsilon: float = 1e-6) -> Tensor:
 class Pool(nn.Module):
     """RoIs to size × size cells.
 
-    in   levels  P2 … P5 (B, C, h, w) float
+    in   levels  P2 … P5, or what else has the `strides` (B, C, h, w) float
          boxes   (N, 4) float32 xyxy in pixels of the resized image
          images  (N,) int64, the image in the batch that a box lies in
          scale   enlarges the box about its centre; the level is that of the box as it was
@@ -44,6 +44,7 @@ class Pool(nn.Module):
         aligned: bool,
         legacy_plus_one: bool = False,
         level_epsilon: float = 1e-6,
+        strides: Sequence[int] = LEVELS,
     ) -> None:
         super().__init__()
         self.size = size
@@ -51,17 +52,18 @@ class Pool(nn.Module):
         self.aligned = aligned
         self.legacy_plus_one = legacy_plus_one
         self.level_epsilon = level_epsilon
+        self.strides = strides
 
     def forward(
         self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, scale: float = 1.0
     ) -> Tensor:
-        level_of = choose_levels(boxes, self.level_epsilon)
+        level_of = choose_levels(boxes, self.level_epsilon).clamp(max=len(self.strides) - 1)
         rois = torch.cat([images[:, None].to(boxes.dtype), enlarge_boxes(boxes, scale)], dim=1)
         if self.legacy_plus_one:
             rois = rois - rois.new_tensor([0, 0, 0, 1, 1])
         channels = levels[0].shape[1]
         out = levels[0].new_zeros(boxes.shape[0], channels, self.size, self.size)
-        for index, stride in enumerate(LEVELS):
+        for index, stride in enumerate(self.strides):
             rows = torch.nonzero(level_of == index).flatten()
             pooled = roi_align(
                 levels[index],

@@ -43,27 +43,31 @@ class Rpn(nn.Module):
     """A 3×3 convolution, then two 1×1, shared by all levels ("Faster R-CNN", §3.1)."""
 
     def __init__(
-        self, channels: int, anchors: Anchors, config: RpnConfig, rules: BoxRules = PLAIN
+        self,
+        channels: int,
+        anchors: Anchors,
+        config: RpnConfig,
+        rules: BoxRules = PLAIN,
+        strides: Sequence[int] = STRIDES,
     ) -> None:
         super().__init__()
         self.config = config
         self.rules = rules
+        self.strides = strides
+        cells = _cell_anchors(anchors, strides)
+        per_cell = cells.shape[1]
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.cls = nn.Conv2d(channels, len(anchors.ratios), 1)
-        self.reg = nn.Conv2d(channels, len(anchors.ratios) * 4, 1)
+        self.cls = nn.Conv2d(channels, per_cell, 1)
+        self.reg = nn.Conv2d(channels, per_cell * 4, 1)
         for conv in (self.conv, self.cls, self.reg):
             init_normal(conv, std=0.01)
-        cells = [
-            cell_anchors(size, stride, anchors.ratios, anchors.convention)
-            for size, stride in zip(anchors.sizes, STRIDES, strict=True)
-        ]
         self.cells: Tensor
-        self.register_buffer("cells", torch.stack(cells), persistent=False)  # (levels, A, 4)
+        self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, levels: Sequence[Tensor]) -> RpnOutput:
-        """Score and refine the anchors of P2 … P6."""
+        """Score and refine the anchors of P2 … P6, or of what else has the `strides`."""
         logits, deltas, anchors = [], [], []
-        for level, cell, stride in zip(levels, self.cells, STRIDES, strict=True):
+        for level, cell, stride in zip(levels, self.cells, self.strides, strict=True):
             x = F.relu(self.conv(level))
             # (B, A·c, h, w) to (B, h·w·A, c): row, column, anchor
             logits.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
@@ -147,6 +151,16 @@ class Rpn(nn.Module):
 def _rank_in_group(groups: Tensor) -> Tensor:
     """How many of the same group stand before each of `groups` (N,): (N,) int64."""
     return F.one_hot(groups).cumsum(0).gather(1, groups[:, None])[:, 0] - 1
+
+
+def _cell_anchors(anchors: Anchors, strides: Sequence[int]) -> Tensor:
+    """One size a level, or on a single level all sizes, ratio by ratio: (levels, A, 4) float32."""
+    sizes = [[size] for size in anchors.sizes] if len(strides) > 1 else [list(anchors.sizes)]
+    cells = [
+        [cell_anchors(size, stride, anchors.ratios, anchors.convention) for size in level]
+        for level, stride in zip(sizes, strides, strict=True)
+    ]
+    return torch.stack([torch.stack(level, dim=1).flatten(0, 1) for level in cells])
 
 
 def _best_of_batch(kept: Sequence[tuple[Tensor, Tensor]], limit: int) -> list[Tensor]:

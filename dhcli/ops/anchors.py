@@ -9,6 +9,8 @@ from torch import Tensor
 
 STRIDES = (4, 8, 16, 32, 64)
 """Pixels between neighbouring cells of P2 … P6."""
+C4_STRIDES = (16,)
+"""The same of C4, where there is no pyramid."""
 
 
 def cell_anchors(size: float, stride: int, ratios: Sequence[float], convention: str) -> Tensor:

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from dhcli.config.read_out import ReadOut
 from dhcli.metrics.result import ApResult
 
 TITLES = {
@@ -18,6 +19,15 @@ TITLES = {
     "voc12": "VOC12, every recall, IoU 0.5",
     "kitti": "KITTI, 40 recalls, IoU 0.7 for Car, else 0.5",
 }
+IN_THE_PAPER = {
+    ReadOut("conv", "conv"): "Fig. 6 (a)",
+    ReadOut("fc", "fc"): "Fig. 6 (b)",
+    ReadOut("fc", "conv"): "Fig. 6 (c), Table 3",
+    ReadOut("max", "conv"): "Table 3",
+    ReadOut("average", "conv"): "Table 3",
+    ReadOut("complementary", "conv"): "Fig. 6 (d), Table 3",
+}
+"""Where the paper reports a read-out of Double-Head-Ext."""
 # Six columns of numbers leave room on 80 columns for the names of classes.
 _ROW = 6
 
@@ -31,6 +41,20 @@ def ap_tables(metric: str, result: ApResult) -> Group:
         Text(f"{title}, by class (percent)", style="bold"),
         _by_class(result.per_class),
     )
+
+
+def read_out_table(metric: str, results: Mapping[ReadOut, Mapping[str, float]]) -> Group:
+    """The first overall numbers of a metric for each read-out of one model; percent."""
+    table = Table("scores", "boxes", box=box.SIMPLE_HEAD)
+    names = list(next(iter(results.values())))[:_ROW]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("in the paper", no_wrap=True)
+    for read_out, stats in results.items():
+        numbers = (format_value(stats[name]) for name in names)
+        table.add_row(*map(Text, read_out), *numbers, IN_THE_PAPER.get(read_out, ""))
+    title = TITLES.get(metric, metric)
+    return Group(Text(f"{title} of each read-out (percent)", style="bold"), table)
 
 
 def format_value(value: float) -> str:

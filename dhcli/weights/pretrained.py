@@ -25,7 +25,7 @@ FROM_SCRATCH = (
 
 
 def load_backbone(detector: nn.Module, config: Backbone) -> str:
-    """Put the weights that `config.weights` names into `detector.backbone`; say which, in a line.
+    """Put the weights that `config.weights` names into the backbone; say which, in a line.
 
     Raises ModelError where they cannot be had or do not fit, and ConfigError where a part without
     weights would stay fixed.
@@ -34,15 +34,23 @@ def load_backbone(detector: nn.Module, config: Backbone) -> str:
         _check_trainable(config)
         return "none: the backbone starts from random weights"
     path = fetch_imagenet(config.name) if config.weights == "imagenet" else Path(config.weights)
-    backbone: nn.Module = detector.backbone  # type: ignore[assignment]
     state = backbone_state(read_state(path))
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
         what = "holds batch norm, but the backbone has GroupNorm"
         hint = "keep its norm: `--set model.backbone.norm=frozen_bn`"
         raise ModelError(what, where=path, hint=hint)
     hint = f"the backbone is {config.name}: `--set model.backbone.name=…` names another"
-    load_state(backbone, state, where=path, hint=hint)
+    load_state(_whole_backbone(detector), state, where=path, hint=hint)
     return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
+
+
+def _whole_backbone(detector: nn.Module) -> nn.Module:
+    """The backbone under torchvision's names, with its last stage wherever that is."""
+    backbone, owner = (
+        next(module for module in detector.modules() if hasattr(module, part))
+        for part in ("layer3", "layer4")  # a res5 branch takes layer4 from the backbone
+    )
+    return nn.ModuleDict({**dict(backbone.named_children()), **dict(owner.named_children())})
 
 
 def fetch_imagenet(name: str) -> Path:

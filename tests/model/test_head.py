@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dhcli.config.read_out import all_read_outs
 from dhcli.config.schema import Head as HeadConfig
-from dhcli.model.head import Head
+from dhcli.model.head import Head, Scored
 from dhcli.model.pool import Pool
 from dhcli.ops.batch import Target
 from dhcli.ops.boxes import decode_boxes
@@ -25,6 +26,12 @@ NONE = torch.zeros(0, 4)
 def make_head(branches: list[dict[str, Any]], **settings: Any) -> Head:
     config = HeadConfig.model_validate({"branches": branches, "samples": 16, **settings})
     return Head(config, Pool(7, 0, True), channels=16, classes=CLASSES).eval()
+
+
+def detect(
+    head: Head, features: list[Tensor], boxes: Tensor, images: Tensor, threshold: float
+) -> Scored:
+    return head.detect([head.read_out], features, boxes, images, threshold)[0]
 
 
 def levels() -> list[Tensor]:
@@ -60,7 +67,7 @@ def test_a_detector_of_the_paper_is_a_row_of_settings(
     }
     assert predictors == expected
     boxes, images = proposals()
-    assert len(head.detect(levels(), boxes, images, threshold=0.0)[0]) == 40 * CLASSES
+    assert len(detect(head, levels(), boxes, images, threshold=0.0).rows) == 40 * CLASSES
 
 
 def test_weights_of_ext_are_the_products_of_omega_and_lambda() -> None:
@@ -116,7 +123,7 @@ def test_refining_only_what_can_become_a_detection_changes_nothing(threshold: fl
     torch.nn.init.normal_(head.branch("fc").cls.weight, std=0.5)
     features, (boxes, images) = levels(), proposals()
 
-    rows, labels, scores, refined = head.detect(features, boxes, images, threshold)
+    rows, labels, scores, refined = detect(head, features, boxes, images, threshold)
 
     all_scores = head.run("fc", features, boxes, images).logits.softmax(1)[:, 1:]
     deltas = head.run("conv", features, boxes, images).deltas
@@ -130,33 +137,55 @@ def test_refining_only_what_can_become_a_detection_changes_nothing(threshold: fl
 def test_nothing_above_the_threshold() -> None:
     boxes, images = proposals()
 
-    rows, *_, refined = make_head([FC, CONV]).detect(levels(), boxes, images, threshold=1.0)
+    rows, *_, refined = detect(make_head([FC, CONV]), levels(), boxes, images, threshold=1.0)
 
     assert len(rows) == 0
     assert refined.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
-    ("settings", "scored", "boxed"),
+    ("settings", "read_out", "scorers"),
     [
-        ({}, (["fc", "conv"], "complementary"), "conv"),
-        ({"scores": "fc"}, (["fc"], ""), "conv"),
-        ({"scores": "conv", "boxes": "fc"}, (["conv"], ""), "fc"),
-        ({"scores": "max"}, (["fc", "conv"], "max"), "conv"),
+        ({}, ("complementary", "conv"), ["fc", "conv"]),
+        ({"scores": "fc"}, ("fc", "conv"), ["fc"]),
+        ({"scores": "conv", "boxes": "fc"}, ("conv", "fc"), ["conv"]),
+        ({"scores": "max"}, ("max", "conv"), ["fc", "conv"]),
     ],
 )
-def test_read_outs(settings: dict[str, str], scored: tuple[list[str], str], boxed: str) -> None:
+def test_the_read_out_that_is_configured(
+    settings: dict[str, str], read_out: tuple[str, str], scorers: list[str]
+) -> None:
     head = make_head(EXT, **settings)
 
-    assert (head.score_branches, head.fusion) == scored
-    assert head.box_branch == boxed
+    assert head.read_out == read_out
+    assert head.scorers(head.read_out) == scorers
+
+
+def test_all_read_outs_at_once_are_those_of_a_head_for_each() -> None:
+    head = make_head(EXT)
+    boxes, images = proposals()
+    features = levels()
+    ran: list[str] = []
+    for name in head.branches:
+        head.branch(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+
+    every = head.detect(all_read_outs(head.config), features, boxes, images, threshold=0.26)
+
+    assert ran == ["fc", "conv"]
+    for read_out, together in zip(all_read_outs(head.config), every, strict=True):
+        alone = make_head(EXT, scores=read_out.scores, boxes=read_out.boxes)
+        alone.load_state_dict(head.state_dict())
+        for one, other in zip(
+            together, detect(alone, features, boxes, images, threshold=0.26), strict=True
+        ):
+            torch.testing.assert_close(one, other)
 
 
 def test_class_agnostic_boxes() -> None:
     head = make_head([FC, CONV], class_agnostic=True)
     boxes, images = proposals()
 
-    *_, refined = head.detect(levels(), boxes, images, threshold=0.0)
+    *_, refined = detect(head, levels(), boxes, images, threshold=0.0)
 
     assert head.branch("conv").reg.out_features == 4
     by_class = refined.unflatten(0, (40, CLASSES))

@@ -1,0 +1,65 @@
+"""Read-outs of a head: whose scores, or which fusion of them, beside whose boxes. No torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dhcli.config.schema import FUSIONS, Head, predicts, read_out_problem
+from dhcli.errors import ConfigError
+
+
+class ReadOut(NamedTuple):
+    """One way to read a head.
+
+    scores  name of the branch that scores, or of the fusion of both (`FUSIONS`)
+    boxes   name of the branch that places the boxes
+    """
+
+    scores: str
+    boxes: str
+
+
+def own_read_out(head: Head) -> ReadOut:
+    """The read-out that `head` is configured for, `auto` resolved."""
+    able = _able(head, "cls")
+    auto = "complementary" if len(able) == 2 else able[0]
+    return ReadOut(
+        auto if head.scores == "auto" else head.scores,
+        _box_branch(head) if head.boxes == "auto" else head.boxes,
+    )
+
+
+def all_read_outs(head: Head) -> list[ReadOut]:
+    """Each branch alone, then the boxes of the branch that focuses on them with other scores.
+
+    Of Double-Head-Ext these are Fig. 6's four and Table 3's fusions.
+    """
+    scorers, boxers, box = _able(head, "cls"), _able(head, "reg"), _box_branch(head)
+    alone = [ReadOut(name, name) for name in scorers if name in boxers]
+    crossed = [ReadOut(name, box) for name in scorers if name != box]
+    fused = [ReadOut(fusion, box) for fusion in FUSIONS if len(scorers) == 2]
+    return alone + crossed + fused
+
+
+def choose_read_out(head: Head, scores: str | None, boxes: str | None) -> ReadOut:
+    """The read-out that `head` is configured for, but for what is given here.
+
+    Raises ConfigError that says why the head cannot be read so, and how it can.
+    """
+    for key, value, task in (("scores", scores, "cls"), ("boxes", boxes, "reg")):
+        if value is None:
+            continue
+        if problem := read_out_problem(value, head.branches, task):
+            raise ConfigError(problem, where=f"--{key}")
+        head = head.model_copy(update={key: value})
+    return own_read_out(head)
+
+
+def _able(head: Head, task: str) -> list[str]:
+    return [branch.name for branch in head.branches if predicts(branch, task)]
+
+
+def _box_branch(head: Head) -> str:
+    """The branch that focuses on boxes, else the one that predicts them at all."""
+    able = [branch for branch in head.branches if predicts(branch, "reg")]
+    return next((branch for branch in able if branch.focus == "reg"), able[0]).name
