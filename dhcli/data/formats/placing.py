@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -195,7 +196,7 @@ def flat_names(files: Sequence[str]) -> list[str]:
         whole = file.strip("/").replace("/", "_")
         stem, suffix = stem_of(whole), Path(whole).suffix
         numbered = (f"{stem}_{number}{suffix}" for number in range(2, len(files) + 3))
-        for name in (last_part(file), whole, *numbered):  # pragma: no branch
+        for name in chain((last_part(file), whole), numbered):  # pragma: no branch
             if stem_of(name).casefold() not in taken:
                 break
         taken.add(stem_of(name).casefold())
