@@ -18,6 +18,7 @@ Classes: by ascending category id.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -137,8 +138,7 @@ def _document(table: DetectionTable, names: Sequence[str]) -> Iterator[str]:
     head = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in about.items())
     yield f"{{\n{head}"
     yield from _list((json.dumps(row) for row in _images(table, names)), '"images": [', "],")
-    rows = (json.dumps(row) for row in _annotations(table))
-    yield from _list(rows, '"annotations": [', "],")
+    yield from _list(_annotations(table), '"annotations": [', "],")
     rows = (json.dumps(row) for row in _categories(table))
     yield from _list(rows, '"categories": [', "]\n}")
 
@@ -176,8 +176,8 @@ def _no_class(table: DetectionTable) -> int:
     return int(table.category_ids.max(initial=0)) + 1
 
 
-def _annotations(table: DetectionTable) -> Iterator[dict[str, Any]]:
-    """The annotations: as they were read, where the columns still say the same."""
+def _annotations(table: DetectionTable) -> Iterator[str]:
+    """JSON of the annotations: as they were read, where the columns still say the same."""
     texts = _texts(table.extras.get(RAW), len(table.boxes))
     ids = np.append(table.category_ids, _no_class(table))[table.labels]
     columns = (
@@ -190,16 +190,31 @@ def _annotations(table: DetectionTable) -> Iterator[dict[str, Any]]:
     )
     rows = zip(*(column.tolist() for column in columns), strict=True)
     for text, (number, image, category, box, area, flags) in zip(texts, rows, strict=True):
-        row = {"id": number, "image_id": image, "category_id": category}
-        yield _annotation(parse_raw(text) | row, box, area, Flag(flags))
+        if not text and not flags and not math.isinf(area):
+            yield _plain_annotation(number, image, category, box, area)
+        else:
+            row = {"id": number, "image_id": image, "category_id": category}
+            yield json.dumps(_annotation(parse_raw(text) | row, box, area, Flag(flags)))
+
+
+def _plain_annotation(
+    number: int, image: int, category: int, box: Sequence[float], area: float
+) -> str:
+    """What `_annotation` and json.dumps make of columns alone, in a third of the time."""
+    xywh = _xywh(box)
+    x, y, width, height = map(_plain, xywh)
+    area = _plain(round(xywh[2] * xywh[3], 9) if area != area else area)
+    return (
+        f'{{"id": {number}, "image_id": {image}, "category_id": {category}, '
+        f'"bbox": [{x}, {y}, {width}, {height}], "area": {area}, '
+        f'"iscrowd": 0, "segmentation": []}}'
+    )
 
 
 def _annotation(
     row: dict[str, Any], box: Sequence[float], area: float, flags: Flag
 ) -> dict[str, Any]:
-    x1, y1, x2, y2 = box
-    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
-    xywh = [x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)]
+    xywh = _xywh(box)
     if not _same_box(row.get("bbox"), box):
         row["bbox"] = [_plain(value) for value in xywh]
     if row.get("area") is None or (area == area and row["area"] != area):
@@ -227,6 +242,12 @@ def _same_box(bbox: Any, box: Sequence[float]) -> bool:
         return False
     x, y, width, height = (float(value) for value in bbox)
     return [x, y, x + width, y + height] == list(box)
+
+
+def _xywh(box: Sequence[float]) -> list[float]:
+    x1, y1, x2, y2 = box
+    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
+    return [x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)]
 
 
 def _plain(value: float) -> float:

@@ -13,7 +13,8 @@ place in the format.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
-from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -339,9 +340,8 @@ def write_yolo(table: DetectionTable, placing: Placing) -> None:
     """
     folders = _folders_of(table)
     placing.place([f"images{folder}" for folder in folders])
-    for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
-        lines = "".join(f"{line}\n" for line in yolo_lines(table, image))
-        placing.write(f"labels{folder}/{stem_of(name)}.txt", lines)
+    for folder, name, text in zip(folders, placing.names, label_files(table), strict=True):
+        placing.write(f"labels{folder}/{stem_of(name)}.txt", text)
     settings: dict[str, Any] = {"path": "."}
     as_folders = any(folders)
     for split, images in table.splits.items():
@@ -368,22 +368,17 @@ def _folders_of(table: DetectionTable) -> list[str]:
     return folders
 
 
-def yolo_lines(table: DetectionTable, image: int) -> Iterator[str]:
-    """The lines of image number `image`: five columns, or six where the table has scores."""
-    rows = table.rows(image)
-    width, height = (max(side, 1) for side in table.sizes[image].tolist())
-    for row in range(rows.start, rows.stop):
-        flags = Flag(int(table.flags[row]))
-        label = int(table.labels[row])
-        if label == ANY_CLASS or flags & (Flag.CROWD | Flag.IGNORE):
-            continue
-        x1, y1, x2, y2 = table.boxes[row].tolist()
-        parts: Iterable[float] = (
-            (x1 + x2) / 2 / width,
-            (y1 + y2) / 2 / height,
-            (x2 - x1) / width,
-            (y2 - y1) / height,
-        )
-        if table.scores is not None:
-            parts = (*parts, float(table.scores[row]))
-        yield f"{label} {' '.join(f'{part:.15g}' for part in parts)}"
+def label_files(table: DetectionTable) -> Iterator[str]:
+    """The text of each image's label file: five columns, or six where the table has scores."""
+    kept = np.flatnonzero(~is_region(table))
+    images = table.image_of_box[kept]
+    sides = np.maximum(table.sizes, 1)[images]
+    first, last = table.boxes[kept, :2], table.boxes[kept, 2:]
+    with np.errstate(over="ignore"):
+        columns = [*((first + last) / 2 / sides).T, *((last - first) / sides).T]
+    columns += [] if table.scores is None else [table.scores[kept]]
+    form = f"%d{' %.15g' * len(columns)}\n"
+    rows = zip(table.labels[kept].tolist(), *(column.tolist() for column in columns), strict=True)
+    lines = [form % row for row in rows]
+    ends = np.searchsorted(images, np.arange(len(table) + 1)).tolist()
+    return ("".join(lines[start:stop]) for start, stop in pairwise(ends))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
-from dhcli.data.formats.coco import read_coco
+from dhcli.data.formats.coco import _annotation, _plain_annotation, read_coco
 from dhcli.data.table import ANY_CLASS, Flag, make_table
 from dhcli.errors import DataError
 
@@ -350,3 +350,12 @@ def test_predictions_are_written_as_results(sample, tmp_path):
     again = read_results(tmp_path / "out/predictions.bbox.json", sample)
     np.testing.assert_array_equal(again.boxes, sample.boxes[:4])
     assert again.classes == sample.classes
+
+
+@pytest.mark.parametrize("area", [np.nan, 12.5, 3, 1e22])
+@pytest.mark.parametrize("box", [(0, 1, 2, 3), (0.1, 0.2, 0.30000000000000004, 1e20)])
+def test_plain_annotations_are_written_as_all_are(box, area):
+    box, area = [float(value) for value in box], float(area)
+    row = {"id": 1, "image_id": 2, "category_id": 3}
+
+    assert _plain_annotation(1, 2, 3, box, area) == json.dumps(_annotation(row, box, area, Flag(0)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
-from dhcli.data.formats.yolo import yolo_lines
+from dhcli.data.formats.yolo import label_files
 from dhcli.data.table import ANY_CLASS, make_table
 from dhcli.errors import DataError
 
@@ -229,4 +229,4 @@ def test_written_lines_bring_back_whole_pixels(tmp_path, draw):
     again = read_dataset(tmp_path / "out")
     np.testing.assert_array_equal(again.boxes, boxes)
     assert again.classes == ("no",)
-    assert next(yolo_lines(table, 0)).split()[0] == "0"
+    assert next(label_files(table)).split()[0] == "0"
