@@ -8,6 +8,7 @@ same order, optimiser, learning rates and number of iterations. Backbone, anchor
 numbers of proposals and samples are the preset's, all else is torchvision's own: a pyramid of 256
 channels, two fully connected layers of 1024, its matching, losses and initial values.
 The best model on `val` is measured on `--eval-split`; the twelve COCO numbers are printed as JSON.
+`--resume` goes on with the run in `--out`, as `dh train --resume` does.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from dhcli.data.formats import read_dataset
 from dhcli.engine.data import load_data
 from dhcli.engine.evaluate import detect_table
 from dhcli.engine.load import choose_device
+from dhcli.engine.loop import Outcome
 from dhcli.engine.progress import Journal
+from dhcli.engine.run_folder import CONFIG
 from dhcli.engine.step import seed_all
-from dhcli.engine.train import Session, start_run
+from dhcli.engine.train import Session, resume, start_run
 from dhcli.metrics.coco import coco_ap
 from dhcli.model.backbone import Backbone
 from dhcli.ops.batch import Detections, ImageBatch, Target
@@ -105,32 +108,42 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--eval-split", default="test")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
-    data = json.dumps(str(options.data))
-    settings = [f"data.train={data}", f"train.seed={options.seed}", *options.set]
-    config = load_config(options.preset, overrides=settings).config
     device = choose_device(options.device)
     journal = Journal(choose_display(err, live=False))
-    images = load_data(config.data, config.train.seed, journal)
-    seed_all(config.train.seed)
-    model = SingleHead(config, len(images.train.classes))
     session = Session("single_head", "", describe_machine(), device, journal, options.out)
     begun = time.perf_counter()
-    outcome = start_run(config, model, images, session)  # type: ignore[arg-type]
+    outcome = _train(options, session)
     seconds = time.perf_counter() - begun
-    model.load_state_dict(read_model(outcome.run.path / "best.safetensors").state)
+    best = read_model(outcome.run.path / "best.safetensors")
+    model = SingleHead(best.config, len(best.classes))
+    model.load_state_dict(best.state)
     truth = read_dataset(options.data).split(options.eval_split)
-    truth = truth.with_classes(images.train.classes, others=config.data.others)
+    truth = truth.with_classes(best.classes, others=best.config.data.others)
     found = detect_table(
         model.to(device).eval(),  # type: ignore[arg-type]
         truth,
-        config.input,
+        best.config.input,
         device=device,
         batch_size=1,
         workers=0,
-        classes=images.train.classes,
+        classes=best.classes,
     )
     print(json.dumps({"train_seconds": round(seconds), **coco_ap(truth, found).stats}))
+
+
+def _train(options: argparse.Namespace, session: Session) -> Outcome:
+    if options.resume:
+        config = load_config(file=options.out / CONFIG, overrides=options.set).config
+        return resume(options.out, config, session, SingleHead)  # type: ignore[arg-type]
+    data = json.dumps(str(options.data))
+    settings = [f"data.train={data}", f"train.seed={options.seed}", *options.set]
+    config = load_config(options.preset, overrides=settings).config
+    images = load_data(config.data, config.train.seed, session.journal)
+    seed_all(config.train.seed)
+    model = SingleHead(config, len(images.train.classes))
+    return start_run(config, model, images, session)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

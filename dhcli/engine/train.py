@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,17 +82,23 @@ def start_run(config: Config, detector: Detector, data: TrainingData, session: S
     return _run(config, detector, data, run, session)
 
 
-def resume(path: Path, config: Config, session: Session) -> Outcome:
+def resume(
+    path: Path,
+    config: Config,
+    session: Session,
+    build: Callable[[Config, int], Detector] = build_detector,
+) -> Outcome:
     """Go on with the run in `path`, from its last checkpoint.
 
-    `config` is the run's own, perhaps with other settings of `train`. Raises ConfigError for a
-    change that cannot be made now, and DataError where the data is not what it was.
+    `config` is the run's own, perhaps with other settings of `train`; `build` makes the detector
+    from it and the number of classes. Raises ConfigError for a change that cannot be made now,
+    and DataError where the data is not what it was.
     """
     state = load_checkpoint(path / CHECKPOINT)
     _check_changes(config_from_dict(state["config"]), config)
     data = load_data(config.data, config.train.seed, session.journal)
     _check_data(state["data"], data)
-    detector = build_detector(config, len(data.train.classes))
+    detector = build(config, len(data.train.classes))
     return _run(config, detector, data, RunFolder(path), session, state)
 
 
