@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": Command("dhcli.cli.eval", "eval_", _WORK, "Measure average precision on a dataset"),
     "predict": Command("dhcli.cli.predict", "predict", _WORK, "Find the objects in images"),
     "export": Command("dhcli.cli.export", "export", _FILES, "Write a model for other runtimes"),
+    "check": Command("dhcli.cli.check", "check", _FILES, "Find what is wrong with a dataset"),
     "convert": Command("dhcli.cli.convert", "convert", _FILES, "Write a dataset in another format"),
     "info": Command("dhcli.cli.info", "info", _FILES, "Say what a model file holds"),
     "presets": Command("dhcli.cli.presets", "presets", _KNOW, "List the presets, or show one"),

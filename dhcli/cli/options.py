@@ -6,7 +6,7 @@ A path is not checked here: the engine's errors say what is wrong with it, and w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,13 @@ SETTINGS = "Settings"
 def complete_preset(incomplete: str) -> list[str]:
     """Names of presets that begin with `incomplete`, for the shell."""
     return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+def complete_format(incomplete: str) -> list[str]:
+    """Names of dataset formats that begin with `incomplete`, for the shell."""
+    from dhcli.data.formats import FORMATS
+
+    return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 Preset = Annotated[
@@ -64,6 +71,33 @@ Data = Annotated[
         metavar="PATH",
         help="Dataset: a folder or annotation file, COCO, Pascal VOC, KITTI or YOLO.",
     ),
+]
+
+Dataset = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Dataset: a folder or annotation file.")
+]
+
+SourceFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FORMAT",
+        help="Format to read. Without it: found out by looking.",
+        autocompletion=complete_format,
+    ),
+]
+
+VocOffset = Annotated[
+    Literal["auto", "0", "1"],
+    typer.Option(
+        "--voc-offset",
+        help="What Pascal VOC files call the first pixel; auto: 0 where any box begins at 0.",
+    ),
+]
+
+PlaceImages = Annotated[
+    Literal["copy", "link", "none"],
+    typer.Option("--images", help="Copy the images, link to them, or leave them out."),
 ]
 
 Weights = Annotated[

@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -283,6 +284,27 @@ def find_shared(table: DetectionTable) -> Iterator[tuple[str, str, NDArray[np.in
         yield one, other, np.intersect1d(table.splits[one], table.splits[other])
 
 
+def find_leaks(
+    learned: tuple[DetectionTable, Scan], measured: tuple[DetectionTable, Scan]
+) -> list[Finding]:
+    """The images to measure on whose content is among those to learn from, two tables of each."""
+    (one, ones), (other, others) = learned, measured
+    shared = np.intersect1d(ones.stamps[~ones.is_bad], others.stamps[~others.is_bad])
+    files = {_content(one, i): i for i in np.flatnonzero(np.isin(ones.stamps, shared)).tolist()}
+    found = []
+    for image in np.flatnonzero(np.isin(others.stamps, shared)).tolist():
+        twin = files.get(_content(other, image))
+        if twin is not None:
+            what = f"is the same image as {one.files[twin]}, which is learned from"
+            found.append(Finding("split-leak", other.files[image], what))
+    return found
+
+
+def _content(table: DetectionTable, image: int) -> bytes:
+    """What tells the content of an image's file from any other."""
+    return hashlib.blake2b(read_bytes(table.path(image))).digest()
+
+
 def _across(table: DetectionTable, first: int, second: int) -> str:
     """In words, the splits that two images are in, where those should be apart; else ""."""
     for one, other in apart_splits(table):
@@ -301,11 +323,9 @@ def find_copies(table: DetectionTable, images: Scan) -> list[list[int]]:
     stamps, counts = np.unique(images.stamps, return_counts=True)
     candidates = np.flatnonzero(np.isin(images.stamps, stamps[counts > 1]) & ~images.is_bad)
 
-    def content(image: int) -> bytes:
-        return hashlib.blake2b(read_bytes(table.path(image))).digest()
-
     same: dict[bytes, list[int]] = {}
     numbers: list[int] = candidates.tolist()
-    for image, digest in zip(numbers, map_threads(content, numbers), strict=True):
+    digests = map_threads(partial(_content, table), numbers)
+    for image, digest in zip(numbers, digests, strict=True):
         same.setdefault(digest, []).append(image)
     return [group for group in same.values() if len(group) > 1]

@@ -10,7 +10,10 @@ Severity = Literal["error", "warning"]
 
 
 class Code(NamedTuple):
-    """What a code stands for, what training does about it, and what `dh check --fix` does."""
+    """What a code stands for, what training does about it, and what `dh check --fix` does.
+
+    "" where nothing is done.
+    """
 
     severity: Severity
     meaning: str
@@ -19,7 +22,7 @@ class Code(NamedTuple):
 
 
 CODES: Mapping[str, Code] = {
-    "dataset-empty": Code("error", "no image has a box", "the run stops", "—"),
+    "dataset-empty": Code("error", "no image has a box", "the run stops", ""),
     "image-missing": Code(
         "error",
         "an image is not there",
@@ -50,15 +53,15 @@ CODES: Mapping[str, Code] = {
         "both kept",
         "the first kept",
     ),
-    "image-empty": Code("warning", "an image has no box", "kept, as background", "—"),
-    "image-unsplit": Code("warning", "images are in no split", "left out", "—"),
+    "image-empty": Code("warning", "an image has no box", "kept, as background", ""),
+    "image-unsplit": Code("warning", "images are in no split", "left out", ""),
     "split-leak": Code(
         "error",
         "an image, or one of the same content, is in two splits that should be apart",
-        "kept; the run stops if both splits list it",
+        "kept; the run stops where both splits list it",
         "kept in one: test before val before train",
     ),
-    "split-class": Code("warning", "a split has no box of a class", "none", "—"),
+    "split-class": Code("warning", "a split has no box of a class", "", ""),
     "id-zero": Code(
         "error",
         "an annotation has no id or id 0, which evaluators take for no match",
@@ -94,7 +97,7 @@ CODES: Mapping[str, Code] = {
         "taken for a region to ignore",
         "marked as a region to ignore",
     ),
-    "class-unused": Code("warning", "no box is of a class", "none", "the class is left out"),
+    "class-unused": Code("warning", "no box is of a class", "", "the class is left out"),
     "class-spelling": Code(
         "warning",
         "two classes differ in case or spacing only",
@@ -104,8 +107,8 @@ CODES: Mapping[str, Code] = {
     "anchor-recall": Code(
         "warning",
         "the preset's anchors miss many boxes of a class (with --preset)",
-        "none",
-        "—",
+        "",
+        "",
     ),
 }
 """Every code there is; `docs/your-data.md` shows them, and a test compares."""

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from dhcli.data.checks import (
     SPLITS,
-    check_boxes,
     check_images,
     correct_sizes,
     count_classes,
@@ -25,42 +24,36 @@ from dhcli.data.checks import (
 )
 from dhcli.data.findings import Finding
 from dhcli.data.formats.coco_entries import RAW
-from dhcli.data.formats.files import Progress
 from dhcli.data.ids import sound_ids
-from dhcli.data.scan import Scan, scan_images
+from dhcli.data.scan import Scan
 from dhcli.data.select import keep_images, rename_classes
 from dhcli.data.table import DetectionTable, Flag, Strings
 from dhcli.errors import DataError
 
 
 def mend_table(
-    table: DetectionTable, *, on_bad_image: Literal["error", "skip"]
+    table: DetectionTable, images: Scan, *, on_bad_image: Literal["error", "skip"]
 ) -> tuple[DetectionTable, list[Finding]]:
-    """The table with only what can be trained on, and what was found and mended.
+    """The table with only what can be trained on, and all that was found.
 
-    Images that cannot be read are left out, or are a DataError that names them. Sizes are those of
-    the images. Boxes are clipped to them, and left out where nothing remains.
+    `images` is the look at its files. Images that cannot be read are left out, or are a DataError
+    that names them. Sizes are those of the images. Boxes are clipped to them, and left out where
+    nothing remains: see `CODES`, under `training`.
     """
-    images = scan_images(table, decode=False)
-    findings = list(check_images(table, images))
-    if findings and on_bad_image == "error":
-        raise _bad_images(table, findings)
-    table, sizes = correct_sizes(_lighten(table), images)
-    if images.is_bad.any():
+    if images.bad and on_bad_image == "error":
+        raise _bad_images(table, list(check_images(table, images)))
+    findings = find_flaws(table, images)
+    table, _ = correct_sizes(_lighten(table), images)
+    if images.bad:
         table = keep_images(table, ~images.is_bad)
-    findings += [*sizes, *check_boxes(table, np.ones(len(table), np.bool_))]
     return _mend_boxes(table), findings
 
 
-def fix_table(
-    table: DetectionTable, *, decode: bool = False, progress: Progress | None = None
-) -> tuple[DetectionTable, list[Finding]]:
-    """The table with everything mended that can be, and all that was found.
+def fix_table(table: DetectionTable, images: Scan) -> DetectionTable:
+    """The table with everything mended that can be, `images` being the look at its files.
 
-    What becomes of each finding is told in `CODES`, under `fix`.
+    What becomes of each flaw that `find_flaws` names is told in `CODES`, under `fix`.
     """
-    images = scan_images(table, decode=decode, progress=progress)
-    findings = find_flaws(table, images)
     upright, sizes = correct_sizes(table, images)
     turned = {finding.where for finding in sizes if finding.code == "image-turned"}
     upright = _without_masks(upright, turned)
@@ -69,7 +62,7 @@ def fix_table(
     table = keep_images(_part_splits(upright), keep)
     table = _mend_boxes(table.keep_boxes(~find_repeated(table)))
     table = _mend_classes(table)
-    return replace(table, box_ids=sound_ids(table.box_ids)), findings
+    return replace(table, box_ids=sound_ids(table.box_ids))
 
 
 def _bad_images(table: DetectionTable, findings: Sequence[Finding]) -> DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,16 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.config.schema import Data
+from dhcli.data.checks import find_leaks
 from dhcli.data.findings import Finding
 from dhcli.data.formats import describe, read_dataset
 from dhcli.data.mend import mend_table
+from dhcli.data.scan import Scan, scan_images
 from dhcli.data.split import divide
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.engine.progress import Journal
 from dhcli.errors import ConfigError, DataError
 
-FIRST = 5
-"""Findings shown; the log has all."""
+FIRST = 3
+"""Findings of a code that are shown; the log has all."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
         train = _named_split(whole, config.train_split)
         val = _named_split(_read(config.val, journal), config.val_split)
     names = _class_names(config, train)
-    train = _prepared(train, "training", names, config, journal)
-    if val is not None:
-        val = _prepared(val, "validation", names, config, journal)
-    _warn_of_rare(train, journal)
-    return TrainingData(train, val)
+    learned = scan_images(train, decode=False)
+    prepared = _prepared(train, learned, "training", names, config, journal)
+    if val is None:
+        return TrainingData(prepared, None)
+    measured = scan_images(val, decode=False)
+    _tell(find_leaks((train, learned), (val, measured)), "validation", journal)
+    return TrainingData(prepared, _prepared(val, measured, "validation", names, config, journal))
 
 
 def _read(source: str, journal: Journal) -> DetectionTable:
@@ -131,10 +136,15 @@ def _class_names(config: Data, train: DetectionTable) -> tuple[str, ...]:
 
 
 def _prepared(
-    table: DetectionTable, use: str, names: tuple[str, ...], config: Data, journal: Journal
+    table: DetectionTable,
+    images: Scan,
+    use: str,
+    names: tuple[str, ...],
+    config: Data,
+    journal: Journal,
 ) -> DetectionTable:
     table = table.with_classes(names, others=config.others)
-    table, findings = mend_table(table, on_bad_image=config.on_bad_image)
+    table, findings = mend_table(table, images, on_bad_image=config.on_bad_image)
     _tell(findings, use, journal)
     if config.empty == "drop" and use == "training":
         kept = np.flatnonzero(
@@ -162,16 +172,14 @@ def _taught(table: DetectionTable, config: Data) -> NDArray[np.bool_]:
 def _tell(findings: list[Finding], use: str, journal: Journal) -> None:
     if not findings:
         return
-    journal.warn(f"{len(findings)} findings in the {use} data:")
-    for number, finding in enumerate(findings):
-        line = f"  {finding.where}: {finding.what} ({finding.training})"
-        (journal.say if number < FIRST else journal.note)(line)
-    if len(findings) > FIRST:
-        journal.say(f"  … and {len(findings) - FIRST} more, all in train.log")
-
-
-def _warn_of_rare(train: DetectionTable, journal: Journal) -> None:
-    counts = np.bincount(train.labels[train.labels != ANY_CLASS], minlength=len(train.classes))
-    absent = [name for name, count in zip(train.classes, counts, strict=True) if not count]
-    if absent:
-        journal.warn(f"no training image holds: {', '.join(absent)}")
+    counts = Counter(finding.code for finding in findings)
+    journal.warn(f"{len(findings)} findings in the {use} data (train.log has all):")
+    shown: Counter[str] = Counter()
+    for finding in findings:
+        shown[finding.code] += 1
+        mend = f" ({finding.training})" if finding.training else ""
+        line = f"  {finding.code}: {finding.where}: {finding.what}{mend}"
+        (journal.say if shown[finding.code] <= FIRST else journal.note)(line)
+    for code, count in counts.items():
+        if count > FIRST:
+            journal.say(f"  … and {count - FIRST} more {code}")

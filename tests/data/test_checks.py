@@ -11,6 +11,7 @@ from PIL import Image
 from dhcli.data.checks import check_table
 from dhcli.data.formats import read_dataset
 from dhcli.data.mend import mend_table
+from dhcli.data.scan import scan_images
 from dhcli.data.table import ANY_CLASS, Flag, Strings, make_table
 from dhcli.errors import DataError
 
@@ -33,6 +34,10 @@ def dataset(tmp_path, rng):
     return make
 
 
+def mend(table, on_bad_image="error"):
+    return mend_table(table, scan_images(table, decode=False), on_bad_image=on_bad_image)
+
+
 GOOD = [(0, 0, 0, 40, 30), (1, 1, 2, 3, 4)]
 
 
@@ -45,7 +50,7 @@ def test_a_sound_dataset_has_no_findings(dataset, kind):
     table = dataset(GOOD, GOOD[1:], kind=kind)
 
     assert check_table(table, decode=True) == []
-    mended, findings = mend_table(table, on_bad_image="error")
+    mended, findings = mend(table)
     assert findings == []
     np.testing.assert_array_equal(mended.boxes, table.boxes)
 
@@ -69,7 +74,7 @@ def test_boxes_are_judged_and_mended(dataset, box, code, severity, kept):
     table = dataset(GOOD, [(1, *box)])
 
     found = check_table(table)
-    mended, findings = mend_table(table, on_bad_image="error")
+    mended, findings = mend(table)
 
     assert [(f.code, f.severity) for f in found] == ([(code, severity)] if code else [])
     assert findings == found
@@ -86,14 +91,14 @@ def test_duplicate_boxes_are_named_and_kept(dataset):
     findings = check_table(table)
 
     assert [(f.code, f.where) for f in findings] == [("box-duplicate", "0.jpg, box 3")]
-    assert len(mend_table(table, on_bad_image="error")[0].boxes) == 6
+    assert len(mend(table)[0].boxes) == 6
 
 
 def test_an_unknown_class_becomes_a_region_to_ignore(dataset):
     flags = np.array([0, 0, 0, Flag.IGNORE], np.uint8)
     table = dataset([*GOOD, (ANY_CLASS, 9, 9, 20, 20), (ANY_CLASS, 1, 1, 9, 9)], flags=flags)
 
-    mended, findings = mend_table(table, on_bad_image="error")
+    mended, findings = mend(table)
 
     assert codes(findings) == {"class-unknown": 1}
     assert mended.has(Flag.IGNORE).tolist() == [False, False, True, True]
@@ -139,11 +144,11 @@ def test_bad_images_are_named_stop_or_are_left_out(dataset, damage, code, kind):
     found = [f for f in check_table(table) if f.code.startswith("image")]
     assert [(f.code, f.severity, f.where) for f in found] == [(code, "error", f"1.{kind}")]
     with pytest.raises(DataError, match=rf"1\.{kind}") as caught:
-        mend_table(table, on_bad_image="error")
+        mend(table)
     assert "data.on_bad_image=skip" in caught.value.hint
 
-    mended, findings = mend_table(table, on_bad_image="skip")
-    assert codes(findings) == {code: 1}
+    mended, findings = mend(table, "skip")
+    assert codes(findings) == {code: 1, "split-leak": 1}
     assert list(mended.files) == [f"0.{kind}", f"2.{kind}"]
     assert np.diff(mended.offsets).tolist() == [2, 1]
     assert {k: v.tolist() for k, v in mended.splits.items()} == {"train": [1, 0], "val": []}
@@ -171,7 +176,7 @@ def test_sizes_that_differ_are_named_and_the_images_own_counts(dataset):
     sizes = np.array([[40, 30], [30, 40], [0, 0], [80, 60]], np.int32)
     table = replace(dataset(GOOD, GOOD[1:], GOOD[1:], [(0, 0, 0, 60, 50)]), sizes=sizes)
 
-    mended, findings = mend_table(table, on_bad_image="error")
+    mended, findings = mend(table)
 
     assert [(f.code, f.where) for f in findings] == [
         *[("image-size", "1.jpg"), ("image-size", "3.jpg"), ("box-over-edge", "3.jpg, box 1")]
@@ -247,7 +252,7 @@ def test_mending_drops_the_text_of_annotations_only(dataset):
     extras = {"coco": Strings.pack(["{}", "{}"]), "truncation": np.zeros(2)}
     table = dataset(GOOD, extras=extras)
 
-    assert list(mend_table(table, on_bad_image="error")[0].extras) == ["truncation"]
+    assert list(mend(table)[0].extras) == ["truncation"]
 
 
 def test_nothing_is_changed_in_place(dataset):
@@ -255,7 +260,7 @@ def test_nothing_is_changed_in_place(dataset):
     before = table.boxes.copy(), table.sizes.copy(), table.flags.copy()
 
     check_table(table)
-    mend_table(table, on_bad_image="skip")
+    mend(table, "skip")
 
     for column, was in zip((table.boxes, table.sizes, table.flags), before, strict=True):
         np.testing.assert_array_equal(column, was)
@@ -265,7 +270,7 @@ def test_nothing_is_changed_in_place(dataset):
 def test_bccds_two_boxes_without_area_are_found_and_named(realdata):
     table = read_dataset(realdata / "bccd")
 
-    mended, findings = mend_table(table, on_bad_image="error")
+    mended, findings = mend(table)
 
     assert [(f.code, f.where) for f in findings] == [
         ("box-empty", "Annotations/BloodImage_00338.xml:158"),

@@ -5,7 +5,7 @@ A format is a file with `sniff_x`, `read_x`, `write_x`, `LOOKS_FOR` and `HOLDS`,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -274,13 +274,18 @@ def _counted_classes(table: DetectionTable) -> str:
 
 
 def write_dataset(
-    table: DetectionTable, destination: Path, format: str, *, images: Images = "copy"
+    table: DetectionTable,
+    destination: Path,
+    format: str,
+    *,
+    images: Images = "copy",
+    beside: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
     """Write `table` as a new folder in a format; return lines on what that could not hold.
 
     `images` are copied, linked (symbolic links) or not taken along. With scores, boxes are written
-    as the format's predictions. The folder appears when it is complete. Raises DhError if it is
-    there already or cannot be written.
+    as the format's predictions. `beside` has further text files, by name. The folder appears when
+    it is complete. Raises DhError if it is there already or cannot be written.
     """
     kind = FORMATS[_named(format)]
     finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
@@ -290,4 +295,6 @@ def write_dataset(
     with atomic_folder(destination) as folder:
         placing = Placing(table, folder, images)
         kind.write(table, placing)
+        for name, text in (beside or {}).items():
+            placing.write(name, text)
     return (*lost, *losses(table, kind.holds), *placing.lost)

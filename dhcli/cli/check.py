@@ -1,0 +1,156 @@
+"""`dh check`: what is wrong with a dataset, and a mended copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dhcli.cli.options import (
+    ConfigFile,
+    Dataset,
+    JsonFlag,
+    Overrides,
+    PlaceImages,
+    Preset,
+    SourceFormat,
+    VocOffset,
+)
+from dhcli.config.load import load_config
+from dhcli.data.findings import CODES, Finding
+
+if TYPE_CHECKING:
+    from dhcli.config.schema import Config
+    from dhcli.data.formats import Images
+    from dhcli.data.scan import Scan
+    from dhcli.data.table import DetectionTable
+    from dhcli.engine.anchor_recall import AnchorRecall
+
+LOG = "changes.log"
+"""The file in a mended dataset that tells what was found."""
+
+
+def check(
+    data: Dataset,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Decode every image, which finds all damage.")
+    ] = False,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            "--fix", metavar="DST", help=f"Write a mended copy, {LOG} in it; DATA stays as it is."
+        ),
+    ] = None,
+    images: PlaceImages = "copy",
+    from_: SourceFormat = None,
+    voc_offset: VocOffset = "auto",
+    preset: Preset = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    all_: Annotated[bool, typer.Option("--all", help="Name every finding.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find what is wrong with a dataset; exit 1 if that includes errors.
+
+    Training makes the same checks, without --decode. With --preset the boxes are compared with its
+    anchors too.
+
+    For example:
+      dh check photos/
+      dh check photos/ --decode --fix photos-mended/
+      dh check photos/ --preset small
+    """
+    from dhcli.data.checks import find_flaws
+    from dhcli.data.formats import describe, read_dataset
+    from dhcli.data.scan import scan_images
+    from dhcli.data.statistics import measure
+    from dhcli.report.console import err, out, print_json
+    from dhcli.report.dataset import anchor_table, split_table
+    from dhcli.report.findings import SHOWN, count_line, findings_text
+    from dhcli.report.progress import counting
+
+    settings = _settings(preset, config, overrides)
+    table = read_dataset(data, format=from_, voc_offset=voc_offset)
+    err.print(f"{data}: {describe(table)}")
+    with counting("images", patience=2) as count:
+        scan = scan_images(table, decode=decode, progress=count)
+    findings = find_flaws(table, scan)
+    numbers = measure(table)
+    recall = _measure_anchors(table, settings, findings) if settings else None
+    if as_json:
+        print_json(
+            {
+                "data": str(data),
+                "format": table.format,
+                "notes": list(table.notes),
+                "findings": [_as_dict(finding) for finding in findings],
+                "statistics": asdict(numbers),
+                "anchors": recall and recall.as_dict(),
+            }
+        )
+    else:
+        out.print(findings_text(findings, None if all_ else SHOWN))
+        if numbers.splits:
+            out.print(split_table(numbers))
+        if recall:
+            out.print(anchor_table(recall))
+        out.print(f"{data}: {count_line(findings)}")
+    if fix:
+        _write_fixed(table, scan, findings, fix, images)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _settings(
+    preset: str | None, config: Path | None, overrides: list[str] | None
+) -> Config | None:
+    """The configuration whose anchors count; None where none is asked for."""
+    if preset is None and config is None and not overrides:
+        return None
+    return load_config(preset, file=config, overrides=overrides or ()).config
+
+
+def _measure_anchors(
+    table: DetectionTable, settings: Config, findings: list[Finding]
+) -> AnchorRecall:
+    """How the anchors fit; classes that they miss join the `findings`."""
+    from dhcli.engine.anchor_recall import measure_anchors  # torch loads here
+
+    recall = measure_anchors(table, settings)
+    findings += recall.findings(settings)
+    return recall
+
+
+def _as_dict(finding: Finding) -> dict[str, str]:
+    about = CODES[finding.code]
+    told = {"code": finding.code, "severity": about.severity, "where": finding.where}
+    return told | {"what": finding.what, "training": about.training, "fix": about.fix}
+
+
+def _write_fixed(
+    table: DetectionTable,
+    scan: Scan,
+    findings: Sequence[Finding],
+    destination: Path,
+    images: Images,
+) -> None:
+    """Write the mended dataset in the format it was read from."""
+    from dhcli.data.formats import write_dataset
+    from dhcli.data.mend import fix_table
+    from dhcli.report.console import err
+
+    fixed = fix_table(table, scan)
+    log = "".join(
+        f"{f.severity} {f.code} {f.where}: {f.what} ({CODES[f.code].fix})\n" for f in findings
+    )
+    lost = write_dataset(fixed, destination, table.format, images=images, beside={LOG: log})
+    for line in lost:
+        err.print(line)
+    err.print(
+        f"{destination}: {len(fixed)} of {len(table)} images, {len(fixed.boxes)} of "
+        f"{len(table.boxes)} boxes, {len(fixed.classes)} of {len(table.classes)} classes; "
+        f"what was found and mended: {destination / LOG}"
+    )
