@@ -26,6 +26,9 @@ COMMANDS = {
     "export": Command("dhcli.cli.export", "export", _FILES, "Write a model for other runtimes"),
     "check": Command("dhcli.cli.check", "check", _FILES, "Find what is wrong with a dataset"),
     "convert": Command("dhcli.cli.convert", "convert", _FILES, "Write a dataset in another format"),
+    "weights": Command(
+        "dhcli.cli.weights", "weights", _FILES, "Detectors of other programs, in and out"
+    ),
     "info": Command("dhcli.cli.info", "info", _FILES, "Say what a model file holds"),
     "presets": Command("dhcli.cli.presets", "presets", _KNOW, "List the presets, or show one"),
     "env": Command("dhcli.cli.env", "env", _KNOW, "Say what is installed and what does not fit"),

@@ -66,9 +66,9 @@ def finetune(
         preset = DEFAULT_PRESET
     from dhcli.engine.finetune import finetune as run
     from dhcli.engine.finetune import inherited_settings
-    from dhcli.weights.model_file import read_metadata
+    from dhcli.engine.load import read_weights
 
-    inherited = inherited_settings(read_metadata(weights).config)
+    inherited = inherited_settings(read_weights(weights).config)
     own = [*alias_settings(alias or ()), *data_settings(data, val), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=[*inherited, *own])
     session = make_session("finetune", out, device, tensorboard)

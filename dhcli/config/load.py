@@ -58,10 +58,16 @@ def load_config(
     return _resolve([*layers, *map(_parse_override, overrides)])
 
 
-def config_from_dict(values: Mapping[str, Any], origin: str = "configuration") -> Config:
-    """A configuration from plain values, checked as files are. Errors say it stood in `origin`."""
+def config_from_dict(
+    values: Mapping[str, Any], origin: str = "configuration", overrides: Sequence[str] = ()
+) -> Config:
+    """A configuration from plain values, checked as files are, under `--set a.b=c`.
+
+    Errors say that the values stood in `origin`.
+    """
     tree = as_tree(dict(values), origin)
-    return _check(tree if isinstance(tree, dict) else {})
+    layers = [tree] if isinstance(tree, dict) else []
+    return _resolve([*layers, *map(_parse_override, overrides)]).config
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

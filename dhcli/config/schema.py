@@ -18,6 +18,15 @@ Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
+RESNETS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+}
+"""Kind of block and number of blocks in each stage, by `model.backbone.name`."""
+
+
 class Section(BaseModel):
     """A part of the tree: immutable, and an unknown key is an error."""
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dhcli.config.schema import Config
 from dhcli.engine.data import load_data
+from dhcli.engine.load import read_weights
 from dhcli.engine.loop import Outcome
 from dhcli.engine.step import seed_all
 from dhcli.engine.train import Session, start_run, with_absolute_paths
 from dhcli.model.build import build_detector
-from dhcli.weights.model_file import read_model
 from dhcli.weights.transfer import Transfer, transfer
 
 SEEN = ("channels", "mean", "std", "interpolation")
@@ -36,7 +36,7 @@ def finetune(config: Config, session: Session, weights: Path) -> Outcome:
     `finetune.aliases`. Raises DhError where data or weights cannot be used.
     """
     config = with_absolute_paths(config)
-    source = read_model(weights)
+    source = read_weights(weights)
     data = load_data(config.data, config.train.seed, session.journal)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))

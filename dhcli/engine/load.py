@@ -6,20 +6,30 @@ from pathlib import Path
 
 import torch
 
+from dhcli.engine.foreign import import_weights
 from dhcli.errors import ConfigError
 from dhcli.model.build import build_detector
 from dhcli.model.detector import Detector
 from dhcli.weights.model_file import ModelFile, read_model
+from dhcli.weights.recognise import is_foreign
 from dhcli.weights.state import check_state, load_state
 
 
 def load_detector(path: Path, device: torch.device) -> tuple[Detector, ModelFile]:
-    """The detector of a model file, in eval mode on `device`, and the file's content.
+    """The detector of a file of weights, in eval mode on `device`, and the file's content.
 
-    Raises ModelError where the file is not a model file or its weights do not fit it.
+    Raises ModelError where the file is none or its weights do not fit it.
     """
-    model = read_model(path)
+    model = read_weights(path)
     return restore_detector(model, device, where=path), model
+
+
+def read_weights(path: Path) -> ModelFile:
+    """A model file, or another program's weights with their own conventions.
+
+    Raises ModelError as `read_model` and `import_weights` do.
+    """
+    return import_weights(path).model if is_foreign(path) else read_model(path)
 
 
 def restore_detector(model: ModelFile, device: torch.device, where: object = None) -> Detector:

@@ -11,11 +11,10 @@ from typing import Any
 
 from dhcli.config.read_out import choose_read_out
 from dhcli.engine.find_images import find_images
-from dhcli.engine.load import choose_device, restore_detector
+from dhcli.engine.load import choose_device, read_weights, restore_detector
 from dhcli.engine.prediction_files import FORMATS, Place, find_twins
 from dhcli.engine.stream import Choice, Drawer, Summary, detect_images, drawing
 from dhcli.errors import ConfigError
-from dhcli.weights.model_file import read_model
 from dhcli.weights.transfer import match_names
 
 DEFAULT_FOLDER = Path("predictions")
@@ -99,7 +98,7 @@ def predict(
     folder = request.out or free_folder(DEFAULT_FOLDER)
     images = find_images(request.images, skip=folder)
     place = choose_device(device)
-    model = read_model(request.weights)
+    model = read_weights(request.weights)
     labels = _labels(request.classes, model.classes)
     shown = SHOWN if request.score is None else request.score
     choice = Choice(request.score, request.top, labels, shown)

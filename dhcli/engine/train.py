@@ -17,6 +17,7 @@ from dhcli.config.load import config_from_dict, dump_config
 from dhcli.config.schema import Config
 from dhcli.engine.checkpoint import load_checkpoint
 from dhcli.engine.data import TrainingData, load_data
+from dhcli.engine.load import read_weights
 from dhcli.engine.loop import Outcome, Trainer
 from dhcli.engine.progress import Journal
 from dhcli.engine.run_folder import CHECKPOINT, CONFIG, RunFolder, make_run
@@ -25,7 +26,6 @@ from dhcli.engine.step import seed_all
 from dhcli.errors import ConfigError, DataError, DhError
 from dhcli.model.build import build_detector
 from dhcli.model.detector import Detector
-from dhcli.weights.model_file import read_model
 from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.transfer import Transfer, transfer
 
@@ -194,7 +194,7 @@ def _introduce(trainer: Trainer, session: Session) -> None:
 
 def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Transfer:
     """Copy the weights of a model file whose classes are those of the data, in any order."""
-    source, classes = read_model(path), data.train.classes
+    source, classes = read_weights(path), data.train.classes
     if set(source.classes) != set(classes):
         raise ConfigError(
             f"knows the classes {', '.join(source.classes)}, the data {', '.join(classes)}",

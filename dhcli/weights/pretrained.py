@@ -9,13 +9,12 @@ from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from dhcli.config.schema import Backbone
 from dhcli.errors import ConfigError, ModelError
-from dhcli.weights.recognise import load_plain, look_at, read_head
+from dhcli.weights.plain_file import read_plain
 from dhcli.weights.state import load_state
 
 FROM_SCRATCH = (
@@ -34,7 +33,7 @@ def load_backbone(detector: nn.Module, config: Backbone) -> str:
         _check_trainable(config)
         return "none: the backbone starts from random weights"
     path = fetch_imagenet(config.name) if config.weights == "imagenet" else Path(config.weights)
-    state = backbone_state(read_state(path))
+    state = backbone_state(read_plain(path).state)
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
         what = "holds batch norm, but the backbone has GroupNorm"
         hint = "keep its norm: `--set model.backbone.norm=frozen_bn`"
@@ -77,30 +76,6 @@ def fetch_imagenet(name: str) -> Path:
     return path
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file, by name, without running any code in it.
-
-    A .pth may hold them under `state_dict` or `model`. Raises ModelError that says what the file
-    looks like where it holds no tensors.
-    """
-    from safetensors.torch import load_file
-
-    read_head(path)
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise _unreadable(path) from error
-    try:
-        loaded = load_plain(path)
-    except ValueError as error:
-        raise _unreadable(path) from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    return _tensors_of(loaded, path)
-
-
 def backbone_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What of `state` belongs to a backbone, under torchvision's names, without the classifier.
 
@@ -115,15 +90,6 @@ def backbone_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in (inner or plain).items() if not name.startswith("fc.")}
 
 
-def _tensors_of(loaded: object, path: Path) -> dict[str, Tensor]:
-    if not isinstance(loaded, Mapping):
-        raise ModelError(f"holds a {type(loaded).__name__}, not weights by name", where=path)
-    tensors = {str(name): x for name, x in loaded.items() if isinstance(x, Tensor)}
-    if not tensors:
-        raise ModelError("holds no tensors by name", where=path)
-    return tensors
-
-
 def _check_trainable(config: Backbone) -> None:
     where = "model.backbone.weights"
     if config.norm in ("frozen_bn", "eval_bn"):
@@ -133,11 +99,3 @@ def _check_trainable(config: Backbone) -> None:
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
         raise ConfigError(what, where=where, hint="`--set model.backbone.frozen_stages=0`")
-
-
-def _unreadable(path: Path) -> ModelError:
-    return ModelError(
-        f"is not a file of weights that can be read safely: it is {look_at(path)}",
-        where=path,
-        hint="give a state dict saved by torch.save, or a .safetensors file",
-    )

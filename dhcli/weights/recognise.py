@@ -7,6 +7,8 @@ import struct
 import zipfile
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from dhcli.errors import ModelError
 
 SIGNATURES = (
@@ -63,6 +65,26 @@ def is_compressed(path: Path) -> bool:
     except (zipfile.BadZipFile, OSError, ValueError, struct.error):
         return False
     return unpacked > path.stat().st_size
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file may be another program's weights: a .pth, or safetensors that dh did not make.
+
+    Raises ModelError where there is no readable file.
+    """
+    head = read_head(path)
+    if head[8:9] == b"{":
+        return not _is_described(path)
+    return (head.startswith(b"PK") and b"data.pkl" in head) or head[:1] == b"\x80"
+
+
+def _is_described(path: Path) -> bool:
+    """Whether a safetensors file has dh's description; a damaged one counts as having it."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return "dh" in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return True
 
 
 def load_plain(path: Path) -> object:

@@ -31,8 +31,8 @@ def check_state(
     Raises ModelError that names the first three differences of each kind and counts the rest.
     """
     own = module.state_dict()
-    given = {name: tensor for name, tensor in state.items() if name in own or not _counter(name)}
-    needed = {name: tensor for name, tensor in own.items() if name in given or not _counter(name)}
+    given = {name: tensor for name, tensor in state.items() if name in own or not is_counter(name)}
+    needed = {name: tensor for name, tensor in own.items() if name in given or not is_counter(name)}
     differences = compare(needed, given)
     if differences:
         raise ModelError(f"does not fit the network: {differences}", where=where, hint=hint)
@@ -57,7 +57,8 @@ def shorten(names: Sequence[str], show: int = 3) -> str:
     return ", ".join(names[:show]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _counter(name: str) -> bool:
+def is_counter(name: str) -> bool:
+    """Whether the tensor `name` counts the batches that a batch norm has seen."""
     return name.endswith(".num_batches_tracked")
 
 

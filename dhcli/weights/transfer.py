@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dhcli.errors import ConfigError, ModelError
 from dhcli.weights.model_file import ModelFile
-from dhcli.weights.state import compare, shorten
+from dhcli.weights.state import compare, is_counter, shorten
 
 PREDICTOR = re.compile(r"head\.branches\.[^.]+\.(cls|reg)\.(weight|bias)")
 
@@ -110,7 +110,11 @@ def _plain(name: str) -> str:
 def _copy_rest(source: ModelFile, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A copy of `state` with everything but the predictors taken from `source`."""
     rest = {name: tensor for name, tensor in state.items() if not PREDICTOR.fullmatch(name)}
-    given = {name: tensor for name, tensor in source.state.items() if not PREDICTOR.fullmatch(name)}
+    given = {
+        name: tensor
+        for name, tensor in source.state.items()
+        if name in rest or not (PREDICTOR.fullmatch(name) or is_counter(name))
+    }
     differences = compare(rest, given)
     if differences:
         raise ModelError(

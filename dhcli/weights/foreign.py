@@ -1,0 +1,142 @@
+"""Between our state dicts and those of other detectors."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dhcli.config.schema import Config
+from dhcli.errors import ModelError
+from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName, Pair
+from dhcli.weights.layouts.torchvision import modern
+from dhcli.weights.plain_file import read_plain
+from dhcli.weights.state import shorten
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A file of another program.
+
+    state    its tensors, without the prefix that a data-parallel wrapper leaves
+    classes  class names, where the file has them
+    facts    what else it says of itself: program's version, epoch, iteration
+    """
+
+    path: Path
+    layout: LayoutName
+    state: dict[str, Tensor]
+    classes: tuple[str, ...] | None
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of some tensors: those of a part of the detector, or those left behind."""
+
+    part: str
+    tensors: int
+    how: str
+
+
+def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
+    """Read another program's file; `layout` None: recognised by its names.
+
+    Raises ModelError where it cannot be read, or is of no layout or another one.
+    """
+    plain = read_plain(path)
+    state = plain.state
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = modern(state)
+    found = next((name for name, one in LAYOUTS.items() if one.recognise(state)), None)
+    if found is None or layout not in (None, found):
+        held = f"names such as {shorten(list(state))}"
+        looks = f", but of {LAYOUTS[found].TITLE}" if found else f" ({held})"
+        wanted = LAYOUTS[layout].TITLE if layout else "any layout that dh knows"
+        hint = "`dh weights import --help` names the layouts and the detectors"
+        raise ModelError(f"is not a detector of {wanted}{looks}", where=path, hint=hint)
+    return Foreign(path, found, state, *_about(plain.about))
+
+
+def _about(about: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+    """Class names and facts of what stands beside the tensors."""
+    meta = about.get("meta")
+    every = {**about, **(meta if isinstance(meta, Mapping) else {})}
+    dataset = every.get("dataset_meta")
+    inner = dataset if isinstance(dataset, Mapping) else {}
+    named = [part.get(key) for part in (inner, every) for key in ("classes", "CLASSES")]
+    names = next((one for one in named if isinstance(one, list | tuple) and one), None)
+    facts = ("mmdet_version", "mmengine_version", "epoch", "iter", "iteration", "time")
+    found = {key: every[key] for key in facts if isinstance(every.get(key), str | int | float)}
+    return (None if names is None else tuple(map(str, names))), found
+
+
+def convert(foreign: Foreign, config: Config) -> tuple[dict[str, Tensor], list[Row]]:
+    """The state dict of the detector `config` from a foreign one, and what became of each tensor.
+
+    Raises ModelError where a tensor is missing or left without a reason.
+    """
+    layout, state = LAYOUTS[foreign.layout], foreign.state
+    pairs = list(layout.pairs(config))
+    own = {one.ours: one.read(state[one.theirs]) for one in pairs if one.theirs in state}
+    read = {one.theirs for one in pairs}
+    left = {name: _reason(name, layout.LEFT) for name in state if name not in read}
+    missing = [one.theirs for one in pairs if one.theirs not in state and not one.optional]
+    unknown = [name for name, reason in left.items() if reason is None]
+    kinds = (("missing", missing), ("unknown", unknown))
+    if missing or unknown:
+        what = "; ".join(f"{kind}: {shorten(names)}" for kind, names in kinds if names)
+        raise ModelError(f"is not wholly {config.about}: {what}", where=foreign.path)
+    rows = _rows([one for one in pairs if one.theirs in state], config)
+    reasons = Counter(reason for reason in left.values() if reason is not None)
+    return own, rows + [Row("left", count, reason) for reason, count in reasons.items()]
+
+
+def _reason(name: str, patterns: Mapping[str, str]) -> str | None:
+    return next((why for pattern, why in patterns.items() if re.fullmatch(pattern, name)), None)
+
+
+def _rows(pairs: list[Pair], config: Config) -> list[Row]:
+    parts: dict[str, list[Pair]] = {}
+    for one in pairs:
+        parts.setdefault(_part(one.ours), []).append(one)
+    return [Row(part, len(ones), _how(part, ones, config)) for part, ones in parts.items()]
+
+
+def _part(ours: str) -> str:
+    """`backbone`, `neck`, `rpn`, or of the head the branch and what of it: `head fc cls`."""
+    first, *rest = ours.split(".")
+    return " ".join(("head", *rest[1:3])) if first == "head" else first
+
+
+def _how(part: str, pairs: list[Pair], config: Config) -> str:
+    kept = all(one.theirs == one.ours for one in pairs)
+    words = ["names kept" if kept else "renamed"]
+    if any(one.last_first for one in pairs):
+        words.append("reordered: background from last to first")
+    if part == "backbone":
+        words.append(f"its first convolution reads {config.input.channels.upper()}")
+    if part.endswith(" reg") and config.model.head.background_box:
+        words.append("with the background's box, first")
+    return "; ".join(words)
+
+
+def export_state(
+    state: Mapping[str, Tensor], config: Config, layout: ExportName
+) -> dict[str, Tensor]:
+    """Our state dict under another program's names, in its order; the tensors are the same.
+
+    Raises ModelError where that program has no such detector.
+    """
+    writable = EXPORTS[layout]
+    reason = writable.misfit(config)
+    if reason is not None:
+        raise ModelError(f"{writable.TITLE} has no such detector: {reason}")
+    pairs = [one for one in writable.pairs(config) if one.ours in state or not one.optional]
+    return {one.theirs: one.write(state[one.ours]).clone() for one in pairs}

@@ -1,0 +1,60 @@
+"""Whose files of weights are read, a file a layout, and what may be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from dhcli.config.schema import Config
+from dhcli.weights.layouts import detectron2, maskrcnn_benchmark, mmdet, torchvision
+from dhcli.weights.layouts.pairs import Pair, Pairs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["EXPORTS", "LAYOUTS", "ExportName", "Layout", "LayoutName", "Pair"]
+
+
+class Layout(Protocol):
+    """What a module here holds.
+
+    TITLE         name of the program
+    CLASSIFIER    name of the tensor (K+1, width) that scores the classes
+    ANCHORS       name of the anchors of a cell on `{level}`, "" where they are not in the file
+    LEFT          pattern of names that are not read → why
+    COCO_CLASSES  K of a model of COCO
+    """
+
+    TITLE: str
+    CLASSIFIER: str
+    ANCHORS: str
+    LEFT: dict[str, str]
+    COCO_CLASSES: int
+
+    def recognise(self, state: Mapping[str, Tensor], /) -> bool:
+        """Whether a file's names are of this layout."""
+
+    def settings(self, state: Mapping[str, Tensor], file: str, /) -> dict[str, Any]:
+        """The configuration, as far as it is not the default: architecture and conventions."""
+
+    def pairs(self, config: Config, /) -> Pairs:
+        """Every tensor of such a detector under both names, in the order of the origin."""
+
+
+class Writable(Layout, Protocol):
+    """A layout that can be written."""
+
+    def misfit(self, config: Config, /) -> str | None:
+        """Why the program has no such detector; None where it has."""
+
+
+LayoutName = Literal["mmdet", "maskrcnn-benchmark", "torchvision", "detectron2"]
+LAYOUTS: dict[LayoutName, Layout] = {
+    "mmdet": mmdet,
+    "maskrcnn-benchmark": maskrcnn_benchmark,
+    "torchvision": torchvision,
+    "detectron2": detectron2,
+}
+
+ExportName = Literal["mmdet", "torchvision"]
+EXPORTS: dict[ExportName, Writable] = {"mmdet": mmdet, "torchvision": torchvision}

@@ -1,0 +1,117 @@
+"""MMDetection 2 and 3: Double-Head and Faster R-CNN with FPN.
+
+Background is the last class, and boxes have none; the conv branch has no non-local blocks.
+Conventions of `dh_faster_rcnn_r50_fpn_1x_coco` and `faster_rcnn_r50_fpn_1x_coco`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dhcli.config.schema import Config
+from dhcli.weights.layouts import pairs as p
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TITLE = "MMDetection"
+CLASSIFIER = "roi_head.bbox_head.fc_cls.weight"
+ANCHORS = ""
+LEFT: dict[str, str] = {
+    r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",
+    r"data_preprocessor\..*": "mean and deviation, which the configuration holds",
+}
+COCO_CLASSES = 80
+
+INPUT = {"interpolation": "cv2"}
+BACKBONE = {"norm": "eval_bn", "frozen_stages": 2}
+RPN = {"proposals_train": 1000, "smooth_l1_beta": 0.0}
+MODEL = {
+    "anchors": {"convention": "plain"},
+    "pool": {"sampling_ratio": 0, "aligned": True, "level_epsilon": 1e-6},
+    "detect": {"nms_on": "original"},
+    "clamp_shrinking": True,
+    "nms": "mmdet",
+}
+
+HEAD = "roi_head.bbox_head"
+
+
+def recognise(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are MMDetection's."""
+    return CLASSIFIER in state and "neck.lateral_convs.0.conv.weight" in state
+
+
+def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
+    """What the shapes say of the architecture, and the conventions."""
+    channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
+    double = f"{HEAD}.res_block.conv1.conv.weight" in state
+    layers = "fc_branch" if double else "shared_fcs"
+    first = state[f"{HEAD}.{layers}.0.weight"]
+    count = sum(f"{HEAD}.{layers}.{i}.weight" in state for i in range(9))
+    head = _double(state, count) if double else p.single_fc(count, first.shape[0])
+    boxes, classes = (state[f"{HEAD}.{name}.weight"].shape[0] for name in ("fc_reg", "fc_cls"))
+    head["class_agnostic"] = boxes == 4 and classes > 2
+    pool = {**MODEL["pool"], "size": p.side_of(first, channels)}  # type: ignore[dict-item]
+    backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
+    neck = {"channels": channels}
+    model = {**MODEL, "backbone": backbone, "neck": neck, "rpn": RPN, "pool": pool, "head": head}
+    kind = "Double-Head" if double else "Faster R-CNN"
+    return {"about": kind, "input": INPUT, "model": model}
+
+
+def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
+    width = state[f"{HEAD}.fc_branch.0.weight"].shape[0]
+    conv_width = state[f"{HEAD}.res_block.conv2.conv.weight"].shape[0]
+    blocks = sum(f"{HEAD}.conv_branch.{i}.conv1.weight" in state for i in range(99))
+    fc = {"kind": "fc", "omega": 2.0, "width": width, "layers": layers}
+    conv = {"kind": "conv", "omega": 2.0, "roi_scale": 1.3, "width": conv_width}
+    return {"branches": [fc, {**conv, "residual": 1 + blocks, "non_local": 0}]}
+
+
+def pairs(config: Config) -> p.Pairs:
+    """Every tensor, in the order of MMDetection's state dict."""
+    yield from p.resnet(config.model.backbone.name, lambda name: f"backbone.{name}")
+    for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
+        for level in range(4):
+            yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
+    for part in ("conv", "cls", "reg"):
+        yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")
+    fc, conv = p.fc_branch(config), p.conv_branch(config)
+    assert fc is not None  # `fits` was asked
+    boxes = conv or fc
+    yield from p.layer(f"{HEAD}.fc_cls", f"head.branches.{fc.name}.cls", last_first=True)
+    yield from p.layer(f"{HEAD}.fc_reg", f"head.branches.{boxes.name}.reg")
+    if conv is not None:
+        yield from _conv_branch(f"head.branches.{conv.name}.trunk", conv.residual - 1)
+    layers = "fc_branch" if conv is not None else "shared_fcs"
+    yield from p.fc_layers(fc, [f"{HEAD}.{layers}.{i}" for i in range(fc.layers)])
+
+
+def _conv_branch(ours: str, bottlenecks: int) -> p.Pairs:
+    first = (("conv1", "main", 0), ("conv2", "main", 3), ("conv_identity", "shortcut", 0))
+    for name, part, index in first:
+        theirs = (f"{HEAD}.res_block.{name}.conv", f"{HEAD}.res_block.{name}.bn")
+        yield from p.conv_norm(theirs, (f"{ours}.0.{part}.{index}", f"{ours}.0.{part}.{index + 1}"))
+    for block in range(bottlenecks):
+        for number in (1, 2, 3):
+            place, index = f"{HEAD}.conv_branch.{block}", 3 * (number - 1)
+            theirs = (f"{place}.conv{number}", f"{place}.bn{number}")
+            main = f"{ours}.{block + 1}.main"
+            yield from p.conv_norm(theirs, (f"{main}.{index}", f"{main}.{index + 1}"))
+
+
+def misfit(config: Config) -> str | None:
+    """Why MMDetection has no such detector; None where it has."""
+    fc, conv = p.fc_branch(config), p.conv_branch(config)
+    if fc is None:
+        return "it has no fc branch"
+    if config.model.head.background_box:
+        return "it regresses the background's box"
+    if conv is None and len(config.model.head.branches) == 1:
+        return None
+    if conv is None or conv.non_local or conv.norm == "gn":
+        return "its second branch is not of residual blocks with batch norm alone"
+    one_each = (fc.focus, fc.lambda_, conv.focus, conv.lambda_) == ("cls", 1, "reg", 1)
+    return None if one_each else "both its branches classify or regress (λ is not 1)"

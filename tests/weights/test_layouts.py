@@ -1,0 +1,217 @@
+"""Layouts against lists of the origins' own names and shapes, and there and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
+
+from dhcli.engine.foreign import export_weights, import_weights
+from dhcli.errors import ModelError
+from dhcli.ops.anchors import STRIDES, cell_anchors
+from dhcli.weights.class_names import coco_names, parse_class_names
+from dhcli.weights.layouts import LAYOUTS
+from dhcli.weights.model_file import save_model
+
+KEYS = Path(__file__).parent / "keys"
+LISTS = {"mmdet": "mmdet_double_head_r50", "maskrcnn-benchmark": "authors_double_head_ext_r50"}
+
+
+def key_list(layout: str, *, depth: int = 6) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the origin's state dict; of R101, whose layer3 alone is deeper."""
+    text = (KEYS / f"{LISTS[layout]}.txt").read_text()
+    pairs = (line.split() for line in text.splitlines())
+    keys = {k: tuple(int(n) for n in s.split("x")) if s != "-" else () for k, s in pairs}
+    last = [name for name in keys if ".layer3.5." in name]
+    every: dict[str, tuple[int, ...]] = {}
+    for name, shape in keys.items():
+        every[name] = shape
+        if last and name == last[-1]:
+            for block in range(6, depth):
+                every |= {n.replace("3.5.", f"3.{block}."): keys[n] for n in last}
+    return every
+
+
+def fill(keys: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """A state dict of these shapes, every tensor another; the authors' anchors are theirs."""
+    state = {}
+    for index, (name, shape) in enumerate(keys.items()):
+        number = torch.tensor(index)
+        state[name] = number if name.endswith("tracked") else torch.full(shape, float(index))
+        if name.endswith(("cls.weight", "cls_score.weight", "fc_reg.weight")):
+            state[name] = torch.arange(number.new_tensor(shape).prod()).float().reshape(shape)
+    for level, stride in enumerate(STRIDES):
+        name = f"module.rpn.anchor_generator.cell_anchors.{level}"
+        if name in state:
+            ours = cell_anchors(8 * stride, stride, (0.5, 1, 2), "maskrcnn_benchmark")
+            state[name] = ours - torch.tensor([0.0, 0.0, 1.0, 1.0])
+    return state
+
+
+@pytest.mark.parametrize("depth", [6, 23], ids=["r50", "r101"])
+@pytest.mark.parametrize("layout", list(LISTS))
+def test_names_shapes_and_order_are_the_origins(tmp_path: Path, layout: str, depth: int) -> None:
+    keys = key_list(layout, depth=depth)
+    holder = {"mmdet": "state_dict", "maskrcnn-benchmark": "model"}[layout]
+    torch.save({holder: fill(keys)}, tmp_path / "w.pth")
+
+    found = import_weights(tmp_path / "w.pth")  # it compares shapes with those of the detector
+
+    config = found.model.config
+    assert config.model.backbone.name == ("resnet50" if depth == 6 else "resnet101")
+    names = [one.theirs for one in LAYOUTS[layout].pairs(config)]
+    bare = [name.removeprefix("module.") for name in keys if "cell_anchors" not in name]
+    assert names == bare
+    assert sum(row.tensors for row in found.rows) == len(keys)
+    assert found.model.classes == coco_names(80)
+    assert found.model.category_ids == tuple(range(1, 81))
+
+
+def test_background_goes_from_last_to_first(tmp_path: Path) -> None:
+    state = fill(key_list("mmdet"))
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+
+    own = import_weights(tmp_path / "w.pth").model.state
+
+    theirs = state["roi_head.bbox_head.fc_cls.weight"]
+    ours = own["head.branches.fc.cls.weight"]
+    assert torch.equal(ours[0], theirs[80])
+    assert torch.equal(ours[1:], theirs[:80])
+    assert torch.equal(
+        own["head.branches.conv.reg.weight"], state["roi_head.bbox_head.fc_reg.weight"]
+    )
+
+
+@pytest.mark.parametrize("layout", ["mmdet", "torchvision"])
+def test_there_and_back_byte_for_byte(tmp_path: Path, layout: Any) -> None:
+    if layout == "mmdet":
+        state, holder = fill(key_list("mmdet")), "state_dict"
+        meta = {"CLASSES": tuple(f"c{i}" for i in range(80)), "epoch": 12}
+        torch.save({"meta": meta, "state_dict": state}, tmp_path / "w.pth")
+    else:
+        with torch.device("meta"):
+            network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+        state = fill({name: tuple(x.shape) for name, x in network.state_dict().items()})
+        torch.save(state, tmp_path / "w.pth")
+    found = import_weights(tmp_path / "w.pth")
+    save_model(tmp_path / "m.safetensors", found.model)
+
+    differences = export_weights(tmp_path / "m.safetensors", tmp_path / "back.pth", layout)
+
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    if layout == "mmdet":
+        assert back["meta"]["CLASSES"] == meta["CLASSES"]
+        back = back[holder]
+    assert list(back) == list(state)
+    assert all(torch.equal(back[k], x) and back[k].dtype == x.dtype for k, x in state.items())
+    assert differences == []
+
+
+def test_a_prefix_goes_only_where_every_name_has_it(tmp_path: Path) -> None:
+    state = fill(key_list("mmdet"))
+    torch.save({f"module.{name}": x for name, x in state.items()}, tmp_path / "all.pth")
+    state["module.backbone.conv1.weight"] = state.pop("backbone.conv1.weight")
+    torch.save(state, tmp_path / "one.pth")
+
+    assert len(import_weights(tmp_path / "all.pth").model.state) == len(state)
+    with pytest.raises(ModelError) as caught:
+        import_weights(tmp_path / "one.pth")
+
+    assert "missing: backbone.conv1.weight; unknown: module.backbone.conv1" in str(caught.value)
+
+
+def test_names_classes_and_moving_averages(tmp_path: Path) -> None:
+    state = fill(key_list("mmdet"))
+    averages = {f"ema_{name.replace('.', '_')}": x for name, x in state.items()}
+    classes = [f"thing {i}" for i in range(80)]
+    meta = {"dataset_meta": {"classes": classes}, "epoch": 12}
+    content = {"meta": meta, "state_dict": {**state, **averages}, "ema_state_dict": averages}
+    torch.save(content, tmp_path / "w.pth")
+
+    found = import_weights(tmp_path / "w.pth")
+
+    assert found.model.classes == tuple(classes)
+    assert found.rows[-1].part == "left"
+    assert found.rows[-1].tensors == len(averages)
+    assert found.model.metadata["origin"] == {"layout": "mmdet", "file": "w.pth", "epoch": 12}
+    assert found.notes == []
+
+
+def test_class_names_and_ids_of_a_coco_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(
+        '{"categories": [{"id": 9, "name": "b"}, {"id": 3, "name": "a"}]}'
+    )
+    (tmp_path / "a.txt").write_text("x\ny\n")
+
+    assert parse_class_names(str(tmp_path / "a.json")) == (("a", "b"), (3, 9))
+    assert parse_class_names(str(tmp_path / "a.txt")) == (("x", "y"), (1, 2))
+    assert parse_class_names("x, y z") == (("x", "y z"), (1, 2))
+    assert coco_names(90)[11] == "N/A 12"
+    assert len(set(coco_names(90))) == 90
+
+
+def test_other_anchors_are_refused_until_they_are_named(tmp_path: Path) -> None:
+    state = fill(key_list("maskrcnn-benchmark"))
+    for level, stride in enumerate(STRIDES):
+        ours = cell_anchors(4 * stride, stride, (0.5, 1, 2), "maskrcnn_benchmark")
+        name = f"module.rpn.anchor_generator.cell_anchors.{level}"
+        state[name] = ours - torch.tensor([0.0, 0.0, 1.0, 1.0])
+    torch.save({"model": state}, tmp_path / "w.pth")
+
+    with pytest.raises(ModelError, match="its anchors on level 0 are"):
+        import_weights(tmp_path / "w.pth")
+    sizes = "model.anchors.sizes=[16,32,64,128,256]"
+    found = import_weights(tmp_path / "w.pth", overrides=[sizes])
+
+    assert found.model.config.model.anchors.sizes[0] == 16
+
+
+def test_what_is_no_known_detector_says_so(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        second = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=4)
+    keys = {name: tuple(x.shape) for name, x in second.state_dict().items()}
+    torch.save({name: torch.zeros(1) for name in keys}, tmp_path / "v2.pth")
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    torch.save({"state_dict": fill(key_list("mmdet"))}, tmp_path / "mmdet.pth")
+
+    with pytest.raises(ModelError, match="fasterrcnn_resnet50_fpn_v2"):
+        import_weights(tmp_path / "v2.pth")
+    with pytest.raises(ModelError, match=r"names such as conv\.weight"):
+        import_weights(tmp_path / "other.pth")
+    with pytest.raises(ModelError, match="is not a detector of detectron2, but of MMDetection"):
+        import_weights(tmp_path / "mmdet.pth", "detectron2")
+
+
+def test_an_old_torchvision_file_and_a_frozen_one(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    keys = {n: tuple(x.shape) for n, x in network.state_dict().items() if "tracked" not in n}
+    new = fill(keys)
+    old = {
+        name.replace(".0.0.", ".").replace("_blocks.0.0", "_blocks.0")
+        if name.startswith("rpn")
+        else _old_fpn(name): x
+        for name, x in new.items()
+    }
+    torch.save(old, tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
+    torch.save(new, tmp_path / "mine.pth")
+
+    published = import_weights(tmp_path / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth").model
+    mine = import_weights(tmp_path / "mine.pth").model
+
+    assert set(old) != set(new)
+    assert all(torch.equal(published.state[name], x) for name, x in mine.state.items())
+    assert published.config.model.backbone.bn_epsilon == 0
+    assert mine.config.model.backbone.bn_epsilon == 1e-5
+    assert mine.config.model.backbone.norm == "frozen_bn"
+
+
+def _old_fpn(name: str) -> str:
+    parts = name.split(".")
+    if parts[:2] == ["backbone", "fpn"]:
+        del parts[4]
+    return ".".join(parts)
