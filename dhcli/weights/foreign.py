@@ -135,7 +135,7 @@ def export_state(
     Raises ModelError where that program has no such detector.
     """
     writable = EXPORTS[layout]
-    reason = writable.misfit(config)
+    reason = "it has no pyramid" if config.model.neck.kind == "none" else writable.misfit(config)
     if reason is not None:
         raise ModelError(f"{writable.TITLE} has no such detector: {reason}")
     pairs = [one for one in writable.pairs(config) if one.ours in state or not one.optional]
