@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dhcli.cli.options import ConfigFile, JsonFlag, Overrides, complete_preset
 from dhcli.report.console import out, print_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dhcli.config.schema import Config
 
 presets = typer.Typer(add_completion=False, invoke_without_command=True)
 
@@ -28,16 +33,38 @@ def list_presets(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 
     configs = {name: load_config(name).config for name in preset_names()}
     if as_json:
-        print_json([{"name": n, "about": c.about, "paper": c.paper} for n, c in configs.items()])
+        told = {"about", "paper_tables", "paper"}
+        print_json([{"name": n, **c.model_dump(include=told)} for n, c in configs.items()])
         return
+    out.print(_overview(list(configs.values())))
+
+
+TITLES = {
+    1: "Table 1: one head or two, on ResNet-50",
+    2: "Table 2: depth of the conv-head",
+    3: "Table 3: fusions of scores, see `dh eval --read-outs all`",
+    4: "Table 4: beside the baselines",
+    6: "Table 6: Pascal VOC 2007",
+}
+"""The tables of the paper that have presets."""
+
+
+def _overview(configs: list[Config]) -> Table:
+    """The presets for one's own data, then those of each table of the paper, by their AP."""
     from rich.table import Table
 
     table = Table("preset", "what it is for", box=None, padding=(0, 2, 0, 0))
     table.add_column("paper's AP", justify="right")
-    for name in sorted(configs, key=lambda name: "AP" in configs[name].paper):
-        ap = configs[name].paper.get("AP")
-        table.add_row(name, configs[name].about, "–" if ap is None else f"{ap:.1f}")
-    out.print(table)
+    for config in configs:
+        if not config.paper_tables:
+            table.add_row(config.name, config.about, "–")
+    for number, title in TITLES.items():
+        table.add_row()
+        table.add_row(None, title, style="bold")
+        rows = [config for config in configs if number in config.paper_tables]
+        for config in sorted(rows, key=lambda config: config.paper["AP"]):
+            table.add_row(config.name, config.about, f"{config.paper['AP']:.1f}")
+    return table
 
 
 @presets.command()

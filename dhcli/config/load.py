@@ -20,7 +20,7 @@ from dhcli.config.text import parse_value, read_yaml, write_scalar
 from dhcli.config.tree import Node, Written, as_plain, as_tree, leaves, merge
 from dhcli.errors import ConfigError
 
-_OWN = ("name", "about", "paper")
+_OWN = ("name", "about", "paper_tables", "paper")
 """Keys that describe one preset and are not handed down."""
 
 

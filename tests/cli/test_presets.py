@@ -19,17 +19,31 @@ def invoke(*arguments: str) -> str:
 
 
 def test_the_table_names_every_preset_with_the_papers_ap() -> None:
-    lines = {line.split()[0]: line for line in invoke().splitlines()}
+    lines = {line.split()[0]: line for line in invoke().splitlines() if line.strip()}
 
     assert set(preset_names()) <= set(lines)
+    assert all(len(line) <= 100 for line in lines.values())
     assert lines["coco-r101-ext"].rstrip().endswith(" 41.9")
     assert lines["custom"].rstrip().endswith(" –")
+
+
+def test_the_rows_of_a_table_of_the_paper_stand_together() -> None:
+    groups = invoke().split("Table ")
+
+    assert [group[0] for group in groups[1:]] == ["1", "2", "3", "4", "6"]
+    assert [line.split()[0] for line in groups[5].splitlines()[1:] if line.strip()] == [
+        "voc07-r50-fc",
+        "voc07-r50-ext",
+    ]
+    assert groups[2].count("coco-r50-k") == 9
+    assert all("coco-r50-fc " in groups[number] for number in (1, 2, 4))
 
 
 def test_the_list_as_json() -> None:
     rows = {row["name"]: row for row in json.loads(invoke("--json"))}
 
     assert rows["coco-r50-ext"]["paper"]["AP75"] == 44.2
+    assert rows["coco-r50-fc"]["paper_tables"] == [1, 2, 4]
 
 
 def test_show_prints_a_configuration_with_origins(tmp_path: Path) -> None:
