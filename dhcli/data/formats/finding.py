@@ -130,7 +130,7 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
     files = [f"{folder}/{name}" if folder else name for name in safe]
     strays = [index for index, name in enumerate(inside) if name is None]
     for index in strays:
-        files[index] = _end_of(root, folder, names[index]) or files[index]
+        files[index] = find_end(root, names[index], folder) or files[index]
     _add_suffixes(root, files)
     count, what = len(strays), "file names lead out of the dataset: only their ends count"
     return files, [f"{count} {what}"] if count else []
@@ -153,8 +153,8 @@ def _image_folder(root: Path, path: Path, sample: Sequence[str]) -> str:
     return best
 
 
-def _end_of(root: Path, folder: str, name: str) -> str | None:
-    """The longest end of the path `name` that is a file in the dataset."""
+def find_end(root: Path, name: str, folder: str = "") -> str | None:
+    """The longest end of the path `name` that is a file below `root`, or `folder` in it."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     parts = parts[-_DEEPEST:]
     ends = [confine("/".join(parts[start:])) for start in range(len(parts))]

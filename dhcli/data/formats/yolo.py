@@ -3,8 +3,9 @@
 Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. A missing label
 file is an image without objects. Labels lie in `labels/` where the images lie in `images/`, or
 beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map) and splits
-(folders or lists, within the dataset); without it `classes.txt`, `obj.names` or `*.names` names the
-classes, and folders called train, val or test are the splits.
+(folders or lists, within the dataset), and so does darknet's `obj.data`; without them
+`classes.txt`, `obj.names` or `*.names` names the classes, and folders called train, val or test are
+the splits.
 
 Classes: in the file's order. Regions to ignore and marks (difficult, truncated, occluded) have no
 place in the format.
@@ -35,16 +36,19 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
+from dhcli.data.formats.finding import find_end
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
-LOOKS_FOR = "data.yaml, or labels/*.txt beside images/ (YOLO)"
+LOOKS_FOR = "data.yaml, obj.data, or labels/*.txt beside images/ (YOLO)"
 HOLDS = Holds("fractions of the image: centre, width, height", marks=Flag(0), regions=LEFT_OUT)
 
 _IMAGE_FOLDERS = ("images", "JPEGImages", "obj_train_data", "data", ".")
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
 _SPLIT_KEYS = ("train", "val", "valid", "test")
+_DARKNET = ".data"
+_SETTINGS = (".yaml", ".yml", _DARKNET)
 _OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
 _NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
 _LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.eE]+){4,}\s*")
@@ -56,10 +60,10 @@ Groups = dict[str, list[str]]
 def sniff_yolo(path: Path) -> bool:
     """Whether `path` is a YOLO folder, its data.yaml, or one of its label files."""
     if path.is_file():
-        if path.suffix.lower() in (".yaml", ".yml"):
-            return "names" in _read_yaml(path)
+        if path.suffix.lower() in _SETTINGS:
+            return "names" in _read_settings(path)
         return path.suffix.lower() == ".txt" and _is_label(path)
-    if _yaml_of(path) is not None:
+    if _settings_of(path) is not None:
         return True
     folders = {_label_folder(path, images) for images in _image_folders(path)}
     return any(_first_label(path / folder) for folder in folders)
@@ -89,13 +93,13 @@ def read_yolo(path: Path) -> DetectionTable:
 def _layout(path: Path, notes: list[str]) -> tuple[Path, Mapping[str, Any], Groups]:
     """Root, settings of data.yaml and the images by split, as `path` and what lies there tell."""
     if path.is_dir():
-        root, settings_file = path, _yaml_of(path)
-    elif path.suffix.lower() in (".yaml", ".yml"):
+        root, settings_file = path, _settings_of(path)
+    elif path.suffix.lower() in _SETTINGS:
         root, settings_file = path.parent, path
     else:
         return _of_label_file(path)
-    settings = _read_yaml(settings_file) if settings_file else {}
-    groups = _groups_of_yaml(root, settings, notes) if settings else {}
+    settings = _read_settings(settings_file) if settings_file else {}
+    groups = _groups_of_settings(root, settings, notes) if settings else {}
     return root, settings, groups or _groups_of_folders(root)
 
 
@@ -112,15 +116,15 @@ def _join(folder: str, name: str) -> str:
     return name if folder in (".", "") else f"{folder}/{name}"
 
 
-def _yaml_of(root: Path) -> Path | None:
-    """The YAML file in `root` that names classes: data.yaml, or another that tells of splits."""
-    found = list_files(root, ".yaml", ".yml")
+def _settings_of(root: Path) -> Path | None:
+    """The file in `root` that names classes: data.yaml, or another that tells of splits."""
+    found = list_files(root, *_SETTINGS)
     usual = [name for name in found if name.lower().startswith(("data.", "dataset."))]
     if usual:
         return root / usual[0]
     for name in found:
         try:
-            settings = _read_yaml(root / name)
+            settings = _read_settings(root / name)
         except DataError:  # not ours
             continue
         if "names" in settings and any(key in settings for key in _SPLIT_KEYS):
@@ -128,8 +132,15 @@ def _yaml_of(root: Path) -> Path | None:
     return None
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file, every scalar as it is written: a class may be called `no`."""
+def _read_settings(path: Path) -> Mapping[str, Any]:
+    """The mapping in a YAML file, every scalar as it is written: a class may be called `no`.
+
+    Or that of darknet's `key = value` lines.
+    """
+    if path.suffix.lower() == _DARKNET:
+        pairs = (line.partition("=") for line in read_lines(path) if not line.startswith("#"))
+        told = {key.strip(): value.strip() for key, _, value in pairs}
+        return {key: value for key, value in told.items() if key in (*_SPLIT_KEYS, "names")}
     try:
         found = yaml.load(read_text(path), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -138,8 +149,8 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _groups_of_yaml(root: Path, settings: Mapping[str, Any], notes: list[str]) -> Groups:
-    """Images by split as data.yaml names them; `notes` gets the places that are not there."""
+def _groups_of_settings(root: Path, settings: Mapping[str, Any], notes: list[str]) -> Groups:
+    """Images by split as the settings name them; `notes` gets the places that are not there."""
     base = confine(str(settings.get("path") or "."))
     groups: Groups = {}
     for key, places in settings.items():
@@ -181,8 +192,9 @@ def _images_at(root: Path, place: str) -> list[str]:
     for number, line in enumerate(read_text(root / place).splitlines(), 1):
         if not line.strip():
             continue
-        here, there = confine(line.strip(), folder), confine(line.strip())
-        image = here if here and (root / here).exists() else there
+        options = [confine(line.strip(), folder), confine(line.strip())]
+        there = next((option for option in options if option and (root / option).exists()), None)
+        image = there or find_end(root, line.strip()) or options[1]
         if image is None:
             where = f"{root / place}:{number}"
             raise DataError(f"`{line.strip()[:80]}` is not within the dataset", where=where)

@@ -53,6 +53,22 @@ def sample(tmp_path: Path, draw: Draw) -> DetectionTable:
     )
 
 
+@pytest.fixture
+def lay(tmp_path: Path, draw: Draw) -> Callable[..., Path]:
+    """A function that lays down texts by their path, and images of 40 × 30 pixels."""
+
+    def put(files: dict[str, str | bytes], *images: str) -> Path:
+        for name in images:
+            draw(tmp_path / name)
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return tmp_path
+
+    return put
+
+
 Content = dict[str, list[tuple[Any, ...]]]
 
 

@@ -1,0 +1,136 @@
+"""CSV: TensorFlow's, keras-retinanet's and Open Images' columns, as their producers write them."""
+
+import pytest
+
+from dhcli.data.formats import read_dataset
+from dhcli.data.table import Flag
+from dhcli.errors import DataError
+
+TUTORIAL = """filename,width,height,class,xmin,ymin,xmax,ymax
+raccoon-117.jpg,259,194,raccoon,12,10,99,150
+raccoon-5.jpg,40,30,raccoon,1,2,39,29
+raccoon-117.jpg,259,194,dog,0,0,5.5,6
+"""
+
+
+def test_tensorflow_rows_are_gathered_by_image(lay):
+    root = lay(
+        {"data/train_labels.csv": TUTORIAL}, "images/raccoon-5.jpg", "images/raccoon-117.jpg"
+    )
+
+    table = read_dataset(root)
+
+    assert table.format == "csv"
+    assert list(table.files) == ["images/raccoon-117.jpg", "images/raccoon-5.jpg"]
+    assert table.sizes.tolist() == [[259, 194], [40, 30]]
+    assert table.boxes.tolist() == [[12, 10, 99, 150], [0, 0, 5.5, 6], [1, 2, 39, 29]]
+    assert [table.classes[label] for label in table.labels] == ["raccoon", "dog", "raccoon"]
+    assert table.extras["line"].tolist() == [2, 4, 3]
+    assert table.splits["train"].tolist() == [0, 1]
+
+
+ODD = {
+    "capitals and another order": "Label,X1,Y1,X2,Y2,Image Name\ncat,1,2,3,4,a.jpg\n",
+    "decimal commas": "filename;class;xmin;ymin;xmax;ymax\na.jpg;cat;1,0;2,0;3,0;4,0\n",
+    "tabs": "filename\tclass\txmin\tymin\txmax\tymax\na.jpg\tcat\t1\t2\t3\t4\n",
+    "quotes": 'filename,class,xmin,ymin,xmax,ymax\n"a.jpg","cat","1","2","3","4"\n',
+    "blank lines, ends of Windows": "\r\nfilename,class,xmin,ymin,xmax,ymax\r\n\r\n"
+    "a.jpg,cat,1,2,3,4\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_odd_tables_say_the_same(lay, name, encoding):
+    table = read_dataset(lay({"boxes.csv": ODD[name].encode(encoding)}, "a.jpg"))
+
+    assert (table.boxes.tolist(), table.classes) == ([[1, 2, 3, 4]], ("cat",))
+    assert list(table.files) == ["a.jpg"]
+
+
+def test_columns_of_marks_and_scores_are_kept(lay):
+    text = (
+        "path,label,xmin,ymin,xmax,ymax,IsDifficult,occluded,score\na.jpg,cat,1,2,3,4,1,yes,0.5\n"
+    )
+
+    table = read_dataset(lay({"a.csv": text}, "a.jpg"))
+
+    assert table.flags.tolist() == [Flag.DIFFICULT | Flag.OCCLUDED]
+    assert table.scores.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a.jpg,cat,1,2,3", "boxes.csv:3: expected 6 columns, found 5"),
+        ("a.jpg,cat,1,2,3,wide", "boxes.csv:3: has a value that cannot be used: `wide`"),
+        ("a.jpg,,1,2,3,4", "is no class name"),
+    ],
+)
+def test_a_bad_row_is_named(lay, row, said):
+    text = f"filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,2,3,4\n{row}\n"
+
+    with pytest.raises(DataError, match=said):
+        read_dataset(lay({"boxes.csv": text}, "a.jpg"))
+
+
+RETINANET = """/data/imgs/img_001.jpg,837,346,981,456,cow
+/data/imgs/img_002.jpg,215,312,279,391,cat
+/data/imgs/img_002.jpg,22,5,89,84,bird
+/data/imgs/img_003.jpg,,,,,
+"""
+
+
+def test_keras_retinanet_keeps_empty_images_and_the_order_of_classes(lay):
+    files = {"annotations.csv": RETINANET, "classes.csv": "cow,0\ncat,1\nbird,2\n"}
+    images = [f"imgs/img_00{number}.jpg" for number in (1, 2, 3)]
+
+    table = read_dataset(lay(files, *images))
+
+    assert table.format == "retinanet"
+    assert table.classes == ("cow", "cat", "bird")
+    assert list(table.files) == images
+    assert table.offsets.tolist() == [0, 1, 3, 3]
+    assert table.boxes[0].tolist() == [837, 346, 981, 456]
+    assert table.notes == ("3 file names lead out of the dataset: only their ends count",)
+
+
+OPEN_IMAGES = """ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,\
+IsGroupOf,IsDepiction,IsInside
+0001eeaf4aed83f9,xclick,/m/0cmf2,1,0.025,0.975,0.1,0.9,0,1,0,0,0
+000595fe6fee6369,activemil,/m/01g317,1,0,1,0,1,-1,-1,1,-1,-1
+0001eeaf4aed83f9,xclick,/m/01g317,1,0.5,0.75,0.5,1,1,0,0,0,0
+"""
+
+
+def test_open_images_fractions_codes_and_flags(lay):
+    files = {
+        "validation-annotations-bbox.csv": OPEN_IMAGES,
+        "class-descriptions-boxable.csv": "/m/01g317,Person\n/m/0cmf2,Airplane\n/m/05r655,Girl\n",
+    }
+
+    table = read_dataset(lay(files, "val/0001eeaf4aed83f9.jpg", "val/000595fe6fee6369.jpg"))
+
+    assert table.format == "openimages"
+    assert list(table.files) == ["val/0001eeaf4aed83f9.jpg", "val/000595fe6fee6369.jpg"]
+    assert table.classes == ("Person", "Airplane")
+    assert table.labels.tolist() == [1, 0, 0]
+    assert table.boxes.tolist() == [[1, 3, 39, 27], [20, 15, 30, 30], [0, 0, 40, 30]]
+    assert table.flags.tolist() == [Flag.TRUNCATED, Flag.OCCLUDED, Flag.CROWD]
+    assert table.scores is None
+    assert list(table.splits) == ["val"]
+
+
+def test_open_images_without_any_image_is_an_error(lay):
+    with pytest.raises(DataError, match="none of its images can be read"):
+        read_dataset(lay({"train-annotations-bbox.csv": OPEN_IMAGES}))
+
+
+@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg"])
+def test_names_stay_within_the_dataset(lay, name):
+    text = f"filename,class,xmin,ymin,xmax,ymax\n{name},cat,1,2,3,4\na.jpg,cat,1,2,3,4\n"
+
+    table = read_dataset(lay({"in/boxes.csv": text, "secret.jpg": "x"}, "in/a.jpg") / "in")
+
+    assert list(table.files) == ["secret.jpg", "a.jpg"]
+    assert not table.path(0).exists()

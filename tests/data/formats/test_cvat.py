@@ -1,0 +1,123 @@
+"""CVAT's XML: images, tracks, hostile files."""
+
+import pytest
+
+from dhcli.data.formats import read_dataset
+from dhcli.data.table import Flag
+from dhcli.errors import DataError
+
+META = """<?xml version="1.0" encoding="utf-8"?>
+<annotations>
+  <version>1.1</version>
+  <meta>
+    <task>
+      <id>4</id><name>road</name><size>2</size><mode>annotation</mode>
+      <labels>
+        <label><name>person</name><attributes>
+          <attribute><name>difficult</name><input_type>checkbox</input_type></attribute>
+        </attributes></label>
+        <label><name>car</name><attributes></attributes></label>
+      </labels>
+      <original_size><width>40</width><height>30</height></original_size>
+    </task>
+    <dumped>2020-03-04 21:45:38</dumped>
+  </meta>
+"""
+IMAGES = f"""{META}
+  <image id="0" name="a.jpg" subset="train" width="40" height="30">
+    <box label="car" occluded="1" source="manual" xtl="4.00" ytl="5.00" xbr="20.50" ybr="25.25"
+         z_order="0">
+      <attribute name="difficult">true</attribute>
+      <attribute name="colour">red</attribute>
+    </box>
+    <polygon label="person" occluded="0" points="1.0,2.0;9.0,2.0;5.0,8.0" z_order="0"></polygon>
+    <box label="car" occluded="0" xtl="10" ytl="10" xbr="20" ybr="14" rotation="90.00"></box>
+    <mask label="car" occluded="0" rle="1, 2" left="3" top="4" width="5" height="6"></mask>
+    <points label="person" occluded="0" points="1.0,2.0"></points>
+    <tag label="car" source="manual"></tag>
+  </image>
+  <image id="1" name="b.jpg" width="40" height="30"></image>
+</annotations>
+"""
+
+
+def test_shapes_of_images(lay):
+    table = read_dataset(lay({"annotations.xml": IMAGES}, "images/train/a.jpg", "images/b.jpg"))
+
+    assert table.format == "cvat"
+    assert list(table.files) == ["images/train/a.jpg", "images/b.jpg"]
+    assert table.classes == ("person", "car")
+    boxes = [[4, 5, 20.5, 25.25], [1, 2, 9, 8], [13, 7, 17, 17], [3, 4, 8, 10]]
+    assert table.boxes.round(9).tolist() == boxes
+    assert table.labels.tolist() == [1, 0, 1, 1]
+    assert table.flags.tolist() == [Flag.OCCLUDED | Flag.DIFFICULT, 0, 0, 0]
+    assert table.splits["train"].tolist() == [0]
+    assert "1 shapes rotated boxes: read as the boxes around them" in table.notes
+    assert "1 shapes <points>: left out" in table.notes
+
+
+TRACKS = f"""{META}
+  <track id="0" label="person" source="manual">
+    <box frame="1" outside="0" occluded="0" keyframe="1" xtl="1" ytl="2" xbr="3" ybr="4"></box>
+    <box frame="2" outside="0" occluded="1" keyframe="0" xtl="2" ytl="2" xbr="4" ybr="4"></box>
+    <box frame="3" outside="1" occluded="0" keyframe="1" xtl="3" ytl="2" xbr="5" ybr="4"></box>
+  </track>
+  <track id="5" label="car">
+    <box frame="1" outside="0" occluded="0" keyframe="1" xtl="9" ytl="9" xbr="19" ybr="19"></box>
+  </track>
+</annotations>
+"""
+
+
+def test_tracks_through_frames(lay):
+    images = [f"images/frame_{number:06d}.jpg" for number in range(4)]
+
+    table = read_dataset(lay({"annotations.xml": TRACKS}, *images))
+
+    assert list(table.files) == images
+    assert table.sizes.tolist() == [[40, 30]] * 4
+    assert table.offsets.tolist() == [0, 0, 2, 3, 3]
+    assert table.boxes.tolist() == [[1, 2, 3, 4], [9, 9, 19, 19], [2, 2, 4, 4]]
+    assert table.extras["track"].tolist() == [0, 5, 0]
+    assert table.flags.tolist() == [0, 0, Flag.OCCLUDED]
+
+
+def test_frames_without_numbers_go_by_their_place(lay):
+    table = read_dataset(lay({"annotations.xml": TRACKS}, "images/a.jpg", "images/b.jpg"))
+
+    assert list(table.files) == ["images/a.jpg", "images/b.jpg", "images/frame_000002.png"]
+
+
+BOMB = '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
+OUTSIDE = '<!DOCTYPE l [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{BOMB}<annotations><image name='&b;'/></annotations>", "declares a DOCTYPE"),
+        (f"{OUTSIDE}<annotations><image name='&x;'/></annotations>", "declares a DOCTYPE"),
+        ("<annotations><image name='a'>", "not well-formed XML"),
+        ("<annotations><image id='1'/></annotations>", "an <image> has no `name`"),
+        (
+            "<annotations><image name='a'><box label='b'/></image></annotations>",
+            "a <box> has no `xtl`",
+        ),
+        (TRACKS.replace('frame="1"', 'frame="-1"'), "a <box> has a value that cannot be used"),
+        ("<other><annotations /></other>", "begins with <other>"),
+        ("<?xml version='1.0' encoding='none'?><annotations/>", "XML"),
+        ("", "XML"),
+    ],
+)
+def test_what_is_wrong_is_said(lay, text, said):
+    with pytest.raises(DataError, match=said):
+        read_dataset(lay({"annotations.xml": text}) / "annotations.xml", format="cvat")
+
+
+@pytest.mark.parametrize("name", ["../../etc/a.jpg", "/etc/a.jpg", "&#10;a.jpg"])
+def test_names_and_subsets_stay_within_the_dataset(lay, name):
+    image = f"<image name='{name}' subset='../..' width='4' height='3'></image>"
+
+    table = read_dataset(lay({"annotations.xml": f"<annotations>{image}</annotations>"}))
+
+    assert table.path(0).resolve().is_relative_to(table.root)

@@ -1,0 +1,276 @@
+"""LabelMe, VIA, Datumaro, Supervisely and CreateML as their own tools write them."""
+
+import base64
+import io
+import json
+import zlib
+
+import pytest
+from PIL import Image
+
+from dhcli.data.formats import read_dataset
+from dhcli.data.table import Flag
+from dhcli.errors import DataError
+
+LABELME = {
+    "version": "5.2.1",
+    "flags": {},
+    "shapes": [
+        {
+            "label": "cat",
+            "points": [[20.5, 25.25], [4, 5]],
+            "group_id": None,
+            "description": "",
+            "shape_type": "rectangle",
+            "flags": {"difficult": True},
+        },
+        {"label": "dog", "points": [[1, 2], [9, 2], [5, 8]], "shape_type": "polygon", "flags": {}},
+        {"label": "ball", "points": [[10, 10], [13, 14]], "shape_type": "circle", "flags": {}},
+        {"label": "nose", "points": [[10, 10]], "shape_type": "point", "flags": {}},
+    ],
+    "imagePath": "..\\images\\a.jpg",
+    "imageData": None,
+    "imageHeight": 30,
+    "imageWidth": 40,
+}
+
+
+def test_labelme_shapes_become_boxes_and_are_counted(lay):
+    root = lay({"labels/a.json": json.dumps(LABELME, indent=2)}, "images/a.jpg", "images/b.jpg")
+
+    table = read_dataset(root)
+
+    assert table.format == "labelme"
+    assert list(table.files) == ["images/a.jpg"]
+    assert table.boxes.tolist() == [[4, 5, 20.5, 25.25], [1, 2, 9, 8], [5, 5, 15, 15]]
+    assert [table.classes[label] for label in table.labels] == ["cat", "dog", "ball"]
+    assert table.flags.tolist() == [Flag.DIFFICULT, 0, 0]
+    assert table.notes == (
+        "1 shapes `polygon`: read as the boxes around them",
+        "1 shapes `circle`: read as the boxes around them",
+        "1 points and lines: left out",
+    )
+
+
+def test_labelme_finds_the_image_beside_the_file_where_the_path_is_gone(lay):
+    told = LABELME | {"imagePath": "C:\\Users\\me\\a.jpg", "imageData": "aGVsbG8="}
+    files = {"a.json": json.dumps(told), "b.json": json.dumps(told | {"imagePath": "b.png"})}
+
+    table = read_dataset(lay(files, "a.jpg", "b.jpg", "c.jpg"))
+
+    assert list(table.files) == ["a.jpg", "b.jpg"]
+    assert "1 images have no annotation file: left out" in table.notes
+
+
+VIA = {
+    "a.jpg1048": {
+        "filename": "a.jpg",
+        "size": 1048,
+        "regions": [
+            {
+                "shape_attributes": {"name": "rect", "x": 3, "y": 4, "width": 10, "height": 5},
+                "region_attributes": {"quality": {"good": True}, "type": "cat"},
+            },
+            {
+                "shape_attributes": {
+                    "name": "polygon",
+                    "all_points_x": [1, 9, 5],
+                    "all_points_y": [2, 2, 8],
+                },
+                "region_attributes": {"type": {"dog": True}, "occluded": "1"},
+            },
+            {
+                "shape_attributes": {"name": "ellipse", "cx": 20, "cy": 10, "rx": 6, "ry": 2},
+                "region_attributes": {"type": "cat"},
+            },
+            {"shape_attributes": {"name": "point", "cx": 2, "cy": 2}, "region_attributes": {}},
+        ],
+        "file_attributes": {},
+    },
+    "b.jpg99": {
+        "filename": "b.jpg",
+        "size": 99,
+        "regions": {
+            "0": {
+                "shape_attributes": {"name": "circle", "cx": 9, "cy": 8, "r": 2},
+                "region_attributes": {},
+            }
+        },
+        "file_attributes": {},
+    },
+}
+PROJECT = {
+    "_via_settings": {"ui": {}, "core": {}, "project": {"name": "via_project"}},
+    "_via_img_metadata": VIA,
+    "_via_attributes": {
+        "region": {"type": {"type": "dropdown", "options": {"dog": "", "cat": "", "owl": ""}}},
+        "file": {},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "classes"),
+    [(VIA, ("cat", "dog", "object")), (PROJECT, ("dog", "cat", "owl", "object"))],
+)
+def test_via_annotations_and_projects(lay, told, classes):
+    table = read_dataset(lay({"via_region_data.json": json.dumps(told)}, "a.jpg", "b.jpg"))
+
+    assert table.format == "via"
+    assert table.classes == classes
+    assert [table.classes[k] for k in table.labels] == ["cat", "dog", "cat", "object"]
+    assert table.boxes.tolist() == [[3, 4, 13, 9], [1, 2, 9, 8], [14, 8, 26, 12], [7, 6, 11, 10]]
+    assert table.flags.tolist() == [0, Flag.OCCLUDED, 0, 0]
+    assert "1 points: left out" in table.notes
+    assert "1 regions say no class: called `object`" in table.notes
+
+
+DATUMARO = {
+    "info": {},
+    "items": [
+        {
+            "id": "a",
+            "annotations": [
+                {
+                    "id": 0,
+                    "type": "bbox",
+                    "attributes": {"occluded": True, "track_id": 7},
+                    "group": 0,
+                    "label_id": 1,
+                    "z_order": 0,
+                    "bbox": [4.0, 5.0, 16.5, 20.25],
+                },
+                {"id": 1, "type": "polygon", "label_id": 0, "points": [1.0, 2.0, 9, 2, 5, 8]},
+                {"id": 2, "type": "label", "label_id": 0, "attributes": {}},
+            ],
+            "image": {"path": "a.jpg", "size": [30, 40]},
+        },
+        {"id": "b", "annotations": [], "attr": {"frame": 0}, "media": {"path": ""}},
+    ],
+    "categories": {"label": {"labels": [{"name": "cat", "parent": ""}, {"name": "dog"}]}},
+}
+
+
+def test_datumaro_items_by_number_of_label(lay):
+    files = {"annotations/train.json": json.dumps(DATUMARO)}
+
+    table = read_dataset(lay(files, "images/train/a.jpg", "images/train/b.jpg"))
+
+    assert table.format == "datumaro"
+    assert list(table.files) == ["images/train/a.jpg", "images/train/b.jpg"]
+    assert table.classes == ("cat", "dog")
+    assert table.labels.tolist() == [1, 0]
+    assert table.boxes.tolist() == [[4, 5, 20.5, 25.25], [1, 2, 9, 8]]
+    assert table.extras["track"].tolist() == [7, -1]
+    assert table.splits["train"].tolist() == [0, 1]
+    assert "1 annotations `label`: left out" in table.notes
+
+
+def bitmap(width, height):
+    """A bitmap as Supervisely packs it."""
+    file = io.BytesIO()
+    Image.new("1", (width, height), 1).save(file, "PNG")
+    return base64.b64encode(zlib.compress(file.getvalue())).decode()
+
+
+SUPERVISELY = {
+    "description": "",
+    "tags": [{"name": "val", "value": None}],
+    "size": {"height": 30, "width": 40},
+    "objects": [
+        {
+            "id": 497521358,
+            "geometryType": "rectangle",
+            "classTitle": "bike",
+            "tags": [{"name": "occluded", "value": None}],
+            "points": {"exterior": [[0, 0], [39, 29]], "interior": []},
+        },
+        {
+            "geometryType": "bitmap",
+            "classTitle": "person",
+            "tags": [],
+            "bitmap": {"data": bitmap(6, 4), "origin": [3, 5]},
+        },
+        {"geometryType": "point", "classTitle": "person", "points": {"exterior": [[1, 1]]}},
+    ],
+}
+
+
+def test_supervisely_counts_pixels_included(lay):
+    meta = {"classes": [{"title": "person", "shape": "bitmap"}, {"title": "bike"}], "tags": []}
+    files = {"meta.json": json.dumps(meta), "ds0/ann/a.jpg.json": json.dumps(SUPERVISELY)}
+
+    table = read_dataset(lay(files, "ds0/img/a.jpg"))
+
+    assert table.format == "supervisely"
+    assert list(table.files) == ["ds0/img/a.jpg"]
+    assert table.classes == ("person", "bike")
+    assert table.boxes.tolist() == [[0, 0, 40, 30], [3, 5, 9, 9]]
+    assert table.flags.tolist() == [Flag.OCCLUDED, 0]
+    assert table.splits["val"].tolist() == [0]
+    assert "1 figures `point`: left out" in table.notes
+
+
+CREATEML = [
+    {
+        "image": "a.jpg",
+        "annotations": [
+            {"label": "cat", "coordinates": {"x": 12.5, "y": 15.1, "width": 17, "height": 20.2}}
+        ],
+    },
+    {"image": "b.jpg", "annotations": []},
+]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_createml_centres_and_older_names(lay, old):
+    text = json.dumps(CREATEML)
+    text = (
+        text.replace('image"', 'imagefilename"').replace("annotations", "annotation")
+        if old
+        else text
+    )
+
+    table = read_dataset(
+        lay({"train/_annotations.createml.json": text}, "train/a.jpg", "train/b.jpg")
+    )
+
+    assert table.format == "createml"
+    assert list(table.files) == ["train/a.jpg", "train/b.jpg"]
+    assert table.boxes.tolist() == [[4, 5, 21, 25.2]]
+    assert table.splits["train"].tolist() == [0, 1]
+
+
+BAD = {
+    "labelme": ("a.json", LABELME, '"points": [[1,', '"points": [["x",', "a shape has a value"),
+    "via": ("via.json", VIA, '"width": 10', '"width": "wide"', "an image has a value"),
+    "datumaro": ("annotations/a.json", DATUMARO, '"label_id": 1', '"label_id": 9', "label_id 9"),
+    "supervisely": ("d/ann/a.jpg.json", SUPERVISELY, "eJ", "!!", "a bitmap"),
+    "createml": ("a.json", CREATEML, '"x": 12.5', '"z": 12.5', "an image has no `x`"),
+}
+
+
+@pytest.mark.parametrize("format", BAD)
+def test_what_is_wrong_is_said_with_its_line(lay, format):
+    file, told, good, bad, said = BAD[format]
+    text = json.dumps(told)
+    assert good in text
+
+    with pytest.raises(DataError, match=said) as caught:
+        read_dataset(lay({file: "\n\n" + text.replace(good, bad, 1)}, "a.jpg"), format=format)
+
+    assert caught.value.where.endswith(f"{file}:3")
+
+
+@pytest.mark.parametrize("format", BAD)
+@pytest.mark.parametrize(
+    "inner", ["[" * 10_000 + "]" * 10_000, '{"a":' * 10_000 + "1" + "}" * 10_000, "9" * 5000]
+)
+def test_depth_and_length_are_errors_for_people(lay, format, inner):
+    file, told, *_ = BAD[format]
+    text = json.dumps(told)
+    bracket = text.rindex("]" if text[0] == "[" else "}")
+    extra = inner if text[0] == "[" else f'"deep": {inner}'
+
+    with pytest.raises(DataError, match=r"too deep|too many digits"):
+        read_dataset(lay({file: f"{text[:bracket]}, {extra}{text[bracket:]}"}), format=format)

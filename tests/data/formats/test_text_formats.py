@@ -1,0 +1,194 @@
+"""DOTA, MOT, WIDER FACE and ImageNet as their makers published them; darknet's YOLO."""
+
+import pytest
+
+from dhcli.data.formats import read_dataset
+from dhcli.data.table import ANY_CLASS, Flag
+from dhcli.errors import DataError
+
+DOTA = """imagesource:GoogleEarth
+gsd:0.146343590398
+10.0 10.0 30.0 10.0 30.0 20.0 10.0 20.0 small-vehicle 1
+12.0 2.0 22.0 7.0 20.0 11.0 10.0 6.0 large-vehicle 0
+1 2 3 2 3 4 1 4 plane
+"""
+
+
+def test_dota_corners_become_upright_boxes(lay):
+    files = {"train/labelTxt/P0000.txt": DOTA, "val/labelTxt/P0003.txt": ""}
+
+    table = read_dataset(lay(files, "train/images/P0000.png", "val/images/P0003.png"))
+
+    assert table.format == "dota"
+    assert list(table.files) == ["train/images/P0000.png", "val/images/P0003.png"]
+    assert table.boxes.tolist() == [[10, 10, 30, 20], [10, 2, 22, 11], [1, 2, 3, 4]]
+    assert table.flags.tolist() == [Flag.DIFFICULT, 0, 0]
+    assert table.extras["line"].tolist() == [3, 4, 5]
+    assert "1 boxes askew: read as the upright boxes around them" in table.notes
+    assert {name: images.tolist() for name, images in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+
+
+MOT = """1,1,1,1,40,30,1,1,1
+2,1,11.5,2,10,20,1,1,0.4
+2,-1,5,5,10,10,0,8,1
+4,2,3,3,5,5,1,3,1
+"""
+INFO = """[Sequence]
+name=MOT17-02-FRCNN
+imDir=img1
+frameRate=30
+seqLength=3
+imWidth=40
+imHeight=30
+imExt=.jpg
+"""
+
+
+def test_mot_counts_pixels_from_1(lay):
+    base = "train/MOT17-02-FRCNN"
+    images = [f"{base}/img1/{frame:06d}.jpg" for frame in (1, 2, 3)]
+
+    table = read_dataset(lay({f"{base}/gt/gt.txt": MOT, f"{base}/seqinfo.ini": INFO}, *images))
+
+    assert table.format == "mot"
+    assert list(table.files) == [*images, f"{base}/img1/000004.jpg"]
+    assert table.sizes.tolist() == [[40, 30]] * 4
+    assert table.offsets.tolist() == [0, 1, 3, 3, 4]
+    assert table.boxes[:2].tolist() == [[0, 0, 40, 30], [10.5, 1, 20.5, 21]]
+    assert table.classes == ("car", "distractor", "pedestrian")
+    assert table.flags.tolist() == [0, Flag.OCCLUDED, Flag.IGNORE, 0]
+    assert table.extras["track"].tolist() == [1, 1, -1, 2]
+    assert table.extras["visibility"].tolist() == [1, 0.4, 1, 1]
+    assert list(table.splits) == ["train"]
+
+
+def test_mot_with_labels_of_its_own(lay):
+    files = {"gt/gt.txt": "1,1,1,1,4,3,1,2,1\n", "gt/labels.txt": "cat\ndog\n"}
+
+    table = read_dataset(lay(files, "img1/000001.jpg"))
+
+    assert (table.classes, table.labels.tolist()) == (("cat", "dog"), [1])
+    with pytest.raises(DataError, match="class 3 is not one of the 2"):
+        read_dataset(lay({"gt/gt.txt": "1,1,1,1,4,3,1,3,1\n"}))
+
+
+WIDER = """0--Parade/0_Parade_a.jpg
+2
+5 6 10 12 2 0 0 0 0 0
+20 3 8 9 0 0 0 1 2 0
+0--Parade/0_Parade_none.jpg
+0
+0 0 0 0 0 0 0 0 0 0
+1--Handshaking/1_b.jpg
+1
+0 0 40 30 0 0 0 0 1 0
+"""
+
+
+def test_wider_face_invalid_faces_and_images_of_none(lay):
+    names = ("0--Parade/0_Parade_a", "0--Parade/0_Parade_none", "1--Handshaking/1_b")
+    images = [f"WIDER_val/images/{name}.jpg" for name in names]
+
+    table = read_dataset(lay({"wider_face_split/wider_face_val_bbx_gt.txt": WIDER}, *images))
+
+    assert table.format == "widerface"
+    assert list(table.files) == images
+    assert table.offsets.tolist() == [0, 2, 2, 3]
+    assert table.boxes.tolist() == [[5, 6, 15, 18], [20, 3, 28, 12], [0, 0, 40, 30]]
+    assert table.flags.tolist() == [0, Flag.IGNORE | Flag.OCCLUDED, Flag.OCCLUDED]
+    assert table.extras["occlusion"].tolist() == [0, 2, 1]
+    assert table.classes == ("face",)
+    assert list(table.splits) == ["val"]
+
+
+def test_wider_face_images_of_none_without_a_line_of_zeros(lay):
+    text = WIDER.replace("0 0 0 0 0 0 0 0 0 0\n", "")
+
+    assert len(read_dataset(lay({"wider_face_val_bbx_gt.txt": text}))) == 3
+
+
+IMAGENET = """<annotation>
+  <folder>n01440764</folder><filename>n01440764_18</filename>
+  <source><database>ILSVRC_2012</database></source>
+  <size><width>40</width><height>30</height><depth>3</depth></size>
+  <object><name>n01440764</name><pose>Unspecified</pose><truncated>0</truncated>
+    <difficult>0</difficult>
+    <bndbox><xmin>0</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox></object>
+</annotation>
+"""
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images", "split"),
+    [
+        ("Annotations/CLS-LOC/train/n01440764", "Data/CLS-LOC/train/n01440764", "train"),
+        ("ILSVRC/Annotations/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "val"),
+        ("Annotation/n01440764", "Images/n01440764", ""),
+    ],
+)
+def test_imagenet_folders(lay, annotations, images, split):
+    files = {f"{annotations}/n01440764_18.xml": IMAGENET}
+
+    table = read_dataset(lay(files, f"{images}/n01440764_18.JPEG"))
+
+    assert table.format == "imagenet"
+    assert table.path(0).is_file()
+    assert table.boxes.tolist() == [[0, 3, 20, 30]]
+    assert table.classes == ("n01440764",)
+    assert list(table.splits) == ([split] if split else [])
+    assert table.notes[0].startswith("pixels counted from 0")
+
+
+def test_imagenet_takes_the_offset_of_voc(lay):
+    root = lay({"Annotations/n1/a.xml": IMAGENET.replace(">0<", ">5<")}, "Images/n1/a.jpg")
+
+    assert read_dataset(root).boxes.tolist() == [[4, 2, 20, 30]]
+    assert read_dataset(root, voc_offset="0").boxes.tolist() == [[5, 3, 20, 30]]
+
+
+def test_darknet_tells_of_lists_by_where_it_was(lay):
+    files = {
+        "obj.data": "classes = 2\ntrain = data/train.txt\nvalid = data/test.txt\n"
+        "names = data/obj.names\nbackup = backup/\n",
+        "obj.names": "cat\ndog\n",
+        "train.txt": "data/obj_train_data/a.jpg\n",
+        "test.txt": "data/obj_train_data/b.jpg\n",
+        "obj_train_data/a.txt": "1 0.5 0.5 0.25 0.5\n",
+    }
+    root = lay(files, "obj_train_data/a.jpg", "obj_train_data/b.jpg")
+
+    for path in (root, root / "obj.data"):
+        table = read_dataset(path)
+
+        assert table.format == "yolo"
+        assert table.classes == ("cat", "dog")
+        assert list(table.files) == ["obj_train_data/a.jpg", "obj_train_data/b.jpg"]
+        assert table.boxes.tolist() == [[15, 7.5, 25, 22.5]]
+        assert {name: i.tolist() for name, i in table.splits.items()} == {"train": [0], "val": [1]}
+
+
+BAD = {
+    "dota": ("labelTxt/a.txt", "1 2 3 4 5 6 7 8\n", "expected 8 numbers, a class"),
+    "mot": ("gt/gt.txt", "0,1,1,1,4,3,1,1,1\n", "expected frame, id, left"),
+    "widerface": ("a_bbx_gt.txt", "a.jpg\n3\n1 2 3 4\n", "ends before 3 faces"),
+}
+
+
+@pytest.mark.parametrize("format", BAD)
+def test_a_bad_line_is_named(lay, format):
+    file, text, said = BAD[format]
+
+    with pytest.raises(DataError, match=said) as caught:
+        read_dataset(lay({file: text}), format=format)
+
+    assert f"{file}:" in caught.value.where
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e308", "1e999"])
+def test_numbers_that_are_none_of_pixels_are_left_to_the_check(lay, text):
+    table = read_dataset(lay({"labelTxt/a.txt": f"{text} 2 3 2 3 4 1 4 car 0\n"}), format="dota")
+
+    assert (len(table.boxes), ANY_CLASS in table.labels) == (1, False)
