@@ -95,6 +95,14 @@ def test_keras_retinanet_keeps_empty_images_and_the_order_of_classes(lay):
     assert table.notes == ("3 file names lead out of the dataset: only their ends count",)
 
 
+def test_of_an_absolute_path_the_longest_end_that_is_there_counts(lay):
+    rows = "".join(f"/home/me/data/{folder}/a.jpg,1,2,3,4,cat\n" for folder in "xy")
+
+    table = read_dataset(lay({"annotations.csv": rows}, "x/a.jpg", "y/a.jpg"))
+
+    assert list(table.files) == ["x/a.jpg", "y/a.jpg"]
+
+
 OPEN_IMAGES = """ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,\
 IsGroupOf,IsDepiction,IsInside
 0001eeaf4aed83f9,xclick,/m/0cmf2,1,0.025,0.975,0.1,0.9,0,1,0,0,0
