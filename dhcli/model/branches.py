@@ -101,7 +101,7 @@ class WideningBlock(nn.Module):
         self.shortcut = nn.Sequential(_conv(channels, width, 1), norm(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.main(x) + self.shortcut(x))
+        return F.relu_(self.main(x).add_(self.shortcut(x)))
 
 
 class BottleneckBlock(nn.Module):
@@ -122,7 +122,7 @@ class BottleneckBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.main(x) + x)
+        return F.relu_(self.main(x).add_(x))
 
 
 class NonLocalBlock(nn.Module):
@@ -154,14 +154,12 @@ class NonLocalBlock(nn.Module):
             affinity = affinity.softmax(dim=-1)
         else:
             affinity = affinity / affinity.shape[-1]
-        y = (affinity @ g).permute(0, 1, 3, 2).reshape(n, -1, height, width)
-        return F.relu(self.out(y) + x)
+        y = (affinity @ g).transpose(1, 2).reshape(n, height, width, -1)
+        return F.relu_(self.out(y.permute(0, 3, 1, 2)).add_(x))
 
     def _split(self, x: Tensor) -> Tensor:
-        """(N, C, S, S) to (N, groups, cells, C / groups)."""
-        n, channels, height, width = x.shape
-        per_group = channels // self.groups
-        return x.reshape(n, self.groups, per_group, height * width).transpose(-2, -1)
+        """(N, C, S, S) to (N, groups, cells, C / groups); a view of channels_last memory."""
+        return x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (self.groups, -1)).transpose(1, 2)
 
 
 def _conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:

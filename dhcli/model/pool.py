@@ -10,6 +10,7 @@ from torchvision.ops import roi_align
 
 from dhcli.ops.anchors import STRIDES
 from dhcli.ops.boxes import box_area, enlarge_boxes
+from dhcli.ops.roi_align import align_rois
 
 LEVELS = STRIDES[:4]
 """RoIs are pooled from P2 … P5."""
@@ -61,17 +62,24 @@ class Pool(nn.Module):
         rois = torch.cat([images[:, None].to(boxes.dtype), enlarge_boxes(boxes, scale)], dim=1)
         if self.legacy_plus_one:
             rois = rois - rois.new_tensor([0, 0, 0, 1, 1])
-        channels = levels[0].shape[1]
-        out = levels[0].new_zeros(boxes.shape[0], channels, self.size, self.size)
+        levels = levels[: len(self.strides)]
+        if boxes.is_cpu and not torch.compiler.is_exporting():
+            scales = [1 / stride for stride in self.strides]
+            rule = (self.size, self.sampling_ratio, self.aligned)
+            return align_rois(levels, level_of, rois, scales, *rule)
+        return self._align_by_torchvision(levels, level_of, rois)
+
+    def _align_by_torchvision(
+        self, levels: Sequence[Tensor], level_of: Tensor, rois: Tensor
+    ) -> Tensor:
+        """For GPUs and for export, which translates the operator."""
+        shape = (len(rois), levels[0].shape[1], self.size, self.size)
+        out = levels[0].new_zeros(shape)
         for index, stride in enumerate(self.strides):
             rows = torch.nonzero(level_of == index).flatten()
-            pooled = roi_align(
-                levels[index],
-                rois[rows].to(levels[index].dtype),
-                self.size,
-                1 / stride,
-                self.sampling_ratio or -1,
-                self.aligned,
-            )
+            # In float32, as autocast would have it: bf16 holds no pixel above 256 exactly
+            features = levels[index].float()
+            ratio = self.sampling_ratio or -1
+            pooled = roi_align(features, rois[rows], self.size, 1 / stride, ratio, self.aligned)
             out = out.index_put((rows,), pooled.to(out.dtype))
         return out

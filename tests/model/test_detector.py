@@ -129,7 +129,7 @@ def test_two_images_are_learnt_by_heart(small_config: MakeConfig) -> None:
     detector = build_detector(small_config(), classes=3)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
 
-    for _ in range(60):
+    for _ in range(100):
         optimizer.zero_grad()
         sum(detector.losses(images, targets).values()).backward()
         optimizer.step()
