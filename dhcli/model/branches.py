@@ -147,19 +147,18 @@ class NonLocalBlock(nn.Module):
             init_normal(conv, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        n, _, height, width = x.shape
-        theta, phi, g = (self._split(conv(x)) for conv in (self.theta, self.phi, self.g))
-        affinity = theta @ phi.transpose(-2, -1)  # (N, groups, cells, cells)
-        if self.normalise == "softmax":
-            affinity = affinity.softmax(dim=-1)
-        else:
-            affinity = affinity / affinity.shape[-1]
-        y = (affinity @ g).transpose(1, 2).reshape(n, height, width, -1)
-        return F.relu_(self.out(y.permute(0, 3, 1, 2)).add_(x))
+        theta, phi, g = (conv(x).permute(0, 2, 3, 1) for conv in (self.theta, self.phi, self.g))
+        cells = [part.flatten(1, 2).chunk(self.groups, -1) for part in (theta, phi, g)]
+        # One batched product a group reads views; one product for all groups would read copies.
+        y = torch.cat([self._attend(*group) for group in zip(*cells, strict=True)], dim=-1)
+        return F.relu_(self.out(y.view_as(theta).permute(0, 3, 1, 2)).add_(x))
 
-    def _split(self, x: Tensor) -> Tensor:
-        """(N, C, S, S) to (N, groups, cells, C / groups); a view of channels_last memory."""
-        return x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (self.groups, -1)).transpose(1, 2)
+    def _attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        """What each cell takes from all: (N, cells, C / groups)."""
+        affinity = theta @ phi.transpose(1, 2)  # (N, cells, cells)
+        if self.normalise == "softmax":
+            return affinity.softmax(dim=-1) @ g
+        return affinity / affinity.shape[-1] @ g
 
 
 def _conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
