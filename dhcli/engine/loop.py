@@ -18,10 +18,11 @@ from dhcli.engine.checkpoint import Position, save_checkpoint
 from dhcli.engine.data import TrainingData
 from dhcli.engine.ema import Ema
 from dhcli.engine.optimizer import build_optimizer
+from dhcli.engine.precision import choose_precision
 from dhcli.engine.progress import Interval, Journal, LossMeter, Stopwatch, memory_used
 from dhcli.engine.run_folder import BEST, CHECKPOINT, LAST, RunFolder
 from dhcli.engine.schedule import base_rate, learning_rate, total_iterations
-from dhcli.engine.step import Updater, choose_precision, seed_all
+from dhcli.engine.step import Updater, seed_all
 from dhcli.engine.stop import Stopped, StopRequest
 from dhcli.engine.validate import validation_ap, validation_losses
 from dhcli.errors import DhError

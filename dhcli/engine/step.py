@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,9 +15,8 @@ from torch.optim import Optimizer
 
 from dhcli.data.loader import Batch
 from dhcli.engine.optimizer import set_rate
+from dhcli.engine.precision import Precision
 from dhcli.ops.batch import ImageBatch, Target
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class HasLosses(Protocol):
@@ -39,32 +37,6 @@ class TrainStep(nn.Module):
     def forward(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         detector: HasLosses = self.detector  # type: ignore[assignment]
         return detector.losses(images, targets)
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What the network computes in: "fp32", "bf16" or "fp16" on `device`."""
-
-    name: str
-    device: torch.device
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the network runs."""
-        kind = self.device.type
-        return torch.autocast(kind, DTYPES.get(self.name), enabled=self.name in DTYPES)
-
-
-def choose_precision(name: str, device: torch.device) -> Precision:
-    """The precision called `name`; auto is the fastest that trains well on `device`.
-
-    bf16 on GPUs that compute in it, fp16 with scaled gradients on older ones, else fp32.
-    """
-    if name != "auto":
-        return Precision(name, device)
-    if device.type != "cuda":
-        return Precision("fp32", device)
-    native = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Precision("bf16" if native else "fp16", device)
 
 
 def seed_all(*numbers: int) -> None:

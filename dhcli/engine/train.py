@@ -176,6 +176,8 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         f"on {trainer.device} in {trainer.precision.name}"
     )
     say(describe_rate(train, trainer.world))
+    for line in _branches_on_all(trainer.detector):
+        say(line)
     if train.schedule.warmup > trainer.total // 2:
         session.journal.warn(
             f"{train.schedule.warmup} of the {trainer.total} iterations are warm-up "
@@ -190,6 +192,16 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     session.journal.event(
         "started", total_iteration=trainer.iteration, iterations=trainer.total, line=session.line
     )
+
+
+def _branches_on_all(detector: Detector) -> list[str]:
+    """Why branches that only refine boxes run on all sampled RoIs, where they do."""
+    branches = {name: detector.head.branch(name) for name in detector.head.branches}
+    return [
+        f"the branch `{name}` trains on all sampled RoIs, not only on objects: {branch.needs_all}"
+        for name, branch in branches.items()
+        if branch.cls is None and branch.needs_all is not None
+    ]
 
 
 def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Transfer:

@@ -10,7 +10,8 @@ from dhcli.config.schema import Config
 from dhcli.data.loader import EvalLoader
 from dhcli.data.table import DetectionTable
 from dhcli.engine.evaluate import detect_table
-from dhcli.engine.step import Precision, seed_all
+from dhcli.engine.precision import Precision
+from dhcli.engine.step import seed_all
 from dhcli.metrics.coco import coco_ap
 from dhcli.model.detector import Detector
 

@@ -35,11 +35,25 @@ class Detector(nn.Module):
         self.rpn = rpn
         self.head = head
         self.config = detect
+        self.dtype = torch.float32
         self.bgr = pixels.channels == "bgr"
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(pixels.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pixels.std).view(3, 1, 1), persistent=False)
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Have the network detect in `dtype`; anchors, boxes, scores and NMS stay float32."""
+        self.dtype = dtype
+        for part in (
+            self.backbone,
+            self.neck,
+            self.rpn.conv,
+            self.rpn.cls,
+            self.rpn.reg,
+            self.head,
+        ):
+            part.to(dtype)
 
     def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Weighted loss parts by name, each () float32; the loss is their sum (Eq. 1).
@@ -64,13 +78,14 @@ class Detector(nn.Module):
         boxes = torch.cat(proposals)
         counts = torch.tensor([len(p) for p in proposals], device=boxes.device)
         owner = torch.repeat_interleave(torch.arange(len(images), device=boxes.device), counts)
-        threshold = self.config.score_threshold
-        every = self.head.detect(read_outs, levels, boxes, owner, threshold)
+        threshold, gate = self.config.score_threshold, self.config.gate
+        every = self.head.detect(read_outs, levels, boxes, owner, threshold, gate)
         return [self._divide(scored, owner[scored.rows], images) for scored in every]
 
     def extract(self, images: ImageBatch) -> list[Tensor]:
         """P2 … P6 of the batch."""
-        levels: list[Tensor] = self.neck(self.backbone(self.normalise(images)))
+        x = self.normalise(images).to(self.dtype)
+        levels: list[Tensor] = self.neck(self.backbone(x))
         return levels
 
     def normalise(self, images: ImageBatch) -> Tensor:

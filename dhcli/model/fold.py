@@ -22,5 +22,6 @@ def fold_norms(network: nn.Module) -> None:
     for module in network.modules():
         for (name, conv), (after, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(conv, norm.eval()))
+                folded = fuse_conv_bn_eval(conv, norm.eval())  # type: ignore[arg-type]
+                setattr(module, name, folded)
                 setattr(module, after, nn.Identity())

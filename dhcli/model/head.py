@@ -33,6 +33,10 @@ class BranchOutput(NamedTuple):
     logits: Tensor | None
     deltas: Tensor | None
 
+    def take(self, rows: Tensor) -> BranchOutput:
+        """The rows (n,) of what is predicted."""
+        return BranchOutput(*(part if part is None else part[rows] for part in self))
+
 
 class Rois(NamedTuple):
     """Sampled proposals of a batch and what they should become.
@@ -87,6 +91,17 @@ class Branch(nn.Module):
             return BranchOutput(logits, None)
         return BranchOutput(logits, self.reg(x).unflatten(1, (-1, 4))[:, self.first_box :])
 
+    @property
+    def needs_all(self) -> str | None:
+        """Why training must run it on all sampled RoIs, or None: objects alone give the same.
+
+        Only objects have a regression loss, but batch norm makes each RoI depend on the others.
+        """
+        if self.cls is not None:
+            return "it classifies"
+        norms = (isinstance(m, nn.BatchNorm2d) and m.training for m in self.trunk.modules())
+        return "its batch norm depends on the others (norm: gn does not)" if any(norms) else None
+
     def weight(self, task: str) -> float:
         """ω times λ or 1 − λ: the weight of the branch's loss for `task` (Eq. 1, 2, 3)."""
         config = self.config
@@ -140,12 +155,14 @@ class Head(nn.Module):
         losses = {}
         for name in self.branches:
             branch = self.branch(name)
-            output = self.run(name, levels, rois.boxes, rois.images)
+            rows = slice(None) if branch.needs_all is not None else _objects(rois.classes)
+            classes = rois.classes[rows]
+            output = self.run(name, levels, rois.boxes[rows], rois.images[rows])
             if output.logits is not None:
-                loss = classification_loss(output.logits, rois.classes)
+                loss = classification_loss(output.logits, classes)
                 losses[f"loss_{name}_cls"] = loss * branch.weight("cls")
             if output.deltas is not None:
-                loss = self._box_loss(output.deltas, goals, rois.classes)
+                loss = self._box_loss(output.deltas, goals[rows], classes, len(rois.classes))
                 losses[f"loss_{name}_reg"] = loss * branch.weight("reg")
         return losses
 
@@ -177,19 +194,26 @@ class Head(nn.Module):
         boxes: Tensor,
         images: Tensor,
         threshold: float,
+        gate: float = 0.0,
     ) -> list[Scored]:
         """By each of `read_outs`, every class of every proposal that scores above `threshold`.
 
         No branch runs twice. One that only refines boxes runs on the proposals that still can
         become a detection; what it says of the others would be thrown away, so the result is the
-        same.
+        same. Fused scores need both branches on all proposals; a `gate` leaves out those that no
+        class scores that high in the first branch, which does change the result.
 
         in   boxes  (N, 4) float32 xyxy;  images  (N,) int64
         """
         scorers = {name for read_out in read_outs for name in self.scorers(read_out)}
-        outputs = {
-            name: self.run(name, levels, boxes, images) for name in self.branches if name in scorers
-        }
+        first, *others = (name for name in self.branches if name in scorers)
+        outputs = {first: self.run(first, levels, boxes, images)}
+        passed = torch.arange(len(boxes), device=boxes.device)
+        if gate and others:
+            passed = _pass_gate(outputs[first], gate)
+            outputs[first] = outputs[first].take(passed)
+            boxes, images = boxes[passed], images[passed]
+        outputs |= {name: self.run(name, levels, boxes, images) for name in others}
         found = []
         for read_out in read_outs:
             scores = self.scores(read_out, outputs)
@@ -202,7 +226,7 @@ class Head(nn.Module):
             assert deltas is not None  # the configuration was checked: this branch predicts boxes
             chosen = deltas[own, torch.zeros_like(labels) if self.config.class_agnostic else labels]
             refined = self.rules.decode(chosen, boxes[rows], self.config.box_std)
-            found.append(Scored(rows, labels, scores[rows, labels + 1], refined))
+            found.append(Scored(passed[rows], labels, scores[rows, labels + 1], refined))
         return found
 
     def scorers(self, read_out: ReadOut) -> list[str]:
@@ -219,11 +243,24 @@ class Head(nn.Module):
             return scores[0]
         return fuse_scores(scores[0], scores[1], read_out.scores)
 
-    def _box_loss(self, deltas: Tensor, goals: Tensor, classes: Tensor) -> Tensor:
+    def _box_loss(self, deltas: Tensor, goals: Tensor, classes: Tensor, sampled: int) -> Tensor:
         rows = torch.nonzero(classes).flatten()
         column = torch.zeros_like(rows) if self.config.class_agnostic else classes[rows] - 1
-        beta, sampled = self.config.smooth_l1_beta, len(classes)
+        beta = self.config.smooth_l1_beta
         return regression_loss(deltas[rows, column], goals[rows], beta, sampled)
+
+
+def _objects(classes: Tensor) -> Tensor:
+    """Rows (n,) of the objects; the first where there is none, so that all weights take part."""
+    rows = torch.nonzero(classes).flatten()
+    return rows if len(rows) else rows.new_zeros(1)
+
+
+def _pass_gate(output: BranchOutput, gate: float) -> Tensor:
+    """Rows (n,) of the proposals that have a foreground class of score `gate` or more."""
+    assert output.logits is not None  # it is the output of a branch that scores
+    scores = output.logits.float().softmax(dim=1)[:, 1:]
+    return torch.nonzero(scores.amax(1) >= gate).flatten()
 
 
 def _build_trunk(config: BranchConfig, channels: int, side: int, res5: Res5Trunk | None) -> Trunk:

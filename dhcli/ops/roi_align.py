@@ -15,12 +15,12 @@ class Axis(NamedTuple):
 
     first    (N, S) int64, the first of the map's cells that is read
     weights  (N, S, L) float32 of that cell and the L − 1 after it
-    count    (N,) int64, how many of the L a RoI needs, at least 1
+    cells    (N,) int64, how many of the L a RoI needs, at least 1
     """
 
     first: Tensor
     weights: Tensor
-    count: Tensor
+    cells: Tensor
 
 
 def align_rois(
@@ -82,12 +82,12 @@ def _sums(y: Axis, last_row: int, x: Axis, last_column: int) -> tuple[Tensor, Ba
     RoIs that read windows of one shape stand together: their products are one broadcast.
     """
     width = last_column + 1
-    shape_of = y.count * (int(x.count.max()) + 1) + x.count
+    shape_of = y.cells * (int(x.cells.max()) + 1) + x.cells
     order = torch.argsort(shape_of)
     numbers = torch.unique_consecutive(shape_of[order], return_counts=True)[1].tolist()
     cells, weights, lengths = [], [], []
-    for mine in order.split(numbers):
-        rows, columns = int(y.count[mine[0]]), int(x.count[mine[0]])
+    for mine in torch.split(order, numbers):
+        rows, columns = int(y.cells[mine[0]]), int(x.cells[mine[0]])
         # the last of a window may lie beyond the map, with weight 0
         row = (y.first[mine, :, None] + torch.arange(rows)).clamp_(max=last_row)  # (n, S, rows)
         column = (x.first[mine, :, None] + torch.arange(columns)).clamp_(max=last_column)

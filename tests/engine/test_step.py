@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dhcli.data.loader import Batch
-from dhcli.engine.step import Precision, Updater, choose_precision, seed_all
+from dhcli.engine.precision import Precision, choose_precision
+from dhcli.engine.step import Updater, seed_all
 from dhcli.ops.batch import ImageBatch, Target
 
 CPU = torch.device("cpu")

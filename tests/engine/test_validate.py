@@ -8,7 +8,7 @@ import torch
 
 from dhcli.data.loader import EvalLoader
 from dhcli.data.table import DetectionTable
-from dhcli.engine.step import Precision
+from dhcli.engine.precision import Precision
 from dhcli.engine.validate import validation_ap, validation_losses
 
 CPU = torch.device("cpu")

@@ -203,3 +203,52 @@ def test_the_backgrounds_box_is_there_and_unused() -> None:
     every = branch.reg(branch.trunk(pooled)).unflatten(1, (-1, 4))
     assert every.shape == (5, CLASSES + 1, 4)
     assert torch.equal(deltas, every[:, 1:])
+
+
+def test_a_gate_leaves_out_what_the_first_branch_scores_below_it() -> None:
+    head = make_head(EXT)
+    torch.nn.init.normal_(head.branch("fc").cls.weight, std=0.5)
+    features, (boxes, images) = levels(), proposals()
+    best = head.run("fc", features, boxes, images).logits.softmax(1)[:, 1:].amax(1)
+    gate = best.median().item()
+
+    full = detect(head, features, boxes, images, threshold=0.1)
+    gated = head.detect([head.read_out], features, boxes, images, 0.1, gate)[0]
+
+    passed = best[full[0]] >= gate
+    assert 0 < len(gated[0]) < len(full[0])
+    for wanted, value in zip(full, gated, strict=True):
+        assert torch.allclose(value, wanted[passed], atol=1e-5)
+
+
+@pytest.mark.parametrize("objects", [0, 2])
+def test_training_on_objects_alone_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, objects: int
+) -> None:
+    head = make_head([{**FC, "lambda": 1.0}, {**CONV, "lambda": 1.0, "non_local": 1}]).train()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    features = [level.requires_grad_() for level in levels()]
+    found = torch.tensor([[10.0, 10, 50, 50], [60, 20, 90, 40]])[:objects]
+    some = Target(found, torch.tensor([1, 2])[:objects], NONE)
+    boxes, _ = proposals()
+    given = [*features, *head.parameters()]
+
+    def losses_and_gradients() -> list[Tensor]:
+        torch.manual_seed(0)
+        losses = head.losses(features, [boxes, boxes], [some, some])
+        total = sum(losses.values())
+        return [*losses.values(), *torch.autograd.grad(total, given, materialize_grads=True)]
+
+    assert head.branch("conv").needs_all is None
+    few = losses_and_gradients()
+    monkeypatch.setattr(type(head.branch("conv")), "needs_all", "asked for")
+    for one, other in zip(few, losses_and_gradients(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_batch_norm_in_training_needs_all_rois() -> None:
+    branch = make_head([FC, {**CONV, "norm": "bn"}]).train().branch("conv")
+
+    assert "batch norm" in str(branch.needs_all)
+    assert branch.eval().needs_all is None
