@@ -297,4 +297,6 @@ def write_dataset(
         kind.write(table, placing)
         for name, text in (beside or {}).items():
             placing.write(name, text)
+    if images == "none" and not kind.holds.sizes:
+        lost.append(f"sizes of {len(table)} images: not kept, and their files are left out")
     return (*lost, *losses(table, kind.holds), *placing.lost)

@@ -26,6 +26,7 @@ HOLDS = Holds(
     marks=Flag(0),
     regions=LEFT_OUT,
     classes=False,
+    sizes=False,
     splits=False,
 )
 

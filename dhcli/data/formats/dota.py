@@ -38,6 +38,7 @@ HOLDS = Holds(
     regions="written as difficult `DontCare`",
     classless=True,
     classes=False,
+    sizes=False,
     scores=False,
     splits=False,
 )

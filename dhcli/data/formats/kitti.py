@@ -55,6 +55,7 @@ _SOME_TRUNCATION, _SOME_OCCLUSION = 0.3, 1
 HOLDS = Holds(
     "from 0, never shifted",
     classes=False,
+    sizes=False,
     marks=Flag.TRUNCATED | Flag.OCCLUDED,
     columns=frozenset(_COLUMNS),
     regions="written as DontCare",

@@ -7,7 +7,8 @@ visibility are kept. Classes are numbers, named by `gt/labels.txt`, a name a lin
 
 Written: frames get numbers for names, a sequence for every folder that images come from.
 
-Pixels: from 1, sizes as they are, so 1 is taken off left and top.
+Pixels: from 1, sizes as they are, so 1 is taken off left and top. `seqinfo.ini` tells the size of
+all frames of a sequence.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ HOLDS = Holds(
     columns=frozenset(("track", "visibility")),
     regions="written with conf 0",
     scores=False,
+    sizes=False,
     splits=False,
 )
 

@@ -34,6 +34,7 @@ HOLDS = Holds(
     classless=True,
     empty=False,
     classes=False,
+    sizes=False,
 )
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")

@@ -53,6 +53,7 @@ class Holds:
     empty    whether it lists images without boxes
     classes  whether it lists classes without boxes
     scores   whether it has a place for scores
+    sizes    whether it tells the sizes of images, without which these must be there
     splits   whether an image can be in several splits
     """
 
@@ -64,6 +65,7 @@ class Holds:
     empty: bool = True
     classes: bool = True
     scores: bool = True
+    sizes: bool = True
     splits: bool = True
 
 

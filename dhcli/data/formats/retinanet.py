@@ -21,7 +21,9 @@ from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
 LOOKS_FOR = "*.csv with lines path,x1,y1,x2,y2,class and no header (keras-retinanet)"
-HOLDS = Holds("from 0, maximum excluded", marks=Flag(0), regions=LEFT_OUT, scores=False)
+HOLDS = Holds(
+    "from 0, maximum excluded", marks=Flag(0), regions=LEFT_OUT, scores=False, sizes=False
+)
 
 _COLUMNS = 6
 

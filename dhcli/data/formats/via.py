@@ -32,7 +32,7 @@ from dhcli.data.formats.placing import Holds, Placing, Row, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "*.json with regions and shape_attributes (VIA)"
-HOLDS = Holds("from 0: x y width height")
+HOLDS = Holds("from 0: x y width height", sizes=False)
 
 _PROJECT = "_via_img_metadata"
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")

@@ -30,6 +30,7 @@ HOLDS = Holds(
     columns=frozenset(("occlusion",)),
     regions="written as invalid faces",
     classes=False,
+    sizes=False,
     scores=False,
     splits=False,
 )

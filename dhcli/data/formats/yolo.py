@@ -42,7 +42,9 @@ from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
 LOOKS_FOR = "data.yaml, obj.data, or labels/*.txt beside images/ (YOLO)"
-HOLDS = Holds("fractions of the image: centre, width, height", marks=Flag(0), regions=LEFT_OUT)
+HOLDS = Holds(
+    "fractions of the image: centre, width, height", marks=Flag(0), regions=LEFT_OUT, sizes=False
+)
 
 _IMAGE_FOLDERS = ("images", "JPEGImages", "obj_train_data", "data", ".")
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")

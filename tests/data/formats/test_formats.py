@@ -104,6 +104,19 @@ def test_what_a_format_does_not_hold_is_counted(sample, tmp_path, format):
     assert ("track" in again.extras) == ("track" in holds.columns or format == "coco")
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_sizes_without_images_are_kept_or_said_to_be_lost(sample, tmp_path, format):
+    sizes = FORMATS[format].holds.sizes
+
+    lost = write_dataset(sample, tmp_path / "out", format, images="none")
+
+    said = "sizes of 3 images: not kept, and their files are left out"
+    assert (said in lost) == (not sizes)
+    if sizes:
+        known = read_dataset(tmp_path / "out").sizes
+        assert known.all()
+
+
 HOLD_ALL = [name for name, each in FORMATS.items() if not each.holds.regions]
 
 

@@ -1,0 +1,105 @@
+"""The page of all formats, made from what they say of themselves.
+
+`python -m dhcli.data.formats.reference > docs/formats.md` writes the page anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+from dhcli.data.formats import FORMATS, Format
+from dhcli.data.table import Flag
+
+_INTRODUCTION = """\
+# Dataset formats
+
+<!-- Made by `python -m dhcli.data.formats.reference` from the modules in `dhcli/data/formats`. -->
+
+Wherever `dh` wants data, a folder or an annotation file in any of these formats will do. It is
+recognised by looking, and what was recognised is said; `--from NAME` decides it otherwise. A folder
+with nothing but one folder in it stands for that one. Where a folder is of several formats, the
+first in this list counts, and the others are named.
+
+`dh convert SRC DST --to NAME` writes any of them. What the target cannot hold is counted and said,
+never dropped in silence.
+
+Inside `dh` a box is `xyxy` in pixels of the upright image: 0-based, with decimals, the maximum
+excluded, so that a box over a whole image of W × H pixels is [0, 0, W, H]. The tables say what each
+format makes of it.
+
+No file name in an annotation leads out of its dataset: of an absolute path, or one with `..`, only
+the end that is found inside counts. Pipes, entities, DOCTYPEs and deep nesting are errors; UTF-8
+with and without mark, UTF-16 and Latin-1 are read; numbers that are not finite stay for `dh check`.
+"""
+_HOLDS = """
+## What each holds
+
+"Regions" are boxes that are no objects: crowds, boxes to ignore, regions of no class (KITTI's
+DontCare). A format without "empty images" names no image that has no box; one without "unused
+classes" names no class that has none. Where an image can be in one split only, it goes to the
+smallest that has it: one of VOC's `train` and `trainval` to `train`.
+"""
+_COLUMNS = {
+    "coco": "masks, every other field",
+    "pose": "pose",
+    "truncation": "truncation in degrees",
+    "occlusion": "occlusion in degrees",
+    "alpha": "3-D columns",
+    "track": "tracks",
+    "visibility": "visibility",
+}
+_YES, _NO = "yes", "–"
+
+
+def formats_page() -> str:
+    """`docs/formats.md`: what is recognised and held, then each format in its own words."""
+    return "\n".join((_INTRODUCTION, *_recognised(), _HOLDS, *_held(), *_own_words()))
+
+
+def _recognised() -> Iterator[str]:
+    rows = [(f"`{name}`", each.title, _looks_for(each)) for name, each in FORMATS.items()]
+    return _table(("name", "format", "recognised by"), rows)
+
+
+def _looks_for(each: Format) -> str:
+    """What is looked for, without the title that errors put behind it."""
+    return re.sub(r"([*_<])", r"\\\1", each.looks_for.rpartition(" (")[0])
+
+
+def _held() -> Iterator[str]:
+    head = ("format", "pixels", "marks", "regions", "empty images", "unused classes")
+    more = ("several splits", "image sizes", "scores", "besides")
+    return _table((*head, *more), [_row(each) for each in FORMATS.values()])
+
+
+def _row(each: Format) -> tuple[str, ...]:
+    holds = each.holds
+    marks = [str(flag.name).lower() for flag in Flag if flag in holds.marks]
+    answers = (holds.empty, holds.classes, holds.splits, holds.sizes, holds.scores)
+    return (
+        each.title,
+        holds.pixels,
+        ", ".join(marks) or _NO,
+        holds.regions or "kept",
+        *(_YES if answer else _NO for answer in answers),
+        ", ".join(text for name, text in _COLUMNS.items() if name in holds.columns) or _NO,
+    )
+
+
+def _own_words() -> Iterator[str]:
+    for name, each in FORMATS.items():
+        words = importlib.import_module(each.write.__module__).__doc__ or ""
+        yield f"\n## {each.title} (`{name}`)\n\n{words.strip()}"
+    yield ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(row)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(formats_page())
