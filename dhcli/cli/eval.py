@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dhcli.cli.options import Boxes, Data, Device, JsonFlag, Out, Scores
+from dhcli.cli.options import Boxes, Data, Device, Gate, JsonFlag, Out, Precision, Scores
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def eval_(
     workers: Annotated[
         int, typer.Option(min=-1, metavar="N", help="Processes that load images; -1: spare cores.")
     ] = -1,
+    precision: Precision = "fp32",
+    gate: Gate = None,
     json: JsonFlag = False,
 ) -> None:
     """Measure average precision on a dataset.
@@ -93,12 +95,15 @@ def eval_(
     limits = [parse_limit(text, metrics) for text in fail_under or []]
     request = Request(split, metrics, engine, scores, boxes, every=read_outs is not None)
     _check_beside(weights, detections, request, limited=bool(limits))
+    runtime = (device, precision, gate)
     if request.every and weights is not None:
-        every = _evaluate_model(weights, data, request, device, batch_size, workers)
+        every = _evaluate_model(weights, data, request, runtime, batch_size, workers)
         _conclude_every(every, out, json=json)
         return
     if weights is not None:
-        [evaluation] = _evaluate_model(weights, data, request, device, batch_size, workers).values()
+        [evaluation] = _evaluate_model(
+            weights, data, request, runtime, batch_size, workers
+        ).values()
     elif detections is not None:
         evaluation = _evaluate_results(detections, data, request)
     _conclude(evaluation, out, json=json)
@@ -121,9 +126,15 @@ def _check_beside(
 
 
 def _evaluate_model(
-    weights: Path, data: Path, request: Request, device: str, batch_size: int | None, workers: int
+    weights: Path,
+    data: Path,
+    request: Request,
+    runtime: tuple[str, str, float | None],
+    batch_size: int | None,
+    workers: int,
 ) -> dict[ReadOut, Evaluation]:
     from dhcli.engine.evaluate import evaluate_model  # torch loads here, not for --detections
+    from dhcli.engine.load import Runtime
     from dhcli.report.console import err
     from dhcli.report.progress import counting
 
@@ -132,7 +143,7 @@ def _evaluate_model(
             weights,
             data,
             request,
-            device=device,
+            runtime=Runtime(*runtime),
             batch_size=batch_size,
             workers=workers,
             say=err.print,

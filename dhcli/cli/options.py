@@ -115,6 +115,26 @@ Device = Annotated[
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:0 … or mps."),
 ]
 
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option(
+        "--precision",
+        help="What the network computes in; boxes and scores stay fp32. auto: the fastest here.",
+    ),
+]
+
+Gate = Annotated[
+    float | None,
+    typer.Option(
+        "--gate",
+        min=0,
+        max=1,
+        metavar="SCORE",
+        help="With fused scores: drop proposals that the first branch scores lower, before the "
+        "second branch runs. 0 is exact; 0.01 several times as fast.",
+    ),
+]
+
 Scores = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import Boxes, Device, JsonFlag, Out, Scores, Weights
+from dhcli.cli.options import Boxes, Device, Gate, JsonFlag, Out, Precision, Scores, Weights
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def predict(
             min=1, metavar="N", help="Images at a time. Without it: 1 on the CPU, 8 on a GPU."
         ),
     ] = None,
+    precision: Precision = "fp32",
+    gate: Gate = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Find the objects in images: drawn pictures, and files for programs.
@@ -77,7 +79,8 @@ def predict(
     """
     formats = _formats(_names(format or ["coco-json"]))
     names = None if classes is None else _names([classes])
-    from dhcli.engine.predict import Request  # torch loads here, not on --help
+    from dhcli.engine.load import Runtime  # torch loads here, not on --help
+    from dhcli.engine.predict import Request
     from dhcli.engine.predict import predict as run
     from dhcli.report.console import err, print_json
     from dhcli.report.draw import write_drawing
@@ -89,7 +92,11 @@ def predict(
     )
     with counting("images") as progress:
         outcome = run(
-            request, device=device, batch_size=batch_size, say=err.print, progress=progress
+            request,
+            runtime=Runtime(device, precision, gate),
+            batch_size=batch_size,
+            say=err.print,
+            progress=progress,
         )
     if as_json:
         print_json(outcome.as_dict())

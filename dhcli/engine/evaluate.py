@@ -16,7 +16,7 @@ from dhcli.config.schema import Input
 from dhcli.data.formats import read_dataset
 from dhcli.data.loader import EvalLoader
 from dhcli.data.table import DetectionTable, make_table
-from dhcli.engine.load import choose_device, load_detector
+from dhcli.engine.load import EXACT, Runtime, choose_device, load_detector
 from dhcli.engine.score import Evaluation, Request, Say, choose_split, introduce, score
 from dhcli.model.detector import Detector
 from dhcli.ops.batch import Detections, ImageBatch
@@ -30,7 +30,7 @@ def evaluate_model(
     data: Path,
     request: Request,
     *,
-    device: str = "auto",
+    runtime: Runtime = EXACT,
     batch_size: int | None = None,
     workers: int = -1,
     say: Say,
@@ -43,8 +43,8 @@ def evaluate_model(
     Raises ModelError or DataError where either cannot be read, or they share no class, and
     ConfigError where the model has no such read-out.
     """
-    place = choose_device(device)
-    detector, model = load_detector(weights, place)
+    place = choose_device(runtime.device)
+    detector, model = load_detector(weights, runtime)
     read_outs = request.choose(model.config.model.head)
     table = read_dataset(data)
     split, images = choose_split(table, request.split)

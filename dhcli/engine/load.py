@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from dhcli.engine.foreign import import_weights
-from dhcli.engine.precision import DTYPES, Precision
+from dhcli.engine.precision import DTYPES, choose_detecting_precision
 from dhcli.errors import ConfigError
 from dhcli.model.build import build_detector
 from dhcli.model.detector import Detector
@@ -17,13 +18,41 @@ from dhcli.weights.recognise import is_foreign
 from dhcli.weights.state import check_state, load_state
 
 
-def load_detector(path: Path, device: torch.device) -> tuple[Detector, ModelFile]:
-    """The detector of a file of weights, in eval mode on `device`, and the file's content.
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a detector detects.
 
-    Raises ModelError where the file is none or its weights do not fit it.
+    device     a name for `choose_device`
+    precision  "fp32", "bf16", "fp16" or "auto", see `choose_detecting_precision`
+    gate       see `model.detect.gate`; None: as the model is configured
+    """
+
+    device: str = "auto"
+    precision: str = "fp32"
+    gate: float | None = None
+
+    def prepare(self, detector: Detector) -> Detector:
+        """`detector` made fast at detecting, in place; it is no more to be trained or saved."""
+        device = choose_device(self.device)
+        precision = choose_detecting_precision(self.precision, device)
+        fold_norms(detector)
+        if self.gate is not None:
+            detector.config = detector.config.model_copy(update={"gate": self.gate})
+        detector.compute_in(DTYPES.get(precision.name, torch.float32))
+        return detector.to(device).to(memory_format=torch.channels_last).eval()
+
+
+EXACT = Runtime()
+
+
+def load_detector(path: Path, runtime: Runtime) -> tuple[Detector, ModelFile]:
+    """The detector of a file of weights, ready to detect, and the file's content.
+
+    Raises ModelError where the file is none or its weights do not fit it, ConfigError where
+    `runtime` cannot be had here.
     """
     model = read_weights(path)
-    return restore_detector(model, device, where=path), model
+    return runtime.prepare(restore_detector(model, torch.device("cpu"), where=path)), model
 
 
 def read_weights(path: Path) -> ModelFile:
@@ -42,20 +71,6 @@ def restore_detector(model: ModelFile, device: torch.device, where: object = Non
     detector = build_detector(model.config, len(model.classes))
     load_state(detector, model.state, where)
     return detector.to(device).eval()
-
-
-def prepare_detector(
-    detector: Detector, precision: Precision, gate: float | None = None
-) -> Detector:
-    """`detector` made fast at detecting, in place; it is no more to be trained or saved.
-
-    `gate` None is the configuration's own `model.detect.gate`.
-    """
-    fold_norms(detector)
-    if gate is not None:
-        detector.config = detector.config.model_copy(update={"gate": gate})
-    detector.compute_in(DTYPES.get(precision.name, torch.float32))
-    return detector.to(memory_format=torch.channels_last).eval()
 
 
 def choose_device(name: str) -> torch.device:

@@ -9,9 +9,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dhcli.config.read_out import choose_read_out
 from dhcli.engine.find_images import find_images
-from dhcli.engine.load import choose_device, read_weights, restore_detector
+from dhcli.engine.load import EXACT, Runtime, choose_device, read_weights, restore_detector
 from dhcli.engine.prediction_files import FORMATS, Place, find_twins
 from dhcli.engine.stream import Choice, Drawer, Summary, detect_images, drawing
 from dhcli.errors import ConfigError
@@ -84,7 +86,7 @@ class Outcome:
 def predict(
     request: Request,
     *,
-    device: str = "auto",
+    runtime: Runtime = EXACT,
     batch_size: int | None = None,
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
@@ -97,7 +99,7 @@ def predict(
     """
     folder = request.out or free_folder(DEFAULT_FOLDER)
     images = find_images(request.images, skip=folder)
-    place = choose_device(device)
+    place = choose_device(runtime.device)
     model = read_weights(request.weights)
     labels = _labels(request.classes, model.classes)
     shown = SHOWN if request.score is None else request.score
@@ -105,7 +107,8 @@ def predict(
     model = replace(model, config=choice.configure(model.config))
     lowest = model.config.model.detect.score_threshold
     read_out = choose_read_out(model.config.model.head, request.scores, request.boxes)
-    detector = restore_detector(model, place, where=request.weights)
+    detector = restore_detector(model, torch.device("cpu"), where=request.weights)
+    detector = runtime.prepare(detector)
     detector.head.read_out = read_out
     say(f"{len(images)} images below {images.root}, model {request.weights} on {place}")
     say(f"detections are written from score {lowest:g} and drawn from {shown:g}")

@@ -13,6 +13,7 @@ import dhcli.engine.evaluate as module
 from dhcli.config.schema import Config, Data, Input
 from dhcli.data.table import make_table
 from dhcli.engine.evaluate import detect_table, evaluate_model
+from dhcli.engine.load import Runtime
 from dhcli.engine.score import Request
 from dhcli.errors import DataError
 from dhcli.ops.batch import Detections
@@ -146,7 +147,13 @@ def test_evaluate_model_matches_classes_by_name(folder, use_model) -> None:
     said = []
 
     [evaluation] = evaluate_model(
-        Path("m"), folder, Request(), device="cpu", batch_size=2, workers=0, say=said.append
+        Path("m"),
+        folder,
+        Request(),
+        runtime=Runtime("cpu"),
+        batch_size=2,
+        workers=0,
+        say=said.append,
     ).values()
 
     result = evaluation.results["coco"]
@@ -164,7 +171,7 @@ def test_no_class_in_common_is_said_before_anything_is_detected(folder, use_mode
 
     with pytest.raises(DataError, match="no class in common"):
         evaluate_model(
-            Path("m"), folder, Request(), device="cpu", workers=0,
+            Path("m"), folder, Request(), runtime=Runtime("cpu"), workers=0,
             say=lambda _: None, progress=lambda *done: counted.append(done),
         )  # fmt: skip
 

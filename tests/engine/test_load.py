@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dhcli.engine.load import choose_device, load_detector, restore_detector
+from dhcli.engine.load import Runtime, choose_device, load_detector, restore_detector
 from dhcli.errors import ConfigError, ModelError
+from dhcli.ops.batch import ImageBatch
 from dhcli.weights.model_file import ModelFile, save_model
 
 CPU = torch.device("cpu")
@@ -19,7 +20,7 @@ def test_a_model_file_becomes_the_detector_it_was(
     saved = small_model("car", "van")
     save_model(tmp_path / "m.safetensors", saved)
 
-    detector, model = load_detector(tmp_path / "m.safetensors", CPU)
+    detector, model = load_detector(tmp_path / "m.safetensors", Runtime("cpu"))
 
     assert not detector.training
     assert model.classes == ("car", "van")
@@ -35,7 +36,7 @@ def test_weights_that_do_not_fit_are_listed_with_the_file(
     save_model(tmp_path / "m.safetensors", lying)
 
     with pytest.raises(ModelError, match="of another shape") as caught:
-        load_detector(tmp_path / "m.safetensors", CPU)
+        load_detector(tmp_path / "m.safetensors", Runtime("cpu"))
 
     assert "head.branches.fc.cls.weight 3×24 instead of 2×24" in str(caught.value)
     assert str(tmp_path / "m.safetensors") in str(caught.value)
@@ -82,3 +83,29 @@ def test_a_device_that_is_not_there_is_an_error(
 
     with pytest.raises(ConfigError, match=said):
         choose_device(name)
+
+
+@torch.inference_mode()
+def test_a_prepared_detector_finds_the_same_and_bf16_nearly(
+    small_model: Callable[..., ModelFile], tmp_path: Path
+) -> None:
+    model = small_model("car", "van", scores="fc")
+    images = ImageBatch(torch.randint(256, (1, 3, 64, 96)).byte(), *[torch.tensor([[64, 96]])] * 2)
+    plain = restore_detector(model, CPU)
+    plain.config = plain.config.model_copy(update={"score_threshold": 0.0, "max_detections": 20})
+    [expected] = plain.detect(images)
+
+    for precision, tolerance in (("fp32", 1e-4), ("bf16", 0.05)):
+        detector = Runtime("cpu", precision).prepare(restore_detector(model, CPU))
+        detector.config = plain.config
+        [found] = detector.detect(images)
+        assert detector.backbone.conv1.weight.dtype == {"fp32": torch.float32}.get(
+            precision, torch.bfloat16
+        )
+        assert found.boxes.dtype == found.scores.dtype == torch.float32
+        assert torch.allclose(found.scores, expected.scores, atol=tolerance)
+
+
+def test_fp16_is_refused_on_a_cpu(small_model: Callable[..., ModelFile]) -> None:
+    with pytest.raises(ConfigError, match="fp16 is for GPUs"):
+        Runtime("cpu", "fp16").prepare(restore_detector(small_model("car"), CPU))

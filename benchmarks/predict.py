@@ -1,0 +1,188 @@
+"""dh's detectors beside their peers: one process, strictly in turn, medians and ratios.
+
+    .venv/bin/python benchmarks/predict.py double-head            # against the plain transcription
+    .venv/bin/python benchmarks/predict.py double-head-single     # against torchvision
+    .venv/bin/python benchmarks/predict.py --list
+
+Peers of the same architecture have the same weights, and their detections are compared. Rows are
+added to benchmarks/results/predict-cpu.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peers import PlainDetector
+from seeded import (
+    CLASSES,
+    append_rows,
+    compare,
+    machine_columns,
+    seeded_config,
+    seeded_detector,
+    seeded_images,
+    set_detections,
+)
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import FrozenBatchNorm2d
+
+from dhcli.config.schema import Config
+from dhcli.engine.load import Runtime
+from dhcli.model.detector import Detector
+from dhcli.ops.batch import Detections, ImageBatch
+from dhcli.ops.boxes import iou_matrix
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is measured: our detector, its peer, the bar, and how many detections there are."""
+
+    ours: str
+    peer: str
+    bar: float
+    detections: int | None = 60
+    precision: str = "fp32"
+    gate: float = 0.0
+
+
+ROWS = {
+    "double-head": Row("double-head", "plain", 0.22),
+    "double-head-worst": Row("double-head", "plain", 1.0, detections=None),
+    "double-head-single": Row("double-head", "torchvision", 0.80),
+    "double-head-single-bf16": Row("double-head", "torchvision", 0.45, precision="bf16"),
+    "ext": Row("double-head-ext", "plain", 0.38),
+    "ext-single-gate": Row("double-head-ext", "torchvision", 1.0, gate=0.02),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("row", nargs="?", choices=ROWS)
+    parser.add_argument("--list", action="store_true", help="show the rows")
+    parser.add_argument("--size", default="800x1216", help="height x width")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    if options.list or options.row is None:
+        for name, row in ROWS.items():
+            print(name, row)
+        return
+    torch.set_num_threads(options.threads)
+    height, width = map(int, options.size.split("x"))
+    images = seeded_images(options.batch, height, width)
+    with torch.inference_mode():
+        result = measure(ROWS[options.row], images, options.repeats)
+    line = {
+        "row": options.row,
+        "size": f"{options.batch}x{height}x{width}",
+        **result,
+        **machine_columns(),
+    }
+    for key, value in line.items():
+        print(f"{key:>16}  {value}")
+    append_rows(options.out / "predict-cpu.csv", [line])
+
+
+def measure(row: Row, images: ImageBatch, repeats: int) -> dict[str, object]:
+    """Ours and the peer in turn on `images`."""
+    config = seeded_config(row.ours)
+    detector = seeded_detector(config, images)
+    alive = set_detections(detector, images, row.detections)
+    peer = make_peer(row, config, detector, images)
+    plain = detector.detect(images)
+    detector = Runtime("cpu", row.precision, row.gate).prepare(detector)
+    found, theirs = detector.detect(images), peer()
+    same = row.peer == "plain" and row.precision == "fp32" and not row.gate
+    return {
+        "peer": row.peer,
+        "precision": row.precision,
+        "gate": row.gate,
+        "alive": alive,
+        "detections": sum(map(len, found)),
+        "peer_detections": sum(map(len, theirs)),
+        "same": f"{agreement(found, theirs):.4f}" if same else "",
+        "same_as_unprepared": f"{agreement(found, plain):.4f}",
+        "bar": row.bar,
+        **compare(lambda: detector.detect(images), peer, repeats),
+    }
+
+
+def agreement(ours: list[Detections], theirs: list[Detections]) -> float:
+    """Share of detections of either side that the other has: class, IoU 0.99, score to 0.001."""
+    hits = total = 0
+    for a, b in zip(ours, theirs, strict=True):
+        near = iou_matrix(a.boxes, b.boxes) > 0.99
+        near &= a.labels[:, None] == b.labels
+        near &= (a.scores[:, None] - b.scores).abs() < 1e-3
+        hits += int(near.any(0).sum() + near.any(1).sum())
+        total += len(a) + len(b)
+    return hits / max(total, 1)
+
+
+def make_peer(
+    row: Row, config: Config, detector: Detector, images: ImageBatch
+) -> Callable[[], list[Detections]]:
+    """What runs the peer on `images`."""
+    if row.peer == "torchvision":
+        model = _single_head(images)
+        pictures = [pixels.contiguous().float() / 255 for pixels in images.pixels]
+        return lambda: [
+            Detections(out["boxes"], out["scores"], out["labels"] - 1) for out in model(pictures)
+        ]
+    plain = PlainDetector(config, CLASSES).eval()
+    plain.load_state_dict(detector.state_dict())
+    plain = plain.to(memory_format=torch.contiguous_format)
+    return lambda: plain.detect(images)
+
+
+def _single_head(images: ImageBatch) -> FasterRCNN:
+    """Torchvision's Faster R-CNN, its statistics and background bias set as dh's are."""
+    torch.manual_seed(0)
+    height, width = images.pixels.shape[2:]
+    # what fasterrcnn_resnet50_fpn builds for pretrained weights, without their download
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
+    sizes = {"min_size": min(height, width), "max_size": max(height, width)}
+    model = FasterRCNN(backbone, CLASSES + 1, **sizes).eval()
+    pictures = [pixels.contiguous().float() / 255 for pixels in images.pixels]
+    logits: list[Tensor] = []
+    hooks = [
+        norm.register_forward_pre_hook(_adopt)
+        for norm in model.modules()
+        if isinstance(norm, FrozenBatchNorm2d)
+    ]
+    layer = model.roi_heads.box_predictor.cls_score
+    hooks.append(layer.register_forward_hook(lambda _, __, out: logits.append(out)))
+    model(pictures)
+    layer.weight *= 2.0 / logits[-1].std(0).mean()
+    model(pictures)
+    layer.bias -= logits[-1].mean(0)
+    low, high = -50.0, 50.0
+    for _ in range(12):
+        bias = (low + high) / 2
+        shifted = logits[-1] - logits[-1].mean(0)
+        shifted[:, 0] += bias
+        alive = (shifted.softmax(1)[:, 1:] > 0.05).any(1).sum()
+        low, high = (bias, high) if alive > 150 * len(images) else (low, bias)
+    layer.bias[0] += bias
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def _adopt(norm: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+    norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+    norm.running_var.copy_(inputs[0].var((0, 2, 3)) + 1e-3)
+
+
+if __name__ == "__main__":
+    main()

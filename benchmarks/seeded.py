@@ -1,0 +1,201 @@
+"""What the benchmarks share: a seeded detector with a chosen number of detections, and a table.
+
+Random weights give either no detections or a thousand, and work is saved where there are none. So
+frozen statistics are set to those of the image, as training would have, and the classifier's
+background bias is set for a stated number of detections.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dhcli.cli.env import describe_machine
+from dhcli.config.load import load_config
+from dhcli.config.schema import Config
+from dhcli.model.backbone import FrozenBatchNorm
+from dhcli.model.build import build_detector
+from dhcli.model.detector import Detector
+from dhcli.model.head import BranchOutput
+from dhcli.ops.batch import ImageBatch, Target
+
+CLASSES = 80
+PRESETS = {
+    # MMDetection's Double-Head: five residual blocks, no non-local block
+    "double-head": ("coco-r50", {"residual": 5, "non_local": 0}),
+    "double-head-ext": ("coco-r50-ext", {"residual": 3, "non_local": 2}),
+}
+
+
+def seeded_config(name: str) -> Config:
+    """The configuration of "double-head" or "double-head-ext", without pretrained weights."""
+    preset, branch = PRESETS[name]
+    settings = [f"model.head.branches.conv.{key}={value}" for key, value in branch.items()]
+    return load_config(preset, overrides=["model.backbone.weights=none", *settings]).config
+
+
+def seeded_images(count: int, height: int, width: int) -> ImageBatch:
+    """Smooth random pictures with edges."""
+    torch.manual_seed(1)
+    coarse = torch.rand(count, 3, height // 64 + 1, width // 64 + 1)
+    fine = torch.rand(count, 3, height // 8, width // 8)
+    smooth = F.interpolate(coarse, (height, width), mode="bilinear")
+    pixels = 0.7 * smooth + 0.3 * F.interpolate(fine, (height, width), mode="nearest")
+    pixels = (pixels * 255).byte().contiguous(memory_format=torch.channels_last)
+    sizes = torch.tensor([[height, width]] * count)
+    return ImageBatch(pixels, sizes, sizes)
+
+
+def seeded_targets(count: int, height: int, width: int, objects: int = 8) -> list[Target]:
+    """`objects` boxes an image, of many sizes."""
+    torch.manual_seed(2)
+    targets = []
+    for _ in range(count):
+        size = torch.tensor([width, height]) * (0.05 + 0.4 * torch.rand(objects, 2) ** 2)
+        corner = (torch.tensor([width, height]) - size) * torch.rand(objects, 2)
+        labels = torch.randint(CLASSES, (objects,))
+        boxes = torch.cat([corner, corner + size], 1)
+        targets.append(Target(boxes, labels, torch.zeros(0, 4)))
+    return targets
+
+
+def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> Detector:
+    """A detector whose activations are of ordinary size on `images` and logits vary by `spread`."""
+    torch.manual_seed(0)
+    detector = build_detector(config, CLASSES).eval()
+    for branch in detector.head.branches.values():
+        for layer in (branch.cls, branch.reg):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=0.01)
+    norms = [m for m in detector.modules() if isinstance(m, FrozenBatchNorm | nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(_adopt_statistics) for norm in norms]
+    with torch.inference_mode():
+        # every RoI is needed once: with a threshold of 0 no branch can be left out
+        levels = detector.extract(images)
+        proposals = detector.rpn.propose(detector.rpn(levels), images.sizes, training=False)
+        boxes, owner = _join(proposals)
+        for name in detector.head.branches:
+            detector.head.run(name, levels, boxes, owner)
+            layer = detector.head.branch(name).cls
+            if layer is not None:
+                logits = detector.head.run(name, levels, boxes, owner).logits
+                layer.weight *= spread / logits.std(0).mean()
+                logits = detector.head.run(name, levels, boxes, owner).logits
+                layer.bias -= logits.mean(0)
+    for hook in hooks:
+        hook.remove()
+    return detector
+
+
+def set_detections(detector: Detector, images: ImageBatch, wanted: int | None) -> int:
+    """Choose the background bias for about `wanted` detections an image; None: all survive.
+
+    Returns how many proposals have a class above the score threshold.
+    """
+    layers = [b.cls for b in detector.head.branches.values() if b.cls is not None]
+    with torch.inference_mode():
+        levels = detector.extract(images)
+        proposals = detector.rpn.propose(detector.rpn(levels), images.sizes, training=False)
+        boxes, owner = _join(proposals)
+        head = detector.head
+        outputs = {
+            name: head.run(name, levels, boxes, owner) for name in head.scorers(head.read_out)
+        }
+        low, high = (-50.0, 50.0) if wanted is not None else (-50.0, -50.0)
+        for _ in range(12):
+            bias = (low + high) / 2
+            shifted = {name: _shift(output, bias) for name, output in outputs.items()}
+            scores = head.scores(head.read_out, shifted)[:, 1:]
+            alive = (scores > detector.config.score_threshold).any(1)
+            if wanted is None:
+                break
+            # two or three overlapping proposals make a detection
+            low, high = (bias, high) if alive.sum() > 2.5 * wanted * len(images) else (low, bias)
+        for layer in layers:
+            layer.bias[0] += bias
+    return int(alive.sum())
+
+
+def compare(
+    ours: Callable[[], object], peer: Callable[[], object], repeats: int
+) -> dict[str, float | str]:
+    """Median seconds of both, run strictly in turn after one warm-up each, and their ratio.
+
+    Wall time, and the processor's own time, which other programs on the machine disturb less.
+    """
+    sides = {"ours": ours, "peer": peer}
+    wall: dict[str, list[float]] = {name: [] for name in sides}
+    busy: dict[str, list[float]] = {name: [] for name in sides}
+    for run in sides.values():
+        run()
+    for _ in range(repeats):
+        for name, run in sides.items():
+            begun, used = time.perf_counter(), time.process_time()
+            run()
+            wall[name].append(time.perf_counter() - begun)
+            busy[name].append(time.process_time() - used)
+    result: dict[str, float | str] = {}
+    for kind, times in (("wall", wall), ("cpu", busy)):
+        seconds = {name: median(values) for name, values in times.items()}
+        result |= {f"{name}_{kind}_s": round(value, 3) for name, value in seconds.items()}
+        result[f"{kind}_ratio"] = round(seconds["ours"] / seconds["peer"], 3)
+    return result | {
+        f"{name}_all": " ".join(f"{t:.2f}" for t in values) for name, values in wall.items()
+    }
+
+
+def machine_columns() -> dict[str, Any]:
+    """What a number depends on: machine, versions, commit, load and command."""
+    machine = describe_machine()
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return {
+        "threads": torch.get_num_threads(),
+        "load": " ".join(f"{value:.1f}" for value in os.getloadavg()),
+        "machine": f"{machine['cores']} cores, {machine['platform']}",
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip(),
+        "date": date.today().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add `rows` to the CSV at `path`, with a header where it is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _adopt_statistics(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    x = inputs[0]
+    norm.running_mean.copy_(x.mean((0, 2, 3)))
+    norm.running_var.copy_(x.var((0, 2, 3)) + 1e-3)
+
+
+def _shift(output: BranchOutput, bias: float) -> BranchOutput:
+    background, classes = output.logits[:, :1], output.logits[:, 1:]
+    return output._replace(logits=torch.cat([background + bias, classes], 1))
+
+
+def _join(proposals: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    owner = [torch.full((len(p),), i) for i, p in enumerate(proposals)]
+    return torch.cat(list(proposals)), torch.cat(owner)
