@@ -67,7 +67,8 @@ def test_the_recipe_is_the_papers(name: str) -> None:
     schedule, train, head = config.train.schedule, config.train, config.model.head
     assert (schedule.kind, schedule.unit) == ("step", "iteration")
     assert (schedule.length, schedule.steps, schedule.gamma) == (180_000, (120_000, 160_000), 0.1)
-    assert (train.lr, train.reference_batch, train.batch_size) == (0.01, 8, 8)
+    assert (train.lr, train.reference_batch) == (0.01, 8)
+    assert (train.batch_size, train.accumulate) == (2, 4)
     assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 1e-4)
     assert (config.input.min_size, config.input.max_size) == (800, 1333)
     augment = config.augment

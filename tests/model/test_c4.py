@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 
 from dhcli.config.schema import Config
+from dhcli.export.graph import DetectorGraph
 from dhcli.model.build import build_detector
 from dhcli.model.detector import Detector
 from dhcli.ops.batch import ImageBatch
@@ -93,6 +94,20 @@ def test_losses_reach_every_part(batch: ImageBatch, targets: Any) -> None:
 
     assert list(losses) == ["loss_rpn_cls", "loss_rpn_reg", "loss_res5_cls", "loss_res5_reg"]
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
+
+
+@torch.inference_mode()
+def test_the_graph_that_is_exported_detects_the_same() -> None:
+    detector = c4()
+    size = torch.tensor([[64, 96]])
+    batch = ImageBatch(torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8), size, size)
+
+    boxes, scores, labels = DetectorGraph(detector, 3)(batch.pixels, size[0])
+
+    [expected] = detector.detect(batch)
+    torch.testing.assert_close(boxes, expected.boxes)
+    torch.testing.assert_close(scores, expected.scores)
+    assert torch.equal(labels, expected.labels)
 
 
 def test_frozen_parts_stay_frozen_and_the_last_stage_learns() -> None:
