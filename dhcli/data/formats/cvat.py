@@ -11,6 +11,7 @@ Pixels: from 0, the maximum excluded. Classes: in the order of the labels.
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections.abc import Iterator
@@ -203,8 +204,8 @@ def _box(tag: str, shape: dict[str, str]) -> tuple[float, float, float, float] |
     """The box around a shape, None where it has none."""
     if tag == "box":
         x1, y1, x2, y2 = (number_of(shape[side]) for side in _CORNERS)
-        turn = np.deg2rad(number_of(shape.get("rotation", 0)))
-        return (x1, y1, x2, y2) if not turn else _turned((x1, y1, x2, y2), float(turn))
+        turn = math.radians(number_of(shape.get("rotation", 0)))
+        return (x1, y1, x2, y2) if not turn else _turned((x1, y1, x2, y2), turn)
     if tag in ("polygon", "polyline"):
         return hull(point.split(",") for point in shape["points"].split(";"))
     if tag == "ellipse":
@@ -224,7 +225,7 @@ def _turned(
 ) -> tuple[float, float, float, float]:
     """The upright box around `box` turned by `turn` radians about its centre."""
     x1, y1, x2, y2 = box
-    cos, sin = abs(float(np.cos(turn))), abs(float(np.sin(turn)))
+    cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
     x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
     dx, dy = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
     return x - dx, y - dy, x + dx, y + dy

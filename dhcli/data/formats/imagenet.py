@@ -55,21 +55,25 @@ def read_imagenet(path: Path, offset: str = "auto") -> DetectionTable:
 
 def _parts(root: Path) -> Iterator[voc.Part]:
     """Folders of XML files below one of annotations, with those of their images."""
+    seen = {root.resolve()}
     for top in _XML_FOLDERS:
-        for below in _below(root / top, "", _DEEPEST):
+        for below in _below(root / top, "", seen):
             options = [f"{base}/{below}" for base in _IMAGE_FOLDERS]
             images = first_folder(root, options, *IMAGE_SUFFIXES) or options[0]
             names = (split_name(part) for part in below.split("/"))
             yield next((name for name in names if name), ""), f"{top}/{below}", images
 
 
-def _below(folder: Path, below: str, depth: int) -> Iterator[str]:
-    """The folders in `folder` that hold XML files, as deep as `depth`."""
-    for name in list_folders(folder) if depth else ():
+def _below(folder: Path, below: str, seen: set[Path]) -> Iterator[str]:
+    """The folders in `folder` that hold XML files, links to those already `seen` left out."""
+    for name in list_folders(folder) if below.count("/") < _DEEPEST else ():
         inner = f"{below}/{name}" if below else name
+        if (folder / name).resolve() in seen:
+            continue
+        seen.add((folder / name).resolve())
         if has_file(folder / name, ".xml"):
             yield inner
-        yield from _below(folder / name, inner, depth - 1)
+        yield from _below(folder / name, inner, seen)
 
 
 def write_imagenet(table: DetectionTable, placing: Placing) -> None:

@@ -124,7 +124,11 @@ class _Reader:
         )
         file = f"{images}/{name[: -len('.json')]}"
         number = self.columns.add_image(file, width, height, f"{folder}/{name}")
-        for tag in set(_tags(head)) & set(_SPLIT_TAGS):
+        try:
+            tags = _tags(head)
+        except ODD as error:
+            raise document.fail(f"a tag of the image {oddity(error)}", document.start) from None
+        for tag in set(tags) & set(_SPLIT_TAGS):
             self.splits.setdefault(tag, []).append(number)
         for row, start in objects:
             try:

@@ -1,5 +1,8 @@
 """CVAT's XML: images, tracks, hostile files."""
 
+import contextlib
+import re
+
 import pytest
 
 from dhcli.data.formats import read_dataset
@@ -121,3 +124,16 @@ def test_names_and_subsets_stay_within_the_dataset(lay, name):
     table = read_dataset(lay({"annotations.xml": f"<annotations>{image}</annotations>"}))
 
     assert table.path(0).resolve().is_relative_to(table.root)
+
+
+@pytest.mark.parametrize("text", [IMAGES, TRACKS], ids=["images", "tracks"])
+@pytest.mark.parametrize("value", ["", "x", "-1", "1e308", "nan", "../..", "1,2;3", "9" * 400])
+def test_any_attribute_may_be_anything(lay, tmp_path, text, value):
+    lay({"annotations.xml": ""}, "images/a.jpg")
+
+    for found in re.finditer(r'="([^"]*)"', text[len(META) :]):
+        start, stop = (len(META) + at for at in found.span(1))
+        (tmp_path / "annotations.xml").write_text(text[:start] + value + text[stop:])
+        with contextlib.suppress(DataError):
+            table = read_dataset(tmp_path)
+            assert all(table.path(i).is_relative_to(tmp_path) for i in range(len(table)))

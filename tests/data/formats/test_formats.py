@@ -1,9 +1,11 @@
 """Recognising, describing and writing datasets, whatever their format."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -307,25 +309,50 @@ def test_a_dataset_without_images_is_an_error(tmp_path, format):
         read_dataset(tmp_path, format=format)
 
 
-@pytest.mark.parametrize(
-    ("format", "file"),
-    [
-        ("voc", "Annotations/c.xml"),
-        ("kitti", "training/label_2/c.txt"),
-        ("coco", "annotations/instances_val.json"),
-        ("yolo", "labels/val/c.txt"),
-    ],
-)
-def test_a_pipe_in_place_of_a_file_is_refused(sample, tmp_path, format, file):
-    write_dataset(sample, tmp_path / "out", format)
-    (tmp_path / "out" / file).unlink()
-    os.mkfifo(tmp_path / "out" / file)
+FILES = {
+    "voc": "Annotations/c.xml",
+    "imagenet": "Annotations/DET/val/c.xml",
+    "kitti": "training/label_2/c.txt",
+    "coco": "annotations/instances_val.json",
+    "datumaro": "annotations/val.json",
+    "via": "via_val.json",
+    "createml": "val/_annotations.createml.json",
+    "supervisely": "val/ann/c.jpg.json",
+    "labelme": "val/c.json",
+    "cvat": "annotations.xml",
+    "openimages": "val-annotations-bbox.csv",
+    "csv": "val_labels.csv",
+    "retinanet": "val_annotations.csv",
+    "dota": "val/labelTxt/c.txt",
+    "mot": "val/pictures/gt/gt.txt",
+    "widerface": "wider_face_split/wider_face_val_bbx_gt.txt",
+    "yolo": "labels/val/c.txt",
+}
 
-    if format == "coco":  # which looks for regular files
-        assert len(read_dataset(tmp_path / "out")) == 2
-        return
-    with pytest.raises(DataError, match="is not a file"):
-        read_dataset(tmp_path / "out", format=format)
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "empty"])
+def test_what_is_no_file_is_refused_or_left_out(sample, tmp_path, format, kind):
+    write_dataset(sample, tmp_path / "out", format)
+    path = tmp_path / "out" / FILES[format]
+    path.unlink()
+    {"pipe": os.mkfifo, "folder": Path.mkdir, "empty": Path.touch}[kind](path)
+
+    with contextlib.suppress(DataError):
+        # A reader that lists what it looks for finds the other files alone.
+        table = read_dataset(tmp_path / "out", format=format)
+        assert len(table) < 3 or (kind != "pipe" and len(table.boxes) < 5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_folders_that_lie_within_themselves_end(sample, tmp_path, content, format):
+    root = tmp_path / "out"
+    write_dataset(sample, root, format)
+    before = content(read_dataset(root))
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        (folder / "loop").symlink_to(root)
+
+    assert content(read_dataset(root, format=format)) == before
 
 
 def test_describe_tells_all_that_is_held(sample):

@@ -1,8 +1,10 @@
 """LabelMe, VIA, Datumaro, Supervisely and CreateML as their own tools write them."""
 
 import base64
+import copy
 import io
 import json
+import math
 import zlib
 
 import pytest
@@ -274,3 +276,38 @@ def test_depth_and_length_are_errors_for_people(lay, format, inner):
 
     with pytest.raises(DataError, match=r"too deep|too many digits"):
         read_dataset(lay({file: f"{text[:bracket]}, {extra}{text[bracket:]}"}), format=format)
+
+
+def with_each_part_replaced(told, value):
+    """`told` with one of its parts, each in turn, replaced by `value`."""
+    keys = told if isinstance(told, dict) else range(len(told)) if isinstance(told, list) else ()
+    for key in keys:
+        for part in (value, *with_each_part_replaced(told[key], value)):
+            whole = copy.copy(told)
+            whole[key] = part
+            yield whole
+
+
+ANYTHING = [None, [[1]], {}, "\ud800", 1e308, math.nan]
+
+
+@pytest.mark.parametrize("format", BAD)
+@pytest.mark.filterwarnings("error")
+def test_any_part_may_be_anything(lay, tmp_path, format):
+    file, told, *_ = BAD[format]
+    lay({file: ""}, "a.jpg")
+    refused = read = 0
+
+    for value in ANYTHING:
+        for odd in with_each_part_replaced(told, value):
+            (tmp_path / file).write_text(json.dumps(odd))
+            try:
+                table = read_dataset(tmp_path, format=format)
+            except DataError:
+                refused += 1
+            else:
+                read += 1
+                assert all(table.path(i).is_relative_to(tmp_path) for i in range(len(table)))
+
+    assert refused > 20
+    assert read > 20
