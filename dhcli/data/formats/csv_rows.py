@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     separator = next(
         (c for c in "\t;" if head.count(c) >= 3 or (c in head and "," not in head)), ","
     )
-    rows = csv.reader(text.splitlines(keepends=True), delimiter=separator)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         for row in rows:
             fields = [field.strip() for field in row]

@@ -129,8 +129,7 @@ class _Reader:
     def _read(self, folder: str, name: str, images: dict[str, str]) -> str:
         annotation = _join(folder, name)
         self._json = JsonText(self.root / annotation)
-        shapes: list[tuple[Any, int, int]] = []
-        head = self._json.read_object({"shapes": lambda row, at, _: shapes.append((row, at, 0))})
+        head = self._json.read_object({"shapes": self._take})
         stem = name[: -len(".json")]
         said = str(head.get("imagePath") or "")
         named = confine(said, "" if folder == "." else folder)
@@ -140,12 +139,13 @@ class _Reader:
             named = images.get(stem) or images.get(stem_of(said)) or _join(folder, stem + suffix)
         width, height = (side_of(head.get(side)) for side in ("imageWidth", "imageHeight"))
         self.columns.add_image(named, width, height, annotation)
-        for shape, start, _ in shapes:
-            try:
-                self._add(shape, self._json.line(start))
-            except ODD as error:
-                raise self._json.fail(f"a shape {oddity(error)}", start) from None
         return named
+
+    def _take(self, shape: Any, start: int, _: int) -> None:
+        try:
+            self._add(shape, self._json.line(start))
+        except ODD as error:
+            raise self._json.fail(f"a shape {oddity(error)}", start) from None
 
     def _add(self, shape: dict[str, Any], line: int) -> None:
         kind = shape.get("shape_type") or "polygon"
@@ -158,9 +158,9 @@ class _Reader:
         )
         label = self.columns.label_of(class_of(shape["label"]))
         flags = flags_told(shape.get("flags") or {})
-        self.columns.add_box(
-            label, box, flags | (Flag.IGNORE.value if label == ANY_CLASS else 0), line
-        )
+        flags |= Flag.IGNORE.value if label == ANY_CLASS else 0
+        coming = len(self.columns.files)  # the file tells of the image behind its shapes
+        self.columns.add_box(label, box, flags, line, coming)
         if shape.get("score") is not None:
             self.columns.scores.append(number_of(shape["score"]))
 

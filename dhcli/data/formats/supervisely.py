@@ -116,8 +116,15 @@ class _Reader:
     def read_file(self, folder: str, images: str, name: str) -> int:
         """Read one annotation file; return the number of its image."""
         document = JsonText(self.root / folder / name)
-        objects: list[tuple[Any, int]] = []
-        head = document.read_object({"objects": lambda row, at, _: objects.append((row, at))})
+        coming = len(self.columns.files)  # the file may tell of the image behind its objects
+
+        def take(row: Any, start: int, _: int) -> None:
+            try:
+                self._add(row, document.line(start), coming)
+            except ODD as error:
+                raise document.fail(f"an object {oddity(error)}", start) from None
+
+        head = document.read_object({"objects": take})
         size = head.get("size")
         width, height = (
             side_of(size.get(side) if isinstance(size, dict) else 0) for side in ("width", "height")
@@ -130,14 +137,9 @@ class _Reader:
             raise document.fail(f"a tag of the image {oddity(error)}", document.start) from None
         for tag in set(tags) & set(_SPLIT_TAGS):
             self.splits.setdefault(tag, []).append(number)
-        for row, start in objects:
-            try:
-                self._add(row, document.line(start))
-            except ODD as error:
-                raise document.fail(f"an object {oddity(error)}", start) from None
         return number
 
-    def _add(self, told: dict[str, Any], line: int) -> None:
+    def _add(self, told: dict[str, Any], line: int, image: int) -> None:
         kind = told.get("geometryType") or ("bitmap" if told.get("bitmap") else "rectangle")
         box = _box(kind, told)
         if box is None:
@@ -149,7 +151,7 @@ class _Reader:
         tags = _tags(told)
         flags = flags_told(dict.fromkeys(tags, True))
         flags |= Flag.IGNORE.value if label == ANY_CLASS else 0
-        self.columns.add_box(label, box, flags, line)
+        self.columns.add_box(label, box, flags, line, image)
         if tags.get("score") is not None:
             self.columns.scores.append(number_of(tags["score"]))
 
