@@ -19,9 +19,10 @@ def fold_norms(network: nn.Module) -> None:
 
     Modules of a container run in the order they are listed in, in this package and in torchvision.
     """
+    network.eval()
     for module in network.modules():
         for (name, conv), (after, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
-                folded = fuse_conv_bn_eval(conv, norm.eval())  # type: ignore[arg-type]
+                folded = fuse_conv_bn_eval(conv, norm)  # type: ignore[arg-type]
                 setattr(module, name, folded)
                 setattr(module, after, nn.Identity())

@@ -1,0 +1,129 @@
+"""`dh bench`: how fast a detector is on this machine, and where its time goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dhcli.cli.options import Device, Gate, JsonFlag, Precision, complete_preset
+from dhcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dhcli.config.schema import Config
+    from dhcli.engine.benchmark import Speed
+    from dhcli.engine.load import Runtime
+    from dhcli.model.detector import Detector
+
+PRESET_CLASSES = 80
+"""Classes of a detector that is made from a preset: COCO's."""
+
+
+def bench(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="Model file to measure.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            "-p",
+            metavar="NAME|FILE",
+            help="Measure the detector of a preset instead, with random weights.",
+            autocompletion=complete_preset,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Size of the image. Without it: as a 4:3 photo becomes."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images at a time.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Batches to time.")] = 10,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    gate: Gate = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure speed: images a second, latencies, the parts' shares, memory and arithmetic.
+
+    On drawn pictures. A product of matrices and a copy, measured beside it, say what the machine
+    can do. Random weights of a preset find little, so that less work is left than on photos.
+
+    For example:
+      dh bench model.safetensors
+      dh bench model.safetensors --precision bf16 --size 800x1216
+      dh bench --preset coco-r50-ext --json
+    """
+    from dhcli.engine.benchmark import drawn_batch, measure_speed
+    from dhcli.engine.load import Runtime, choose_device
+    from dhcli.report.console import print_json
+
+    detector, config = _load(model, preset, Runtime(device, precision, gate))
+    height, width = _size(size, config)
+    images = drawn_batch((height, width), batch_size, config.input.divisor)
+    speed = measure_speed(detector, images.to(choose_device(device)), repeats)
+    about = {
+        "model": str(model) if model else preset,
+        "image": f"{height}x{width}",
+        "batch_size": batch_size,
+        "device": str(choose_device(device)),
+        "precision": str(detector.dtype).removeprefix("torch."),
+        "gate": detector.config.gate,
+    }
+    if as_json:
+        print_json(about | speed.as_dict())
+    else:
+        _show(about, speed)
+
+
+def _load(model: Path | None, preset: str | None, runtime: Runtime) -> tuple[Detector, Config]:
+    if (model is None) == (preset is None):
+        raise ConfigError("give either a model file or --preset", hint="see `dh bench --help`")
+    from dhcli.config.load import load_config
+    from dhcli.engine.load import load_detector
+    from dhcli.model.build import build_detector
+
+    if model is not None:
+        detector, file = load_detector(model, runtime)
+        return detector, file.config
+    config = load_config(preset).config
+    return runtime.prepare(build_detector(config, PRESET_CLASSES)), config
+
+
+def _size(text: str | None, config: Config) -> tuple[int, int]:
+    """Height and width from `800x1216`, or of a photo of 640 × 480 after resizing."""
+    if text is None:
+        from dhcli.data.transforms import resized_size
+
+        width, height = resized_size(640, 480, config.input)
+        return height, width
+    sides = [int(side) if side.isdecimal() else 0 for side in text.split("x")]
+    if len(sides) != 2 or not all(sides):
+        raise ConfigError(f"`{text}` is no size", where="--size", hint="write it as 800x1216")
+    return sides[0], sides[1]
+
+
+def _show(about: dict[str, Any], speed: Speed) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from dhcli.report.console import out
+
+    out.print(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about.items()))
+    table = Table("part", box=box.SIMPLE_HEAD)
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    whole = sum(speed.parts.values())
+    for name, seconds in speed.parts.items():
+        table.add_row(name, f"{seconds * 1e3:.1f}", f"{seconds / whole:.0%}")
+    table.add_section()
+    table.add_row("whole", f"{whole * 1e3:.1f}", "")
+    out.print(table)
+    latency = ", ".join(f"{name} {s * 1e3:.1f} ms" for name, s in speed.latency.items())
+    out.print(f"{speed.images_per_second:.2f} images a second; {latency}")
+    out.print(
+        f"{speed.gflop:.1f} GFLOP an image, {speed.gflop_per_second:.1f} GFLOP/s; this machine's "
+        f"product of matrices {speed.matmul:.1f} GFLOP/s, copy {speed.copy:.1f} GB/s"
+    )
+    out.print(f"{speed.memory / 1e9:.2f} GB at most; {speed.detections:.1f} detections an image")

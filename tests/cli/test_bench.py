@@ -1,0 +1,60 @@
+"""`dh bench` as people and programs see it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dhcli.cli import app
+from dhcli.weights.model_file import ModelFile, save_model
+
+PARTS = ["backbone", "neck", "RPN", "pool", "fc branch", "conv branch", "boxes, NMS and the rest"]
+
+
+@pytest.fixture
+def model(tmp_path: Path, small_model: Callable[..., ModelFile]) -> Path:
+    save_model(tmp_path / "m.safetensors", small_model("Car", "Van"))
+    return tmp_path / "m.safetensors"
+
+
+def test_programs_get_every_number(model: Path) -> None:
+    command = ["bench", str(model), "--size", "64x96", "--repeats", "2", "--device", "cpu"]
+
+    result = CliRunner().invoke(app, [*command, "--precision", "bf16", "--json"])
+
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["image"] == "64x96"
+    assert told["precision"] == "bfloat16"
+    assert list(told["parts"]) == PARTS
+    assert all(seconds > 0 for seconds in told["parts"].values())
+    assert told["latency"]["p50"] <= told["latency"]["p90"] <= told["latency"]["p99"]
+    for name in ("images_per_second", "gflop", "gflop_per_second", "matmul", "copy", "memory"):
+        assert told[name] > 0
+
+
+def test_people_get_a_table(model: Path) -> None:
+    result = CliRunner().invoke(app, ["bench", str(model), "--repeats", "1", "--device", "cpu"])
+
+    assert result.exit_code == 0, result.stderr
+    assert all(part in result.stdout for part in PARTS)
+    assert "images a second" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give either a model file or --preset"),
+        (["--preset", "small", "--size", "800"], "`800` is no size"),
+        (["--preset", "smal"], "small"),
+    ],
+)
+def test_what_cannot_be_measured(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *words])
+
+    assert result.exit_code == 2
+    assert said in result.stderr
