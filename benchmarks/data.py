@@ -11,10 +11,7 @@ rows are left out. Images are links to one file: nothing here depends on what th
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
-import platform
 import resource
 import shutil
 import statistics
@@ -24,16 +21,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import RESULTS, about, write_rows
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 80
 BOXES_AN_IMAGE = 860_000 / 118_000
-RESULT = Path(__file__).parent / "results" / "data.csv"
 Report = dict[str, float]
 
 
@@ -251,7 +247,7 @@ def measure(options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]
             shutil.rmtree(source)
     for images in (10_000, 100_000, 1_000_000) if "scale" in options.rows else ():
         source = draw_coco(work / "scale", images, masks=False)
-        (ours,) = in_turn(source, {"read ours": sys.executable}, options.rounds)
+        (ours,) = in_turn(source, {"read ours": sys.executable}, 1)
         yield _row("read COCO", images, ours)
         shutil.rmtree(work / "scale")
 
@@ -272,26 +268,11 @@ def _row(
     return row
 
 
-def _about(python: str | None) -> dict[str, str]:
-    asked = "import importlib.metadata as m; print(m.version('datumaro'))"
-    told = subprocess.run([python, "-c", asked], capture_output=True, text=True) if python else None
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    versions = [f"python {platform.python_version()}"]
-    versions += [f"{name} {version(name)}" for name in ("numpy", "msgspec", "pycocotools")]
-    versions += [f"datumaro {told.stdout.strip()}"] if told else []
-    return {
-        "machine": _machine(),
-        "versions": ", ".join(versions),
-        "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
-        "command": " ".join(["python", "benchmarks/data.py", *sys.argv[1:]]),
-    }
-
-
-def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+def _datumaro_version(python: str | None) -> str:
+    if python is None:
+        return ""
+    asked = "import importlib.metadata as m; print(', datumaro', m.version('datumaro'))"
+    return subprocess.run([python, "-c", asked], capture_output=True, text=True).stdout.strip()
 
 
 def main() -> None:
@@ -308,21 +289,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--datumaro", help="python of an environment with Datumaro")
     parser.add_argument("--work", type=Path, help="folder for the drawn data")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--out", type=Path, default=RESULTS / "data.csv")
     options = parser.parse_args()
-    about = _about(options.datumaro)
+    where = about("numpy", "msgspec", "pycocotools")
+    where["versions"] += _datumaro_version(options.datumaro)
     rows = []
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         for row in measure(options, Path(folder)):
             print(
                 ", ".join(f"{key} {value}" for key, value in row.items() if value != ""), flush=True
             )
-            rows.append(row | about)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+            rows.append(row | where)
+    write_rows(options.out, rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dhcli.data.formats.columns import tidy
 from dhcli.data.formats.files import stem_of
 from dhcli.data.formats.json_text import JsonText
 from dhcli.data.table import ANY_CLASS, DetectionTable, make_table
@@ -25,7 +26,7 @@ def results_of(table: DetectionTable) -> Iterator[dict[str, Any]]:
     kept = np.flatnonzero(table.labels != ANY_CLASS)
     boxes = table.boxes[kept]
     # Nine decimals bring back what a file said: x + w - x is not w in floating point.
-    sides = np.round(boxes[:, 2:] - boxes[:, :2], 9)
+    sides = tidy(boxes[:, 2:] - boxes[:, :2], 9)
     columns = (
         table.image_ids[table.image_of_box[kept]],
         table.category_ids[table.labels[kept]],

@@ -243,10 +243,12 @@ def hull(points: Iterable[Sequence[Any]]) -> tuple[float, float, float, float]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def tidy(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`values` to ten decimals, which bring back what a file said: 1.1 - 1 is not 0.1."""
+def tidy(values: NDArray[np.float64], decimals: int = 10) -> NDArray[np.float64]:
+    """`values` to so many decimals, which bring back what a file said: 1.1 - 1 is not 0.1."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.round(values, 10)
+        rounded = np.round(values, decimals)
+    # NumPy loses numbers that have no room for the decimals.
+    return np.where(np.isfinite(rounded), rounded, values)
 
 
 def _numpy(values: array[Any], kind: Any) -> NDArray[Any]:

@@ -158,9 +158,10 @@ class _Reader:
 
 def _tags(told: dict[str, Any]) -> dict[str, Any]:
     """Names of the tags of an image or object, and their values."""
-    tags = told.get("tags") or ()
+    tags = told.get("tags")
     pairs = (
-        (tag["name"], tag.get("value")) if isinstance(tag, dict) else (tag, None) for tag in tags
+        (tag.get("name"), tag.get("value")) if isinstance(tag, dict) else (tag, None)
+        for tag in (tags if isinstance(tags, list) else ())
     )
     return {str(name): value for name, value in pairs}
 
