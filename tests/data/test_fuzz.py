@@ -27,6 +27,7 @@ from PIL import Image
 from dhcli.data.checks import check_table
 from dhcli.data.formats import FORMATS, read_dataset, write_dataset
 from dhcli.data.mend import mend_table
+from dhcli.data.scan import scan_images
 from dhcli.data.table import ANY_CLASS, make_table
 from dhcli.errors import DhError
 
@@ -187,7 +188,7 @@ def read_and_use(folder, format, named, out):
     with suppress(DhError):
         table = read_dataset(folder, format=format if named else None)
         check_table(table)
-        mended = mend_table(table, on_bad_image="skip")[0]
+        mended = mend_table(table, scan_images(table, decode=False), on_bad_image="skip")[0]
         write_dataset(mended, out, format, images="none")
     shutil.rmtree(out, ignore_errors=True)
 

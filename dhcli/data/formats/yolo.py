@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ _DARKNET = ".data"
 _SETTINGS = (".yaml", ".yml", _DARKNET)
 _OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
 _NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
+_BRACKETS = re.compile(r"[\[\]{}]")
+_LONGEST_YAML, _DEEPEST_YAML = 1 << 20, 100
 _LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.eE]+){4,}\s*")
 
 Groups = dict[str, list[str]]
@@ -143,8 +145,15 @@ def _read_settings(path: Path) -> Mapping[str, Any]:
         pairs = (line.partition("=") for line in read_lines(path) if not line.startswith("#"))
         told = {key.strip(): value.strip() for key, _, value in pairs}
         return {key: value for key, value in told.items() if key in (*_SPLIT_KEYS, "names")}
+    text = read_text(path)
+    if len(text) > _LONGEST_YAML:
+        raise DataError("is too long to tell of classes and splits", where=path)
+    # PyYAML takes time in the square of the depth, and its C loader all of the stack.
+    depths = accumulate(1 if letter in "[{" else -1 for letter in _BRACKETS.findall(text))
+    if max(depths, default=0) > _DEEPEST_YAML:
+        raise DataError("is not YAML: nested too deep", where=path)
     try:
-        found = yaml.load(read_text(path), Loader=yaml.BaseLoader)
+        found = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         problem = getattr(error, "problem", None) or "cannot be read"
         raise DataError(f"is not YAML: {problem}", where=path) from None

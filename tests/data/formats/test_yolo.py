@@ -230,3 +230,15 @@ def test_written_lines_bring_back_whole_pixels(tmp_path, draw):
     np.testing.assert_array_equal(again.boxes, boxes)
     assert again.classes == ("no",)
     assert next(label_files(table)).split()[0] == "0"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("names: " + "[" * 5000, "nested too deep"), ("# " + "x" * 2_000_000, "is too long")],
+)
+def test_settings_that_would_take_for_ever_are_refused(tmp_path, text, said):
+    path = tmp_path / "data.yaml"
+    path.write_text(text)
+
+    with pytest.raises(DataError, match=said):
+        read_dataset(path)
