@@ -1,13 +1,17 @@
-"""Dividing a dataset into two splits that hold every class in the same proportion."""
+"""Dividing a dataset into splits that hold every class in the same proportion."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.table import ANY_CLASS, DetectionTable
+
+Counts = NDArray[np.int64]
 
 
 def divide(
@@ -25,37 +29,94 @@ def divide(
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction lies in [0, 1], not {fraction}")
-    second = _deal(_shown(table), fraction, np.random.default_rng(seed))
-    if len(table) > 1 and 0 < fraction < 1 and len(set(second.tolist())) == 1:
+    parts = divide_shares(table, {names[0]: 1 - fraction, names[1]: fraction}, seed).splits
+    return replace(table, splits={**table.splits, **parts})
+
+
+def divide_shares(
+    table: DetectionTable,
+    shares: Mapping[str, float],
+    seed: int,
+    groups: NDArray[np.int64] | None = None,
+) -> DetectionTable:
+    """The table with these splits in place of its own: name → share of the images.
+
+    Classes are balanced as in `divide`, the last split being dealt out first. Images of the same
+    number in `groups` (I,) stay together; without it each is its own group.
+    """
+    groups = np.arange(len(table)) if groups is None else groups
+    numbers, group_of = np.unique(groups, return_inverse=True)
+    shown = _shown(table, group_of, len(numbers))
+    sizes = np.bincount(group_of, minlength=len(numbers))
+    rng = np.random.default_rng(seed)
+    left = np.arange(len(numbers))
+    names, whole = list(shares), sum(shares.values())
+    splits = {}
+    for name in reversed(names[1:]):
+        taken = _take(shown[:, left], sizes[left], shares[name] / whole, rng)
+        splits[name] = np.flatnonzero(np.isin(group_of, left[taken]))
+        left, whole = left[~taken], whole - shares[name]
+    splits[names[0]] = np.flatnonzero(np.isin(group_of, left))
+    return replace(table, splits={name: splits[name] for name in names})
+
+
+def group_images(table: DetectionTable, pattern: str) -> NDArray[np.int64]:
+    """(I,) numbers, the same for images whose file names have the same text where `pattern` fits.
+
+    A regular expression that is looked for in the path; its first group counts, or all that it
+    finds. An image in which it finds nothing is a group by itself. Raises re.error.
+    """
+    search = re.compile(pattern).search
+    known: dict[str, int] = {}
+    numbers = np.arange(len(table)) + len(table)  # alone, until a text is found
+    for image, file in enumerate(table.files):
+        found = search(file)
+        if found:
+            text = found[1] if found.re.groups and found[1] is not None else found[0]
+            numbers[image] = known.setdefault(text, len(known))
+    return numbers
+
+
+def _take(
+    shown: Counts, sizes: Counts, fraction: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """(G,) bool: groups that make up `fraction`; some, but not all, where there is a choice."""
+    second = _deal(shown, sizes, fraction, rng)
+    if len(second) > 1 and 0 < fraction < 1 and len(set(second.tolist())) == 1:
         second[0] = not second[0]
-    parts = (np.flatnonzero(~second), np.flatnonzero(second))
-    return replace(table, splits={**table.splits, **dict(zip(names, parts, strict=True))})
+    return second
 
 
-def _shown(table: DetectionTable) -> NDArray[np.bool_]:
-    """(K+1, I): which images show each class; the last row, those that show none."""
+def _shown(table: DetectionTable, group_of: Counts, groups: int) -> Counts:
+    """(K+1, G): how many images of a group show each class; the last row, those that show none."""
     shown = np.zeros((len(table.classes) + 1, len(table)), np.bool_)
     known = table.labels != ANY_CLASS
     shown[table.labels[known], table.image_of_box[known]] = True
     shown[-1] = ~shown[:-1].any(axis=0)
-    return shown
+    return np.array([np.bincount(group_of[row], minlength=groups) for row in shown])
 
 
-def _deal(shown: NDArray[np.bool_], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """(I,) bool: the images of the second split, dealt out class by class from the rarest."""
-    total = shown.shape[1]
-    second = np.zeros(total, np.bool_)
-    left = np.ones(total, np.bool_)
-    order = rng.permutation(total)
+def _deal(
+    shown: Counts, sizes: Counts, fraction: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """(G,) bool: the groups of the second split, dealt out class by class from the rarest.
+
+    in   shown  (K+1, G) images of each group that show a class;  sizes  (G,) images of each group
+    """
+    second = np.zeros(len(sizes), np.bool_)
+    left = np.ones(len(sizes), np.bool_)
+    order = rng.permutation(len(sizes))
     counts = shown.sum(axis=1)
     for row in np.argsort(counts, kind="stable"):
-        candidates = order[(shown[row] & left)[order]]
+        shows = shown[row] > 0
+        candidates = order[(shows & left)[order]]
         # What rounding has kept from earlier classes is made up for here.
-        owed = fraction * (total - left.sum()) - second.sum()
-        wanted = fraction * counts[row] - (second & shown[row]).sum()
-        in_first = (shown[row] & ~left & ~second).any()
+        owed = fraction * sizes[~left].sum() - sizes[second].sum()
+        wanted = fraction * counts[row] - shown[row, second].sum()
+        in_first = (shows & ~left & ~second).any()
         most = len(candidates) - (not in_first and fraction < 1 and row < len(shown) - 1)
-        take = min(round(wanted + max(owed, -0.5)), most)
+        images = np.cumsum(shown[row, candidates]) - shown[row, candidates] // 2
+        take = min(int(np.searchsorted(images, round(wanted + max(owed, -0.5)), "right")), most)
         second[candidates[: max(0, take)]] = True
         left[candidates] = False
     return second
