@@ -70,13 +70,11 @@ def check(
     from dhcli.report.console import err, out, print_json
     from dhcli.report.dataset import anchor_table, split_table
     from dhcli.report.findings import SHOWN, count_line, findings_text
-    from dhcli.report.progress import counting
 
     settings = _settings(preset, config, overrides)
     table = read_dataset(data, format=from_, voc_offset=voc_offset)
     err.print(f"{data}: {describe(table)}")
-    with counting("images", patience=2) as count:
-        scan = scan_images(table, decode=decode, progress=count)
+    scan = scan_images(table, decode=decode)
     findings = find_flaws(table, scan)
     numbers = measure(table)
     recall = _measure_anchors(table, settings, findings) if settings else None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.findings import Finding
-from dhcli.data.formats.files import Progress, map_threads, read_bytes
+from dhcli.data.formats.files import map_threads, read_bytes
 from dhcli.data.formats.voc import OFFSET
 from dhcli.data.ids import repeated_ids
 from dhcli.data.image import SIDEWAYS, read_orientation
@@ -29,15 +29,12 @@ _NESTED = {("train", "trainval"), ("trainval", "val")}
 Mask = NDArray[np.bool_]
 
 
-def check_table(
-    table: DetectionTable, *, decode: bool = False, progress: Progress | None = None
-) -> list[Finding]:
+def check_table(table: DetectionTable, *, decode: bool = False) -> list[Finding]:
     """Everything found wrong with a dataset.
 
-    Of every image the header and the end of the file are read, or with `decode` all of it;
-    `progress` is told how many.
+    Of every image the header and the end of the file are read, or with `decode` all of it.
     """
-    return find_flaws(table, scan_images(table, decode=decode, progress=progress))
+    return find_flaws(table, scan_images(table, decode=decode))
 
 
 def find_flaws(table: DetectionTable, images: Scan) -> list[Finding]:

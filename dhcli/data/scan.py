@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.files import Progress, map_threads, open_file
+from dhcli.data.formats.files import map_threads, open_file
 from dhcli.data.image import jpeg_size, read_image, read_size
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
@@ -41,11 +41,10 @@ class Scan:
         return mask
 
 
-def scan_images(table: DetectionTable, *, decode: bool, progress: Progress | None = None) -> Scan:
+def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
     """Look at header and end of every image, in threads; with `decode`, at all of it.
 
-    A file whose end mark is missing is decoded to find out. `progress` is told how many images are
-    done, and how many there are.
+    A file whose end mark is missing is decoded to find out.
     """
 
     def look(file: str) -> tuple[int, int, int] | str:
@@ -54,10 +53,11 @@ def scan_images(table: DetectionTable, *, decode: bool, progress: Progress | Non
         except DataError as error:
             return error.what
 
+    what = "decoding images" if decode else "looking at images"
     sizes = table.sizes.copy()
     stamps = np.zeros(len(table), np.int64)
     bad: dict[int, str] = {}
-    for image, seen in enumerate(map_threads(look, list(table.files), progress)):
+    for image, seen in enumerate(map_threads(look, list(table.files), what)):
         if isinstance(seen, str):
             bad[image] = seen
         else:

@@ -13,7 +13,8 @@ from dhcli.data.findings import Finding
 from dhcli.data.statistics import find_objects
 from dhcli.data.table import DetectionTable
 from dhcli.data.transforms import resized_size
-from dhcli.ops.anchors import STRIDES, cell_anchors
+from dhcli.model.rpn import level_anchors
+from dhcli.ops.anchors import C4_STRIDES, STRIDES
 
 IOU = 0.5
 """What an anchor must share with an object to be near it."""
@@ -33,6 +34,7 @@ class AnchorRecall:
     sides   (K,) median √area of the resized objects, pixels, NaN without objects
     """
 
+    levels: tuple[str, ...]
     classes: tuple[str, ...]
     counts: NDArray[np.int64]
     near: NDArray[np.int64]
@@ -90,6 +92,7 @@ def measure_anchors(table: DetectionTable, config: Config) -> AnchorRecall:
     order = np.argsort(objects.labels, kind="stable")
     ends = np.searchsorted(objects.labels[order], np.arange(1, shape[0]))
     return AnchorRecall(
+        levels=tuple(f"P{level}" for level in range(2, 7)) if shape[1] > 1 else ("C4",),
         classes=table.classes,
         counts=np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape),
         near=np.bincount(place[near], minlength=shape[0] * shape[1]).reshape(shape),
@@ -118,10 +121,11 @@ def _best_ious(boxes: Floats, sizes: NDArray[np.int64], config: Config) -> Float
     Anchors of a shape lie on a grid, and the overlap falls with the distance along either axis: of
     each shape the nearest cell is the best.
     """
-    anchors = config.model.anchors
-    best = np.zeros((len(boxes), len(STRIDES)))
-    for level, (size, stride) in enumerate(zip(anchors.sizes, STRIDES, strict=True)):
-        cells = cell_anchors(size, stride, anchors.ratios, anchors.convention)
+    strides = STRIDES if config.model.neck.kind == "fpn" else C4_STRIDES
+    best = np.zeros((len(boxes), len(strides)))
+    for level, (cells, stride) in enumerate(
+        zip(level_anchors(config.model.anchors, strides), strides, strict=True)
+    ):
         last = -(-sizes // stride) - 1
         for anchor in cells.double().numpy():
             middle = (boxes[:, :2] + boxes[:, 2:] - anchor[:2] - anchor[2:]) / 2

@@ -54,7 +54,7 @@ class Rpn(nn.Module):
         self.config = config
         self.rules = rules
         self.strides = strides
-        cells = _cell_anchors(anchors, strides)
+        cells = level_anchors(anchors, strides)
         per_cell = cells.shape[1]
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.cls = nn.Conv2d(channels, per_cell, 1)
@@ -73,7 +73,7 @@ class Rpn(nn.Module):
             logits.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.reg(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
             anchors.append(grid_anchors(cell, level.shape[-2], level.shape[-1], stride))
-        counts = [level_anchors.shape[0] for level_anchors in anchors]
+        counts = [each.shape[0] for each in anchors]
         return RpnOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), counts)
 
     @torch.no_grad()
@@ -153,7 +153,7 @@ def _rank_in_group(groups: Tensor) -> Tensor:
     return F.one_hot(groups).cumsum(0).gather(1, groups[:, None])[:, 0] - 1
 
 
-def _cell_anchors(anchors: Anchors, strides: Sequence[int]) -> Tensor:
+def level_anchors(anchors: Anchors, strides: Sequence[int]) -> Tensor:
     """One size a level, or on a single level all sizes, ratio by ratio: (levels, A, 4) float32."""
     sizes = [[size] for size in anchors.sizes] if len(strides) > 1 else [list(anchors.sizes)]
     cells = [

@@ -51,9 +51,7 @@ def anchor_table(recall: AnchorRecall) -> Table:
     """For each class and level: objects whose best anchor is there, percent that it is near."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("anchors of", overflow="fold")
-    for level in range(recall.counts.shape[1]):
-        table.add_column(f"P{level + 2}", justify="right", no_wrap=True)
-    for name in ("all", "mean IoU", "side"):
+    for name in (*recall.levels, "all", "mean IoU", "side"):
         table.add_column(name, justify="right", no_wrap=True)
     for row, name in enumerate(recall.classes[:MOST_CLASSES]):
         counts, near = recall.counts[row], recall.near[row]

@@ -18,35 +18,30 @@ _PAUSE = 3.0
 
 
 @contextmanager
-def counting(what: str, *, patience: float = 0) -> Iterator[Counter]:
-    """A counter of `what` (such as "images") that shows itself on stderr while the block runs.
-
-    Without a terminal nothing is said in the first `patience` seconds.
-    """
+def counting(what: str) -> Iterator[Counter]:
+    """A counter of `what` (such as "images") that shows itself on stderr while the block runs."""
     if is_live():
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
         with Progress(*columns, console=err, transient=True) as bar:
             task = bar.add_task(what, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
     else:
-        yield _Lines(what, patience).count
+        yield _Lines(what).count
 
 
 class _Lines:
     """A line whenever another tenth is done."""
 
-    def __init__(self, what: str, patience: float) -> None:
+    def __init__(self, what: str) -> None:
         self.what = what
-        self.patience = patience
         self.tenths = 0
         self.begun = time.perf_counter()
 
     def count(self, done: int, total: int) -> None:
         tenths = 10 * done // max(total, 1)
-        spent = time.perf_counter() - self.begun
-        if tenths > self.tenths and spent >= self.patience:
+        if tenths > self.tenths:
             self.tenths = tenths
-            rate = done / max(spent, 1e-9)
+            rate = done / max(time.perf_counter() - self.begun, 1e-9)
             err.print(f"{done}/{total} {self.what}, {rate:.1f} a second")
 
 

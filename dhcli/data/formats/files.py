@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.progress import Progress
 from dhcli.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -41,9 +42,6 @@ _SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(_SPLITS)})-?(?:dev)?(?:20\d\d
 _LONGEST_NAME, _LONGEST_PATH = 200, 2000
 _THREADS = 8
 _CHUNK = 64
-
-Progress = Callable[[int, int], None]
-"""Takes how many are done, and how many there are."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -213,19 +211,16 @@ def read_sizes(root: Path, files: Sequence[str]) -> NDArray[np.int32]:
 
 
 def map_threads(
-    function: Callable[[T], R], items: Sequence[T], progress: Progress | None = None
+    function: Callable[[T], R], items: Sequence[T], what: str = "looking at files"
 ) -> list[R]:
-    """`function` of every item, in order, worked out in threads: for what waits on the disk.
-
-    `progress` is told how many are done, and how many there are.
-    """
+    """`function` of every item, in order, worked out in threads: for what waits on the disk."""
+    progress = Progress(what, len(items))
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
     done: list[R] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for results in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
             done += results
-            if progress:
-                progress(len(done), len(items))
+            progress.reached(len(done))
     return done
 
 
