@@ -1,89 +1,198 @@
-"""`dh convert`: a dataset in another format."""
+"""`dh convert`: datasets as one in another format, or divided, thinned out, cut into tiles."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from dhcli.cli.options import JsonFlag
+from dhcli.cli.options import JsonFlag, PlaceImages, SourceFormat, VocOffset, complete_format
+from dhcli.errors import ConfigError
 
-FormatName = Literal[
-    "voc",
-    "imagenet",
-    "kitti",
-    "coco",
-    "datumaro",
-    "via",
-    "createml",
-    "supervisely",
-    "labelme",
-    "cvat",
-    "openimages",
-    "csv",
-    "retinanet",
-    "dota",
-    "mot",
-    "widerface",
-    "yolo",
-]
-"""The names in `dhcli.data.formats.FORMATS`, which a test compares; it loads too slowly here."""
+CHOOSE, DIVIDE, CUT = "What to keep", "Splits", "Tiles"
+_SPLITS = ("train", "val", "test")
 
 
 def convert(
-    source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Dataset: a folder or annotation file.")
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SRC…", help="Dataset: a folder or annotation file. Several become one."
+        ),
     ],
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="Folder to make; it must not be there yet.")
     ],
-    to: Annotated[FormatName, typer.Option("--to", help="Format to write.")],
-    from_: Annotated[
-        FormatName | None,
-        typer.Option("--from", help="Format to read. Without it: found out by looking."),
-    ] = None,
-    voc_offset: Annotated[
-        Literal["auto", "0", "1"],
+    to: Annotated[
+        str,
         typer.Option(
-            help="What Pascal VOC files call the first pixel; auto: 0 where any box begins at 0."
+            "--to", metavar="FORMAT", help="Format to write.", autocompletion=complete_format
         ),
-    ] = "auto",
-    images: Annotated[
-        Literal["copy", "link", "none"],
-        typer.Option(help="Copy the images, link to them, or leave them out."),
-    ] = "copy",
-    json: JsonFlag = False,
+    ],
+    from_: SourceFormat = None,
+    voc_offset: VocOffset = "auto",
+    images: PlaceImages = "copy",
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Classes to keep, in order.", rich_help_panel=CHOOSE),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="OLD=NEW",
+            help="Rename a class, or join it with another; may be given again and again.",
+            rich_help_panel=CHOOSE,
+        ),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Classes to leave out.", rich_help_panel=CHOOSE),
+    ] = None,
+    min_area: Annotated[
+        float, typer.Option(min=0, help="Least pixels² of a box.", rich_help_panel=CHOOSE)
+    ] = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most images: the first ones.", rich_help_panel=CHOOSE),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARES",
+            help="Divide anew, classes balanced: 0.8/0.2 (train/val), 0.7/0.2/0.1 (and test), or "
+            "with names: learn=0.9/look=0.1.",
+            rich_help_panel=DIVIDE,
+        ),
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Keep images together whose paths have the same text where this fits, or its "
+            "(group): '(.+)_[0-9]+' for the frames of a video.",
+            rich_help_panel=DIVIDE,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of --split.", rich_help_panel=DIVIDE)] = 0,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=16, help="Cut images into tiles of this side, pixels.", rich_help_panel=CUT
+        ),
+    ] = None,
+    overlap: Annotated[
+        float,
+        typer.Option(min=0, max=0.9, help="Overlap of tiles, of their side.", rich_help_panel=CUT),
+    ] = 0.2,
+    visible: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of a cut box that keeps it an object; below, it is a region to ignore.",
+            rich_help_panel=CUT,
+        ),
+    ] = 0.5,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Write a dataset in another format.
+    """Write datasets as one, in any format; choose, divide and cut on the way.
 
-    Example: dh convert photos/ photos-coco/ --to coco
+    What the format cannot hold is listed and counted. DST appears when it is complete.
 
-    Example: dh convert annotations.json boxes/ --to yolo --images link
-
-    What the format cannot hold is listed. DST appears when it is complete.
+    For example:
+      dh convert photos/ photos-coco/ --to coco
+      dh convert kitti/ tiny/ --to kitti --limit 75 --split 0.67/0.33 --map Van=Car
+      dh convert day/ night/ both/ --to voc --split 0.8/0.1/0.1 --group-by '(.+)_[0-9]+'
+      dh convert aerial/ tiles/ --to yolo --tile 1024 --overlap 0.2
     """
-    from dhcli.data.formats import describe, read_dataset, write_dataset
+    from dhcli.data.convert import Plan, apply_plan, write_plan
+    from dhcli.data.formats import describe, read_dataset, require_format
     from dhcli.report.console import err, out, print_json
 
-    table = read_dataset(source, format=from_, voc_offset=voc_offset)
-    err.print(f"{source}: {describe(table)}")
-    lost = write_dataset(table, destination, to, images=images)
+    plan = Plan(
+        renamed=dict(_renaming(text) for text in map_ or ()),
+        classes=_names(classes),
+        dropped=_names(drop),
+        min_area=min_area,
+        limit=limit,
+        shares=_shares(split) if split else {},
+        group_by=_pattern(group_by, split),
+        seed=seed,
+        tile=tile,
+        overlap=overlap,
+        visible=visible,
+    )
+    require_format(to)
+    tables = []
+    for source in sources:
+        tables.append(read_dataset(source, format=from_, voc_offset=voc_offset))
+        err.print(f"{source}: {describe(tables[-1])}")
+    table, lines = apply_plan(tables, plan)
+    for line in lines:
+        err.print(line)
+    written, lost = write_plan(table, destination, to, images, plan)
     for line in lost:
         err.print(line)
-    if json:
+    if as_json:
         print_json(
             {
-                "source": str(source),
-                "from": table.format,
+                "sources": [str(source) for source in sources],
+                "from": [one.format for one in tables],
                 "destination": str(destination),
                 "to": to,
-                "images": len(table),
-                "boxes": len(table.boxes),
-                "classes": list(table.classes),
-                "splits": {name: len(rows) for name, rows in table.splits.items()},
+                "images": len(written),
+                "boxes": len(written.boxes),
+                "classes": list(written.classes),
+                "splits": {name: len(rows) for name, rows in written.splits.items()},
+                "changed": list(lines),
                 "lost": list(lost),
             }
         )
     else:
         out.print(str(destination))
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _renaming(text: str) -> tuple[str, str]:
+    old, equals, new = (part.strip() for part in text.partition("="))
+    if not (old and equals and new):
+        raise ConfigError(f"expected OLD=NEW, got `{text}`", where="--map")
+    return old, new
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Names and shares of the splits to make."""
+    parts = [part.strip() for part in text.split("/")]
+    named = [part.partition("=") for part in parts] if "=" in text else []
+    names = [name.strip() for name, _, _ in named] or list(_SPLITS[: len(parts)])
+    values = [value for _, _, value in named] or parts
+    try:
+        shares = [float(value) for value in values]
+    except ValueError:
+        shares = []
+    unique = len(set(names)) == len(names) == len(shares) > 1 and all(names)
+    if not unique or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ConfigError(
+            f"`{text}` are no shares of a whole",
+            where="--split",
+            hint="two or three that add up to 1, such as 0.8/0.2, or with names: train=0.9/val=0.1",
+        )
+    return dict(zip(names, shares, strict=True))
+
+
+def _pattern(text: str | None, split: str | None) -> str | None:
+    if text is None:
+        return None
+    if split is None:
+        raise ConfigError("is for --split, which is not given", where="--group-by")
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"`{text}` is no pattern: {error}", where="--group-by") from None
+    return text

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +15,18 @@ from numpy.typing import NDArray
 from dhcli.data.table import Column, DetectionTable, Strings
 
 Ids = NDArray[np.int64]
+
+
+def merge_datasets(tables: Sequence[DetectionTable]) -> DetectionTable:
+    """All images of datasets that lie in different folders; see `merge_tables`."""
+    roots = [table.root.resolve() for table in tables]
+    common = Path(os.path.commonpath(roots))
+    moved = []
+    for table, root in zip(tables, roots, strict=True):
+        below = root.relative_to(common).as_posix()
+        files = (posixpath.normpath(f"{below}/{file}") for file in table.files)
+        moved.append(replace(table, root=common, files=Strings.pack(files)))
+    return merge_tables(moved)
 
 
 def merge_tables(tables: Sequence[DetectionTable]) -> DetectionTable:
@@ -26,7 +41,9 @@ def merge_tables(tables: Sequence[DetectionTable]) -> DetectionTable:
     parts, splits = _merge_images([table.with_classes(names) for table in tables])
     image_ids, images = _unique(np.concatenate([part.image_ids for part in parts]))
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
-    notes = chain.from_iterable([*(table.notes for table in tables), kind, images])
+    twice = sum(map(len, tables)) - len(image_ids)
+    shared = [f"{twice} images are listed again: their first boxes count"] if twice else []
+    notes = chain.from_iterable([*(table.notes for table in tables), kind, images, shared])
     with_boxes = [part.scores for part in parts if len(part.boxes)]
     scores = [own for own in with_boxes if own is not None]
     return replace(

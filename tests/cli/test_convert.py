@@ -1,15 +1,12 @@
 """`dh convert` as people and programs see it."""
 
 import json
-from typing import get_args
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from dhcli.cli import app
-from dhcli.cli.convert import FormatName
-from dhcli.data.formats import FORMATS
 
 
 @pytest.fixture
@@ -39,7 +36,7 @@ def test_json_is_one_document(source, tmp_path):
 
     told = json.loads(CliRunner().invoke(app, command).stdout)
 
-    assert (told["from"], told["to"], told["images"], told["boxes"]) == ("kitti", "coco", 1, 2)
+    assert (told["from"], told["to"], told["images"], told["boxes"]) == (["kitti"], "coco", 1, 2)
     assert told["lost"] == []
 
 
@@ -67,5 +64,143 @@ def test_a_destination_that_is_there_is_left_alone(source, tmp_path):
     assert "is there already" in run.stderr
 
 
-def test_the_formats_of_the_options_are_all_there_are():
-    assert list(get_args(FormatName)) == list(FORMATS)
+def convert(*words):
+    return CliRunner().invoke(app, ["convert", *map(str, words)])
+
+
+@pytest.fixture
+def video(tmp_path, draw_frames):
+    return draw_frames(tmp_path / "video", videos=6, frames=5)
+
+
+@pytest.fixture
+def draw_frames():
+    """A function that writes a YOLO folder: frames of videos, `v3_01.png`, a box in each."""
+
+    def write(root, videos, frames, names=("car", "van")):
+        for folder in ("images", "labels"):
+            (root / folder).mkdir(parents=True)
+        for video in range(videos):
+            for frame in range(frames):
+                stem = f"v{video}_{frame:02}"
+                Image.new("RGB", (40, 30), (video * 20, frame * 20, 9)).save(
+                    root / f"images/{stem}.png"
+                )
+                row = f"{video % len(names)} 0.5 0.5 0.5 0.2\n"
+                (root / f"labels/{stem}.txt").write_text(row, "utf-8")
+        (root / "data.yaml").write_text(f"train: images\nnames: {list(names)}\n", "utf-8")
+        return root
+
+    return write
+
+
+def test_frames_of_a_video_stay_in_one_split(video, tmp_path):
+    run = convert(
+        *(video, tmp_path / "out", "--to", "voc", "--split", "0.5/0.33/0.17"),
+        *("--group-by", "(v[0-9]+)_", "--images", "none"),
+    )
+
+    assert run.exit_code == 0, run.output
+    assert "divided by groups of images: train " in run.stderr
+    lists = {
+        name: (tmp_path / f"out/ImageSets/Main/{name}.txt").read_text("utf-8").split()
+        for name in ("train", "val", "test")
+    }
+    videos = {name: {stem.split("_")[0] for stem in stems} for name, stems in lists.items()}
+    assert {name: len(found) for name, found in videos.items()} == {"train": 3, "val": 2, "test": 1}
+    assert sum(map(len, lists.values())) == 30
+    assert not videos["train"] & videos["val"]
+
+
+def test_classes_are_renamed_chosen_and_thinned_out(video, tmp_path):
+    run = convert(
+        *(video, tmp_path / "out", "--to", "coco", "--map", "van=Car", "--map", "car=Car"),
+        *("--limit", 7, "--min-area", 100, "--json"),
+    )
+
+    told = json.loads(run.stdout)
+    assert (told["images"], told["boxes"], told["classes"]) == (7, 7, ["Car"])
+    assert told["changed"] == [
+        "classes renamed: 1 of 2 classes",
+        "first 7 images kept: 7 of 30 images, 7 of 30 boxes",
+    ]
+
+
+def test_a_class_is_dropped_and_counted(video, tmp_path):
+    run = convert(video, tmp_path / "out", "--to", "coco", "--drop", "van")
+
+    assert "classes left out: 15 of 30 boxes, 1 of 2 classes" in run.stderr
+    told = json.loads((tmp_path / "out/annotations/instances_train.json").read_text("utf-8"))
+    assert [each["name"] for each in told["categories"]] == ["car"]
+
+
+def test_several_sources_become_one(video, tmp_path, draw_frames):
+    other = draw_frames(tmp_path / "more", videos=2, frames=2, names=("bus", "car"))
+
+    run = convert(video, other, tmp_path / "out", "--to", "coco")
+
+    assert run.exit_code == 0, run.output
+    assert "2 datasets become one" in run.stderr
+    told = json.loads((tmp_path / "out/annotations/instances_train.json").read_text("utf-8"))
+    names = {each["id"]: each["name"] for each in told["categories"]}
+    counted = sorted(names[row["category_id"]] for row in told["annotations"])
+    assert counted == ["bus"] * 2 + ["car"] * 17 + ["van"] * 15
+    assert len({row["id"] for row in told["annotations"]}) == 34
+    assert len(list((tmp_path / "out/images").iterdir())) == 34
+
+
+def test_tiles_are_cut_boxes_along(tmp_path):
+    root = tmp_path / "in"
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    Image.new("RGB", (100, 40), "red").save(root / "images/a.png")
+    (root / "labels/a.txt").write_text("0 0.25 0.5 0.1 0.5\n", "utf-8")
+    (root / "data.yaml").write_text("train: images\nnames: [ship]\n", "utf-8")
+
+    run = convert(root, tmp_path / "out", "--to", "coco", "--tile", 40, "--overlap", 0.25)
+
+    assert run.exit_code == 0, run.output
+    sizes = {}
+    for path in (tmp_path / "out/images").iterdir():
+        with Image.open(path) as tile:
+            sizes[path.name] = tile.size
+    assert sizes == {"a_0_0.png": (40, 40), "a_30_0.png": (40, 40), "a_60_0.png": (40, 40)}
+    told = json.loads((tmp_path / "out/annotations/instances_train.json").read_text("utf-8"))
+    assert [row["bbox"] for row in told["annotations"]] == [[20, 10, 10, 20]]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--split", "0.8"], 2, "no shares of a whole"),
+        (["--split", "0.8/0.3"], 2, "no shares of a whole"),
+        (["--split", "a/b"], 2, "no shares of a whole"),
+        (["--split", "x=0.5/x=0.5"], 2, "no shares of a whole"),
+        (["--map", "car"], 2, "expected OLD=NEW"),
+        (["--map", "cra=Car"], 3, "did you mean `car`?"),
+        (["--drop", "cars"], 3, "did you mean `car`?"),
+        (["--classes", "boat"], 3, "its classes are: car, van"),
+        (["--group-by", "("], 2, "--group-by: is for --split"),
+        (["--group-by", "(", "--split", "0.5/0.5"], 2, "is no pattern"),
+        (["--tile", "32", "--images", "link"], 2, "tiles are new images"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(video, tmp_path, options, code, said):
+    run = convert(video, tmp_path / "out", "--to", "coco", *options)
+
+    assert (run.exit_code, run.stdout) == (code, "")
+    assert said in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.realdata
+def test_kitti_of_the_tutorial_with_its_classes(realdata, tmp_path):
+    run = convert(
+        *(realdata / "kitti_tiny", tmp_path / "out", "--to", "kitti", "--limit", 60),
+        *("--classes", "Car,Pedestrian,Cyclist", "--split", "0.7/0.3"),
+    )
+
+    assert run.exit_code == 0, run.output
+    assert "first 60 images kept: 60 of 75 images" in run.stderr
+    assert len((tmp_path / "out/train.txt").read_text("utf-8").split()) == 42

@@ -1,10 +1,11 @@
 """Several tables as one."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from dhcli.data.merge import merge_tables
+from dhcli.data.merge import merge_datasets, merge_tables
 from dhcli.data.table import Strings, make_table
 
 
@@ -76,3 +77,24 @@ def test_columns_that_one_lacks_are_blank_there():
 
     assert list(merged.extras["text"]) == ["", "x"]
     np.testing.assert_array_equal(merged.extras["number"], [np.nan, 3])
+
+
+def test_datasets_of_different_folders_keep_their_images_apart():
+    one = replace(table_of(["a.jpg"], ("dog",), ids=[1]), root=Path("/data/day"))
+    two = replace(table_of(["x/a.jpg"], ("dog",), ids=[1]), root=Path("/data/more/night"))
+
+    merged = merge_datasets([one, two])
+
+    assert merged.root == Path("/data")
+    assert list(merged.files) == ["day/a.jpg", "more/night/x/a.jpg"]
+    assert merged.image_ids.tolist() == [1, 2]
+    assert len(merged.boxes) == 2
+
+
+def test_an_image_that_two_datasets_list_is_said():
+    table = replace(table_of(["a.jpg"], ("dog",), ids=[1]), root=Path("/data/day"))
+
+    merged = merge_datasets([table, table])
+
+    assert (len(merged), len(merged.boxes)) == (1, 1)
+    assert merged.notes == ("1 images are listed again: their first boxes count",)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dhcli.data.split import divide
+from dhcli.data.split import divide, divide_shares, group_images
 from dhcli.data.table import make_table
 
 
@@ -69,3 +69,42 @@ def test_other_splits_stay_and_the_source_is_not_changed():
 def test_a_fraction_is_a_fraction(fraction):
     with pytest.raises(ValueError, match=r"fraction lies in \[0, 1\]"):
         divide(table_of("a"), fraction, 0)
+
+
+def test_three_shares_are_met_by_every_class():
+    table = table_of(*["a"] * 100, *["b"] * 20, *["c"] * 10)
+
+    parts = divide_shares(table, {"train": 0.7, "val": 0.2, "test": 0.1}, seed=0)
+
+    counted = {name: np.bincount(parts.split(name).labels).tolist() for name in parts.splits}
+    assert counted == {"train": [70, 14, 7], "val": [20, 4, 2], "test": [10, 2, 1]}
+    assert sum(map(len, parts.splits.values())) == 130
+
+
+def test_groups_stay_together_and_shares_are_near(rng):
+    groups = np.sort(rng.integers(0, 40, 400))
+    table = table_of(*rng.choice(list("abc"), 400).tolist())
+
+    parts = divide_shares(table, {"train": 0.8, "val": 0.2}, seed=1, groups=groups).splits
+
+    assert not set(groups[parts["train"]]) & set(groups[parts["val"]])
+    assert 60 <= len(parts["val"]) <= 100
+    assert len(parts["train"]) + len(parts["val"]) == 400
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("(.+)_[0-9]+", [0, 0, 1, "alone"]),
+        ("^[a-z]+", [0, 0, 1, 2]),
+        ("(x)|[0-9]+", [0, 1, 0, "alone"]),
+    ],
+)
+def test_groups_go_by_what_the_pattern_finds(pattern, expected):
+    files = ["cam_1.jpg", "cam_2.jpg", "van_1.jpg", "odd.jpg"]
+    table = make_table("root", files, [[9, 9]] * 4, [0] * 4, [], [], ())
+
+    found = group_images(table, pattern).tolist()
+
+    assert [number if number < 4 else "alone" for number in found] == expected
+    assert len({number for number in found if number >= 4}) == expected.count("alone")

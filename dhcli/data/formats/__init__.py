@@ -44,6 +44,7 @@ __all__ = [
     "describe",
     "read_dataset",
     "read_results",
+    "require_format",
     "results_of",
     "write_dataset",
 ]
@@ -188,7 +189,7 @@ def read_dataset(
     if format is None:
         path, found = recognise(path)
     else:
-        found = [_named(format)]
+        found = [require_format(format)]
     kind = FORMATS[found[0]]
     if found[0] in _READ_WITH_OFFSET:
         table = _READ_WITH_OFFSET[found[0]](path, voc_offset)
@@ -228,7 +229,8 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
     )
 
 
-def _named(format: str) -> str:
+def require_format(format: str) -> str:
+    """`format`, or a ConfigError that names the formats there are."""
     if format not in FORMATS:
         raise ConfigError(f"unknown format `{format}`", hint=f"there are: {', '.join(FORMATS)}")
     return format
@@ -283,11 +285,11 @@ def write_dataset(
 ) -> tuple[str, ...]:
     """Write `table` as a new folder in a format; return lines on what that could not hold.
 
-    `images` are copied, linked (symbolic links) or not taken along. With scores, boxes are written
-    as the format's predictions. `beside` has further text files, by name. The folder appears when
-    it is complete. Raises DhError if it is there already or cannot be written.
+    `images` are copied, linked (symbolic links), moved or not taken along. With scores, boxes are
+    written as the format's predictions. `beside` has further text files, by name. The folder
+    appears when it is complete. Raises DhError if it is there already or cannot be written.
     """
-    kind = FORMATS[_named(format)]
+    kind = FORMATS[require_format(format)]
     finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
     broken = int(np.sum(~finite))
     lost = [f"{broken} boxes whose coordinates are not finite: left out"] if broken else []

@@ -20,7 +20,7 @@ from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings
 LEFT_OUT = "left out"
 """What becomes of regions in formats that hold objects alone."""
 
-Images = Literal["copy", "link", "none"]
+Images = Literal["copy", "link", "none", "move"]
 
 _MARKS = {
     Flag.DIFFICULT: "difficult",
@@ -136,6 +136,8 @@ class Placing:
     def _put(self, source: Path, target: Path) -> None:
         if self.images == "link":
             target.symlink_to(source.resolve())
+        elif self.images == "move":
+            source.rename(target)
         else:
             shutil.copyfile(source, target)
 
