@@ -46,6 +46,15 @@ def test_a_symbol_names_what_is_there(name: str) -> None:
     assert found.__doc__
 
 
+def test_the_table_of_findings_is_that_of_the_code() -> None:
+    from dhcli.data.findings import CODES
+
+    page = (ROOT / "docs/your-data.md").read_text("utf-8")
+
+    rows = [f"| `{code}` | {' | '.join(about)} |" for code, about in CODES.items()]
+    assert re.findall(r"^\| `[a-z]+-[-a-z]+` \|.*", page, re.MULTILINE) == rows
+
+
 def _is_module(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None

@@ -30,6 +30,9 @@ COMMANDS = {
     "weights": Command(
         "dhcli.cli.weights", "weights", _FILES, "Detectors of other programs, in and out"
     ),
+    "inspect": Command(
+        "dhcli.cli.inspect", "inspect", _FILES, "Show a dataset in numbers and pictures"
+    ),
     "info": Command("dhcli.cli.info", "info", _FILES, "Say what a model file holds"),
     "presets": Command("dhcli.cli.presets", "presets", _KNOW, "List the presets, or show one"),
     "env": Command("dhcli.cli.env", "env", _KNOW, "Say what is installed and what does not fit"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -14,9 +14,9 @@ GAP = 8
 
 
 def write_contact_sheet(
-    pictures: Sequence[Path], path: Path, *, columns: int = 3, width: int = 360
+    pictures: Iterable[Path | Image.Image], path: Path, *, columns: int = 3, width: int = 360
 ) -> None:
-    """Put `pictures` on one page, row after row, each `width` pixels wide.
+    """Put `pictures`, files or images, on one page, row after row, each `width` pixels wide.
 
     Writes a PNG to `path`. Raises DhError where it cannot be written.
     """
@@ -32,7 +32,9 @@ def write_contact_sheet(
         page.save(file, format="PNG")
 
 
-def _tile(picture: Path, width: int) -> Image.Image:
-    with Image.open(picture) as image:
-        height = round(image.height * width / image.width)
-        return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+def _tile(picture: Path | Image.Image, width: int) -> Image.Image:
+    if isinstance(picture, Path):
+        with Image.open(picture) as image:
+            return _tile(image, width)
+    height = max(1, round(picture.height * width / picture.width))
+    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)

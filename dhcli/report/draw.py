@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dhcli.atomic import atomic_write
 from dhcli.data.image import Pixels
-from dhcli.engine.prediction_files import Prediction
+
+if TYPE_CHECKING:
+    from dhcli.engine.prediction_files import Prediction
 
 Box = tuple[float, float, float, float]
 
@@ -57,16 +60,23 @@ def draw_detections(
 
     boxes  (D, 4) xyxy pixels;  labels  (D,) in 0…K-1;  scores  (D,)
     """
+    order = np.argsort(-scores, kind="stable")
+    texts = [f"{classes[labels[row]]} {scores[row]:.2f}" for row in order]
+    return draw_boxes(image, boxes[order], labels[order], texts)
+
+
+def draw_boxes(
+    image: Pixels, boxes: NDArray[np.float64], labels: NDArray[np.int64], texts: Sequence[str]
+) -> Image.Image:
+    """A picture of `image` (H, W, 3) with boxes (D, 4) xyxy and a text each, the first on top."""
     picture = Image.fromarray(image)
     style = Style.of(*picture.size)
     draw = ImageDraw.Draw(picture)
-    order = np.argsort(-scores, kind="stable")
     within = [_within(box, picture.size) for box in boxes.tolist()]
-    for row in order[::-1]:
+    for row in reversed(range(len(within))):
         _draw_box(draw, within[row], colour_of(int(labels[row])), style)
     taken: list[Box] = []
-    for row in order:
-        text = f"{classes[labels[row]]} {scores[row]:.2f}"
+    for row, text in enumerate(texts):
         taken.append(_draw_label(draw, within[row], text, int(labels[row]), style, taken))
     return picture
 

@@ -1,0 +1,170 @@
+"""A dataset in pictures: samples with their boxes, how many of what, how large, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dhcli.atomic import atomic_folder, atomic_write
+from dhcli.data.formats.placing import is_region
+from dhcli.data.image import read_image
+from dhcli.data.statistics import MEDIUM, SMALL, find_objects
+from dhcli.data.table import ANY_CLASS, DetectionTable
+from dhcli.errors import DataError
+from dhcli.report.contact_sheet import write_contact_sheet
+from dhcli.report.draw import draw_boxes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAMPLES = 12
+"""Images in the grid."""
+_MOST_BARS = 40
+_MOST_MOST_CELLS = 64
+_COLOUR = "#0072b2"
+
+
+def write_pictures(table: DetectionTable, folder: Path, *, seed: int = 0) -> list[str]:
+    """Draw a dataset into a new folder; the names of the pictures.
+
+    samples.png  images with their boxes, every class shown where `SAMPLES` images can
+    classes.png  objects of each class
+    sizes.png    √area and height / width of the objects, and objects an image
+    centres.png  where in their images the centres of objects lie
+
+    Raises DhError where the folder is there already or cannot be written.
+    """
+    found = find_objects(table)
+    figures = {"classes.png": draw_classes(found), "sizes.png": draw_sizes(found)}
+    figures["centres.png"] = draw_centres(found)
+    with atomic_folder(folder) as place:
+        samples = list(_samples(table, choose_samples(table, SAMPLES, seed)))
+        if samples:
+            write_contact_sheet(samples, place / "samples.png", columns=4, width=420)
+        for name, figure in figures.items():
+            with atomic_write(place / name) as file:
+                figure.savefig(file, format="png")
+        return sorted(path.name for path in place.iterdir())
+
+
+def choose_samples(table: DetectionTable, count: int, seed: int) -> list[int]:
+    """Numbers of `count` images: for every class in turn one that shows it, the rarest first."""
+    order = np.random.default_rng(seed).permutation(len(table))
+    place = np.empty(len(table), np.int64)
+    place[order] = np.arange(len(table))
+    labels, images = table.labels, table.image_of_box
+    counts = np.bincount(labels[labels != ANY_CLASS], minlength=len(table.classes))
+    chosen: dict[int, None] = {}
+    for label in np.argsort(counts, kind="stable").tolist():
+        showing = np.unique(images[labels == label])
+        if len(showing) and len(chosen) < count and not set(showing.tolist()) & set(chosen):
+            chosen[int(showing[place[showing].argmin()])] = None
+    filled = np.unique(images)
+    others = filled[np.argsort(place[filled])].tolist()
+    return list(dict.fromkeys([*chosen, *others, *order.tolist()]))[:count]
+
+
+def draw_classes(objects: DetectionTable) -> Figure:
+    """Bars: objects of each class, the most frequent first."""
+    counts = np.bincount(objects.labels, minlength=len(objects.classes))
+    order = np.argsort(-counts, kind="stable")[:_MOST_BARS]
+    figure = _figure(9, 1.2 + 0.24 * max(len(order), 3))
+    axes = figure.subplots()
+    rows = np.arange(len(order))
+    bars = axes.barh(rows, counts[order], color=_COLOUR)
+    axes.bar_label(bars, [f"{count:,}" for count in counts[order]], padding=3, fontsize=8)
+    axes.set_yticks(rows, [_short(objects.classes[label]) for label in order], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.12, y=0.01)
+    more = len(counts) - len(order)
+    axes.set_xlabel("objects" + (f" (and {more} more classes)" if more else ""))
+    _bare(axes)
+    return figure
+
+
+def draw_sizes(objects: DetectionTable) -> Figure:
+    """Histograms: side of the objects, height / width, objects an image."""
+    figure = _figure(12, 3.6)
+    left, middle, right = figure.subplots(1, 3)
+    x1, y1, x2, y2 = objects.boxes.T
+    _histogram(left, np.sqrt(objects.areas), "side of the object, √area in pixels")
+    for limit in (SMALL, MEDIUM):
+        left.axvline(limit**0.5, color="black", linestyle=":", linewidth=1)
+    _histogram(middle, (y2 - y1) / (x2 - x1), "height / width")
+    middle.axvline(1, color="black", linestyle=":", linewidth=1)
+    counts = np.bincount(objects.image_of_box, minlength=len(objects))
+    right.hist(counts, bins=min(30, int(counts.max(initial=0)) + 1), color=_COLOUR)
+    right.set(xlabel="objects an image", ylabel="images")
+    left.set_ylabel("objects")
+    for axes in (left, middle, right):
+        _bare(axes)
+    return figure
+
+
+def draw_centres(objects: DetectionTable) -> Figure:
+    """A heat map: share of the objects whose centre lies in each part of the image."""
+    known = np.asarray((objects.sizes > 0).all(axis=1))[objects.image_of_box]
+    sides = np.maximum(objects.sizes[objects.image_of_box], 1)
+    middle = ((objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2 / sides)[known]
+    # About as many objects as cells: with fewer, a heat map is dots.
+    edges = np.linspace(0, 1, int(np.clip(len(middle) ** 0.5, 8, _MOST_CELLS)) + 1)
+    counts, _, _ = np.histogram2d(middle[:, 1], middle[:, 0], bins=[edges, edges])
+    figure = _figure(5.6, 4.8)
+    axes = figure.subplots()
+    shown = axes.imshow(counts, extent=(0, 1, 1, 0), cmap="viridis", interpolation="nearest")
+    figure.colorbar(shown, label="objects")
+    axes.set(xlabel="x of the centre / width", ylabel="y of the centre / height")
+    return figure
+
+
+def _samples(table: DetectionTable, images: list[int]) -> Iterator[Image.Image]:
+    """The images with their boxes; those that cannot be read are passed over."""
+    regions = is_region(table)
+    for image in images:
+        try:
+            pixels = read_image(table.path(image))
+        except DataError:
+            continue
+        rows = np.arange(len(table.boxes))[table.rows(image)]
+        rows = rows[np.isfinite(table.boxes[rows]).all(axis=1)]
+        texts = [_text(table, row, regions) for row in rows.tolist()]
+        colours = np.where(regions[rows], len(table.classes), table.labels[rows])
+        yield draw_boxes(pixels, table.boxes[rows], colours.astype(np.int64), texts)
+
+
+def _text(table: DetectionTable, row: int, regions: NDArray[np.bool_]) -> str:
+    label = int(table.labels[row])
+    name = table.classes[label] if label != ANY_CLASS else ""
+    return f"{name} (to ignore)".strip() if regions[row] else name
+
+
+def _histogram(axes: Any, values: NDArray[np.float64], label: str) -> None:
+    """Counts of `values` on a logarithmic axis."""
+    if len(values):
+        low, high = values.min(), max(values.max(), values.min() * 1.01)
+        axes.hist(values, bins=np.geomspace(low, high, 41), color=_COLOUR)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+    axes.set_xlabel(label)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 30 else f"{name[:29]}…"
+
+
+def _bare(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
