@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLES = 12
 """Images in the grid."""
 _MOST_BARS = 40
-_MOST_MOST_CELLS = 64
+_MOST_CELLS = 64
 _COLOUR = "#0072b2"
 
 
@@ -89,6 +89,8 @@ def draw_classes(objects: DetectionTable) -> Figure:
 
 def draw_sizes(objects: DetectionTable) -> Figure:
     """Histograms: side of the objects, height / width, objects an image."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = _figure(12, 3.6)
     left, middle, right = figure.subplots(1, 3)
     x1, y1, x2, y2 = objects.boxes.T
@@ -98,8 +100,11 @@ def draw_sizes(objects: DetectionTable) -> Figure:
     _histogram(middle, (y2 - y1) / (x2 - x1), "height / width")
     middle.axvline(1, color="black", linestyle=":", linewidth=1)
     counts = np.bincount(objects.image_of_box, minlength=len(objects))
-    right.hist(counts, bins=min(30, int(counts.max(initial=0)) + 1), color=_COLOUR)
+    step = 1 + int(counts.max(initial=0)) // 40
+    edges = np.arange(0, int(counts.max(initial=0)) + 1 + step, step)
+    right.hist(counts, bins=edges - 0.5, color=_COLOUR)
     right.set(xlabel="objects an image", ylabel="images")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("objects")
     for axes in (left, middle, right):
         _bare(axes)
@@ -148,11 +153,8 @@ def _histogram(axes: Any, values: NDArray[np.float64], label: str) -> None:
     if len(values):
         low, high = values.min(), max(values.max(), values.min() * 1.01)
         axes.hist(values, bins=np.geomspace(low, high, 41), color=_COLOUR)
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
     axes.set_xlabel(label)
 
 
