@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dhcli.data.formats import Images, write_dataset
+from dhcli.data.formats.placing import losses
 from dhcli.data.merge import merge_datasets
 from dhcli.data.select import drop_classes, drop_small, keep_classes, limit_images, rename_classes
 from dhcli.data.split import divide_shares, group_images
 from dhcli.data.table import DetectionTable
-from dhcli.data.tile import tile_table, write_tiles
+from dhcli.data.tile import HOLDS, tile_table, write_tiles
 from dhcli.errors import ConfigError
 
 
@@ -71,15 +72,17 @@ def write_plan(
     if images == "link":
         raise ConfigError("tiles are new images, which cannot be links", hint="`--images copy`")
     tiling = tile_table(table, plan.tile, plan.overlap, plan.visible)
+    lost = tuple(f"in tiles, {line}" for line in losses(table, HOLDS))
     if images == "none":
-        return tiling.table, write_dataset(tiling.table, destination, format, images="none")
+        lost += write_dataset(tiling.table, destination, format, images="none")
+        return tiling.table, lost
     destination.parent.mkdir(parents=True, exist_ok=True)
     # Beside the destination, so that finished tiles need only be moved.
     with tempfile.TemporaryDirectory(
         dir=destination.parent, prefix=f".{destination.name}.", suffix=".part"
     ) as folder:
         tiles = write_tiles(tiling, Path(folder))
-        return tiles, write_dataset(tiles, destination, format, images="move")
+        return tiles, lost + write_dataset(tiles, destination, format, images="move")
 
 
 Step = Callable[[DetectionTable], DetectionTable]

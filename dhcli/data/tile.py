@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dhcli.data.formats.files import map_threads
+from dhcli.data.formats.placing import Holds
 from dhcli.data.image import read_image
 from dhcli.data.table import DetectionTable, Flag, Strings
 from dhcli.errors import DataError
 
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
 _QUALITY = 95
-_KEPT = ("pose",)
+HOLDS = Holds("", columns=frozenset(("pose",)), classless=True)
+"""What tiles keep of a box."""
 
 Windows = NDArray[np.int64]
 
@@ -108,7 +110,7 @@ def _repeat(table: DetectionTable, source: Windows, windows: Windows) -> Detecti
         box_ids=np.arange(1, len(tiles.boxes) + 1, dtype=np.int64),
         sizes=(windows[:, 2:] - windows[:, :2]).astype(np.int32),
         splits={name: np.flatnonzero(np.isin(source, rows)) for name, rows in table.splits.items()},
-        extras={name: column for name, column in tiles.extras.items() if name in _KEPT},
+        extras={name: column for name, column in tiles.extras.items() if name in HOLDS.columns},
         image_extras={},
         about={},
     )

@@ -195,6 +195,17 @@ def test_a_plan_that_cannot_be_is_refused(video, tmp_path, options, code, said):
 
 
 @pytest.mark.realdata
+def test_what_tiles_cannot_hold_is_counted(realdata, tmp_path):
+    run = convert(
+        *(realdata / "kitti_tiny", tmp_path / "out", "--to", "kitti", "--images", "none"),
+        *("--limit", 3, "--tile", 512),
+    )
+
+    assert run.exit_code == 0, run.output
+    assert "in tiles, degrees of truncation or occlusion of" in run.stderr
+
+
+@pytest.mark.realdata
 def test_kitti_of_the_tutorial_with_its_classes(realdata, tmp_path):
     run = convert(
         *(realdata / "kitti_tiny", tmp_path / "out", "--to", "kitti", "--limit", 60),
