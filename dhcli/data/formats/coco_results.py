@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from dhcli.data.formats.columns import tidy
 from dhcli.data.formats.files import stem_of
+from dhcli.data.formats.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.formats.json_text import JsonText
 from dhcli.data.table import ANY_CLASS, DetectionTable, make_table
 from dhcli.errors import DataError
@@ -65,6 +68,16 @@ def read_results(path: Path, truth: DetectionTable) -> DetectionTable:
     )
 
 
+class _Detection(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+_DETECTIONS = msgspec.json.Decoder(list[_Detection])
+
+
 class _Rows:
     """Columns of a results file, in its order."""
 
@@ -77,6 +90,14 @@ class _Rows:
         self._number_of = {number: row for row, number in enumerate(truth.image_ids.tolist())}
         self._named: dict[str, int] | None = None
         self._label_of = {number: label for label, number in enumerate(names)}
+        try:
+            JsonStream(path).read_array(self._add_plain)
+        except NotPlain:
+            self._read_carefully(path)
+
+    def _read_carefully(self, path: Path) -> None:
+        for column in (self.images, self.labels, self.boxes, self.scores):
+            del column[:]
         self._json = JsonText(path)
         if not self._json.begins_with("["):
             raise DataError(
@@ -85,6 +106,24 @@ class _Rows:
                 hint="COCO results are [{image_id, category_id, bbox, score}, …]",
             )
         self._json.read_array(self._add)
+
+    def _add_plain(self, objects: Objects) -> None:
+        """Add detections that are all as usual, with ids that are known."""
+        rows = objects.typed(_DETECTIONS)
+        if rows is None:
+            raise NotPlain
+        images = list(map(self._number_of.get, map(attrgetter("image_id"), rows)))
+        labels = list(map(self._label_of.get, map(attrgetter("category_id"), rows)))
+        scores = np.fromiter(map(attrgetter("score"), rows), np.float64, len(rows))
+        boxes = np.array(list(map(attrgetter("bbox"), rows)), np.float64)
+        with np.errstate(over="ignore"):
+            boxes[:, 2:] += boxes[:, :2]
+        if None in images or None in labels or not np.isfinite(boxes).all():
+            raise NotPlain
+        self.images.extend(images)  # type: ignore[arg-type]
+        self.labels.extend(labels)  # type: ignore[arg-type]
+        self.boxes.frombytes(boxes.tobytes())
+        self.scores.frombytes(scores.tobytes())
 
     def _add(self, row: Any, start: int, _: int) -> None:
         try:

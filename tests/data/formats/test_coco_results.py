@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dhcli.data.formats import read_results, results_of
+from dhcli.data.formats.json_stream import NotPlain
 from dhcli.errors import DataError
 
 ROW = {"image_id": 42, "category_id": 17, "bbox": [1, 2, 3.5, 4], "score": 0.5}
@@ -119,3 +120,25 @@ def test_bad_results_are_errors(put, sample, rows, said):
 def test_bad_categories_are_errors(put, sample, categories):
     with pytest.raises(DataError, match=r"categories\.json"):
         read_results(put([ROW], categories), sample)
+
+
+def test_usual_detections_take_the_fast_way(sample, tmp_path, monkeypatch):
+    from dhcli.data.formats import coco_results
+
+    scored = replace(sample, scores=np.array([0.5, 0.25, 1 / 3, 0.75, 1]))
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(list(coco_results.results_of(scored))))
+    careful = coco_results.JsonText
+    monkeypatch.delattr(coco_results, "JsonText")
+    fast = read_results(path, sample)
+    monkeypatch.setattr(coco_results, "JsonText", careful, raising=False)
+    monkeypatch.setattr(coco_results.JsonStream, "read_array", _step_aside)
+
+    slow = read_results(path, sample)
+
+    for name in ("boxes", "labels", "scores", "offsets"):
+        np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name))
+
+
+def _step_aside(*_):
+    raise NotPlain
