@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dhcli.config.load import config_from_dict, dump_config
 from dhcli.config.schema import Config
@@ -194,8 +194,10 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     )
 
 
-def _branches_on_all(detector: Detector) -> list[str]:
+def _branches_on_all(detector: nn.Module) -> list[str]:
     """Why branches that only refine boxes run on all sampled RoIs, where they do."""
+    if not isinstance(detector, Detector):  # a benchmark trains another's
+        return []
     branches = {name: detector.head.branch(name) for name in detector.head.branches}
     return [
         f"the branch `{name}` trains on all sampled RoIs, not only on objects: {branch.needs_all}"
