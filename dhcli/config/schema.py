@@ -356,7 +356,7 @@ class Detect(Section):
     """Lowest score of a detection."""
     gate: Fraction = 0.0
     """With fused scores: proposals that the first branch gives no class this score are dropped
-    before the second runs. 0 is exact, 0.01 several times as fast (docs/performance.md)."""
+    before the second runs. 0 is exact (docs/performance.md)."""
     nms_threshold: Fraction = 0.5
     """IoU above which the lower-scored of two boxes of a class goes."""
     max_detections: AtLeastOne = 100
