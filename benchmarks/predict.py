@@ -48,7 +48,7 @@ class Row:
     bar: float
     detections: int | None = 60
     precision: str = "fp32"
-    gate: float = 0.0
+    gate: float | None = None
 
 
 ROWS = {
@@ -102,7 +102,7 @@ def measure(row: Row, images: ImageBatch, repeats: int) -> dict[str, object]:
     plain = detector.detect(images)
     detector = Runtime("cpu", row.precision, row.gate).prepare(detector)
     found, theirs = detector.detect(images), peer()
-    same = row.peer == "plain" and row.precision == "fp32" and not row.gate
+    same = row.peer == "plain" and row.precision == "fp32" and row.gate is None
     return {
         "peer": row.peer,
         "precision": row.precision,

@@ -37,12 +37,21 @@ class Runtime:
         precision = choose_detecting_precision(self.precision, device)
         fold_norms(detector)
         if self.gate is not None:
+            _check_gate(detector)
             detector.config = detector.config.model_copy(update={"gate": self.gate})
         detector.compute_in(DTYPES.get(precision.name, torch.float32))
         return detector.to(device).to(memory_format=torch.channels_last).eval()
 
 
 EXACT = Runtime()
+
+
+def _check_gate(detector: Detector) -> None:
+    """Raise ConfigError where one branch alone scores: a gate would do nothing."""
+    branches = [detector.head.branch(name) for name in detector.head.branches]
+    if sum(branch.cls is not None for branch in branches) < 2:
+        what = "a gate is for fused scores, and only one branch of this model classifies"
+        raise ConfigError(what, where="--gate", hint="leave it out: its second branch waits anyway")
 
 
 def load_detector(path: Path, runtime: Runtime) -> tuple[Detector, ModelFile]:

@@ -109,3 +109,11 @@ def test_a_prepared_detector_finds_the_same_and_bf16_nearly(
 def test_fp16_is_refused_on_a_cpu(small_model: Callable[..., ModelFile]) -> None:
     with pytest.raises(ConfigError, match="fp16 is for GPUs"):
         Runtime("cpu", "fp16").prepare(restore_detector(small_model("car"), CPU))
+
+
+def test_a_gate_needs_two_scores(small_model: Callable[..., ModelFile]) -> None:
+    both = Runtime("cpu", gate=0.1).prepare(restore_detector(small_model("car"), CPU))
+    assert both.config.gate == 0.1
+    one = small_model("car", branches=[{"kind": "fc", "width": 8, "lambda": 0.5}])
+    with pytest.raises(ConfigError, match="only one branch"):
+        Runtime("cpu", gate=0.1).prepare(restore_detector(one, CPU))
