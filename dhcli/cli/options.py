@@ -102,7 +102,12 @@ PlaceImages = Annotated[
 
 Weights = Annotated[
     Path,
-    typer.Option("--weights", "-w", metavar="FILE", help="Model file, such as model.safetensors."),
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="Model file, such as model.safetensors, or another program's (see `dh weights`).",
+    ),
 ]
 
 Out = Annotated[
