@@ -85,8 +85,8 @@ def eval_(
 
     Example: dh eval --detections results.json --data photos/ --metric coco,voc07
 
-    Classes are matched by name. --out writes metrics.json and predictions.bbox.json into a folder,
-    with --read-outs into a folder for each.
+    Classes are matched by name. --out writes metrics.json, per_class.csv, pr_curves.png (COCO) and
+    predictions.bbox.json into a folder, with --read-outs into a folder for each.
     """
     from dhcli.engine.gate import check_limits, parse_limit
     from dhcli.engine.score import Request, parse_metrics
@@ -188,7 +188,14 @@ def _conclude_every(every: dict[ReadOut, Evaluation], folder: Path | None, *, js
 def _save(evaluation: Evaluation, folder: Path | None) -> None:
     from dhcli.engine.score import save_evaluation
     from dhcli.report.console import err
+    from dhcli.report.pr_curves import draw_pr_curves
 
-    if folder is not None:
-        for path in save_evaluation(evaluation, folder):
-            err.print(f"wrote {path}")
+    if folder is None:
+        return
+    files = save_evaluation(evaluation, folder)
+    coco = evaluation.results.get("coco")
+    if coco is not None:
+        files.append(folder / "pr_curves.png")
+        draw_pr_curves(coco, files[-1])
+    for path in files:
+        err.print(f"wrote {path}")

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -201,9 +203,15 @@ def score(
     )
 
 
-def save_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
-    """Write `metrics.json` and `predictions.bbox.json` (COCO results) into `folder`."""
-    metrics, predictions = folder / "metrics.json", folder / "predictions.bbox.json"
+def save_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Write the evaluation into `folder`; the files, all written whole.
+
+    metrics.json           what `as_dict` says
+    per_class.csv          a row a metric and class, empty what is undefined or not of that metric
+    predictions.bbox.json  the detections as COCO results
+    """
+    names = ("metrics.json", "per_class.csv", "predictions.bbox.json")
+    metrics, per_class, predictions = files = [folder / name for name in names]
     with atomic_write(predictions) as file:
         for index, row in enumerate(results_of(evaluation.found)):
             file.write(b",\n" if index else b"[\n")
@@ -212,7 +220,23 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> tuple[Path, Path]:
     with atomic_write(metrics) as file:
         text = json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False)
         file.write(f"{text}\n".encode())
-    return metrics, predictions
+    with atomic_write(per_class) as file:
+        file.write(_per_class(evaluation.results).encode("utf-8", "surrogateescape"))
+    return files
+
+
+def _per_class(results: Mapping[Metric, ApResult]) -> str:
+    rows = [
+        {"metric": metric, "class": name} | _without_nan(values)
+        for metric, result in results.items()
+        for name, values in result.per_class.items()
+    ]
+    columns = dict.fromkeys(["metric", "class", *(name for row in rows for name in row)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def parse_metrics(names: Sequence[str]) -> tuple[Metric, ...]:

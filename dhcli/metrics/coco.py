@@ -73,6 +73,7 @@ def coco_ap(
             }
             for k, name in enumerate(truth.classes)
         },
+        precision=_whole(precision),
     )
 
 
@@ -221,6 +222,12 @@ def _of_class(
         "AP75": _mean(best[5]),
         f"AR{max_detections}": _mean(recall[:, 0, -1]),
     }
+
+
+def _whole(precision: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(T, R, K), a copy: over all sizes, with the most detections an image."""
+    best = precision[..., 0, -1]
+    return np.where(best > -1, best, np.nan)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,13 @@ class ApResult:
 
     stats      name → value over all classes
     per_class  class → column → value; every class has the same columns
+    precision  (T, R, K) COCO's at IoU thresholds .5, .55 … .95 and recalls 0, .01 … 1, NaN for a
+               class without objects: their mean is AP. None from metrics that have no such array
     """
 
     stats: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    precision: NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
 
 
 def mean_of(values: NDArray[np.float64]) -> float:

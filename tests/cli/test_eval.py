@@ -1,6 +1,7 @@
 """`dh eval` as people and programs see it."""
 
 import contextlib
+import csv
 import io
 import json
 import subprocess
@@ -74,10 +75,24 @@ def test_out_writes_metrics_and_predictions(run, folder) -> None:
     assert result.exit_code == 0
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
         "metrics.json",
+        "per_class.csv",
+        "pr_curves.png",
         "predictions.bbox.json",
     ]
     saved = json.loads((folder / "out/predictions.bbox.json").read_text("utf-8"))
     assert saved == json.loads((folder / "results.json").read_text("utf-8"))
+
+
+def test_per_class_csv_has_a_row_a_metric_and_class(run, folder) -> None:
+    run("--out", folder / "out", "--metric", "coco,voc12")
+
+    text = (folder / "out/per_class.csv").read_text("utf-8")
+    rows = {(row["metric"], row["class"]): row for row in csv.DictReader(io.StringIO(text))}
+    assert list(rows) == [(m, c) for m in ("coco", "voc12") for c in ("cat", "dog")]
+    assert float(rows["coco", "cat"]["AP50"]) == pytest.approx(51 / 101)
+    assert float(rows["voc12", "cat"]["AP"]) == pytest.approx(0.5)
+    assert (rows["coco", "dog"]["AP"], rows["coco", "dog"]["objects"]) == ("", "0")
+    assert rows["voc12", "cat"]["AP75"] == ""
 
 
 @pytest.mark.parametrize(("limit", "code"), [("AP50=0.5", 0), ("AP50=0.6", 1), ("APl=0", 1)])

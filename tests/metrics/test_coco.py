@@ -269,6 +269,22 @@ class TestByHand:
             assert result.per_class[name]["objects"] == 1
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_precision_at_each_recall_is_what_ap_is_the_mean_of(rng, engine) -> None:
+    truth, found = tables_of(*draw_coco(rng))
+
+    result = coco_ap(truth, found, engine=engine)
+
+    assert result.precision is not None
+    assert result.precision.shape == (10, 101, 4)
+    assert np.nanmean(result.precision) == pytest.approx(result.stats["AP"])
+    assert np.nanmean(result.precision[0]) == pytest.approx(result.stats["AP50"])
+    for k, values in enumerate(result.per_class.values()):
+        ap = result.precision[:, :, k].mean()
+        assert ap == pytest.approx(values["AP"], nan_ok=True)
+    assert np.isnan(result.precision[:, :, 3]).all()  # c90 has no objects
+
+
 def test_pycocotools_says_nothing(truth_of, found_of, capfd) -> None:
     coco_ap(truth_of([[("a", *BOX, 0)]]), found_of([[]]), engine="pycocotools")
     coco_ap(truth_of([[("a", *BOX, 0)]]), found_of([[]]), engine="hotcoco")
