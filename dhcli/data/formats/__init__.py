@@ -1,12 +1,12 @@
 """Datasets in the formats of others: recognised by looking, read into a table, written back.
 
-A format is a file with `sniff_x`, `read_x`, `write_x`, `LOOKS_FOR` and `HOLDS`, and a row below.
+A format is a file with `sniff_x`, `read_x`, `write_x` and a `FORMAT` of them, and a line below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +33,12 @@ from dhcli.data.formats import (
 )
 from dhcli.data.formats.coco_results import read_results, results_of
 from dhcli.data.formats.files import list_files, list_folders, list_images, sound_text
-from dhcli.data.formats.placing import Holds, Images, Placing, losses
+from dhcli.data.formats.placing import Images, Placing, losses
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError
 
 __all__ = [
     "FORMATS",
-    "Format",
     "Images",
     "describe",
     "read_dataset",
@@ -50,122 +49,24 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Format:
-    """How a format is called, recognised, read and written.
-
-    sniff  whether a file or folder is of it
-    read   the table in a file or folder
-    write  put a table into the folder of a Placing
-    holds  what it can hold
-    """
-
-    title: str
-    looks_for: str
-    sniff: Callable[[Path], bool]
-    read: Callable[[Path], DetectionTable]
-    write: Callable[[DetectionTable, Placing], None]
-    holds: Holds
-
-
 FORMATS = {
-    "voc": Format(
-        "Pascal VOC", voc.LOOKS_FOR, voc.sniff_voc, voc.read_voc, voc.write_voc, voc.HOLDS
-    ),
-    "imagenet": Format(
-        "ImageNet",
-        imagenet.LOOKS_FOR,
-        imagenet.sniff_imagenet,
-        imagenet.read_imagenet,
-        imagenet.write_imagenet,
-        imagenet.HOLDS,
-    ),
-    "kitti": Format(
-        "KITTI",
-        kitti.LOOKS_FOR,
-        kitti.sniff_kitti,
-        kitti.read_kitti,
-        kitti.write_kitti,
-        kitti.HOLDS,
-    ),
-    "coco": Format(
-        "COCO", coco.LOOKS_FOR, coco.sniff_coco, coco.read_coco, coco.write_coco, coco.HOLDS
-    ),
-    "datumaro": Format(
-        "Datumaro",
-        datumaro.LOOKS_FOR,
-        datumaro.sniff_datumaro,
-        datumaro.read_datumaro,
-        datumaro.write_datumaro,
-        datumaro.HOLDS,
-    ),
-    "via": Format("VIA", via.LOOKS_FOR, via.sniff_via, via.read_via, via.write_via, via.HOLDS),
-    "createml": Format(
-        "CreateML",
-        createml.LOOKS_FOR,
-        createml.sniff_createml,
-        createml.read_createml,
-        createml.write_createml,
-        createml.HOLDS,
-    ),
-    "supervisely": Format(
-        "Supervisely",
-        supervisely.LOOKS_FOR,
-        supervisely.sniff_supervisely,
-        supervisely.read_supervisely,
-        supervisely.write_supervisely,
-        supervisely.HOLDS,
-    ),
-    "labelme": Format(
-        "LabelMe",
-        labelme.LOOKS_FOR,
-        labelme.sniff_labelme,
-        labelme.read_labelme,
-        labelme.write_labelme,
-        labelme.HOLDS,
-    ),
-    "cvat": Format(
-        "CVAT", cvat.LOOKS_FOR, cvat.sniff_cvat, cvat.read_cvat, cvat.write_cvat, cvat.HOLDS
-    ),
-    "openimages": Format(
-        "Open Images",
-        openimages.LOOKS_FOR,
-        openimages.sniff_openimages,
-        openimages.read_openimages,
-        openimages.write_openimages,
-        openimages.HOLDS,
-    ),
-    "csv": Format(
-        "CSV",
-        csv_table.LOOKS_FOR,
-        csv_table.sniff_csv,
-        csv_table.read_csv,
-        csv_table.write_csv,
-        csv_table.HOLDS,
-    ),
-    "retinanet": Format(
-        "keras-retinanet CSV",
-        retinanet.LOOKS_FOR,
-        retinanet.sniff_retinanet,
-        retinanet.read_retinanet,
-        retinanet.write_retinanet,
-        retinanet.HOLDS,
-    ),
-    "dota": Format(
-        "DOTA", dota.LOOKS_FOR, dota.sniff_dota, dota.read_dota, dota.write_dota, dota.HOLDS
-    ),
-    "mot": Format("MOT", mot.LOOKS_FOR, mot.sniff_mot, mot.read_mot, mot.write_mot, mot.HOLDS),
-    "widerface": Format(
-        "WIDER FACE",
-        widerface.LOOKS_FOR,
-        widerface.sniff_widerface,
-        widerface.read_widerface,
-        widerface.write_widerface,
-        widerface.HOLDS,
-    ),
-    "yolo": Format(
-        "YOLO", yolo.LOOKS_FOR, yolo.sniff_yolo, yolo.read_yolo, yolo.write_yolo, yolo.HOLDS
-    ),
+    "voc": voc.FORMAT,
+    "imagenet": imagenet.FORMAT,
+    "kitti": kitti.FORMAT,
+    "coco": coco.FORMAT,
+    "datumaro": datumaro.FORMAT,
+    "via": via.FORMAT,
+    "createml": createml.FORMAT,
+    "supervisely": supervisely.FORMAT,
+    "labelme": labelme.FORMAT,
+    "cvat": cvat.FORMAT,
+    "openimages": openimages.FORMAT,
+    "csv": csv_table.FORMAT,
+    "retinanet": retinanet.FORMAT,
+    "dota": dota.FORMAT,
+    "mot": mot.FORMAT,
+    "widerface": widerface.FORMAT,
+    "yolo": yolo.FORMAT,
 }
 """All formats, by name; where a folder is of several, the first counts."""
 

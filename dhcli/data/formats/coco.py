@@ -32,6 +32,7 @@ from dhcli.data.formats.coco_results import results_of
 from dhcli.data.formats.columns import DONT_CARE
 from dhcli.data.formats.files import fill_sizes
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing
 from dhcli.data.ids import sound_ids
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
@@ -256,3 +257,6 @@ def _plain(value: float) -> float:
 
 def _texts(column: Any, count: int) -> Iterable[str]:
     return column if isinstance(column, Strings) else [""] * count
+
+
+FORMAT = Format("COCO", LOOKS_FOR, sniff_coco, read_coco, write_coco, HOLDS)

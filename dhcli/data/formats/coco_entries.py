@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.file_bytes import FileBytes
-from dhcli.data.formats.columns import DONT_CARE, flags_of
+from dhcli.data.formats.columns import DONT_CARE, flags_of, side_of
 from dhcli.data.formats.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.formats.json_text import JsonText, Take
 from dhcli.data.table import ANY_CLASS, Flag, Strings
@@ -247,7 +247,7 @@ class Entries:
             raise EntryError("an image whose `file_name` is no text")
         self._row_of_image[number] = len(self.names)
         self.names.append(name)
-        self._sizes.extend((_side(row.get("width")), _side(row.get("height"))))
+        self._sizes.extend((side_of(row.get("width")), side_of(row.get("height"))))
         says_more = not _IMAGE_FIELDS.issuperset(row)
         self._image_spans.extend((start, stop) if says_more else (0, 0))
 
@@ -396,14 +396,6 @@ def _floats(bbox: Any) -> tuple[float, float, float, float]:
     except (TypeError, ValueError):
         raise ValueError("whose `bbox` is not four numbers") from None
     return x, y, width, height
-
-
-def _side(value: Any) -> int:
-    try:
-        side = int(value)
-    except (TypeError, ValueError, OverflowError):
-        return 0
-    return side if 0 < side < 2**31 else 0
 
 
 def _missing(error: Exception) -> str:

@@ -28,7 +28,9 @@ MARKS = {
     "ignore": Flag.IGNORE,
 }
 """What the marks of a box are called where a format lets us name them."""
-_MARKS = MARKS | {"iscrowd": Flag.CROWD, "is_crowd": Flag.CROWD, "isdifficult": Flag.DIFFICULT}
+_OTHER_NAMES = {"iscrowd": Flag.CROWD, "is_crowd": Flag.CROWD, "isdifficult": Flag.DIFFICULT}
+_YES = ("true", "yes", "y", "t")
+_BITS = {name: flag.value for name, flag in (MARKS | _OTHER_NAMES).items()}
 
 
 class Columns:
@@ -166,8 +168,9 @@ def flags_told(marks: Mapping[str, Any]) -> int:
     """The bits of the marks in a mapping of names, in any case, to what says yes or no."""
     bits = 0
     for name, value in marks.items():
-        if name.lower() in _MARKS and is_set(value):
-            bits |= _MARKS[name.lower()].value
+        bit = _BITS.get(name.lower(), 0)
+        if bit and is_set(value):
+            bits |= bit
     return bits
 
 
@@ -178,16 +181,10 @@ def marks_of(flags: Flag) -> list[str]:
 
 def is_set(value: Any) -> bool:
     """Whether a mark's value says yes: true, a number above 0, or text of these."""
-    if isinstance(value, str):
-        return value.strip().lower() in ("true", "yes", "y", "t") or _above_zero(value)
-    return isinstance(value, bool | int | float) and value > 0
-
-
-def _above_zero(text: str) -> bool:
     try:
-        return number_of(text) > 0
+        return number_of(value) > 0
     except ValueError:
-        return False
+        return str(value).strip().lower() in _YES
 
 
 def class_of(value: Any) -> str:

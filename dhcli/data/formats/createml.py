@@ -16,6 +16,7 @@ from typing import Any
 
 from dhcli.data.formats.columns import Columns, class_of, number_of
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
@@ -106,3 +107,6 @@ def _annotations(table: DetectionTable, image: int) -> Iterator[dict[str, Any]]:
         numbers = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
         told = {"label": row.name, "coordinates": dict(zip(_SIDES, numbers, strict=True))}
         yield told if row.score is None else told | {"confidence": row.score}
+
+
+FORMAT = Format("CreateML", LOOKS_FOR, sniff_createml, read_createml, write_createml, HOLDS)

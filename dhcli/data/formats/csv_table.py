@@ -27,6 +27,7 @@ from dhcli.data.formats.columns import (
 )
 from dhcli.data.formats.csv_rows import as_row, find_column, first_row, header_of, read_rows
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -130,3 +131,6 @@ def _lines(table: DetectionTable, image: int, placing: Placing, marks: list[str]
         told = marks_of(row.flags)
         fields = [*head, row.name, *map(decimal, row.box), *(str(int(m in told)) for m in marks)]
         yield as_row(fields if row.score is None else [*fields, decimal(row.score)])
+
+
+FORMAT = Format("CSV", LOOKS_FOR, sniff_csv, read_csv, write_csv, HOLDS)

@@ -36,6 +36,7 @@ from dhcli.data.formats.columns import (
 )
 from dhcli.data.formats.files import IMAGE_SUFFIXES, confine, first_folder, list_images, read_head
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, oddity
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of
 from dhcli.data.formats.xml_text import escape_xml, parse_xml
@@ -289,3 +290,6 @@ def _box_xml(row: Row) -> str:
 def _attribute(text: str) -> str:
     quoted = escape_xml(text).replace('"', "&quot;").replace("\n", "&#10;").replace("\t", "&#9;")
     return f'"{quoted}"'
+
+
+FORMAT = Format("CVAT", LOOKS_FOR, sniff_cvat, read_cvat, write_cvat, HOLDS)

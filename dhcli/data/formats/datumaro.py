@@ -31,6 +31,7 @@ from dhcli.data.formats.columns import (
 )
 from dhcli.data.formats.files import stem_of
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import Holds, Placing, rows_of, track_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
@@ -194,3 +195,6 @@ def _annotations(
             # Nine decimals bring back what a file said: x + w - x is not w in floating point.
             "bbox": [x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)],
         }
+
+
+FORMAT = Format("Datumaro", LOOKS_FOR, sniff_datumaro, read_datumaro, write_datumaro, HOLDS)

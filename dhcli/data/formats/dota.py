@@ -27,6 +27,7 @@ from dhcli.data.formats.files import (
     split_folders,
     stem_of,
 )
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -166,3 +167,6 @@ def _lines(table: DetectionTable, image: int) -> Iterator[str]:
 
 def _word(name: str) -> str:
     return "-".join(name.split()) or "-"
+
+
+FORMAT = Format("DOTA", LOOKS_FOR, sniff_dota, read_dota, write_dota, HOLDS)

@@ -156,7 +156,7 @@ def confine(name: str, folder: str = "") -> str | None:
     if not name or "\0" in name or name[0] == "/" or name[1:2] == ":":
         return None
     path = f"{folder}/{name}" if folder else name
-    if (len(path) > _LONGEST_NAME or not path.isascii()) and not _is_possible(path):
+    if not _is_possible(path):
         return None
     if "./" in path or "//" in path or path.endswith((".", "/")):
         path = posixpath.normpath(path)
@@ -180,6 +180,8 @@ def sound_text(text: str) -> str:
 
 def _is_possible(path: str) -> bool:
     """Whether a system would take the path: its characters, and its length."""
+    if len(path) <= _LONGEST_NAME and path.isascii():
+        return True
     parts = [part.encode("utf-8", "replace") for part in path.split("/")]
     sizes = [len(part) for part in parts]
     return sound_text(path) == path and max(sizes) <= _LONGEST_NAME and sum(sizes) <= _LONGEST_PATH

@@ -24,6 +24,7 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Placing
 from dhcli.data.table import DetectionTable
 
@@ -83,3 +84,6 @@ def write_imagenet(table: DetectionTable, placing: Placing) -> None:
     for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
         text = voc.xml_of(table, image, name, folder)
         placing.write(f"Annotations/{folder}/{stem_of(name)}.xml", text)
+
+
+FORMAT = Format("ImageNet", LOOKS_FOR, sniff_imagenet, read_imagenet, write_imagenet, HOLDS)

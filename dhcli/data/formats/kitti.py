@@ -28,7 +28,9 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, decimal
+from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -85,7 +87,7 @@ def read_kitti(path: Path) -> DetectionTable:
     columns = Columns()
     more = array("d")
     number_of: dict[str, int] = {}
-    for label in labels:
+    for label in track(labels, "label files read"):
         stem = stem_of(label)
         number_of[stem] = len(columns.files)
         image = by_stem.get(stem, f"{stem}.png")
@@ -224,3 +226,6 @@ def _hundredths(value: float) -> str:
     """With two decimals, as KITTI does, where that is all there is."""
     text = f"{value:.2f}"
     return text if float(text) == value else decimal(value)
+
+
+FORMAT = Format("KITTI", LOOKS_FOR, sniff_kitti, read_kitti, write_kitti, HOLDS)

@@ -38,6 +38,7 @@ from dhcli.data.formats.files import (
     split_folders,
     stem_of,
 )
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import Holds, Placing, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
@@ -201,3 +202,6 @@ def _shapes(table: DetectionTable, image: int) -> Iterator[dict[str, Any]]:
             "flags": dict.fromkeys(marks_of(row.flags), True),
         }
         yield shape if row.score is None else shape | {"score": row.score}
+
+
+FORMAT = Format("LabelMe", LOOKS_FOR, sniff_labelme, read_labelme, write_labelme, HOLDS)

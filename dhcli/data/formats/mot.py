@@ -32,6 +32,7 @@ from dhcli.data.formats.files import (
     split_folders,
     split_name,
 )
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -259,3 +260,6 @@ def _visibility(table: DetectionTable, row: Row) -> float:
     if isinstance(degrees, np.ndarray):
         return float(degrees[row.number])
     return _SEEN_IN_PART if Flag.OCCLUDED in row.flags else 1.0
+
+
+FORMAT = Format("MOT", LOOKS_FOR, sniff_mot, read_mot, write_mot, HOLDS)

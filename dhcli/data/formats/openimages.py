@@ -22,6 +22,7 @@ from dhcli.data.formats.columns import Columns, class_of, is_set, number_of, tid
 from dhcli.data.formats.csv_rows import as_row, first_row, header_of, read_rows
 from dhcli.data.formats.files import list_files, stem_of
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -170,3 +171,8 @@ def _fields(row: Row, sides: Sequence[int]) -> Iterator[str]:
     for flag in (Flag.OCCLUDED, Flag.TRUNCATED, Flag.CROWD | Flag.IGNORE):
         yield str(int(bool(flags & flag)))
     yield from ("0", "0")
+
+
+FORMAT = Format(
+    "Open Images", LOOKS_FOR, sniff_openimages, read_openimages, write_openimages, HOLDS
+)

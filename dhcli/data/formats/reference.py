@@ -10,7 +10,8 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from dhcli.data.formats import FORMATS, Format
+from dhcli.data.formats import FORMATS
+from dhcli.data.formats.format import Format
 from dhcli.data.table import Flag
 
 _INTRODUCTION = """\

@@ -16,6 +16,7 @@ from dhcli.data.formats.columns import Columns, class_of, number_of
 from dhcli.data.formats.csv_rows import as_row, first_row, read_rows
 from dhcli.data.formats.files import list_files
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -102,3 +103,8 @@ def _lines(table: DetectionTable, image: int, placing: Placing) -> Iterator[str]
         yield as_row((file, *map(decimal, row.box), row.name))
     if not rows:
         yield as_row((file, "", "", "", "", ""))
+
+
+FORMAT = Format(
+    "keras-retinanet CSV", LOOKS_FOR, sniff_retinanet, read_retinanet, write_retinanet, HOLDS
+)

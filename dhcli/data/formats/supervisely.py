@@ -31,6 +31,7 @@ from dhcli.data.formats.columns import (
     side_of,
 )
 from dhcli.data.formats.files import list_files, list_folders, split_folders
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import Holds, Placing, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
@@ -234,3 +235,8 @@ def _objects(table: DetectionTable, image: int) -> Iterator[dict[str, Any]]:
             "classTitle": row.name,
             "points": {"exterior": [[x1, y1], [x2 - 1, y2 - 1]], "interior": []},
         }
+
+
+FORMAT = Format(
+    "Supervisely", LOOKS_FOR, sniff_supervisely, read_supervisely, write_supervisely, HOLDS
+)

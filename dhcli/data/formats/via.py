@@ -27,6 +27,7 @@ from dhcli.data.formats.columns import (
     number_of,
 )
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
@@ -209,3 +210,6 @@ def _bytes_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
+
+
+FORMAT = Format("VIA", LOOKS_FOR, sniff_via, read_via, write_via, HOLDS)

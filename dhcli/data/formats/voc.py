@@ -22,7 +22,7 @@ from xml.parsers import expat
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.columns import DONT_CARE, Columns, flags_of, tidy
+from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, number_of, side_of, tidy
 from dhcli.data.formats.files import (
     IMAGE_SUFFIXES,
     first_folder,
@@ -35,8 +35,10 @@ from dhcli.data.formats.files import (
     split_folders,
     stem_of,
 )
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, decimal
 from dhcli.data.formats.xml_text import escape_xml
+from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
 from dhcli.errors import DataError
 
@@ -64,7 +66,8 @@ Part = tuple[str, str, str]
 
 _WRITTEN = "Written by dh, 1-based"
 _NO_POSE = "Unspecified"
-_REGION = Flag.CROWD | Flag.IGNORE
+_REGION = Flag.CROWD.value | Flag.IGNORE.value
+_NOT_DIFFICULT = ~Flag.DIFFICULT.value
 
 
 def sniff_voc(path: Path) -> bool:
@@ -175,7 +178,7 @@ class _Reader:
         images = list_images(self.root / image_folder)
         self._by_stem = {stem_of(name): name for name in reversed(images)}
         self.number_of = {}
-        for name in names:
+        for name in track(names, f"files of {xml_folder}"):
             stem = name[: -len(".xml")]
             self.number_of[stem] = len(self.columns.files)
             self._read(_join(xml_folder, name), stem, image_folder)
@@ -195,7 +198,7 @@ class _Reader:
         said = document.head.get("filename", "")
         known = self._by_stem
         image = known.get(stem) or known.get(stem_of(said)) or _named(said, stem)
-        width, height = (_pixels(document.head.get(side, "")) for side in ("width", "height"))
+        width, height = (side_of(document.head.get(side, "")) for side in ("width", "height"))
         self.columns.add_image(_join(folder, image), width, height, xml)
         for line, fields in document.objects:
             self._add_object(fields, line)
@@ -203,7 +206,7 @@ class _Reader:
 
     def _add_object(self, fields: dict[str, str], line: int) -> None:
         try:
-            xyxy = [_number(fields[side]) for side in _SIDES]
+            xyxy = [number_of(fields[side]) for side in _SIDES]
             label = self.columns.label_of(fields["name"])
         except (KeyError, ValueError) as error:
             raise DataError(_complaint(error, fields), where=self._where(line)) from None
@@ -296,46 +299,17 @@ def _complaint(error: Exception, fields: dict[str, str]) -> str:
     return f"an object without {missing}"
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float(text.replace(",", "."))
-
-
 def _score(text: str, where: str) -> float:
     try:
-        return _number(text)
-    except ValueError:
-        raise DataError(f"has a score that is not a number: {text[:40]}", where=where) from None
-
-
-def _pixels(text: str) -> int:
-    """A side of an image, 0 where the file does not know it."""
-    try:
-        value = int(float(text))
-    except (ValueError, OverflowError):
-        return 0
-    return value if 0 < value < 2**31 else 0
-
-
-def _is_set(text: str) -> bool:
-    try:
-        return float(text) > 0
-    except ValueError:
-        return text.lower() in ("true", "yes")
+        return number_of(text)
+    except ValueError as error:
+        raise DataError(f"has a score that is not a number: {error}", where=where) from None
 
 
 def _flags(fields: dict[str, str], label: int) -> int:
-    crowd, ignore, difficult, truncated, occluded = (
-        tag in fields and _is_set(fields[tag])
-        for tag in ("iscrowd", "ignore", "difficult", "truncated", "occluded")
-    )
-    region = crowd * Flag.CROWD | (ignore or label == ANY_CLASS) * Flag.IGNORE
+    told = flags_told(fields) | (label == ANY_CLASS) * Flag.IGNORE.value
     # Regions are written as difficult too, for tools that know no others.
-    return region | flags_of(
-        difficult=difficult and not region, truncated=truncated, occluded=occluded
-    )
+    return told & _NOT_DIFFICULT if told & _REGION else told
 
 
 def _finish(
@@ -421,7 +395,7 @@ def _object_xml(table: DetectionTable, row: int) -> str:
         "name": escape_xml(name),
         "pose": escape_xml((pose[row] if isinstance(pose, Strings) else "") or _NO_POSE),
         "truncated": int(Flag.TRUNCATED in flags),
-        "difficult": int(bool(flags & (_REGION | Flag.DIFFICULT)) or label == ANY_CLASS),
+        "difficult": int(bool(flags & (Flag(_REGION) | Flag.DIFFICULT)) or label == ANY_CLASS),
     }
     marks = {"occluded": Flag.OCCLUDED, "iscrowd": Flag.CROWD, "ignore": Flag.IGNORE}
     tags |= {tag: 1 for tag, flag in marks.items() if flag in flags}
@@ -438,3 +412,6 @@ def _object_xml(table: DetectionTable, row: int) -> str:
             "\t</object>",
         )
     )
+
+
+FORMAT = Format("Pascal VOC", LOOKS_FOR, sniff_voc, read_voc, write_voc, HOLDS)

@@ -19,6 +19,7 @@ import numpy as np
 from dhcli.data.formats.columns import Columns, number_of
 from dhcli.data.formats.files import read_head, read_text
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
@@ -155,3 +156,6 @@ def _lines(table: DetectionTable, image: int, name: str) -> Iterator[str]:
         yield f"{' '.join(sides)} 0 0 0 {invalid} {decimal(degree)} 0\n"
     if not rows:
         yield f"{' '.join('0' * _COLUMNS)}\n"
+
+
+FORMAT = Format("WIDER FACE", LOOKS_FOR, sniff_widerface, read_widerface, write_widerface, HOLDS)

@@ -37,7 +37,9 @@ from dhcli.data.formats.files import (
     stem_of,
 )
 from dhcli.data.formats.finding import find_end
+from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region
+from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -84,7 +86,7 @@ def read_yolo(path: Path) -> DetectionTable:
     columns = Columns()
     files = list(dict.fromkeys(file for group in groups.values() for file in group))
     folders: dict[str, str] = {}
-    for file in files:
+    for file in track(files, "label files read"):
         folder = file.rpartition("/")[0]
         if folder not in folders:
             folders[folder] = _label_folder(root, folder or ".")
@@ -405,3 +407,6 @@ def label_files(table: DetectionTable) -> Iterator[str]:
     lines = [form % row for row in rows]
     ends = np.searchsorted(images, np.arange(len(table) + 1)).tolist()
     return ("".join(lines[start:stop]) for start, stop in pairwise(ends))
+
+
+FORMAT = Format("YOLO", LOOKS_FOR, sniff_yolo, read_yolo, write_yolo, HOLDS)
