@@ -24,6 +24,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.formats.columns import tidy
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.metrics.pair import check_classes, check_pair, is_region
 from dhcli.metrics.result import ApResult
@@ -37,8 +38,6 @@ COCO_STATS = (
 """The twelve numbers, in pycocotools' order."""
 
 _IGNORED = Flag.CROWD | Flag.DIFFICULT
-# x + w - x is not w in floating point; ten decimals bring back what a file said.
-_DECIMALS = 10
 
 
 def coco_ap(
@@ -60,7 +59,8 @@ def coco_ap(
         raise ValueError(f"max_detections must be at least 1, got {max_detections}")
     limits = [1, min(10, max_detections), max_detections]
     number = _image_numbers(truth)
-    objects, detections = _objects(truth, number), _detections(found, number)
+    with np.errstate(over="ignore"):  # a box may be as large as a file says
+        objects, detections = _objects(truth, number), _detections(found, number)
     run = _run_hotcoco if engine == "hotcoco" else _run_pycocotools
     precision, recall = run(len(truth), len(truth.classes), objects, detections, limits)
     return ApResult(
@@ -127,8 +127,7 @@ def _detections(found: DetectionTable, number: NDArray[np.int64]) -> _Columns:
 
 
 def _xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    xywh: NDArray[np.float64] = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
-    return np.round(xywh, _DECIMALS)
+    return tidy(np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]))
 
 
 # The arrays of both engines, -1 where a class has no object of a size:

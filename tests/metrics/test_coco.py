@@ -314,3 +314,14 @@ def test_a_size_on_the_border_survives_xyxy(truth_of, found_of) -> None:
     stats = coco_ap(truth_of([[("a", *box, 0)]]), found_of([[("a", *box, 0.9)]])).stats
 
     assert stats["ARs"] == stats["ARm"] == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("far", [1e300, 1.7e308])
+def test_boxes_too_large_for_an_area_are_judged_quietly(truth_of, found_of, engine, far) -> None:
+    huge = (-far, -far, far, far)
+    truth = truth_of([[("a", *BOX, 0), ("a", *huge, 0)]])
+    found = found_of([[("a", *BOX, 0.9), ("a", *huge, 0.8)]])
+
+    assert coco_ap(truth, found, engine=engine).stats["AP"] > 0.5

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dhcli.data.formats.columns import Columns, class_of, number_of
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.json_text import JsonText, begins_as
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
@@ -58,19 +59,13 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
     document = JsonText(path)
     columns = Columns()
     annotation = path.relative_to(root).as_posix()
-
-    def add(row: Any, start: int, _: int) -> None:
-        try:
-            _add_image(columns, row, annotation, document.line(start))
-        except ODD as error:
-            raise document.fail(f"an image {oddity(error)}", start) from None
-
+    add = document.taking("an image", partial(_add_image, columns, annotation))
     document.read_array(add)
     columns.files, notes = locate_images(root, path, columns.files)
     return columns.table(root, columns.classes_after(), format="createml", notes=tuple(notes))
 
 
-def _add_image(columns: Columns, row: dict[str, Any], annotation: str, line: int) -> None:
+def _add_image(columns: Columns, annotation: str, row: dict[str, Any], line: int) -> None:
     name = next((row[key] for key in _IMAGE_KEYS if key in row), None)
     if not isinstance(name, str):
         raise KeyError("image")

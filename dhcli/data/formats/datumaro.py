@@ -32,7 +32,7 @@ from dhcli.data.formats.columns import (
 from dhcli.data.formats.files import stem_of
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.json_text import ODD, JsonText, begins_as
 from dhcli.data.formats.placing import Holds, Placing, rows_of, track_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
@@ -67,13 +67,7 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
     labels = _label_names(document.read_object({"items": lambda *_: None}))
     reader = _Reader(path.relative_to(root).as_posix(), labels)
 
-    def add(row: Any, start: int, _: int) -> None:
-        try:
-            reader.add_item(row, document.line(start))
-        except ODD as error:
-            raise document.fail(f"an item {oddity(error)}", start) from None
-
-    document.read_object({"items": add})
+    document.read_object({"items": document.taking("an item", reader.add_item)})
     columns = reader.columns
     columns.files, notes = locate_images(root, path, columns.files)
     return columns.table(

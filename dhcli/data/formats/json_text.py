@@ -95,6 +95,17 @@ class JsonText:
             self._finish(position)
         return position + 1
 
+    def taking(self, what: str, add: Callable[[Any, int], None]) -> Take:
+        """What hands each element and its line to `add`, and says of which `what` an oddity is."""
+
+        def take(element: Any, start: int, _: int) -> None:
+            try:
+                add(element, self.line(start))
+            except ODD as error:
+                raise self.fail(f"{what} {oddity(error)}", start) from None
+
+        return take
+
     def line(self, position: int) -> int:
         """The number of the line at `position`; to be asked for in the order of the text."""
         line, counted = self._counted

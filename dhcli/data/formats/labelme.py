@@ -39,7 +39,7 @@ from dhcli.data.formats.files import (
     stem_of,
 )
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.json_text import JsonText, begins_as
 from dhcli.data.formats.placing import Holds, Placing, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
@@ -113,7 +113,6 @@ class _Reader:
     def __init__(self, root: Path, columns: Columns) -> None:
         self.root = root
         self.columns = columns
-        self._json: JsonText
 
     def read_folder(self, base: str, folder: str, names: Sequence[str]) -> None:
         """Read the files `names` in `folder`; their images lie there or elsewhere in `base`."""
@@ -129,8 +128,8 @@ class _Reader:
 
     def _read(self, folder: str, name: str, images: dict[str, str]) -> str:
         annotation = _join(folder, name)
-        self._json = JsonText(self.root / annotation)
-        head = self._json.read_object({"shapes": self._take})
+        document = JsonText(self.root / annotation)
+        head = document.read_object({"shapes": document.taking("a shape", self._add)})
         stem = name[: -len(".json")]
         said = str(head.get("imagePath") or "")
         named = confine(said, "" if folder == "." else folder)
@@ -141,12 +140,6 @@ class _Reader:
         width, height = (side_of(head.get(side)) for side in ("imageWidth", "imageHeight"))
         self.columns.add_image(named, width, height, annotation)
         return named
-
-    def _take(self, shape: Any, start: int, _: int) -> None:
-        try:
-            self._add(shape, self._json.line(start))
-        except ODD as error:
-            raise self._json.fail(f"a shape {oddity(error)}", start) from None
 
     def _add(self, shape: dict[str, Any], line: int) -> None:
         kind = shape.get("shape_type") or "polygon"

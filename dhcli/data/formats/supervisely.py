@@ -14,6 +14,7 @@ import base64
 import json
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,8 @@ class _Reader:
         """Read one annotation file; return the number of its image."""
         document = JsonText(self.root / folder / name)
         coming = len(self.columns.files)  # the file may tell of the image behind its objects
-
-        def take(row: Any, start: int, _: int) -> None:
-            try:
-                self._add(row, document.line(start), coming)
-            except ODD as error:
-                raise document.fail(f"an object {oddity(error)}", start) from None
-
-        head = document.read_object({"objects": take})
+        add = document.taking("an object", partial(self._add, coming))
+        head = document.read_object({"objects": add})
         size = head.get("size")
         width, height = (
             side_of(size.get(side) if isinstance(size, dict) else 0) for side in ("width", "height")
@@ -140,7 +135,7 @@ class _Reader:
             self.splits.setdefault(tag, []).append(number)
         return number
 
-    def _add(self, told: dict[str, Any], line: int, image: int) -> None:
+    def _add(self, image: int, told: dict[str, Any], line: int) -> None:
         kind = told.get("geometryType") or ("bitmap" if told.get("bitmap") else "rectangle")
         box = _box(kind, told)
         if box is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from dhcli.data.formats.columns import (
 )
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.json_text import ODD, JsonText, begins_as
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
@@ -63,13 +64,7 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
     document = JsonText(path)
     columns = Columns()
     annotation = path.relative_to(root).as_posix()
-
-    def add(row: Any, start: int, _: int) -> None:
-        try:
-            _add_image(columns, row, annotation, document.line(start))
-        except ODD as error:
-            raise document.fail(f"an image {oddity(error)}", start) from None
-
+    add = document.taking("an image", partial(_add_image, columns, annotation))
     listed: list[str] = []
     if begins_as(path, "{", _PROJECT):
         project = document.read_object({_PROJECT: add})
@@ -96,7 +91,7 @@ def _class_key(attributes: Mapping[str, Any]) -> str | None:
     return next((names[key] for key in (*_CLASS_KEYS, *names) if key in names), None)
 
 
-def _add_image(columns: Columns, row: dict[str, Any], annotation: str, line: int) -> None:
+def _add_image(columns: Columns, annotation: str, row: dict[str, Any], line: int) -> None:
     name = row["filename"]
     if not isinstance(name, str):
         raise TypeError("`filename` is no text")
