@@ -29,6 +29,7 @@ from dhcli.cli.env import describe_machine
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
 from dhcli.data.formats import read_dataset
+from dhcli.data.loader import EvalLoader
 from dhcli.engine.data import load_data
 from dhcli.engine.evaluate import detect_table
 from dhcli.engine.load import choose_device
@@ -124,10 +125,8 @@ def main() -> None:
     found = detect_table(
         model.to(device).eval(),  # type: ignore[arg-type]
         truth,
-        best.config.input,
+        EvalLoader(truth, best.config.input, batch_size=1, workers=0),
         device=device,
-        batch_size=1,
-        workers=0,
         classes=best.classes,
     )
     print(json.dumps({"train_seconds": round(seconds), **coco_ap(truth, found).stats}))

@@ -18,7 +18,7 @@ from dhcli.cli.options import (
     Preset,
     Weights,
 )
-from dhcli.cli.train import TensorBoard, ValFolder, conclude, data_settings, make_session
+from dhcli.cli.train import Cache, TensorBoard, ValFolder, conclude, make_session, option_settings
 from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
 
@@ -46,6 +46,7 @@ def finetune(
     config: ConfigFile = None,
     overrides: Overrides = None,
     out: Out = None,
+    cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
     as_json: JsonFlag = False,
@@ -69,7 +70,7 @@ def finetune(
     from dhcli.engine.load import read_weights
 
     inherited = inherited_settings(read_weights(weights).config)
-    own = [*alias_settings(alias or ()), *data_settings(data, val), *(overrides or ())]
+    own = [*alias_settings(alias or ()), *option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=[*inherited, *own])
     session = make_session("finetune", out, device, tensorboard)
     conclude(run(resolved.config, session, weights), as_json=as_json)

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -41,6 +41,13 @@ ResumeRun = Annotated[
         help="Go on with this run folder; only settings of `train` may change.",
     ),
 ]
+Cache = Annotated[
+    Literal["none", "ram", "disk"] | None,
+    typer.Option(
+        "--cache",
+        help="Decode every image once, before training: into memory, or a file in the run folder.",
+    ),
+]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write for TensorBoard too.")]
 
 
@@ -53,6 +60,7 @@ def train(
     weights: StartWeights = None,
     resume: ResumeRun = None,
     out: Out = None,
+    cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
     as_json: JsonFlag = False,
@@ -68,10 +76,9 @@ def train(
     if resume is not None:
         begun = {"--data": data, "--val": val, "--preset": preset, "--config": config}
         _refuse_beside_resume({**begun, "--weights": weights, "--out": out})
-        resolved = load_config(file=_config_of(resume), overrides=overrides or ())
-    else:
-        settings = [*data_settings(data, val), *(overrides or ())]
-        resolved = load_config(preset, file=config, overrides=settings)
+        config = _config_of(resume)
+    settings = [*option_settings(data, val, cache), *(overrides or ())]
+    resolved = load_config(preset, file=config, overrides=settings)
     from dhcli.engine import train as engine
 
     session = make_session("train", out, device, tensorboard)
@@ -82,10 +89,10 @@ def train(
     conclude(outcome, as_json=as_json)
 
 
-def data_settings(data: Path | None, val: Path | None) -> list[str]:
-    """`--data` and `--val` in the form of `--set`."""
-    named = (("train", data), ("val", val))
-    return [f"data.{key}={json.dumps(str(path))}" for key, path in named if path is not None]
+def option_settings(data: Path | None, val: Path | None, cache: str | None) -> list[str]:
+    """`--data`, `--val` and `--cache` in the form of `--set`."""
+    named = {"data.train": data, "data.val": val, "train.cache": cache}
+    return [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value is not None]
 
 
 def make_session(command: str, out: Path | None, device: str, tensorboard: bool) -> Session:

@@ -448,6 +448,8 @@ class Train(Section):
     """Seed of weights, order and augmentation."""
     workers: Annotated[int, Field(ge=-1)] = -1
     """Processes that load images; -1: as many as there are spare cores, at most 8."""
+    cache: Literal["none", "ram", "disk"] = "none"
+    """Decode every image once, before training: into memory, or a file in the run folder."""
     log_every: AtLeastOne = 50
     """Iterations between lines of the log."""
     eval_every: Count = 1

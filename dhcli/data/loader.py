@@ -28,7 +28,8 @@ from dhcli.data.batching import (
     known_sizes,
     training_batches,
 )
-from dhcli.data.image import Values, read_image
+from dhcli.data.cache import ImageCache
+from dhcli.data.image import Pixels, Values, read_image
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
 from dhcli.data.transforms import (
     Sample,
@@ -107,8 +108,8 @@ class TrainLoader:
 
     The stream depends on the seed, the epoch and the images, and on nothing else. Boxes flagged
     crowd or ignore, of no class, or (`difficult` "ignore") difficult become regions to ignore.
-    `batch_size` is that of this rank; `workers` as in `count_workers`. Has one epoch under way at
-    a time.
+    `batch_size` is that of this rank; `workers` as in `count_workers`; a `cache` holds the images
+    of `table`. Has one epoch under way at a time.
     """
 
     def __init__(  # noqa: PLR0913  (each is one fact of the run, and all but three need their name)
@@ -123,13 +124,14 @@ class TrainLoader:
         rank: int = 0,
         world: int = 1,
         difficult: str = "ignore",
+        cache: ImageCache | None = None,
     ) -> None:
         self._sizes = known_sizes(table, upright=input.exif)
         self._batch_size, self._seed = batch_size, seed
         self._rank, self._world = rank, world
         self._length = math.ceil(math.ceil(len(table) / batch_size) / world)
         self._plan = _Plan()
-        maker = BatchMaker(table, input, augment, seed=seed, difficult=difficult)
+        maker = BatchMaker(table, input, augment, seed=seed, difficult=difficult, cache=cache)
         count = min(count_workers(workers), self._length)
         self._loader = _start_loader(maker, self._plan, count, keep=True)
 
@@ -169,13 +171,14 @@ class EvalLoader:
         rank: int = 0,
         world: int = 1,
         difficult: str = "ignore",
+        cache: ImageCache | None = None,
     ) -> None:
         sizes = known_sizes(table, upright=input.exif)
         batches = evaluation_batches(sizes, batch_size, input)[rank::world]
         self._length = len(batches)
         self._plan = _Plan()
         self._plan.set(0, batches)
-        maker = BatchMaker(table, input, None, seed=0, difficult=difficult)
+        maker = BatchMaker(table, input, None, seed=0, difficult=difficult, cache=cache)
         count = min(count_workers(workers), len(batches))
         self._loader = _start_loader(maker, self._plan, count, keep=False)
 
@@ -217,11 +220,13 @@ class BatchMaker(Dataset["Batch | DhError"]):
         *,
         seed: int,
         difficult: str,
+        cache: ImageCache | None = None,
     ) -> None:
         ignored = Flag.CROWD | Flag.IGNORE
         if difficult == "ignore":
             ignored |= Flag.DIFFICULT
         self.root, self.input, self.augment, self.seed = table.root, input, augment, seed
+        self.cache = cache
         files = table.files
         self.files = [torch.tensor(part) for part in (files.buffer, files.starts, files.stops)]
         self.offsets = torch.tensor(table.offsets)
@@ -248,12 +253,15 @@ class BatchMaker(Dataset["Batch | DhError"]):
 
     def read(self, image: int) -> Sample:
         """The image as it is on disk; boxes cut at its border."""
-        files = Strings(*(part.numpy() for part in self.files))
         rows = slice(int(self.offsets[image]), int(self.offsets[image + 1]))
         boxes, labels = self.boxes[rows].numpy(), self.labels[rows].numpy()
         region = self.is_region[rows].numpy()
-        pixels = read_image(self.root / str(files[image]), upright=self.input.exif)
+        pixels = self._decode(image) if self.cache is None else self.cache[image]
         return clip_sample(Sample(pixels, boxes[~region], labels[~region], boxes[region]))
+
+    def _decode(self, image: int) -> Pixels:
+        files = Strings(*(part.numpy() for part in self.files))
+        return read_image(self.root / str(files[image]), upright=self.input.exif)
 
     def _transform(self, sample: Sample, epoch: int, image: int) -> Sample:
         if self.augment is None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.config.schema import Data
+from dhcli.data.cache import ImageCache
 from dhcli.data.checks import find_leaks
 from dhcli.data.findings import Finding
 from dhcli.data.formats import describe, read_dataset
@@ -30,11 +31,14 @@ FIRST = 3
 class TrainingData:
     """What to learn from, and what to validate on: None if nothing was set aside for it.
 
-    Both tables have the same classes, and boxes and images that can be used.
+    Both tables have the same classes, and boxes and images that can be used. A cache holds the
+    decoded images of its table.
     """
 
     train: DetectionTable
     val: DetectionTable | None
+    train_cache: ImageCache | None = None
+    val_cache: ImageCache | None = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data from other data, in plain values."""

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from dhcli.config.read_out import ReadOut
-from dhcli.config.schema import Input
 from dhcli.data.formats import read_dataset
 from dhcli.data.loader import EvalLoader
 from dhcli.data.table import DetectionTable, make_table
@@ -74,21 +73,19 @@ def evaluate_model(
 def detect_table(
     detector: Detector,
     table: DetectionTable,
-    input: Input,
+    loader: EvalLoader,
     *,
     device: torch.device,
-    batch_size: int,
-    workers: int,
     progress: Progress | None = None,
     classes: Sequence[str] | None = None,
 ) -> DetectionTable:
     """What `detector` finds in the images of `table`: the same images, scored boxes, best first.
 
-    The detector is on `device` already, and is left in the mode it was in. `classes` names its
-    labels; left out, they are those of `table`. `progress` is called after every batch.
+    `loader` gives the images of `table`. The detector is on `device` already, and is left in the
+    mode it was in. `classes` names its labels; left out, they are those of `table`. `progress` is
+    called after every batch.
     Raises DataError naming an image that cannot be read.
     """
-    loader = EvalLoader(table, input, batch_size=batch_size, workers=workers)
     found = _detect(
         lambda images: [detector.detect(images)], detector, loader, device, len(table), progress
     )
@@ -105,7 +102,7 @@ def detect_tables(
     progress: Progress | None = None,
     classes: Sequence[str] | None = None,
 ) -> list[DetectionTable]:
-    """As `detect_table`, for each of `read_outs`; `loader` gives the images of `table`."""
+    """As `detect_table`, for each of `read_outs`."""
     every = partial(detector.detect_each, read_outs=read_outs)
     found = _detect(every, detector, loader, device, len(table), progress)
     return [_as_table([one[k] for one in found], table, classes) for k in range(len(read_outs))]

@@ -82,6 +82,7 @@ class Trainer:
             rank=rank,
             world=world,
             difficult=config.data.difficult,
+            cache=data.train_cache,
         )
         self.val_loader = None if data.val is None else self._val_loader(data.val)
         self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
@@ -161,6 +162,7 @@ class Trainer:
             batch_size=train.batch_size,
             workers=train.workers,
             difficult=self.config.data.difficult,
+            cache=self.data.val_cache,
         )
 
     def _train_epoch(self, stop: StopRequest) -> None:
@@ -268,7 +270,7 @@ class Trainer:
             stop.check()
 
         losses = validation_losses(self.model, self.val_loader, self.precision, tick)
-        stats = validation_ap(self.model, table, self.config, self.device, tick)
+        stats = validation_ap(self.model, table, self.val_loader, self.device, tick)
         return {f"val_{name}": value for name, value in losses.items()} | stats
 
     def _judge(self, epoch: int, found: dict[str, float]) -> None:

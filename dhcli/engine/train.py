@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dhcli.config.load import config_from_dict, dump_config
 from dhcli.config.schema import Config
+from dhcli.engine.cache import decoded_once
 from dhcli.engine.checkpoint import load_checkpoint
 from dhcli.engine.data import TrainingData, load_data
 from dhcli.engine.load import read_weights
@@ -113,14 +114,15 @@ def _run(
     journal = session.journal
     try:
         journal.open(run, tensorboard=session.tensorboard)
-        trainer = Trainer(config, detector, data, run, journal, session.device)
-        if state is not None:
-            trainer.restore(state)
-            _check_unfinished(trainer)
-        run.require_space(_bytes_to_write(trainer))
-        run.write_text(CONFIG, dump_config(config))
-        _introduce(trainer, session)
-        outcome = _train_or_explain(trainer)
+        with decoded_once(data, config, run.path, journal) as images:
+            trainer = Trainer(config, detector, images, run, journal, session.device)
+            if state is not None:
+                trainer.restore(state)
+                _check_unfinished(trainer)
+            run.require_space(_bytes_to_write(trainer))
+            run.write_text(CONFIG, dump_config(config))
+            _introduce(trainer, session)
+            outcome = _train_or_explain(trainer)
     except DhError as error:
         with contextlib.suppress(DhError):  # the log may be what cannot be written
             journal.note(f"error: {error}")

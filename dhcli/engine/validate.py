@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-from dhcli.config.schema import Config
 from dhcli.data.loader import EvalLoader
 from dhcli.data.table import DetectionTable
 from dhcli.engine.evaluate import detect_table
@@ -50,19 +49,16 @@ def validation_losses(
 def validation_ap(
     detector: Detector,
     table: DetectionTable,
-    config: Config,
+    loader: EvalLoader,
     device: torch.device,
     tick: Tick,
 ) -> dict[str, float]:
-    """COCO's twelve numbers by name, in the precision that `dh eval` measures them in."""
+    """COCO's twelve numbers by name, in the precision that `dh eval` measures them in.
+
+    `loader` gives the images of `table`.
+    """
     detector.eval()
     found = detect_table(
-        detector,
-        table,
-        config.input,
-        device=device,
-        batch_size=config.train.batch_size,
-        workers=config.train.workers,
-        progress=lambda done, _: tick(done),
+        detector, table, loader, device=device, progress=lambda done, _: tick(done)
     )
     return coco_ap(table, found).stats

@@ -71,6 +71,18 @@ def train(photos: Path, tmp_path: Path) -> Invoke:
     return call
 
 
+def test_images_that_do_not_fit_in_memory_are_one_clear_error(
+    train: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dhcli.engine.cache.free_memory", lambda: 2_000)
+
+    result = train("--cache", "ram")
+
+    assert result.exit_code == 1
+    assert "error: decoded, the images need 0 MB, and 0 MB are free in the mem" in result.stderr
+    assert "hint: `--cache disk` or `--cache none` trains the same" in result.stderr
+
+
 def test_piped_output_is_whole_lines_and_a_table(train: Invoke, tmp_path: Path) -> None:
     result = train()
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from dhcli.config.schema import Augment, Input
+from dhcli.data.cache import ImageCache, decode_to_file, decode_to_memory
 from dhcli.data.image import read_image
 from dhcli.data.loader import (
     Batch,
@@ -118,6 +119,34 @@ def test_an_image_is_augmented_alike_whatever_its_batch(table: DetectionTable) -
     assert images(pairs) == images(singles)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_streams_are_the_same_from_a_cache(
+    table: DetectionTable, tmp_path: Path, place: str, workers: int
+) -> None:
+    plain = [fingerprint(train_loader(table).epoch(epoch)) for epoch in (0, 1)]
+    resized = fingerprint(EvalLoader(table, INPUT, batch_size=2, workers=0))
+
+    cache = cache_of(table, tmp_path if place == "file" else None)
+    _remove_images(table)
+
+    cached = TrainLoader(table, INPUT, FULL, batch_size=2, seed=3, workers=workers, cache=cache)
+    assert [fingerprint(cached.epoch(epoch)) for epoch in (0, 1)] == plain
+    loader = EvalLoader(table, INPUT, batch_size=2, workers=workers, cache=cache)
+    assert fingerprint(loader) == resized
+
+
+def cache_of(table: DetectionTable, folder: Path | None) -> ImageCache:
+    if folder is None:
+        return decode_to_memory(table, upright=True)
+    return decode_to_file(table, folder / "decoded.bin", upright=True)
+
+
+def _remove_images(table: DetectionTable) -> None:
+    for image in range(len(table)):
+        table.path(image).unlink()
+
+
 @pytest.fixture
 def spawn() -> Iterator[None]:
     before = multiprocessing.get_start_method()
@@ -135,6 +164,19 @@ def test_stream_is_the_same_in_spawned_workers(table: DetectionTable) -> None:
     )
 
     assert fingerprint(spawned.epoch(0)) == fingerprint(alone.epoch(0))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("spawn")
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_spawned_workers_share_the_cache(table: DetectionTable, tmp_path: Path, place: str) -> None:
+    alone = fingerprint(EvalLoader(table, INPUT, batch_size=4, workers=0))
+    cache = cache_of(table, tmp_path if place == "file" else None)
+    _remove_images(table)
+
+    spawned = EvalLoader(table, INPUT, batch_size=4, workers=1, cache=cache)
+
+    assert fingerprint(spawned) == alone
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,6 +11,7 @@ from torch import nn
 
 import dhcli.engine.evaluate as module
 from dhcli.config.schema import Config, Data, Input
+from dhcli.data.loader import EvalLoader
 from dhcli.data.table import make_table
 from dhcli.engine.evaluate import detect_table, evaluate_model
 from dhcli.engine.load import Runtime
@@ -68,9 +69,13 @@ def table(folder):
     return make_table(folder, files, SIZES, [0] * len(SIZES), [], [], ("dog", "cat"))
 
 
+def loader_of(table, batch_size=2):
+    return EvalLoader(table, SMALL, batch_size=batch_size, workers=0)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_detections_stand_with_their_images(table, batch_size) -> None:
-    found = detect_table(Brightness(), table, SMALL, device=CPU, batch_size=batch_size, workers=0)
+    found = detect_table(Brightness(), table, loader_of(table, batch_size), device=CPU)
 
     assert np.diff(found.offsets).tolist() == [0, 1, 1, 1, 1, 1, 1]
     assert found.boxes.tolist() == [[0, 0, *size] for size in SIZES[1:]]
@@ -82,9 +87,7 @@ def test_detections_stand_with_their_images(table, batch_size) -> None:
 
 
 def test_classes_of_the_detector_can_be_named(table) -> None:
-    found = detect_table(
-        Brightness(), table, SMALL, device=CPU, batch_size=2, workers=0, classes=("a", "b", "c")
-    )
+    found = detect_table(Brightness(), table, loader_of(table), device=CPU, classes=("a", "b", "c"))
 
     assert found.classes == ("a", "b", "c")
     assert found.category_ids.tolist() == [1, 2, 3]
@@ -94,7 +97,7 @@ def test_classes_of_the_detector_can_be_named(table) -> None:
 def test_detector_keeps_its_mode(table, training) -> None:
     detector = Brightness().train(training)
 
-    detect_table(detector, table, SMALL, device=CPU, batch_size=2, workers=0)
+    detect_table(detector, table, loader_of(table), device=CPU)
 
     assert detector.training is training
 
@@ -103,7 +106,7 @@ def test_progress_counts_images(table) -> None:
     seen = []
 
     detect_table(
-        Brightness(), table, SMALL, device=CPU, batch_size=3, workers=0,
+        Brightness(), table, loader_of(table, 3), device=CPU,
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
 
@@ -114,7 +117,7 @@ def test_progress_counts_images(table) -> None:
 def test_no_images_are_no_detections(table) -> None:
     none = table.take_images(np.zeros(0, np.int64))
 
-    found = detect_table(Brightness(), none, SMALL, device=CPU, batch_size=2, workers=0)
+    found = detect_table(Brightness(), none, loader_of(none), device=CPU)
 
     assert len(found) == len(found.boxes) == len(found.scores) == 0
 
@@ -124,7 +127,7 @@ def test_an_unreadable_image_is_named_and_the_mode_kept(table, folder) -> None:
     detector = Brightness().train()
 
     with pytest.raises(DataError, match=r"3\.png"):
-        detect_table(detector, table, SMALL, device=CPU, batch_size=2, workers=0)
+        detect_table(detector, table, loader_of(table), device=CPU)
 
     assert detector.training
 

@@ -36,11 +36,12 @@ def test_losses_are_means_over_images_not_over_batches(
 def test_ap_has_the_twelve_numbers(
     table: DetectionTable, make_config: Callable[..., Any], make_detector: Callable[[], Any]
 ) -> None:
+    loader = EvalLoader(table, make_config().input, batch_size=2, workers=0)
     detector = make_detector()
     detector.cls.bias.data.zero_()  # it then finds the very boxes of the table
     done: list[int] = []
 
-    stats = validation_ap(detector, table, make_config(), CPU, done.append)
+    stats = validation_ap(detector, table, loader, CPU, done.append)
 
     assert len(stats) == 12
     assert (stats["AP"], stats["AP75"], stats["AR1"]) == (1.0, 1.0, 1.0)
