@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/data.py --datumaro /tmp/datumaro/bin/python
 
-Each job runs in a process of its own, ours and the peer's in turn; medians and ratios are printed
-and written to `benchmarks/results/data.csv`. Memory is the growth of the process's peak.
+Each job runs in a process of its own, ours and the peer's in turn; medians and ratios are added to
+`benchmarks/results/data.csv`. Memory is the growth of the process's peak.
 Datumaro pins older libraries: it lives in an environment of its own, and without `--datumaro` its
 rows are left out. Images are links to one file: nothing here depends on what they show.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import RESULTS, about, write_rows
+from record import RESULTS, about, add_row, peak_mb
 
 WIDTH, HEIGHT, CLASSES = 640, 480, 80
 BOXES_AN_IMAGE = 860_000 / 118_000
@@ -179,18 +179,12 @@ JOBS: dict[str, Callable[[Path, Path], Callable[[], Any]]] = {
 
 def do_job(name: str, source: Path, target: Path) -> Report:
     run = JOBS[name](source, target)
-    before, begun = _peak(), time.perf_counter()
+    before, begun = peak_mb(), time.perf_counter()
     found = run()
-    report = {"seconds": time.perf_counter() - begun, "mb": _peak() - before}
+    report = {"seconds": time.perf_counter() - begun, "mb": peak_mb() - before}
     if hasattr(found, "box_ids"):
         report |= {"bytes_a_box": _column_bytes(found) / len(found.boxes)}
     return report
-
-
-def _peak() -> float:
-    """MB. Not getrusage's: that one begins with what the parent had."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def _column_bytes(table: Any) -> int:
@@ -294,14 +288,9 @@ def main() -> None:
     options = parser.parse_args()
     where = about("numpy", "msgspec", "pycocotools")
     where["versions"] += _datumaro_version(options.datumaro)
-    rows = []
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         for row in measure(options, Path(folder)):
-            print(
-                ", ".join(f"{key} {value}" for key, value in row.items() if value != ""), flush=True
-            )
-            rows.append(row | where)
-    write_rows(options.out, rows)
+            add_row(options.out, row | where)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Both start from the same tables in memory and end with the twelve numbers, each 
 own and in turn. Ours counts the way into the engine, per-class numbers and curves; pycocotools'
 counts indexing, `evaluate`, `accumulate` and `summarize`. The file round of `dh eval --detections`
 (reading a results JSON, 500,000 rows) is a row of its own, beside `COCO.loadRes`.
-Medians and ratios are printed and written to `benchmarks/results/evaluate.csv`.
+Medians and ratios are added to `benchmarks/results/evaluate.csv`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import RESULTS, about, write_rows
+from record import RESULTS, about, add_row
 
 from dhcli.data.formats import read_results, results_of
 from dhcli.data.table import DetectionTable, make_table
@@ -181,12 +181,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "evaluate.csv")
     options = parser.parse_args()
     where = about("numpy", "hotcoco", "pycocotools")
-    rows = []
     for work in JOBS:
-        row = in_turn(work, options)
-        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        rows.append(row | where)
-    write_rows(options.out, rows)
+        add_row(options.out, in_turn(work, options) | where)
 
 
 if __name__ == "__main__":

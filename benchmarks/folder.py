@@ -5,7 +5,7 @@
 
 Random weights of `--preset` on drawn JPEGs (links to a few files). The share is the time within
 `Detector.detect` over that from the first image to the last result; each number of images runs in
-a process of its own. Written to `benchmarks/results/folder.csv`.
+a process of its own. Rows are added to `benchmarks/results/folder.csv`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from record import RESULTS, about, write_rows
+from record import RESULTS, about, add_row, peak_mb
 
 DRAWN = 8
 
@@ -71,8 +71,6 @@ def do_job(preset: str, images: int, side: int) -> dict[str, Any]:
         save_model(folder / "model.safetensors", model)
         request = Request([str(folder / "images")], folder / "model.safetensors", folder / "out")
         outcome = predict(request, say=lambda _: None)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    peak = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
     seconds = outcome.summary.seconds
     return {
         "preset": preset,
@@ -81,7 +79,7 @@ def do_job(preset: str, images: int, side: int) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "images_a_second": round(images / seconds, 2),
         "share_of_detector": round(spent / seconds, 4),
-        "peak_mb": round(peak),
+        "peak_mb": round(peak_mb()),
     }
 
 
@@ -98,15 +96,12 @@ def main() -> None:
     if options.job:
         print(json.dumps(do_job(options.preset, options.images[0], options.side)))
         return
-    where, rows = about("torch", "torchvision"), []
+    where = about("torch", "torchvision")
     for images in options.images:
         command = [sys.executable, __file__, "--job", "--preset", options.preset]
         command += ["--images", str(images), "--side", str(options.side)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        row = json.loads(done.stdout.splitlines()[-1])
-        print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        rows.append(row | where)
-    write_rows(options.out, rows)
+        add_row(options.out, json.loads(done.stdout.splitlines()[-1]) | where)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import torch
 from peers import PlainDetector
+from record import RESULTS, about, add_row
 from seeded import (
     CLASSES,
-    append_rows,
     compare,
-    machine_columns,
     seeded_config,
     seeded_detector,
     seeded_images,
@@ -71,7 +70,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS / "predict-cpu.csv")
     options = parser.parse_args()
     if options.list or options.row is None:
         for name, row in ROWS.items():
@@ -86,11 +85,10 @@ def main() -> None:
         "row": options.row,
         "size": f"{options.batch}x{height}x{width}",
         **result,
-        **machine_columns(),
+        "threads": options.threads,
+        **about("torch", "torchvision"),
     }
-    for key, value in line.items():
-        print(f"{key:>16}  {value}")
-    append_rows(options.out / "predict-cpu.csv", [line])
+    add_row(options.out, line)
 
 
 def measure(row: Row, images: ImageBatch, repeats: int) -> dict[str, object]:

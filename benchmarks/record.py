@@ -1,13 +1,13 @@
-"""Where a benchmark was run, and its rows as CSV."""
+"""Where and how a benchmark was run, its peak of memory, and its rows as CSV."""
 
 from __future__ import annotations
 
 import csv
 import os
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def about(*packages: str) -> dict[str, str]:
     """Columns that say on what and how a row was measured."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     versions = [f"python {platform.python_version()}"]
     versions += [f"{name} {version(name)}" for name in packages]
     script = f"benchmarks/{Path(sys.argv[0]).name}"
@@ -25,7 +25,7 @@ def about(*packages: str) -> dict[str, str]:
         "machine": _machine(),
         "versions": ", ".join(versions),
         "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
-        "command": " ".join(["python", script, *sys.argv[1:]]),
+        "command": shlex.join(["python", script, *sys.argv[1:]]),
     }
 
 
@@ -37,10 +37,21 @@ def _machine() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, load {load:.1f}"
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write `rows`, which have the same keys."""
+def peak_mb() -> float:
+    """The most memory this process has had. Not getrusage's: that begins with its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Print `row`, and add it to the CSV at `path`, with a header where that is new."""
+    for key, value in row.items():
+        print(f"{key:>18}  {value}")
+    print(flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a seeded detector with a chosen number of detections, and a table.
+"""A seeded detector with a chosen number of detections, its images, and two sides run in turn.
 
 Random weights give either no detections or a thousand, and work is saved where there are none. So
 frozen statistics are set to those of the image, as training would have, and the classifier's
@@ -7,23 +7,14 @@ background bias is set for a stated number of detections.
 
 from __future__ import annotations
 
-import csv
-import os
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dhcli.cli.env import describe_machine
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
 from dhcli.model.backbone import FrozenBatchNorm
@@ -155,34 +146,6 @@ def compare(
     return result | {
         f"{name}_all": " ".join(f"{t:.2f}" for t in values) for name, values in wall.items()
     }
-
-
-def machine_columns() -> dict[str, Any]:
-    """What a number depends on: machine, versions, commit, load and command."""
-    machine = describe_machine()
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return {
-        "threads": torch.get_num_threads(),
-        "load": " ".join(f"{value:.1f}" for value in os.getloadavg()),
-        "machine": f"{machine['cores']} cores, {machine['platform']}",
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
-        "date": date.today().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-    }
-
-
-def append_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Add `rows` to the CSV at `path`, with a header where it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 def _adopt_statistics(norm: nn.Module, inputs: tuple[Tensor]) -> None:

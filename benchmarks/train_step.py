@@ -11,20 +11,17 @@ benchmarks/results/train-step-cpu.csv.
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from peers import PlainDetector
+from record import RESULTS, about, add_row, peak_mb
 from seeded import (
     CLASSES,
     PRESETS,
-    append_rows,
     compare,
-    machine_columns,
     seeded_config,
     seeded_detector,
     seeded_images,
@@ -47,7 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS / "train-step-cpu.csv")
     parser.add_argument("--side", choices=("ours", "peer"), help="two steps of one side, its peak")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -58,7 +55,7 @@ def main() -> None:
         model = make_sides(options.row, images, options.side)[0]
         for _ in range(2):
             take_step(model, images, targets)
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
+        print(peak_mb() / 1000)
         return
     ours, peer = make_sides(options.row, images)
     losses = [take_step(model, images, targets) for model in (ours, peer)]
@@ -79,11 +76,10 @@ def main() -> None:
         "ours_gb": round(peaks["ours"], 2),
         "peer_gb": round(peaks["peer"], 2),
         "memory_ratio": round(peaks["ours"] / peaks["peer"], 3),
-        **machine_columns(),
+        "threads": options.threads,
+        **about("torch", "torchvision"),
     }
-    for key, value in line.items():
-        print(f"{key:>16}  {value}")
-    append_rows(options.out / "train-step-cpu.csv", [line])
+    add_row(options.out, line)
 
 
 def make_sides(row: str, images: ImageBatch, *names: str) -> list[nn.Module]:
