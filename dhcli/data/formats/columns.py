@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,14 @@ class Columns:
 
     Call `add_image` and then `add_box` for each of its boxes, or, where a file mixes the boxes of
     many images, `add_box` with the number of each box's own. Classes are numbered as they come up;
-    `table` puts them in order. What is counted in `counts` becomes notes.
+    `table` puts them in order. Numbers of images put into `splits` become its splits, and what is
+    counted in `counts` its notes.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.files: list[str] = []
+        self.splits: defaultdict[str, list[int]] = defaultdict(list)
         self.annotations: list[str] = []
         self.labels = array("i")
         self.flags = array("B")
@@ -67,6 +69,11 @@ class Columns:
         self.annotations.append(annotation)
         self._sizes.extend((width, height))
         return len(self.files) - 1
+
+    def end_split(self, split: str, start: int) -> None:
+        """The images from number `start` on are of `split`, unless that is ""."""
+        if split:
+            self.splits[split].extend(range(start, len(self.files)))
 
     def add_box(
         self, label: int, xyxy: Sequence[float], flags: int, line: int, image: int | None = None
@@ -129,6 +136,7 @@ class Columns:
         if (np.diff(images) < 0).any():
             of_boxes = _reorder(of_boxes, np.argsort(images, kind="stable"))
         sizes = columns.pop("sizes", None)
+        splits = {name: np.array(numbers, np.int64) for name, numbers in self.splits.items()}
         counted = (f"{count} {what}" for what, count in self.counts.items() if count)
         return make_table(
             root,
@@ -137,6 +145,7 @@ class Columns:
             np.bincount(images, minlength=len(self.files)),
             classes=classes,
             image_extras={"annotation": Strings.pack(self.annotations)},
+            splits=columns.pop("splits", {}) | splits,
             notes=(*columns.pop("notes", ()), *counted),
             **of_boxes,
             **columns,

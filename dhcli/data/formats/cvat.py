@@ -17,8 +17,6 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from dhcli.data.formats.columns import (
     DONT_CARE,
     MARKS,
@@ -83,7 +81,6 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
     return columns.table(
         root,
         columns.classes_after(reader.labels),
-        splits={name: np.array(images, np.int64) for name, images in reader.splits.items()},
         extras=tracks_of(reader.tracks),
         format="cvat",
         notes=tuple(notes),
@@ -97,7 +94,6 @@ class _Reader:
         self.columns = Columns()
         self.tracks = array("q")
         self.labels: list[str] = []
-        self.splits: dict[str, list[int]] = {}
         self._root, self._path = root, path
         self._annotation = path.relative_to(root).as_posix()
         self._frames = _frame_names(root, path)
@@ -153,7 +149,7 @@ class _Reader:
         name = f"{subset}/{told['name']}" if within else told["name"]
         self._image = self.columns.add_image(name, width, height, self._annotation)
         if subset.lower() not in _NO_SUBSET:
-            self.splits.setdefault(subset, []).append(self._image)
+            self.columns.splits[subset].append(self._image)
 
     def _add(self, tag: str, line: int) -> None:
         shape = self._shape

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from dhcli.data.formats.columns import DONT_CARE, Columns, hull, is_set, number_of
 from dhcli.data.formats.files import (
     IMAGE_SUFFIXES,
@@ -79,19 +77,16 @@ def read_dota(path: Path) -> DetectionTable:
     Raises DataError with the file and line of what cannot be read.
     """
     columns = Columns()
-    splits: dict[str, list[int]] = {}
     root = path if path.is_dir() else path.parent.parent
     parts = _parts(path) if path.is_dir() else [("", ".", path.parent.name)]
     for split, base, labels in parts:
         start = len(columns.files)
         names = list_files(root / labels, ".txt") if path.is_dir() else [path.name]
         _read_folder(root, base, labels, names, columns)
-        if split:
-            splits.setdefault(split, []).extend(range(start, len(columns.files)))
+        columns.end_split(split, start)
     return columns.table(
         root,
         columns.classes_after(),
-        splits={name: np.array(images, np.int64) for name, images in splits.items()},
         format="dota",
     )
 

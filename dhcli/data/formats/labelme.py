@@ -18,8 +18,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dhcli.data.formats.columns import (
     Columns,
     class_of,
@@ -69,7 +67,6 @@ def read_labelme(path: Path) -> DetectionTable:
     Raises DataError with the file and line of what cannot be read.
     """
     columns = Columns()
-    splits: dict[str, list[int]] = {}
     if path.is_file():
         root = path.parent
         _Reader(root, columns).read_folder(".", ".", [path.name])
@@ -78,12 +75,10 @@ def read_labelme(path: Path) -> DetectionTable:
         for split, base, folder in _parts(root):
             start = len(columns.files)
             _Reader(root, columns).read_folder(base, folder, list_files(root / folder, ".json"))
-            if split:
-                splits.setdefault(split, []).extend(range(start, len(columns.files)))
+            columns.end_split(split, start)
     return columns.table(
         root,
         columns.classes_after(),
-        splits={name: np.array(images, np.int64) for name, images in splits.items()},
         format="labelme",
     )
 

@@ -98,19 +98,16 @@ def read_mot(path: Path) -> DetectionTable:
     root = path if path.is_dir() else path.parent.parent
     columns = Columns()
     tracks, visibilities = array("q"), array("d")
-    splits: dict[str, list[int]] = {}
     listed: dict[str, None] = {}
     for split, folder in _sequences(root):
         start = len(columns.files)
         sequence = _Sequence(root, folder, columns)
         listed |= dict.fromkeys(sequence.read(tracks, visibilities))
-        if split:
-            splits.setdefault(split, []).extend(range(start, len(columns.files)))
+        columns.end_split(split, start)
     seen = np.array(visibilities, np.float64)
     return columns.table(
         root,
         columns.classes_after(listed),
-        splits={name: np.array(images, np.int64) for name, images in splits.items()},
         extras=tracks_of(tracks) | ({"visibility": seen} if (seen < 1).any() else {}),
         format="mot",
     )

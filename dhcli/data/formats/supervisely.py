@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dhcli.data.formats.columns import (
     DONT_CARE,
     MARKS,
@@ -81,7 +79,6 @@ def read_supervisely(path: Path) -> DetectionTable:
     return reader.columns.table(
         reader.root,
         reader.columns.classes_after(_meta_classes(reader.root)),
-        splits={name: np.array(images, np.int64) for name, images in reader.splits.items()},
         format="supervisely",
     )
 
@@ -106,14 +103,13 @@ class _Reader:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.columns = Columns()
-        self.splits: dict[str, list[int]] = {}
 
     def read_dataset(self, prefix: str, split: str | None) -> None:
         """Read the dataset in the folder `prefix`, "" or ending in a slash."""
         for name in list_files(self.root / f"{prefix}ann", ".json"):
             number = self.read_file(f"{prefix}ann", f"{prefix}img", name)
             if split:
-                self.splits.setdefault(split, []).append(number)
+                self.columns.splits[split].append(number)
 
     def read_file(self, folder: str, images: str, name: str) -> int:
         """Read one annotation file; return the number of its image."""
@@ -132,7 +128,7 @@ class _Reader:
         except ODD as error:
             raise document.fail(f"a tag of the image {oddity(error)}", document.start) from None
         for tag in set(tags) & set(_SPLIT_TAGS):
-            self.splits.setdefault(tag, []).append(number)
+            self.columns.splits[tag].append(number)
         return number
 
     def _add(self, image: int, told: dict[str, Any], line: int) -> None:

@@ -102,16 +102,14 @@ def read_parts(
     """Read the XML files of all `parts` below `root`, or in each the file `only`."""
     columns = Columns()
     reader = _Reader(root, columns)
-    splits: dict[str, list[int]] = {}
     for split, xml_folder, image_folder in parts:
         start = len(columns.files)
         names = [only] if only else list_files(root / xml_folder, ".xml")
         reader.read_folder(xml_folder, names, image_folder)
         if not only:
             reader.add_listed(image_folder, _listed(root / Path(xml_folder).parent))
-        if split:
-            splits.setdefault(split, []).extend(range(start, len(columns.files)))
-    return _finish(root, columns, reader, offset, splits)
+        columns.end_split(split, start)
+    return _finish(root, columns, reader, offset)
 
 
 def _parts(root: Path) -> list[Part]:
@@ -312,14 +310,12 @@ def _flags(fields: dict[str, str], label: int) -> int:
     return told & _NOT_DIFFICULT if told & _REGION else told
 
 
-def _finish(
-    root: Path, columns: Columns, reader: _Reader, offset: str, splits: dict[str, list[int]]
-) -> DetectionTable:
+def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> DetectionTable:
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
     boxes, first, rule = _to_zero_based(boxes, offset, reader.one_based and bool(columns.files))
     notes = [rule]
     lists, unknown = {}, 0
-    for name, path in _lists(root) if not splits else []:
+    for name, path in _lists(root) if not columns.splits else []:
         lists[name], missing = read_split(path, reader.number_of)
         unknown += missing
     for count, what in (
@@ -334,7 +330,7 @@ def _finish(
         root,
         sorted(names, key=VOC_CLASSES.index if known else None),
         boxes=boxes,
-        splits=lists | {name: np.array(rows, np.int64) for name, rows in splits.items()},
+        splits=lists,
         extras={"pose": Strings.pack(reader.poses)} if any(reader.poses) else {},
         about={OFFSET: str(first)},
         format="voc",
