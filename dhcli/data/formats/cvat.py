@@ -32,7 +32,14 @@ from dhcli.data.formats.columns import (
     tracks_of,
     whole_or,
 )
-from dhcli.data.formats.files import IMAGE_SUFFIXES, confine, first_folder, list_images, read_head
+from dhcli.data.formats.files import (
+    IMAGE_SUFFIXES,
+    confine,
+    first_folder,
+    join_path,
+    list_images,
+    read_head,
+)
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, oddity
@@ -187,7 +194,7 @@ class _Reader:
 def _frame_names(root: Path, path: Path) -> dict[int, str]:
     """Frame number → image, of the folder of images of a video."""
     here = path.parent.relative_to(root).as_posix()
-    options = [name if here == "." else f"{here}/{name}" for name in _IMAGE_FOLDERS]
+    options = [join_path(here, name) for name in _IMAGE_FOLDERS]
     folder = first_folder(root, options, *IMAGE_SUFFIXES)
     names = list_images(root / folder) if folder else []
     found = [_FRAME.search(Path(name).stem) for name in names]

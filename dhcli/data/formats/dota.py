@@ -17,6 +17,7 @@ from dhcli.data.formats.columns import DONT_CARE, Columns, hull, is_set, number_
 from dhcli.data.formats.files import (
     IMAGE_SUFFIXES,
     first_folder,
+    join_path,
     list_files,
     list_folders,
     list_images,
@@ -98,7 +99,7 @@ def _parts(root: Path) -> list[tuple[str, str, str]]:
         folders = [name for name in list_folders(root / base) if name.startswith(_LABELS)]
         folder = first_folder(root / base, folders, ".txt")
         if folder is not None:
-            found.append((split, base, folder if base == "." else f"{base}/{folder}"))
+            found.append((split, base, join_path(base, folder)))
     return found
 
 
@@ -110,7 +111,7 @@ def _read_folder(root: Path, base: str, labels: str, names: list[str], columns: 
     for name in names:
         stem = stem_of(name)
         image = by_stem.get(stem, f"{stem}.png")
-        columns.add_image(f"{folder}/{image}" if folder else image, 0, 0, f"{labels}/{name}")
+        columns.add_image(join_path(folder, image), 0, 0, f"{labels}/{name}")
         _read_labels(root / labels / name, columns)
     if len(names) > 1:
         left_out = len(by_stem.keys() - set(map(stem_of, names)))

@@ -163,6 +163,13 @@ def confine(name: str, folder: str = "") -> str | None:
     return None if path.startswith("..") and path[2:3] in ("", "/") else path
 
 
+def join_path(folder: str, name: str) -> str:
+    """The POSIX path of `name` in `folder`, where "." stands for nothing on either side."""
+    if folder in ("", "."):
+        return name
+    return folder if name == "." else f"{folder}/{name}"
+
+
 def last_part(name: str) -> str:
     """What follows the last slash or backslash of `name`; "unnamed" where nothing sound does."""
     last = sound_text(name).replace("\\", "/").rsplit("/", 1)[-1].replace("\0", "")

@@ -31,6 +31,7 @@ from dhcli.data.formats.files import (
     IMAGE_SUFFIXES,
     confine,
     first_folder,
+    join_path,
     list_files,
     list_images,
     split_folders,
@@ -87,7 +88,7 @@ def _parts(root: Path) -> list[tuple[str, str, str]]:
     """(split or "", its folder, the folder of its JSON files) where such lie."""
     found = []
     for split, base in [("", "."), *split_folders(root)]:
-        options = [_join(base, folder) for folder in _FOLDERS]
+        options = [join_path(base, folder) for folder in _FOLDERS]
         folder = next((f for f in options if _holds_some(root / f)), None)
         if folder is not None:
             found.append((split, base, folder))
@@ -96,10 +97,6 @@ def _parts(root: Path) -> list[tuple[str, str, str]]:
 
 def _holds_some(folder: Path) -> bool:
     return any(_is_labelme(folder / name) for name in list_files(folder, ".json")[:_LOOK_AT])
-
-
-def _join(base: str, name: str) -> str:
-    return name if base == "." else base if name == "." else f"{base}/{name}"
 
 
 class _Reader:
@@ -111,9 +108,9 @@ class _Reader:
 
     def read_folder(self, base: str, folder: str, names: Sequence[str]) -> None:
         """Read the files `names` in `folder`; their images lie there or elsewhere in `base`."""
-        beside = [folder, *(_join(base, name) for name in _IMAGE_FOLDERS)]
+        beside = [folder, *(join_path(base, name) for name in _IMAGE_FOLDERS)]
         place = first_folder(self.root, beside, *IMAGE_SUFFIXES) or folder
-        images = {stem_of(name): _join(place, name) for name in list_images(self.root / place)}
+        images = {stem_of(name): join_path(place, name) for name in list_images(self.root / place)}
         used = set()
         for name in names:
             file = self._read(folder, name, images)
@@ -122,7 +119,7 @@ class _Reader:
         self.columns.counts["images have no annotation file: left out"] += left
 
     def _read(self, folder: str, name: str, images: dict[str, str]) -> str:
-        annotation = _join(folder, name)
+        annotation = join_path(folder, name)
         document = JsonText(self.root / annotation)
         head = document.read_object({"shapes": document.taking("a shape", self._add)})
         stem = name[: -len(".json")]
@@ -131,7 +128,9 @@ class _Reader:
         if named is None or not (self.root / named).is_file():
             suffix = Path(said[-80:].replace("\\", "/")).suffix.lower()
             suffix = suffix if suffix in IMAGE_SUFFIXES else ".jpg"
-            named = images.get(stem) or images.get(stem_of(said)) or _join(folder, stem + suffix)
+            named = (
+                images.get(stem) or images.get(stem_of(said)) or join_path(folder, stem + suffix)
+            )
         width, height = (side_of(head.get(side)) for side in ("imageWidth", "imageHeight"))
         self.columns.add_image(named, width, height, annotation)
         return named

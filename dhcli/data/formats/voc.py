@@ -26,6 +26,7 @@ from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, number_of
 from dhcli.data.formats.files import (
     IMAGE_SUFFIXES,
     first_folder,
+    join_path,
     last_part,
     list_files,
     list_images,
@@ -120,16 +121,10 @@ def _parts(root: Path) -> list[Part]:
         if xml_folder is None:
             continue
         images = first_folder(root / base, _IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "JPEGImages"
-        found.append((split, _join(base, xml_folder), _join(base, images)))
+        found.append((split, join_path(base, xml_folder), join_path(base, images)))
         if not split:
             break
     return found
-
-
-def _join(base: str, name: str) -> str:
-    if base == ".":
-        return name
-    return base if name == "." else f"{base}/{name}"
 
 
 def _part_of_file(path: Path) -> tuple[Path, Part]:
@@ -179,14 +174,14 @@ class _Reader:
         for name in track(names, f"files of {xml_folder}"):
             stem = name[: -len(".xml")]
             self.number_of[stem] = len(self.columns.files)
-            self._read(_join(xml_folder, name), stem, image_folder)
+            self._read(join_path(xml_folder, name), stem, image_folder)
 
     def add_listed(self, image_folder: str, stems: Iterable[str]) -> None:
         """Add images of the folder just read that only lists name, without objects."""
         for stem in stems:
             if stem not in self.number_of and stem in self._by_stem:
                 self.number_of[stem] = len(self.columns.files)
-                self.columns.add_image(_join(image_folder, self._by_stem[stem]), 0, 0)
+                self.columns.add_image(join_path(image_folder, self._by_stem[stem]), 0, 0)
         self.unlisted += sum(stem not in self.number_of for stem in self._by_stem)
 
     def _read(self, xml: str, stem: str, folder: str) -> None:
@@ -197,7 +192,7 @@ class _Reader:
         known = self._by_stem
         image = known.get(stem) or known.get(stem_of(said)) or _named(said, stem)
         width, height = (side_of(document.head.get(side, "")) for side in ("width", "height"))
-        self.columns.add_image(_join(folder, image), width, height, xml)
+        self.columns.add_image(join_path(folder, image), width, height, xml)
         for line, fields in document.objects:
             self._add_object(fields, line)
         self.parts_of_objects += document.parts

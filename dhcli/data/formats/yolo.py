@@ -28,6 +28,7 @@ from dhcli.data.formats.files import (
     IMAGE_SUFFIXES,
     confine,
     has_file,
+    join_path,
     list_files,
     list_images,
     read_lines,
@@ -114,12 +115,8 @@ def _of_label_file(path: Path) -> tuple[Path, Mapping[str, Any], Groups]:
     for folder in _IMAGE_FOLDERS:
         for name in list_images(root / folder):
             if stem_of(name) == path.stem:
-                return root, {}, {"": [_join(folder, name)]}
+                return root, {}, {"": [join_path(folder, name)]}
     raise DataError("has no image of the same name beside it", where=path)
-
-
-def _join(folder: str, name: str) -> str:
-    return name if folder in (".", "") else f"{folder}/{name}"
 
 
 def _settings_of(root: Path) -> Path | None:
@@ -199,7 +196,7 @@ def _is_place(path: Path) -> bool:
 def _images_at(root: Path, place: str) -> list[str]:
     """Images in a folder and below it, or those that a list names, a line each."""
     if (root / place).is_dir():
-        return [_join(place, name) for name in list_images(root / place, deep=True)]
+        return [join_path(place, name) for name in list_images(root / place, deep=True)]
     folder = place.rpartition("/")[0]
     images = []
     for number, line in enumerate(read_text(root / place).splitlines(), 1):
@@ -219,7 +216,7 @@ def _groups_of_folders(root: Path) -> Groups:
     """Images by split as folders are called: images/train, train/images, or all in one."""
     groups: Groups = {}
     for folder, split in _image_folders(root).items():
-        found = (_join(folder, name) for name in list_images(root / folder))
+        found = (join_path(folder, name) for name in list_images(root / folder))
         groups.setdefault(split, []).extend(found)
     return groups
 
@@ -249,7 +246,7 @@ def _label_folder(root: Path, images: str) -> str:
     head, found, tail = f"/{images}/".rpartition("/images/")
     options = [f"{head}/labels/{tail}".strip("/")] if found else []
     parent, _, last = images.rpartition("/")
-    options += [f"labels/{last}", _join(parent, "labels")]
+    options += [f"labels/{last}", join_path(parent, "labels")]
     return next((option for option in options if (root / option).is_dir()), images)
 
 
