@@ -1,4 +1,4 @@
-"""Imported detectors against plain references, from pixels to boxes."""
+"""Imported detectors against plain references, and torchvision's real one, from pixels to boxes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from typer.testing import CliRunner
 
 from dhcli.cli import app
+from dhcli.data.loader import collate_images
+from dhcli.data.transforms import resize, resized_size
 from dhcli.engine.foreign import import_weights
+from dhcli.engine.load import restore_detector
 from dhcli.weights.model_file import save_model
 from tests.references import maskrcnn_benchmark, mmdet
 from tests.references.network import STRIDES
@@ -199,3 +203,53 @@ def test_the_authors_double_head_ext(
         theirs = maskrcnn_benchmark.detect(state, pixels, SHORT, LONG, mode)
         assert len(theirs) > 10
         assert_same(ours[name], theirs)
+
+
+def seeded_torchvision(min_size: int, max_size: int) -> torch.nn.Module:
+    """torchvision's detector with seeded weights and calibrated batch norms: many detections."""
+    torch.manual_seed(0)
+    network = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=6, min_size=min_size, max_size=max_size
+    )
+    for norm in network.backbone.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = None  # the average of what it sees
+    network.backbone.train()(torch.randn(2, 3, 96, 128))
+    torch.nn.init.normal_(network.rpn.head.cls_logits.weight, std=0.05)
+    torch.nn.init.normal_(network.rpn.head.bbox_pred.weight, std=0.002)
+    torch.nn.init.normal_(network.roi_heads.box_predictor.cls_score.weight, std=0.02)
+    torch.nn.init.normal_(network.roi_heads.box_predictor.bbox_pred.weight, std=0.004)
+    return network.eval()
+
+
+def check_torchvision(folder: Path, photos: dict[str, NDArray[np.uint8]], *sizes: int) -> None:
+    network = seeded_torchvision(*sizes)
+    torch.save(network.state_dict(), folder / "w.pth")
+    overrides = [f"input.min_size={sizes[0]}", f"input.max_size={sizes[1]}"]
+    model = import_weights(folder / "w.pth", overrides=overrides).model
+    detector = restore_detector(model, torch.device("cpu"))
+    for pixels in photos.values():
+        theirs = network([torch.from_numpy(pixels).permute(2, 0, 1) / 255])[0]
+        height, width = pixels.shape[:2]
+        size = resized_size(width, height, model.config.input)
+        resized = resize(pixels, size, model.config.input.interpolation)
+
+        ours = detector.detect(collate_images([resized], [(height, width)], 32))[0]
+
+        assert len(ours) > 10
+        expected = zip(theirs["labels"] - 1, theirs["scores"], theirs["boxes"], strict=True)
+        found = zip(ours.labels, ours.scores, ours.boxes, strict=True)
+        rows = [
+            [(int(label), float(score), box.tolist()) for label, score, box in side]
+            for side in (found, expected)
+        ]
+        assert_same(*rows, pixels=1e-3, score=1e-4)
+
+
+def test_torchvisions_own_detector(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> None:
+    check_torchvision(tmp_path, photos, SHORT, LONG)
+
+
+@pytest.mark.slow
+def test_torchvisions_own_detector_at_its_own_size(tmp_path: Path) -> None:
+    check_torchvision(tmp_path, {"a": photo(427, 640)}, 800, 1333)

@@ -1,0 +1,104 @@
+"""`dh weights` as people and programs see it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from typer.testing import CliRunner, Result
+
+from dhcli.cli import app
+from dhcli.engine.load import read_weights
+from dhcli.weights.model_file import read_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with torchvision's detector of two classes on a ResNet-18, as w.pth."""
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    network = FasterRCNN(backbone, num_classes=3)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, ["weights", *words])
+
+
+class Odd:
+    """What no plain file holds."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path, ("touched",)
+
+
+def test_import_export_and_direct_use(folder: Path) -> None:
+    result = run("import", "w.pth", "-o", "m.safetensors", "--classes", "cat,dog", "--json")
+
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["layout"] == "torchvision"
+    assert document["classes"] == ["cat", "dog"]
+    assert "input.interpolation=float" in document["conventions"]
+    assert "m.safetensors" in result.stderr
+    info = CliRunner().invoke(app, ["info", "m.safetensors"]).stdout
+    assert "origin" in info
+    assert "layout torchvision, file w.pth" in info
+    direct, imported = read_weights(folder / "w.pth"), read_model(folder / "m.safetensors")
+    assert direct.config == imported.config
+    assert direct.classes == ("class 1", "class 2")
+    assert all(torch.equal(direct.state[name], x) for name, x in imported.state.items())
+
+    result = run("export", "m.safetensors", "-o", "back.pth", "--layout", "torchvision")
+
+    assert result.exit_code == 0, result.stderr
+    assert "warning" not in result.stderr
+    back, state = torch.load("back.pth"), torch.load("w.pth")
+    assert list(back) == list(state)
+    assert all(torch.equal(back[name], x) for name, x in state.items())
+
+
+def test_what_differs_there_is_named_and_what_does_not_fit_refused(folder: Path) -> None:
+    setting = "model.pool.aligned=true"
+    run("import", "w.pth", "-o", "m.safetensors", "--set", setting)
+
+    result = run("export", "m.safetensors", "-o", "back.pth", "--layout", "torchvision")
+    refused = run("export", "m.safetensors", "-o", "mmdet.pth", "--layout", "mmdet")
+
+    assert "warning: model.pool.aligned is True, there False" in result.stderr
+    assert refused.exit_code == 4
+    assert "MMDetection has no such detector" in refused.stderr
+    assert not Path("mmdet.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["w.pth", "--classes", "cat"], 4, "has 2 classes, and --classes names 1"),
+        (["w.pth", "--layout", "mmdet"], 4, "not a detector of MMDetection, but of torchvision"),
+        (["odd.pth"], 4, "torch.load('odd.pth', weights_only=False)"),
+        (["zoo.pkl"], 4, "pickle.load(open('zoo.pkl', 'rb')"),
+        (["absent.pth"], 4, "no such file"),
+        (["w.pth", "--classes", "absent.txt"], 2, "absent.txt: cannot be read"),
+        (["w.pth", "--set", "model.pol=1"], 2, "unknown key `model.pol`"),
+    ],
+)
+def test_bad_requests_are_one_clear_error(
+    folder: Path, words: list[str], code: int, said: str
+) -> None:
+    torch.save({"model": {"a": torch.zeros(1)}, "log": Odd()}, "odd.pth")
+    Path("zoo.pkl").write_bytes(pickle.dumps({"model": {}, "odd": Odd()}))
+
+    result = run("import", *words)
+
+    assert result.exit_code == code
+    assert said in " ".join(result.stderr.split())
+    assert not Path("model.safetensors").exists()
+    assert not Path("touched").exists()
