@@ -15,7 +15,7 @@ from dhcli.config.read_out import ReadOut
 from dhcli.data.formats import read_dataset
 from dhcli.data.loader import EvalLoader
 from dhcli.data.table import DetectionTable, make_table
-from dhcli.engine.load import EXACT, Runtime, choose_device, load_detector
+from dhcli.engine.load import EXACT, Runtime, choose_device, load_detector, origin_lines
 from dhcli.engine.score import Evaluation, Request, Say, choose_split, introduce, score
 from dhcli.model.detector import Detector
 from dhcli.ops.batch import Detections, ImageBatch
@@ -44,6 +44,8 @@ def evaluate_model(
     """
     place = choose_device(runtime.device)
     detector, model = load_detector(weights, runtime)
+    for line in origin_lines(weights, model):
+        say(line)
     read_outs = request.choose(model.config.model.head)
     table = read_dataset(data)
     split, images = choose_split(table, request.split)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dhcli.config.schema import Config
 from dhcli.engine.data import load_data
-from dhcli.engine.load import read_weights
+from dhcli.engine.load import origin_lines, read_weights
 from dhcli.engine.loop import Outcome
 from dhcli.engine.step import seed_all
 from dhcli.engine.train import Session, start_run, with_absolute_paths
@@ -45,7 +45,7 @@ def finetune(config: Config, session: Session, weights: Path) -> Outcome:
     )
     detector.load_state_dict(state)
     session.journal.say(f"weights: {weights}")
-    for line in transfer_lines(copied):
+    for line in (*origin_lines(weights, source), *transfer_lines(copied)):
         session.journal.say(line)
     return start_run(config, detector, data, session)
 

@@ -63,7 +63,7 @@ def import_weights(
         described = build_detector(config, len(names.names))
     check_state(described, state, path, "settings that the file does not hold are changed by --set")
     _check_anchors(foreign, config)
-    origin = {"layout": foreign.layout, "file": path.name, **foreign.facts}
+    origin = {"layout": foreign.layout, "file": path.name, "notes": notes, **foreign.facts}
     model = ModelFile(config, names.names, names.ids, state, {"origin": origin})
     return Imported(model, config.about, rows, notes)
 

@@ -72,6 +72,14 @@ def read_weights(path: Path) -> ModelFile:
     return import_weights(path).model if is_foreign(path) else read_model(path)
 
 
+def origin_lines(path: Path, model: ModelFile) -> list[str]:
+    """What another program's detector was taken for; nothing of one trained here."""
+    origin = model.metadata.get("origin")
+    if origin is None:
+        return []
+    return [f"{path}: {model.config.about}", *(f"note: {note}" for note in origin["notes"])]
+
+
 def restore_detector(model: ModelFile, device: torch.device, where: object = None) -> Detector:
     """The detector that `model` describes, with its weights, in eval mode on `device`."""
     with torch.device("meta"):  # shapes are compared before memory is taken for them

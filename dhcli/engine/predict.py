@@ -13,7 +13,14 @@ import torch
 
 from dhcli.config.read_out import choose_read_out
 from dhcli.engine.find_images import find_images
-from dhcli.engine.load import EXACT, Runtime, choose_device, read_weights, restore_detector
+from dhcli.engine.load import (
+    EXACT,
+    Runtime,
+    choose_device,
+    origin_lines,
+    read_weights,
+    restore_detector,
+)
 from dhcli.engine.prediction_files import FORMATS, Place, find_twins
 from dhcli.engine.stream import Choice, Drawer, Summary, detect_images, drawing
 from dhcli.errors import ConfigError
@@ -110,6 +117,8 @@ def predict(
     detector = restore_detector(model, torch.device("cpu"), where=request.weights)
     detector = runtime.prepare(detector)
     detector.head.read_out = read_out
+    for line in origin_lines(request.weights, model):
+        say(line)
     say(f"{len(images)} images below {images.root}, model {request.weights} on {place}")
     say(f"detections are written from score {lowest:g} and drawn from {shown:g}")
     with ExitStack() as stack:

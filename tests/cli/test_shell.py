@@ -61,7 +61,8 @@ def test_the_overview_imports_no_command_and_nothing_heavy(arguments: list[str])
     [
         ("dh e", {"eval", "export", "env"}),
         ("dh presets s", {"show", "schema"}),
-        ("dh presets show coco-r101", {"coco-r101", "coco-r101-ext"}),
+        ("dh presets show kitti", {"kitti-tiny"}),
+        ("dh presets show coco-r101", {f"coco-r101{kind}" for kind in ("", "-ext", "-fc", "-c4")}),
     ],
 )
 def test_completion_is_right_and_imports_nothing_heavy(words: str, found: set[str]) -> None:

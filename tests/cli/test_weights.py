@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from typer.testing import CliRunner, Result
 
 from dhcli.cli import app
-from dhcli.engine.load import read_weights
+from dhcli.engine.load import origin_lines, read_weights
 from dhcli.weights.model_file import read_model
 
 
@@ -55,6 +56,9 @@ def test_import_export_and_direct_use(folder: Path) -> None:
     assert direct.config == imported.config
     assert direct.classes == ("class 1", "class 2")
     assert all(torch.equal(direct.state[name], x) for name, x in imported.state.items())
+    assert origin_lines(Path("w.pth"), direct)[0].startswith("w.pth: torchvision's Faster R-CNN")
+    assert "note: the file does not name its 2 classes" in origin_lines(Path("w.pth"), direct)[1]
+    assert origin_lines(Path("m"), replace(direct, metadata={})) == []
 
     result = run("export", "m.safetensors", "-o", "back.pth", "--layout", "torchvision")
 

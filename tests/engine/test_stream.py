@@ -151,12 +151,12 @@ def test_images_are_decoded_ahead_but_not_without_bound(
     lock, begun, done, most = threading.Lock(), 0, 0, 0
     read = stream.read_image
 
-    def counting(path: Path) -> stream.Pixels:
+    def counting(path: Path, *, upright: bool) -> stream.Pixels:
         nonlocal begun, most
         with lock:
             begun += 1
             most = max(most, begun - done)
-        return read(path)
+        return read(path, upright=upright)
 
     def finish(_: Prediction) -> None:
         nonlocal done

@@ -129,7 +129,9 @@ def test_two_images_are_learnt_by_heart(small_config: MakeConfig) -> None:
     detector = build_detector(small_config(), classes=3)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
 
-    for _ in range(100):
+    for iteration in range(100):
+        if iteration == 70:  # settle: at the full rate the boxes still jump about
+            optimizer.param_groups[0]["lr"] = 1e-4
         optimizer.zero_grad()
         sum(detector.losses(images, targets).values()).backward()
         optimizer.step()
@@ -137,10 +139,9 @@ def test_two_images_are_learnt_by_heart(small_config: MakeConfig) -> None:
     with torch.inference_mode():
         found = detector.eval().detect(images)
     for detections, target in zip(found, targets, strict=True):
-        best = detections.boxes[: len(target.boxes)]
-        iou = iou_matrix(target.boxes, best)
+        right = (detections.labels == target.labels[:, None]) & (detections.scores > 0.5)
+        iou = iou_matrix(target.boxes, detections.boxes) * right
         assert (iou.amax(1) > 0.6).all()
-        assert (detections.labels[iou.argmax(1)] == target.labels).all()
 
 
 def test_ties_of_the_last_one_stay_when_told(small_config: MakeConfig) -> None:
