@@ -28,6 +28,7 @@ from dhcli.data.formats.files import (
 )
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of
+from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -108,7 +109,7 @@ def _read_folder(root: Path, base: str, labels: str, names: list[str], columns: 
     folder = "/".join(part for part in (base, folder) if part != ".")
     images = list_images(root / folder)
     by_stem = {stem_of(name): name for name in reversed(images)}
-    for name in names:
+    for name in track(names, "annotation files read"):
         stem = stem_of(name)
         image = by_stem.get(stem, f"{stem}.png")
         columns.add_image(join_path(folder, image), 0, 0, f"{labels}/{name}")

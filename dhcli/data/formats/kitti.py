@@ -87,7 +87,7 @@ def read_kitti(path: Path) -> DetectionTable:
     columns = Columns()
     more = array("d")
     number_of: dict[str, int] = {}
-    for label in track(labels, "label files read"):
+    for label in track(labels, "annotation files read"):
         stem = stem_of(label)
         number_of[stem] = len(columns.files)
         image = by_stem.get(stem, f"{stem}.png")

@@ -40,6 +40,7 @@ from dhcli.data.formats.files import (
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import JsonText, begins_as
 from dhcli.data.formats.placing import Holds, Placing, rows_of
+from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "*.json with shapes and imagePath, one an image (LabelMe)"
@@ -112,7 +113,7 @@ class _Reader:
         place = first_folder(self.root, beside, *IMAGE_SUFFIXES) or folder
         images = {stem_of(name): join_path(place, name) for name in list_images(self.root / place)}
         used = set()
-        for name in names:
+        for name in track(names, "annotation files read"):
             file = self._read(folder, name, images)
             used.add(file)
         left = len(set(images.values()) - used) if len(names) > 1 else 0

@@ -33,6 +33,7 @@ from dhcli.data.formats.files import list_files, list_folders, split_folders
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import Holds, Placing, rows_of
+from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "ann/*.json beside img/, below a meta.json (Supervisely)"
@@ -106,7 +107,8 @@ class _Reader:
 
     def read_dataset(self, prefix: str, split: str | None) -> None:
         """Read the dataset in the folder `prefix`, "" or ending in a slash."""
-        for name in list_files(self.root / f"{prefix}ann", ".json"):
+        names = list_files(self.root / f"{prefix}ann", ".json")
+        for name in track(names, "annotation files read"):
             number = self.read_file(f"{prefix}ann", f"{prefix}img", name)
             if split:
                 self.columns.splits[split].append(number)

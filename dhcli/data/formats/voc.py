@@ -171,7 +171,7 @@ class _Reader:
         images = list_images(self.root / image_folder)
         self._by_stem = {stem_of(name): name for name in reversed(images)}
         self.number_of = {}
-        for name in track(names, f"files of {xml_folder}"):
+        for name in track(names, "annotation files read"):
             stem = name[: -len(".xml")]
             self.number_of[stem] = len(self.columns.files)
             self._read(join_path(xml_folder, name), stem, image_folder)

@@ -87,7 +87,7 @@ def read_yolo(path: Path) -> DetectionTable:
     columns = Columns()
     files = list(dict.fromkeys(file for group in groups.values() for file in group))
     folders: dict[str, str] = {}
-    for file in track(files, "label files read"):
+    for file in track(files, "annotation files read"):
         folder = file.rpartition("/")[0]
         if folder not in folders:
             folders[folder] = _label_folder(root, folder or ".")

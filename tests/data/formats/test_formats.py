@@ -12,6 +12,7 @@ import pytest
 
 from dhcli.data.formats import FORMATS, describe, read_dataset, write_dataset
 from dhcli.data.formats.placing import LEFT_OUT
+from dhcli.data.progress import watched_by
 from dhcli.data.table import ANY_CLASS, Flag
 from dhcli.errors import ConfigError, DataError, DhError
 
@@ -446,3 +447,16 @@ def test_formats_load_no_torch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("format", ["voc", "yolo", "kitti", "dota", "labelme", "supervisely"])
+def test_reading_a_file_an_image_says_how_far_it_is(sample, tmp_path, format):
+    write_dataset(sample, tmp_path / "out", format)
+    told = []
+
+    with watched_by(lambda *step: told.append(step)):
+        table = read_dataset(tmp_path / "out")
+
+    steps = [(done, total) for what, done, total in told if what == "annotation files read"]
+    assert {done for done, _ in steps} == {0}
+    assert sum(total for _, total in steps) == len(table)
