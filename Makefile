@@ -22,6 +22,9 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
 demo: setup
 	$(BIN)/dh demo --out demo
 
+# One thread: tests are small, and two wait for each other where the cores are shared
+test slow: export OMP_NUM_THREADS := 1
+
 test: setup
 	$(BIN)/python -m pytest
 

@@ -139,7 +139,7 @@ def test_saved_predictions_have_the_datasets_ids_and_score_the_same(dataset, tmp
     results = write(tmp_path / "results.json", [RESULT, {**RESULT, "image_id": 9, "score": 0.25}])
     first = evaluate_results(results, dataset, Request(), say=lambda _: None)
 
-    metrics, predictions = save_evaluation(first, tmp_path / "out/deep")
+    metrics, _, predictions = save_evaluation(first, tmp_path / "out/deep")
 
     assert json.loads(predictions.read_text("utf-8")) == json.loads(results.read_text("utf-8"))
     again = evaluate_results(predictions, dataset, Request(), say=lambda _: None)
@@ -155,7 +155,7 @@ def test_saving_no_detections_writes_an_empty_list(dataset, tmp_path) -> None:
     results = write(tmp_path / "results.json", [])
     evaluation = evaluate_results(results, dataset, Request(), say=lambda _: None)
 
-    _, predictions = save_evaluation(evaluation, tmp_path / "out")
+    *_, predictions = save_evaluation(evaluation, tmp_path / "out")
 
     assert json.loads(predictions.read_text("utf-8")) == []
 

@@ -137,7 +137,8 @@ def test_names_classes_and_moving_averages(tmp_path: Path) -> None:
     assert found.model.classes == tuple(classes)
     assert found.rows[-1].part == "left"
     assert found.rows[-1].tensors == len(averages)
-    assert found.model.metadata["origin"] == {"layout": "mmdet", "file": "w.pth", "epoch": 12}
+    origin = {"layout": "mmdet", "file": "w.pth", "notes": [], "epoch": 12}
+    assert found.model.metadata["origin"] == origin
     assert found.notes == []
 
 
