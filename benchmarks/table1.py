@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import shutil
 import statistics
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dhcli.atomic import atomic_write
 from dhcli.cli.env import describe_machine, describe_torch
@@ -83,7 +84,7 @@ def main() -> None:
             stats = finish(run, config, options.device)
             rows.append({"head": head, "seed": seed, **stats})
             write_rows(rows, options.out / "results.csv")
-    Console().print(summary(rows))
+    Console(width=120).print(summary(rows))
 
 
 def configure(head: str, seed: int, data: Path, overrides: list[str]) -> Config:
@@ -140,11 +141,13 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
 
 def summary(rows: list[dict[str, Any]]) -> Table:
     """Mean and spread over the seeds, in percent, best AP first."""
-    table = Table("head", "seeds", *NUMBERS, "paper's AP", box=None, padding=(0, 2, 0, 0))
+    shown = [name for name in NUMBERS if not any(math.isnan(row[name]) for row in rows)]
+    columns = [Column(name, no_wrap=True) for name in ("head", "seeds", *shown, "paper's AP")]
+    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
     for head in HEADS:
         mine = [row for row in rows if row["head"] == head]
         if mine:
-            cells = [spread([100 * row[name] for row in mine]) for name in NUMBERS]
+            cells = [spread([100 * row[name] for row in mine]) for name in shown]
             table.add_row(head, str(len(mine)), *cells, str(PAPER[head]))
     return table
 
