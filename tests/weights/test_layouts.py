@@ -216,3 +216,69 @@ def _old_fpn(name: str) -> str:
     if parts[:2] == ["backbone", "fpn"]:
         del parts[4]
     return ".".join(parts)
+
+
+def detectron2_state(channels: int, width: int, classes: int) -> dict[str, torch.Tensor]:
+    """Names and shapes of detectron2's `faster_rcnn_R_50_FPN`, as its modules are nested."""
+    shapes: dict[str, tuple[int, ...]] = {"pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1)}
+
+    def conv(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"] = shape
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.norm.{part}"] = shape[:1]
+
+    def layer(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
+
+    body, inputs = "backbone.bottom_up", 64
+    conv(f"{body}.stem.conv1", 64, 3, 7, 7)
+    for stage, depth in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True):
+        inner, outer = 2 ** (4 + stage), 2 ** (6 + stage)
+        for block in range(depth):
+            place = f"{body}.res{stage}.{block}"
+            if block == 0:
+                conv(f"{place}.shortcut", outer, inputs, 1, 1)
+            conv(f"{place}.conv1", inner, inputs, 1, 1)
+            conv(f"{place}.conv2", inner, inner, 3, 3)
+            conv(f"{place}.conv3", outer, inner, 1, 1)
+            inputs = outer
+        layer(f"backbone.fpn_lateral{stage}", channels, outer, 1, 1)
+        layer(f"backbone.fpn_output{stage}", channels, channels, 3, 3)
+    rpn, head = "proposal_generator.rpn_head", "roi_heads"
+    layer(f"{rpn}.conv", channels, channels, 3, 3)
+    layer(f"{rpn}.objectness_logits", 3, channels, 1, 1)
+    layer(f"{rpn}.anchor_deltas", 12, channels, 1, 1)
+    layer(f"{head}.box_head.fc1", width, channels * 49)
+    layer(f"{head}.box_head.fc2", width, width)
+    layer(f"{head}.box_predictor.cls_score", classes + 1, width)
+    layer(f"{head}.box_predictor.bbox_pred", classes * 4, width)
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    for level in range(5):
+        sides = [(32 * 2**level / r**0.5, 32 * 2**level * r**0.5) for r in (0.5, 1.0, 2.0)]
+        cell = torch.tensor([[-w / 2, -h / 2, w / 2, h / 2] for w, h in sides])
+        state[f"proposal_generator.anchor_generator.cell_anchors.{level}"] = cell
+    return state
+
+
+def test_detectron2s_names_are_read_without_a_rest(tmp_path: Path) -> None:
+    state = detectron2_state(channels=8, width=16, classes=80)
+    state["roi_heads.box_predictor.cls_score.bias"][80] = 1.0  # background, its last
+    torch.save({"model": state, "iteration": 1}, tmp_path / "d2.pth")
+
+    found = import_weights(tmp_path / "d2.pth")
+
+    model = found.model.config.model
+    assert found.model.metadata["origin"]["layout"] == "detectron2"
+    assert (model.backbone.name, model.backbone.stride_in_1x1) == ("resnet50", True)
+    assert found.model.config.input.channels == "bgr"
+    assert found.model.state["head.branches.fc.cls.bias"].tolist() == [1.0, *[0.0] * 80]
+
+    del state["backbone.fpn_lateral3.bias"]
+    torch.save({"model": state}, tmp_path / "d2.pth")
+    with pytest.raises(ModelError, match=r"fpn_lateral3\.bias"):
+        import_weights(tmp_path / "d2.pth")
+    state["backbone.fpn_lateral3.bias"] = torch.zeros(8)
+    state["proposal_generator.anchor_generator.cell_anchors.2"] += 1
+    torch.save({"model": state}, tmp_path / "d2.pth")
+    with pytest.raises(ModelError, match="anchors on level 2"):
+        import_weights(tmp_path / "d2.pth")
