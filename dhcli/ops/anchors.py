@@ -31,13 +31,18 @@ def cell_anchors(size: float, stride: int, ratios: Sequence[float], convention: 
     return (anchors.round() if convention == "torchvision" else anchors).float()
 
 
-def grid_anchors(cell: Tensor, height: int, width: int, stride: int) -> Tensor:
+def grid_anchors(
+    cell: Tensor, height: int, width: int, stride: int, padded: tuple[int, int] | None = None
+) -> Tensor:
     """The anchors of a whole level, in the order row, column, anchor: (height·width·A, 4).
 
-    in   cell  (A, 4) float xyxy of the cell at (0, 0)
+    in   cell    (A, 4) float xyxy of the cell at (0, 0)
+         padded  height and width of the batch: cells divide it in whole pixels, as torchvision has
+                 it, which is less than `stride` where P6 has half a cell more; None: `stride` apart
     """
-    y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride
-    x = torch.arange(width, device=cell.device, dtype=cell.dtype) * stride
+    down, across = (stride, stride) if padded is None else (padded[0] // height, padded[1] // width)
+    y = torch.arange(height, device=cell.device, dtype=cell.dtype) * down
+    x = torch.arange(width, device=cell.device, dtype=cell.dtype) * across
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     shift = torch.stack([columns, rows, columns, rows], dim=-1)  # (height, width, 4)
     return (shift[:, :, None] + cell).reshape(-1, 4)
