@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dhcli.atomic import atomic_write
+from dhcli.report.plots import bare, legend_beside, new_figure, save_figure
 
 AVERAGES = ("AP", "AP50", "AP75")
 
@@ -17,10 +17,9 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     On the left the loss parts in training, the whole loss in validation dashed; on the right AP in
     percent. Raises DhError where `path` cannot be written.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    figure = new_figure(11, 4)
     left, right = figure.subplots(1, 2)
     names = [name for name in _columns(history) if name.startswith("train_")]
     for name in names:
@@ -36,11 +35,10 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         axes.set_xlim(0.5, history[-1]["epoch"] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        bare(axes)
         if axes.lines:
-            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+            legend_beside(axes)
+    save_figure(figure, path)
 
 
 def _columns(history: Sequence[Mapping[str, Any]]) -> list[str]:

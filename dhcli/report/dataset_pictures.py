@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dhcli.atomic import atomic_folder, atomic_write
+from dhcli.atomic import atomic_folder
 from dhcli.data.formats.placing import is_region
 from dhcli.data.image import read_image
 from dhcli.data.statistics import MEDIUM, SMALL, find_objects
@@ -18,6 +18,7 @@ from dhcli.data.table import ANY_CLASS, DetectionTable
 from dhcli.errors import DataError
 from dhcli.report.contact_sheet import write_contact_sheet
 from dhcli.report.draw import draw_boxes
+from dhcli.report.plots import as_they_are, bare, new_figure, save_figure, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SAMPLES = 12
 """Images in the grid."""
 _MOST_BARS = 40
+_LONGEST = 30
 _MOST_CELLS = 64
 _COLOUR = "#0072b2"
 
@@ -47,8 +49,7 @@ def write_pictures(table: DetectionTable, folder: Path, *, seed: int = 0) -> lis
         if samples:
             write_contact_sheet(samples, place / "samples.png", columns=4, width=420)
         for name, figure in figures.items():
-            with atomic_write(place / name) as file:
-                figure.savefig(file, format="png")
+            save_figure(figure, place / name)
         return sorted(path.name for path in place.iterdir())
 
 
@@ -73,17 +74,18 @@ def draw_classes(objects: DetectionTable) -> Figure:
     """Bars: objects of each class, the most frequent first."""
     counts = np.bincount(objects.labels, minlength=len(objects.classes))
     order = np.argsort(-counts, kind="stable")[:_MOST_BARS]
-    figure = _figure(9, 1.2 + 0.24 * max(len(order), 3))
+    figure = new_figure(9, 1.2 + 0.24 * max(len(order), 3))
     axes = figure.subplots()
     rows = np.arange(len(order))
     bars = axes.barh(rows, counts[order], color=_COLOUR)
     axes.bar_label(bars, [f"{count:,}" for count in counts[order]], padding=3, fontsize=8)
-    axes.set_yticks(rows, [_short(objects.classes[label]) for label in order], fontsize=8)
+    axes.set_yticks(rows, [short(objects.classes[label], _LONGEST) for label in order], fontsize=8)
+    as_they_are(axes.get_yticklabels())
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     more = len(counts) - len(order)
     axes.set_xlabel("objects" + (f" (and {more} more classes)" if more else ""))
-    _bare(axes)
+    bare(axes)
     return figure
 
 
@@ -91,7 +93,7 @@ def draw_sizes(objects: DetectionTable) -> Figure:
     """Histograms: side of the objects, height / width, objects an image."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(12, 3.6)
+    figure = new_figure(12, 3.6)
     left, middle, right = figure.subplots(1, 3)
     x1, y1, x2, y2 = objects.boxes.T
     _histogram(left, np.sqrt(objects.areas), "side of the object, √area in pixels")
@@ -107,7 +109,7 @@ def draw_sizes(objects: DetectionTable) -> Figure:
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("objects")
     for axes in (left, middle, right):
-        _bare(axes)
+        bare(axes)
     return figure
 
 
@@ -119,7 +121,7 @@ def draw_centres(objects: DetectionTable) -> Figure:
     # About as many objects as cells: with fewer, a heat map is dots.
     edges = np.linspace(0, 1, int(np.clip(len(middle) ** 0.5, 8, _MOST_CELLS)) + 1)
     counts, _, _ = np.histogram2d(middle[:, 1], middle[:, 0], bins=[edges, edges])
-    figure = _figure(5.6, 4.8)
+    figure = new_figure(5.6, 4.8)
     axes = figure.subplots()
     shown = axes.imshow(counts, extent=(0, 1, 1, 0), cmap="viridis", interpolation="nearest")
     figure.colorbar(shown, label="objects")
@@ -156,17 +158,3 @@ def _histogram(axes: Any, values: NDArray[np.float64], label: str) -> None:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(label)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 30 else f"{name[:29]}…"
-
-
-def _bare(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")

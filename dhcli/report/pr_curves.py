@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.atomic import atomic_write
 from dhcli.metrics.result import ApResult
+from dhcli.report.plots import bare, legend_beside, new_figure, save_figure, short
 
 MOST_NAMED = 20
 """With more classes than this, curves of classes are grey and only their mean is named."""
@@ -24,21 +23,17 @@ def draw_pr_curves(result: ApResult, path: Path) -> None:
     AP50, or AP, and stands before its name in percent. Classes without objects are left out.
     Raises DhError where `path` cannot be written.
     """
-    from matplotlib.figure import Figure
-
     if result.precision is None:
         raise ValueError("this metric has no precision at each recall")
-    figure = Figure(figsize=(12, 5), dpi=110, layout="constrained")
+    figure = new_figure(12, 5)
     panels = {"IoU 0.5": result.precision[0], "mean over IoU 0.5:0.95": result.precision.mean(0)}
-    names = [_short(name) for name in result.per_class]
+    names = [short(name, _LONGEST) for name in result.per_class]
     for axes, (title, curves) in zip(figure.subplots(1, 2), panels.items(), strict=True):
         _draw_panel(axes, curves, names)
         axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    with warnings.catch_warnings(), atomic_write(path) as file:
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
-        figure.savefig(file, format="png")
+        bare(axes)
+    save_figure(figure, path)
 
 
 def _draw_panel(axes: Any, curves: NDArray[np.float64], names: list[str]) -> None:
@@ -57,9 +52,7 @@ def _draw_panel(axes: Any, curves: NDArray[np.float64], names: list[str]) -> Non
             axes.plot(recall, curves[:, k], label=_label(curves[:, k], names[k]), **looks[k])
         else:
             axes.plot(recall, curves[:, k], color="0.6", linewidth=0.7)
-    legend = axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a class may be called `$5 or $10`
+    legend = legend_beside(axes)
     if not few:
         legend.set_title(f"{len(order)} classes in grey", {"size": 8})
 
@@ -74,7 +67,3 @@ def _looks(classes: list[int]) -> dict[int, dict[str, Any]]:
 
 def _label(curve: NDArray[np.float64], name: str) -> str:
     return f"{100 * curve.mean():.1f} {name}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
