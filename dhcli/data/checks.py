@@ -169,7 +169,7 @@ def find_broken(table: DetectionTable) -> list[tuple[str, Mask]]:
 
 
 _SAID = {
-    "box-not-finite": "has a coordinate that is not finite",
+    "box-not-finite": "has a coordinate that is missing or not finite",
     "box-inverted": "has its maximum before its minimum",
     "box-empty": "has no area",
     "box-thin": "is at most one pixel wide or high",

@@ -74,7 +74,9 @@ CODES: Mapping[str, Code] = {
         "ids do not count",
         "the later one numbered anew",
     ),
-    "box-not-finite": Code("error", "a coordinate is NaN or infinite", "left out", "left out"),
+    "box-not-finite": Code(
+        "error", "a coordinate is missing, NaN or infinite", "left out", "left out"
+    ),
     "box-inverted": Code("error", "a maximum lies before its minimum", "left out", "left out"),
     "box-empty": Code("error", "a box has no area", "left out", "left out"),
     "box-outside": Code("error", "a box lies outside its image", "left out", "left out"),

@@ -32,7 +32,7 @@ from dhcli.data.formats import (
     yolo,
 )
 from dhcli.data.formats.coco_results import read_results, results_of
-from dhcli.data.formats.files import list_files, list_folders, list_images, sound_text
+from dhcli.data.formats.files import list_files, list_folders, sound_text
 from dhcli.data.formats.placing import Images, Placing, losses
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError
@@ -70,7 +70,8 @@ FORMATS = {
 }
 """All formats, by name; where a folder is of several, the first counts."""
 
-_DEPTH = 3
+_DEPTH = 4
+_MOST_PLACES = 50
 _OFFSETS = ("auto", "0", "1")
 _READ_WITH_OFFSET = {"voc": voc.read_voc, "imagenet": imagenet.read_imagenet}
 
@@ -87,47 +88,52 @@ def read_dataset(
         raise ConfigError(f"voc_offset is one of {', '.join(_OFFSETS)}, not `{voc_offset}`")
     if not path.exists():
         raise DataError("no such dataset", where=path)
-    if format is None:
-        path, found = recognise(path)
-    else:
-        found = [require_format(format)]
+    place, found = (path, [require_format(format)]) if format else recognise(path)
     kind = FORMATS[found[0]]
     if found[0] in _READ_WITH_OFFSET:
-        table = _READ_WITH_OFFSET[found[0]](path, voc_offset)
+        table = _READ_WITH_OFFSET[found[0]](place, voc_offset)
     elif voc_offset != "auto":
-        raise ConfigError(f"voc_offset is for Pascal VOC; {path} is {kind.title}")
+        raise ConfigError(f"voc_offset is for Pascal VOC; {place} is {kind.title}")
     else:
-        table = kind.read(path)
-    table = replace(table, classes=tuple(map(sound_text, table.classes)))
+        table = kind.read(place)
     if not len(table):
-        raise DataError(f"holds no images as {kind.title}", where=path)
+        raise DataError(f"holds no images as {kind.title}", where=place)
+    notes = list(table.notes)
+    if place != path:
+        notes.append(f"found in {place.relative_to(path)}")
     if len(found) > 1:
         others = ", ".join(FORMATS[name].title for name in found[1:])
-        return replace(table, notes=(*table.notes, f"could be read as {others} too (--from)"))
-    return table
+        notes.append(f"could be read as {others} too (--from)")
+    classes = tuple(map(sound_text, table.classes))
+    return replace(table, classes=classes, notes=tuple(notes))
 
 
 def recognise(path: Path) -> tuple[Path, list[str]]:
     """The formats that `path` has, best first, and the folder it is found in.
 
-    A folder with nothing but one folder stands for that. Raises DataError that lists what was
-    looked for and what was found.
+    A folder that is none stands for the one dataset in it. Raises DataError that names the datasets
+    in it where it has several, or lists what was looked for and what was found.
     """
-    place = path
+    places = [path]
     for _ in range(_DEPTH):
-        found = [name for name, each in FORMATS.items() if each.sniff(place)]
+        found = {place: names for place in places if (names := _formats_of(place))}
+        if len(found) == 1:
+            return found.popitem()
         if found:
-            return place, found
-        folders = list_folders(place)
-        if len(folders) != 1 or list_images(place):
-            break
-        place /= folders[0]
+            several = ", ".join(str(place.relative_to(path)) for place in found)
+            hint = "name the one to read; `dh convert` makes one of several"
+            raise DataError(f"holds several datasets: {several}", where=path, hint=hint)
+        places = [place / name for place in places for name in list_folders(place)][:_MOST_PLACES]
     looked = "".join(f"\n  {each.looks_for}" for each in FORMATS.values())
     raise DataError(
         f"is not a dataset of a known format; it holds {_contents(path)}",
         where=path,
         hint=f"looked for{looked}",
     )
+
+
+def _formats_of(path: Path) -> list[str]:
+    return [name for name, each in FORMATS.items() if each.sniff(path)]
 
 
 def require_format(format: str) -> str:

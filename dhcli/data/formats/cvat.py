@@ -33,6 +33,7 @@ from dhcli.data.formats.columns import (
     whole_or,
 )
 from dhcli.data.formats.files import (
+    IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     confine,
     first_folder,
@@ -57,7 +58,6 @@ _SHAPES = frozenset(
 )
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")
 _FRAME = re.compile(r"(\d+)\D*$")
-_IMAGE_FOLDERS = ("images", "frames", "img1", ".")
 _MOST_FRAMES = 10_000_000
 _NO_SUBSET = ("", "default")
 
@@ -194,7 +194,7 @@ class _Reader:
 def _frame_names(root: Path, path: Path) -> dict[int, str]:
     """Frame number → image, of the folder of images of a video."""
     here = path.parent.relative_to(root).as_posix()
-    options = [join_path(here, name) for name in _IMAGE_FOLDERS]
+    options = [join_path(here, name) for name in IMAGE_FOLDERS]
     folder = first_folder(root, options, *IMAGE_SUFFIXES)
     names = list_images(root / folder) if folder else []
     found = [_FRAME.search(Path(name).stem) for name in names]

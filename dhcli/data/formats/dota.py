@@ -15,12 +15,13 @@ from pathlib import Path
 
 from dhcli.data.formats.columns import DONT_CARE, Columns, hull, is_set, number_of
 from dhcli.data.formats.files import (
+    IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
+    FilesByStem,
     first_folder,
     join_path,
     list_files,
     list_folders,
-    list_images,
     read_head,
     read_text,
     split_folders,
@@ -44,7 +45,6 @@ HOLDS = Holds(
     splits=False,
 )
 
-_IMAGE_FOLDERS = ("images", "Images", "img", ".")
 _LABELS = "labelTxt"
 _HEADS = ("imagesource", "gsd", "acquisition")
 
@@ -105,17 +105,16 @@ def _parts(root: Path) -> list[tuple[str, str, str]]:
 
 
 def _read_folder(root: Path, base: str, labels: str, names: list[str], columns: Columns) -> None:
-    folder = first_folder(root / base, _IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "images"
-    folder = "/".join(part for part in (base, folder) if part != ".")
-    images = list_images(root / folder)
-    by_stem = {stem_of(name): name for name in reversed(images)}
+    folder = first_folder(root / base, IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "images"
+    folder = join_path(base, folder)
+    images = FilesByStem(root / folder, *IMAGE_SUFFIXES)
     for name in track(names, "annotation files read"):
         stem = stem_of(name)
-        image = by_stem.get(stem, f"{stem}.png")
+        image = images.find(stem) or f"{stem}.png"
         columns.add_image(join_path(folder, image), 0, 0, f"{labels}/{name}")
         _read_labels(root / labels / name, columns)
     if len(names) > 1:
-        left_out = len(by_stem.keys() - set(map(stem_of, names)))
+        left_out = len(images.keys() - set(map(stem_of, names)))
         columns.counts["images have no label file: left out"] += left_out
 
 

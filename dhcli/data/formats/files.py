@@ -6,6 +6,7 @@ import os
 import posixpath
 import re
 import stat
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -25,6 +26,13 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
+IMAGE_FOLDERS = (
+    *("JPEGImages", "images", "image", "img", "imgs", "data", "frames", "img1"),
+    *("obj_train_data", "."),
+)
+"""What folders of images are called, in any case; the first that is there counts."""
+
+_JUNK = ("__MACOSX",)
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -72,19 +80,20 @@ def read_bytes(path: Path, limit: int = -1) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of `path`: UTF-8 or UTF-16 by its mark, UTF-8 without one, else Latin-1."""
-    return _decode(read_bytes(path))
+    """The text of `path`, decoded as `decode` does."""
+    return decode(read_bytes(path))
 
 
 def read_head(path: Path, limit: int = 1 << 16) -> str:
     """The beginning of a text file, for a look at what it is; "" where it is no file."""
     try:
-        return _decode(read_bytes(path, limit))
+        return decode(read_bytes(path, limit))
     except DataError:
         return ""
 
 
-def _decode(data: bytes) -> str:
+def decode(data: bytes) -> str:
+    """The text of a file's bytes: UTF-8 or UTF-16 by its mark, UTF-8 without one, else Latin-1."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     try:
@@ -109,10 +118,11 @@ def list_files(folder: Path, *suffixes: str) -> list[str]:
 
 
 def list_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder`, sorted, hidden ones left out."""
+    """Names of the folders in `folder`, sorted, hidden ones and those of an archiver left out."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+            names = (entry.name for entry in entries if _is_folder(entry))
+            return sorted(name for name in names if name[0] != "." and name not in _JUNK)
     except OSError:
         return []
 
@@ -129,9 +139,46 @@ def list_images(folder: Path, *, deep: bool = False) -> list[str]:
     return sorted(found)
 
 
+def find_folders(root: Path, names: Iterable[str]) -> Iterator[str]:
+    """Those of the folders `names` below `root` that are there, in any case; as spelled."""
+    listed: dict[str, list[str]] = {}
+    for name in names:
+        path = ""
+        for part in (part for part in name.split("/") if part not in ("", ".")):
+            if path not in listed:
+                listed[path] = list_folders(root / path)
+            alike = [each for each in listed[path] if each.lower() == part.lower()]
+            if not alike:
+                break
+            path = join_path(path, part if part in alike else alike[0])
+        else:
+            yield path or "."
+
+
 def first_folder(root: Path, names: Iterable[str], *suffixes: str) -> str | None:
     """The first of the folders `names` below `root` that holds a file ending in `suffixes`."""
-    return next((name for name in names if has_file(root / name, *suffixes)), None)
+    found = find_folders(root, names)
+    return next((folder for folder in found if has_file(root / folder, *suffixes)), None)
+
+
+class FilesByStem(dict[str, str]):
+    """The files of a folder that end in one of `suffixes`, by their stems; `names` has them all."""
+
+    def __init__(self, folder: Path, *suffixes: str) -> None:
+        self.names = list_files(folder, *suffixes)
+        super().__init__((stem_of(name), name) for name in reversed(self.names))
+        self._folded: dict[str, str] = {}
+
+    def find(self, stem: str) -> str | None:
+        """The file of that stem, else one whose stem has other case or another form of accents."""
+        if stem in self or not self:
+            return self.get(stem)
+        self._folded = self._folded or {_fold(key): name for key, name in self.items()}
+        return self._folded.get(_fold(stem))
+
+
+def _fold(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _names(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
@@ -140,10 +187,17 @@ def _names(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                if name.lower().endswith(endings) and name[0] != "." and not entry.is_dir():
+                if name.lower().endswith(endings) and name[0] != "." and not _is_folder(entry):
                     yield name
     except OSError:
         return
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def confine(name: str, folder: str = "") -> str | None:
@@ -254,5 +308,5 @@ def stem_of(name: str) -> str:
     """`name` without folders, and without the suffix of an image or annotation."""
     last = last_part(name)
     stem, _, suffix = last.rpartition(".")
-    known = f".{suffix.lower()}" in IMAGE_SUFFIXES or suffix in ("xml", "txt")
+    known = f".{suffix.lower()}" in IMAGE_SUFFIXES or suffix.lower() in ("xml", "txt")
     return stem if stem and known else last

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from dhcli.data.formats.files import (
+    IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
+    FilesByStem,
     confine,
+    find_folders,
+    join_path,
     last_part,
     list_files,
     list_folders,
-    list_images,
     split_folders,
     split_name,
     stem_of,
@@ -29,7 +32,6 @@ ReadFile = Callable[[Path, Path], DetectionTable]
 _SAMPLE = 20
 _MOST = 50
 _DEEPEST = 8
-_IMAGE_FOLDERS = ("images", "JPEGImages", "Images", "img", "data")
 
 
 def find_files(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> list[Path]:
@@ -42,7 +44,7 @@ def find_files(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> list
 
 def _groups(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> Iterator[list[Path]]:
     splits = (".", *(name for _, name in split_folders(root)))
-    for folders in (("annotations",), splits, list_folders(root)):
+    for folders in (find_folders(root, ("annotations",)), splits, list_folders(root)):
         files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
         # A file an image is another format: one look at a few tells.
         if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
@@ -98,7 +100,7 @@ def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
 
 def root_of(path: Path) -> Path:
     """The folder of the dataset that an annotation file alone stands for."""
-    return path.parent.parent if path.parent.name == "annotations" else path.parent
+    return path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
 
 
 def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:
@@ -122,7 +124,8 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
 
     POSIX paths from `root`, whether the images are there or not. Of a name that leads out of the
     dataset, an absolute path from where it was made, say, the longest end that is there counts,
-    else its last part. A name without the suffix of an image gets that of the file so called.
+    else its last part. Where there is no such file, one counts that differs in suffix, in case or
+    in the form of accents.
     """
     inside = [confine(name) for name in names]
     safe = [name or last_part(given) for name, given in zip(inside, names, strict=True)]
@@ -131,26 +134,46 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
     strays = [index for index, name in enumerate(inside) if name is None]
     for index in strays:
         files[index] = find_end(root, names[index], folder) or files[index]
-    _add_suffixes(root, files)
-    count, what = len(strays), "file names lead out of the dataset: only their ends count"
-    return files, [f"{count} {what}"] if count else []
+    counts = {
+        "file names lead out of the dataset: only their ends count": len(strays),
+        "file names are spelled otherwise than the images": _respell(root, files),
+    }
+    return files, [f"{count} {what}" for what, count in counts.items() if count]
 
 
 def _image_folder(root: Path, path: Path, sample: Sequence[str]) -> str:
     """The folder below `root` that holds most of the images `sample`."""
     here = path.parent.relative_to(root).as_posix().removeprefix(".")
     called = [path.stem.rpartition("_")[2], split_name(path.stem) or "", *list_folders(root)]
-    options = ["", *_IMAGE_FOLDERS, *(n for each in called for n in (each, f"images/{each}"))]
-    options += [f"{each}/images" for each in called]
-    best, most = ("" if here == "annotations" else here), 0
-    for option in dict.fromkeys([here, *options]):
-        stems = set() if all(map(_has_suffix, sample)) else _stems(root / option)
-        count = sum((root / option / name).is_file() or name in stems for name in sample)
-        if count > most:
-            best, most = option, count
-        if most == len(sample):
-            break
-    return best
+    options = [here, *IMAGE_FOLDERS]
+    for each in (here, *called):
+        options += (each, *(pair for n in IMAGE_FOLDERS for pair in (f"{n}/{each}", f"{each}/{n}")))
+    folders = [found.removeprefix(".") for found in dict.fromkeys(find_folders(root, options))]
+    for count_in in (_count_images, _count_alike):
+        counts = [0]
+        for folder in folders:
+            counts.append(count_in(root / folder, sample))
+            if counts[-1] == len(sample):
+                break
+        if any(counts):
+            return folders[counts.index(max(counts)) - 1]
+    return "" if here.lower() == "annotations" else here
+
+
+def _count_images(folder: Path, names: Sequence[str]) -> int:
+    """How many of the images `names` are in `folder`."""
+    return sum((folder / name).is_file() for name in names)
+
+
+def _count_alike(folder: Path, names: Sequence[str]) -> int:
+    """How many of the images `names` are in `folder`, spelled otherwise."""
+    places = {_above(name) for name in names}
+    listed = {place: FilesByStem(folder / place, *IMAGE_SUFFIXES) for place in places}
+    return sum(listed[_above(name)].find(stem_of(name)) is not None for name in names)
+
+
+def _above(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def find_end(root: Path, name: str, folder: str = "") -> str | None:
@@ -162,22 +185,23 @@ def find_end(root: Path, name: str, folder: str = "") -> str | None:
     return next((option for option in options if (root / option).is_file()), None)
 
 
-def _add_suffixes(root: Path, files: list[str]) -> None:
-    """Complete, in place, the names without the suffix of an image."""
-    known: dict[str, dict[str, str]] = {}
+def _respell(root: Path, files: list[str]) -> int:
+    """Put, in place, the images that are there for names that are not; return how many."""
+    known: dict[str, tuple[set[str], FilesByStem]] = {}
+    count = 0
     for index, file in enumerate(files):
-        if _has_suffix(file):
-            continue
         folder, _, name = file.rpartition("/")
         if folder not in known:
-            known[folder] = _stems(root / folder)
-        found = known[folder].get(name, f"{name}.jpg")
-        files[index] = f"{folder}/{found}" if folder else found
-
-
-def _stems(folder: Path) -> dict[str, str]:
-    """The images of a folder by their names without suffix."""
-    return {stem_of(name): name for name in reversed(list_images(folder))}
+            images = FilesByStem(root / folder, *IMAGE_SUFFIXES)
+            known[folder] = set(images.names), images
+        names, images = known[folder]
+        if name in names:
+            continue
+        found = images.find(stem_of(name))
+        complete = _has_suffix(name)
+        count += complete and found is not None
+        files[index] = join_path(folder, found or (name if complete else f"{name}.jpg"))
+    return count
 
 
 def _has_suffix(name: str) -> bool:

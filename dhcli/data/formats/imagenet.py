@@ -16,10 +16,11 @@ from pathlib import Path
 
 from dhcli.data.formats import voc
 from dhcli.data.formats.files import (
+    IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
+    find_folders,
     first_folder,
     has_file,
-    list_files,
     list_folders,
     split_name,
     stem_of,
@@ -31,8 +32,8 @@ from dhcli.data.table import DetectionTable
 LOOKS_FOR = "Annotations/…/n01440764/*.xml (ImageNet)"
 HOLDS = replace(voc.HOLDS, splits=False)
 
-_XML_FOLDERS = ("Annotations", "Annotation", "annotations")
-_IMAGE_FOLDERS = ("Data", "Images", "images", "JPEGImages")
+_XML_FOLDERS = ("Annotations", "Annotation")
+_IMAGE_FOLDERS = ("Data", *IMAGE_FOLDERS)
 _DEEPEST = 4
 _REST = "all"
 
@@ -42,8 +43,7 @@ def sniff_imagenet(path: Path) -> bool:
     first = next(_parts(path), None)
     if first is None:
         return False
-    folder = path / first[1]
-    return voc.is_voc(folder / list_files(folder, ".xml")[0])
+    return voc.holds_voc(path / first[1])
 
 
 def read_imagenet(path: Path, offset: str = "auto") -> DetectionTable:
@@ -57,7 +57,7 @@ def read_imagenet(path: Path, offset: str = "auto") -> DetectionTable:
 def _parts(root: Path) -> Iterator[voc.Part]:
     """Folders of XML files below one of annotations, with those of their images."""
     seen = {root.resolve()}
-    for top in _XML_FOLDERS:
+    for top in find_folders(root, _XML_FOLDERS):
         for below in _below(root / top, "", seen):
             options = [f"{base}/{below}" for base in _IMAGE_FOLDERS]
             images = first_folder(root, options, *IMAGE_SUFFIXES) or options[0]

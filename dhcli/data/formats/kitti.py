@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import DONT_CARE, Columns, flags_of
 from dhcli.data.formats.files import (
+    IMAGE_SUFFIXES,
+    FilesByStem,
     has_file,
     list_files,
-    list_images,
     read_split,
     read_text,
     split_name,
@@ -81,21 +82,20 @@ def read_kitti(path: Path) -> DetectionTable:
     if base is None:
         raise DataError("holds no label_2", where=path, hint=f"looked for {LOOKS_FOR}")
     prefix = "" if base == "." else f"{base}/"
-    images = list_images(root / prefix / _IMAGES)
+    images = FilesByStem(root / prefix / _IMAGES, *IMAGE_SUFFIXES)
     labels = [path.name] if path.is_file() else list_files(root / prefix / _LABELS, ".txt")
-    by_stem = {stem_of(name): name for name in reversed(images)}
     columns = Columns()
     more = array("d")
     number_of: dict[str, int] = {}
     for label in track(labels, "annotation files read"):
         stem = stem_of(label)
         number_of[stem] = len(columns.files)
-        image = by_stem.get(stem, f"{stem}.png")
+        image = images.find(stem) or f"{stem}.png"
         annotation = f"{prefix}{_LABELS}/{label}"
         columns.add_image(f"{prefix}{_IMAGES}/{image}", 0, 0, annotation)
         _read_labels(root / annotation, columns, more)
     splits, unknown = _read_lists(root / prefix, number_of)
-    left_out = 0 if path.is_file() else sum(stem not in number_of for stem in by_stem)
+    left_out = 0 if path.is_file() else sum(stem not in number_of for stem in images)
     notes = [f"{left_out} images have no label file: left out"] if left_out else []
     notes += [f"{unknown} names in the lists of splits are unknown: left out"] if unknown else []
     return columns.table(

@@ -28,12 +28,14 @@ from dhcli.data.formats.columns import (
     side_of,
 )
 from dhcli.data.formats.files import (
+    IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
+    FilesByStem,
     confine,
+    find_folders,
     first_folder,
     join_path,
     list_files,
-    list_images,
     split_folders,
     stem_of,
 )
@@ -46,8 +48,7 @@ from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 LOOKS_FOR = "*.json with shapes and imagePath, one an image (LabelMe)"
 HOLDS = Holds("from 0, maximum excluded", classes=False, splits=False)
 
-_FOLDERS = (".", "annotations", "labels", "json", "Annotations")
-_IMAGE_FOLDERS = (".", "images", "JPEGImages", "img")
+_FOLDERS = (".", "annotations", "labels", "json")
 _LOOK_AT = 5
 _NO_AREA = ("point", "line", "linestrip", "points")
 
@@ -90,7 +91,7 @@ def _parts(root: Path) -> list[tuple[str, str, str]]:
     found = []
     for split, base in [("", "."), *split_folders(root)]:
         options = [join_path(base, folder) for folder in _FOLDERS]
-        folder = next((f for f in options if _holds_some(root / f)), None)
+        folder = next((f for f in find_folders(root, options) if _holds_some(root / f)), None)
         if folder is not None:
             found.append((split, base, folder))
     return found
@@ -109,17 +110,17 @@ class _Reader:
 
     def read_folder(self, base: str, folder: str, names: Sequence[str]) -> None:
         """Read the files `names` in `folder`; their images lie there or elsewhere in `base`."""
-        beside = [folder, *(join_path(base, name) for name in _IMAGE_FOLDERS)]
+        beside = [folder, *(join_path(base, name) for name in (".", *IMAGE_FOLDERS))]
         place = first_folder(self.root, beside, *IMAGE_SUFFIXES) or folder
-        images = {stem_of(name): join_path(place, name) for name in list_images(self.root / place)}
+        images = FilesByStem(self.root / place, *IMAGE_SUFFIXES)
         used = set()
         for name in track(names, "annotation files read"):
-            file = self._read(folder, name, images)
-            used.add(file)
-        left = len(set(images.values()) - used) if len(names) > 1 else 0
+            used.add(self._read(folder, name, place, images))
+        unused = {join_path(place, name) for name in images.values()} - used
+        left = len(unused) if len(names) > 1 else 0
         self.columns.counts["images have no annotation file: left out"] += left
 
-    def _read(self, folder: str, name: str, images: dict[str, str]) -> str:
+    def _read(self, folder: str, name: str, place: str, images: FilesByStem) -> str:
         annotation = join_path(folder, name)
         document = JsonText(self.root / annotation)
         head = document.read_object({"shapes": document.taking("a shape", self._add)})
@@ -129,9 +130,8 @@ class _Reader:
         if named is None or not (self.root / named).is_file():
             suffix = Path(said[-80:].replace("\\", "/")).suffix.lower()
             suffix = suffix if suffix in IMAGE_SUFFIXES else ".jpg"
-            named = (
-                images.get(stem) or images.get(stem_of(said)) or join_path(folder, stem + suffix)
-            )
+            found = images.find(stem) or images.find(stem_of(said))
+            named = join_path(place, found) if found else join_path(folder, stem + suffix)
         width, height = (side_of(head.get(side)) for side in ("imageWidth", "imageHeight"))
         self.columns.add_image(named, width, height, annotation)
         return named

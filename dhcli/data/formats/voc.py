@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, number_of, side_of, tidy
 from dhcli.data.formats.files import (
+    IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
+    FilesByStem,
     first_folder,
     join_path,
     last_part,
     list_files,
-    list_images,
-    read_bytes,
+    read_head,
     read_lines,
     read_split,
     split_folders,
@@ -38,7 +39,7 @@ from dhcli.data.formats.files import (
 )
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, decimal
-from dhcli.data.formats.xml_text import escape_xml
+from dhcli.data.formats.xml_text import escape_xml, read_xml
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
 from dhcli.errors import DataError
@@ -58,9 +59,12 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 
-_XML_FOLDERS = ("Annotations", "annotations", "Annotation", "xmls", "labels", ".")
-_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img", ".")
-_ROOT_TAG = re.compile(rb"<annotation[\s>]", re.IGNORECASE)
+_XML_FOLDERS = (
+    *("annotations", "annotation", "annotations/xmls", "annotations/xml"),
+    *("xmls", "xml", "labels", "label", "."),
+)
+_ROOT_TAG = re.compile(r"<annotation[\s>]", re.IGNORECASE)
+_LOOK_AT = 20
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 Part = tuple[str, str, str]
 """A split or "", a folder of XML files, and that of their images."""
@@ -76,13 +80,18 @@ def sniff_voc(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() == ".xml" and is_voc(path)
     for _, xml_folder, _ in _parts(path):
-        return is_voc(path / xml_folder / list_files(path / xml_folder, ".xml")[0])
+        return holds_voc(path / xml_folder)
     return False
+
+
+def holds_voc(folder: Path) -> bool:
+    """Whether any of the first XML files in `folder` is VOC's."""
+    return any(is_voc(folder / name) for name in list_files(folder, ".xml")[:_LOOK_AT])
 
 
 def is_voc(path: Path) -> bool:
     """Whether an XML file begins with VOC's tag; CVAT's is <annotations>."""
-    return _ROOT_TAG.search(read_bytes(path)[:4096]) is not None
+    return _ROOT_TAG.search(read_head(path, 4096)) is not None
 
 
 def read_voc(path: Path, offset: str = "auto") -> DetectionTable:
@@ -120,7 +129,7 @@ def _parts(root: Path) -> list[Part]:
         xml_folder = first_folder(root / base, _XML_FOLDERS, ".xml")
         if xml_folder is None:
             continue
-        images = first_folder(root / base, _IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "JPEGImages"
+        images = first_folder(root / base, IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "JPEGImages"
         found.append((split, join_path(base, xml_folder), join_path(base, images)))
         if not split:
             break
@@ -128,8 +137,8 @@ def _parts(root: Path) -> list[Part]:
 
 
 def _part_of_file(path: Path) -> tuple[Path, Part]:
-    root = path.parent.parent if path.parent.name in _XML_FOLDERS else path.parent
-    images = first_folder(root, _IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "."
+    root = path.parent.parent if path.parent.name.lower() in _XML_FOLDERS else path.parent
+    images = first_folder(root, IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "."
     return root, ("", path.parent.relative_to(root).as_posix(), images)
 
 
@@ -164,12 +173,11 @@ class _Reader:
         self.parts_of_objects = 0
         self.unlisted = 0
         self._file = ""
-        self._by_stem: dict[str, str] = {}
+        self._by_stem: FilesByStem
 
     def read_folder(self, xml_folder: str, names: Sequence[str], image_folder: str) -> None:
         """Read the XML files `names`."""
-        images = list_images(self.root / image_folder)
-        self._by_stem = {stem_of(name): name for name in reversed(images)}
+        self._by_stem = FilesByStem(self.root / image_folder, *IMAGE_SUFFIXES)
         self.number_of = {}
         for name in track(names, "annotation files read"):
             stem = name[: -len(".xml")]
@@ -189,8 +197,8 @@ class _Reader:
         document = _Document(self.root / xml)
         self.one_based &= document.head.get("database") == _WRITTEN
         said = document.head.get("filename", "")
-        known = self._by_stem
-        image = known.get(stem) or known.get(stem_of(said)) or _named(said, stem)
+        find = self._by_stem.find
+        image = find(stem) or find(stem_of(said)) or _named(said, stem)
         width, height = (side_of(document.head.get(side, "")) for side in ("width", "height"))
         self.columns.add_image(join_path(folder, image), width, height, xml)
         for line, fields in document.objects:
@@ -199,11 +207,13 @@ class _Reader:
 
     def _add_object(self, fields: dict[str, str], line: int) -> None:
         try:
-            xyxy = [number_of(fields[side]) for side in _SIDES]
-            label = self.columns.label_of(fields["name"])
-        except (KeyError, ValueError) as error:
-            raise DataError(_complaint(error, fields), where=self._where(line)) from None
-        self.columns.add_box(label, xyxy, _flags(fields, label), line)
+            xyxy = [number_of(fields.get(side) or "nan") for side in _SIDES]
+        except ValueError as error:
+            what = f"has a coordinate that is not a number: {error}"
+            raise DataError(what, where=self._where(line)) from None
+        name = fields.get("name")
+        label = self.columns.label_of(name) if name else ANY_CLASS
+        self.columns.add_box(label, xyxy, _flags(fields), line)
         pose = fields.get("pose", "")
         self.poses.append("" if pose == _NO_POSE else pose)
         if "score" in fields:
@@ -233,7 +243,7 @@ class _Document:
         parser.CharacterDataHandler = self._say
         parser.EndElementHandler = self._end
         try:
-            parser.Parse(read_bytes(path), True)
+            parser.Parse(read_xml(path), True)
         except expat.ExpatError as error:
             where = f"{path}:{error.lineno}"
             what = expat.ErrorString(error.code)
@@ -285,13 +295,6 @@ def _named(said: str, stem: str) -> str:
     return f"{stem}{suffix if suffix in IMAGE_SUFFIXES else '.jpg'}"
 
 
-def _complaint(error: Exception, fields: dict[str, str]) -> str:
-    if isinstance(error, ValueError):
-        return f"has a coordinate that is not a number: {error}"
-    missing = ", ".join(f"<{tag}>" for tag in (*_SIDES, "name") if tag not in fields)
-    return f"an object without {missing}"
-
-
 def _score(text: str, where: str) -> float:
     try:
         return number_of(text)
@@ -299,8 +302,8 @@ def _score(text: str, where: str) -> float:
         raise DataError(f"has a score that is not a number: {error}", where=where) from None
 
 
-def _flags(fields: dict[str, str], label: int) -> int:
-    told = flags_told(fields) | (label == ANY_CLASS) * Flag.IGNORE.value
+def _flags(fields: dict[str, str]) -> int:
+    told = flags_told(fields) | (fields.get("name") == DONT_CARE) * Flag.IGNORE.value
     # Regions are written as difficult too, for tools that know no others.
     return told & _NOT_DIFFICULT if told & _REGION else told
 

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-from dhcli.data.formats.files import read_bytes
+from dhcli.data.formats.files import decode, read_bytes
 from dhcli.errors import DataError
 
 Begin = Callable[[str, dict[str, str], int], None]
 """Takes the tag of an element, its attributes and its line."""
 End = Callable[[str, str, int], None]
 """Takes the tag of an element that ends, the text before that, and the line."""
+
+
+_DECLARED = re.compile(
+    rb"""\s*<\?xml[^>]*\sencoding\s*=\s*["']((?:gb|big5|euc|shift|iso|windows|cp|koi)[\w-]*)""",
+    re.I,
+)
+"""The encodings that are not plain from a file's bytes. Others need no telling, or are none."""
+
+
+def read_xml(path: Path) -> str:
+    """The text of an XML file, in the encoding that it declares, else as any other text."""
+    data = read_bytes(path)
+    declared = _DECLARED.match(data)
+    try:
+        return data.decode(declared[1].decode("ascii")) if declared else decode(data)
+    except (LookupError, ValueError):  # not what it says
+        return decode(data)
 
 
 def parse_xml(path: Path, begin: Begin, end: End) -> None:
@@ -45,12 +63,10 @@ def parse_xml(path: Path, begin: Begin, end: End) -> None:
     parser.EndElementHandler = stop
     parser.CharacterDataHandler = said.append
     try:
-        parser.Parse(read_bytes(path), True)
+        parser.Parse(read_xml(path), True)
     except expat.ExpatError as error:
         what = f"is not well-formed XML: {expat.ErrorString(error.code)}"
         raise DataError(what, where=f"{path}:{error.lineno}") from None
-    except (LookupError, ValueError) as error:  # an encoding that is none
-        raise DataError(f"is not XML that can be read: {str(error)[:80]}", where=path) from None
 
 
 def escape_xml(text: str) -> str:

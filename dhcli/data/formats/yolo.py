@@ -14,7 +14,7 @@ place in the format.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from dhcli.data.formats.columns import Columns, tidy
+from dhcli.data.formats.columns import Columns, number_of, tidy
 from dhcli.data.formats.files import (
+    IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
+    FilesByStem,
     confine,
+    find_folders,
+    first_folder,
     has_file,
     join_path,
     list_files,
@@ -49,7 +53,6 @@ HOLDS = Holds(
     "fractions of the image: centre, width, height", marks=Flag(0), regions=LEFT_OUT, sizes=False
 )
 
-_IMAGE_FOLDERS = ("images", "JPEGImages", "obj_train_data", "data", ".")
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
 _SPLIT_KEYS = ("train", "val", "valid", "test")
 _DARKNET = ".data"
@@ -58,7 +61,7 @@ _OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
 _NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
 _BRACKETS = re.compile(r"[\[\]{}]")
 _LONGEST_YAML, _DEEPEST_YAML = 1 << 20, 100
-_LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.eE]+){4,}\s*")
+_LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
 
 Groups = dict[str, list[str]]
 """Split ("" where there is none) → POSIX paths of its images from the root."""
@@ -86,14 +89,14 @@ def read_yolo(path: Path) -> DetectionTable:
     names = _class_names(root, settings)
     columns = Columns()
     files = list(dict.fromkeys(file for group in groups.values() for file in group))
-    folders: dict[str, str] = {}
+    labels = _Labels(root)
     for file in track(files, "annotation files read"):
-        folder = file.rpartition("/")[0]
-        if folder not in folders:
-            folders[folder] = _label_folder(root, folder or ".")
-        label_file = f"{folders[folder]}/{stem_of(file)}.txt".removeprefix("./")
-        columns.add_image(file, 0, 0, label_file)
-        _read_labels(root / label_file, columns, len(names) if names else None)
+        label_file = labels.of_image(file)
+        columns.add_image(file, 0, 0, label_file or "")
+        if label_file is not None:
+            _read_labels(root / label_file, columns, len(names) if names else None)
+    unused = labels.unused(files) if path.is_dir() else 0
+    columns.counts["label files are of none of the images: left out"] = unused
     return _finish(root, columns, names, groups, notes)
 
 
@@ -112,10 +115,10 @@ def _layout(path: Path, notes: list[str]) -> tuple[Path, Mapping[str, Any], Grou
 
 def _of_label_file(path: Path) -> tuple[Path, Mapping[str, Any], Groups]:
     root = path.parent.parent if path.parent.name == "labels" else path.parent
-    for folder in _IMAGE_FOLDERS:
-        for name in list_images(root / folder):
-            if stem_of(name) == path.stem:
-                return root, {}, {"": [join_path(folder, name)]}
+    for folder in find_folders(root, IMAGE_FOLDERS):
+        name = FilesByStem(root / folder, *IMAGE_SUFFIXES).find(path.stem)
+        if name is not None:
+            return root, {}, {"": [join_path(folder, name)]}
     raise DataError("has no image of the same name beside it", where=path)
 
 
@@ -228,12 +231,13 @@ def _image_folders(root: Path) -> dict[str, str]:
         folder = next((f for f in (f"{base}/images", base) if _has_images(root / f)), None)
         if folder is not None:
             found[folder] = split
-    for split, base in [] if found else split_folders(root / "images"):
-        if _has_images(root / "images" / base):
-            found[f"images/{base}"] = split
+    for images in [] if found else find_folders(root, ("images",)):
+        for split, base in split_folders(root / images):
+            if _has_images(root / images / base):
+                found[f"{images}/{base}"] = split
     if found:
         return found
-    only = next((name for name in _IMAGE_FOLDERS if _has_images(root / name)), None)
+    only = first_folder(root, IMAGE_FOLDERS, *IMAGE_SUFFIXES)
     return {only: ""} if only else {}
 
 
@@ -241,13 +245,50 @@ def _has_images(folder: Path) -> bool:
     return has_file(folder, *IMAGE_SUFFIXES)
 
 
+class _Labels:
+    """The label files of images, below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: dict[str, str] = {}
+        self._listed: dict[str, FilesByStem] = {}
+        self._found = 0
+
+    def of_image(self, image: str) -> str | None:
+        """The label file of an image, None where it has none."""
+        above = image.rpartition("/")[0]
+        if above not in self._folders:
+            self._folders[above] = _label_folder(self._root, above or ".")
+        folder, stem = self._folders[above], stem_of(image)
+        name: str | None = f"{stem}.txt"
+        if not (self._root / folder / f"{stem}.txt").is_file():
+            if folder not in self._listed:
+                self._listed[folder] = FilesByStem(self._root / folder, ".txt")
+            name = self._listed[folder].find(stem)
+        self._found += name is not None
+        return None if name is None else join_path(folder, name)
+
+    def unused(self, images: Sequence[str]) -> int:
+        """How many label files are of none of `images`, for which all `of_image` was asked."""
+        if sum(1 for _ in self._every()) <= self._found:
+            return 0
+        used = set(map(self.of_image, images))
+        return sum(_is_label(self._root / name) for name in self._every() if name not in used)
+
+    def _every(self) -> Iterator[str]:
+        for folder in set(self._folders.values()):
+            for name in list_files(self._root / folder, ".txt"):
+                if name.lower() not in _NOT_LABELS:
+                    yield join_path(folder, name)
+
+
 def _label_folder(root: Path, images: str) -> str:
     """Where the label files of a folder of images lie."""
-    head, found, tail = f"/{images}/".rpartition("/images/")
-    options = [f"{head}/labels/{tail}".strip("/")] if found else []
+    head, found, tail = f"/{images.lower()}/".rpartition("/images/")
+    options = [f"{head}/labels/{tail}"] if found else []
     parent, _, last = images.rpartition("/")
     options += [f"labels/{last}", join_path(parent, "labels")]
-    return next((option for option in options if (root / option).is_dir()), images)
+    return next(find_folders(root, options), images)
 
 
 def _first_label(folder: Path) -> bool:
@@ -287,10 +328,6 @@ def _names_of_map(names: Mapping[str, Any], root: Path) -> list[str]:
 
 def _read_labels(path: Path, columns: Columns, classes: int | None) -> None:
     """Add the boxes of one label file, in fractions."""
-    if not path.is_file():
-        if path.exists():
-            raise DataError("is not a file", where=path)
-        return
     for line, row in enumerate(read_text(path).splitlines(), 1):
         if not row.strip():
             continue
@@ -312,15 +349,23 @@ def _read_labels(path: Path, columns: Columns, classes: int | None) -> None:
 
 
 def _parse(row: str, where: str) -> tuple[int, list[float]]:
-    first, *rest = row.split()
+    fields = row.split()
     try:
-        label, values = float(first), [float(field) for field in rest]
-    except ValueError as error:
-        raise DataError(f"has a column that is no number: {error}", where=where) from None
+        label, *values = map(float, fields)
+    except ValueError:
+        label, *values = _commas(fields, where)
     if not (label.is_integer() and 0 <= label < 1_000_000):
-        what = f"expected a class number first, found `{first[:40]}`"
+        what = f"expected a class number first, found `{fields[0][:40]}`"
         raise DataError(what, where=where, hint="classes count from 0")
     return int(label), values
+
+
+def _commas(fields: list[str], where: str) -> list[float]:
+    """The numbers of a line that may have decimal commas."""
+    try:
+        return [number_of(field) for field in fields]
+    except ValueError as error:
+        raise DataError(f"has a column that is no number: {error}", where=where) from None
 
 
 def _finish(

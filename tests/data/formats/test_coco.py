@@ -205,6 +205,7 @@ def test_annotations_without_image_or_category_are_counted(put):
         ("train.json", "."),
         ("coco_train.json", "JPEGImages"),
         ("annotations/train.json", "pictures/images"),
+        ("train/labels.json", "train/data"),
     ],
 )
 def test_layouts(put, name, images):
@@ -212,6 +213,21 @@ def test_layouts(put, name, images):
 
     assert table.path(0).is_file()
     assert list(table.splits) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("said", "there"),
+    [("c.jpg", "C.JPG"), ("c.jpg", "c.png"), ("\u00fc.jpg", "u\u0308.jpg"), ("x/c.jpg", "x/c.JPG")],
+)
+def test_images_spelled_otherwise_are_found_and_counted(put, draw, tmp_path, said, there):
+    draw(tmp_path / "val2017" / there)
+    told = document()
+    told["images"][0]["file_name"] = said
+
+    table = read_dataset(put(told))
+
+    assert table.path(0).is_file()
+    assert "1 file names are spelled otherwise than the images" in table.notes
 
 
 def test_several_files_are_splits(put, tmp_path):

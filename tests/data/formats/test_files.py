@@ -3,9 +3,13 @@
 import pytest
 
 from dhcli.data.formats.files import (
+    FilesByStem,
     confine,
+    find_folders,
+    first_folder,
     last_part,
     list_files,
+    list_folders,
     list_images,
     map_threads,
     read_lines,
@@ -103,6 +107,39 @@ def test_listing_takes_what_it_is_asked_for(tmp_path):
     assert list_images(tmp_path, deep=True) == ["a.png", "b.JPG", "sub/d.webp"]
     assert list_files(tmp_path, ".txt") == ["c.txt"]
     assert list_files(tmp_path / "absent", ".txt") == []
+
+
+def test_a_link_to_itself_hides_nothing(tmp_path):
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "b.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "x").mkdir()
+
+    assert list_images(tmp_path) == ["a.png", "b.png", "c.png"]
+    assert list_folders(tmp_path) == ["x"]
+
+
+def test_folders_are_found_in_any_case_and_those_of_archivers_are_none(tmp_path):
+    for name in ("Images/Train", "images", "LABELS", "__MACOSX", ".git"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "Images/Train/a.jpg").touch()
+
+    assert list_folders(tmp_path) == ["Images", "LABELS", "images"]
+    assert list(find_folders(tmp_path, ("labels", "images", "IMAGES", "absent", "."))) == [
+        *("LABELS", "images", "Images", "."),
+    ]
+    assert first_folder(tmp_path, ("labels", "Images/train"), ".jpg") == "Images/Train"
+
+
+def test_files_by_stem_prefer_the_very_name(tmp_path):
+    for name in ("a.jpg", "A.png", "B.JPEG", "ku\u0308hl.jpg", "c.txt"):
+        (tmp_path / name).touch()
+
+    images = FilesByStem(tmp_path, ".jpg", ".png", ".jpeg")
+
+    assert [images.find(stem) for stem in ("a", "A", "b", "k\u00fchl", "c")] == [
+        *("a.jpg", "A.png", "B.JPEG", "ku\u0308hl.jpg", None),
+    ]
 
 
 def test_sizes_of_unreadable_images_are_0(tmp_path, draw):

@@ -271,7 +271,24 @@ def test_an_unknown_folder_says_what_was_looked_for_and_found(tmp_path):
 def test_a_folder_in_a_folder_is_found(sample, tmp_path):
     write_dataset(sample, tmp_path / "zip/VOCdevkit/VOC2007", "voc")
 
-    assert read_dataset(tmp_path / "zip").root == tmp_path / "zip/VOCdevkit/VOC2007"
+    (tmp_path / "zip/README.md").touch()
+    (tmp_path / "zip/__MACOSX/VOCdevkit").mkdir(parents=True)
+    (tmp_path / "zip/scripts").mkdir()
+
+    table = read_dataset(tmp_path / "zip")
+
+    assert table.root == tmp_path / "zip/VOCdevkit/VOC2007"
+    assert "found in VOCdevkit/VOC2007" in table.notes
+
+
+def test_several_datasets_in_a_folder_are_named(sample, tmp_path):
+    write_dataset(sample, tmp_path / "kit/a", "voc")
+    write_dataset(sample, tmp_path / "kit/b", "coco")
+
+    with pytest.raises(DataError, match="holds several datasets: a, b") as caught:
+        read_dataset(tmp_path / "kit")
+
+    assert "dh convert" in caught.value.hint
 
 
 def test_a_list_of_detections_is_no_dataset(tmp_path):

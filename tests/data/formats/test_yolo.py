@@ -36,6 +36,7 @@ LAYOUTS = {
     "splits below images": ["images/val/a.jpg", "labels/val/a.txt", {"val": [0]}],
     "splits above images": ["valid/images/a.jpg", "valid/labels/a.txt", {"val": [0]}],
     "splits alone": ["train/a.jpg", "train/a.txt", {"train": [0]}],
+    "folders in capitals": ["Images/Train/a.jpg", "Labels/Train/A.TXT", {"train": [0]}],
     "splits of labels only": ["train/a.jpg", "labels/train/a.txt", {"train": [0]}],
 }
 
@@ -142,6 +143,23 @@ def test_missing_and_empty_label_files_are_images_without_objects(put):
     table = read_dataset(put(**files, **{"labels/a.txt": LINE, "labels/b.txt": " \n"}))
 
     assert np.diff(table.offsets).tolist() == [1, 0, 0]
+
+
+def test_decimal_commas(put):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": LINE.replace(".", ",")}))
+
+    assert table.boxes.tolist() == [BOX]
+
+
+def test_label_files_of_no_image_are_counted(put):
+    table = read_dataset(
+        put(
+            **{"images/a.jpg": None, "labels/a.txt": LINE, "labels/b.txt": LINE},
+            **{"labels/notes.txt": "see below", "labels/classes.txt": "cat\ndog"},
+        )
+    )
+
+    assert table.notes == ("1 label files are of none of the images: left out",)
 
 
 def test_classes_without_names_are_called_by_their_numbers(put):
