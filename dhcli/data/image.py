@@ -34,6 +34,8 @@ _UPRIGHT = {
 
 SIDEWAYS = (5, 6, 7, 8)
 """The orientations that exchange width and height."""
+HEAD = 4096
+"""Bytes at the start of a file that nearly always tell the size of its image."""
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _SKIPPED = (0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE)
 """JPEG's markers of a frame, and those before it that say nothing of how the image lies."""

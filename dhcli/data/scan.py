@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from os import SEEK_END
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.files import map_threads, open_file
-from dhcli.data.image import jpeg_size, read_image, read_size
+from dhcli.data.formats.files import map_threads, read_ends
+from dhcli.data.image import HEAD, jpeg_size, read_image, read_size
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 
-_END = 4096
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 """How files of a kind begin, and what stands at their end."""
 
@@ -49,7 +47,7 @@ def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
 
     def look(file: str) -> tuple[int, int, int] | str:
         try:
-            return _look(table.root / file, decode)
+            return _look(f"{table.root}/{file}", decode)
         except DataError as error:
             return error.what
 
@@ -65,22 +63,11 @@ def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
     return Scan(sizes, stamps, bad)
 
 
-def _look(path: Path, decode: bool) -> tuple[int, int, int]:
+def _look(path: str, decode: bool) -> tuple[int, int, int]:
     """Width, height and stamp of an image file. Raises DataError if it cannot be read."""
-    head, tail, length = _ends_of(path)
-    width, height = jpeg_size(head) or read_size(path)
+    head, tail, length = read_ends(path, HEAD)
+    width, height = jpeg_size(head) or read_size(Path(path))
     end = next((end for begin, end in _ENDS.items() if head.startswith(begin)), b"")
     if decode or end not in tail:
-        read_image(path)
+        read_image(Path(path))
     return width, height, length << 32 | zlib.crc32(tail)
-
-
-def _ends_of(path: Path) -> tuple[bytes, bytes, int]:
-    """The first and the last bytes of a file, and its length."""
-    with open_file(path) as file:
-        head = file.read(_END)
-        length = file.seek(0, SEEK_END)
-        if length <= _END:
-            return head, head, length
-        file.seek(length - _END)
-        return head, file.read(), length

@@ -18,23 +18,25 @@ Classes: by ascending category id.
 from __future__ import annotations
 
 import json
-import math
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from dhcli.data.formats.coco_entries import RAW, flags_of_row, parse_raw, read_entries
 from dhcli.data.formats.coco_results import results_of
-from dhcli.data.formats.columns import DONT_CARE
+from dhcli.data.formats.columns import DONT_CARE, tidy
 from dhcli.data.formats.files import fill_sizes
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing
 from dhcli.data.ids import sound_ids
+from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
 
 LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
@@ -42,6 +44,9 @@ HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)))
 
 _MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
 _HEAD = 1 << 12
+_BLOCK = 1 << 13
+"""Annotations that are written at a time."""
+_ENCODER = msgspec.json.Encoder()
 
 
 def sniff_coco(path: Path) -> bool:
@@ -177,49 +182,60 @@ def _no_class(table: DetectionTable) -> int:
     return int(table.category_ids.max(initial=0)) + 1
 
 
+class _Plain(msgspec.Struct, gc=False):
+    """An annotation that says nothing but what the columns hold."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int = 0
+    segmentation: tuple[()] = ()
+
+
 def _annotations(table: DetectionTable) -> Iterator[str]:
-    """JSON of the annotations: as they were read, where the columns still say the same."""
-    texts = _texts(table.extras.get(RAW), len(table.boxes))
-    ids = np.append(table.category_ids, _no_class(table))[table.labels]
-    columns = (
+    """JSON of the annotations, an entry a line: as they were read, where columns say the same."""
+    flags = table.flags | np.where(table.labels == ANY_CLASS, Flag.CROWD | Flag.IGNORE, 0)
+    texts = table.extras.get(RAW)
+    says_more = flags != 0
+    if isinstance(texts, Strings):
+        says_more |= texts.stops > texts.starts
+    columns = _columns(table)
+    for start in track(range(0, len(flags), _BLOCK), "annotations written"):
+        rows: list[Any] = list(map(_Plain, *(c[start : start + _BLOCK].tolist() for c in columns)))
+        odd = start + np.flatnonzero(says_more[start : start + _BLOCK])
+        of_odd = texts[odd] if isinstance(texts, Strings) else [""] * len(odd)
+        for row, text in zip(odd.tolist(), of_odd, strict=True):
+            box, bits = table.boxes[row].tolist(), Flag(int(flags[row]))
+            full = _annotation(text, rows[row - start], box, bits)
+            rows[row - start] = msgspec.Raw(json.dumps(full).encode())
+        yield _ENCODER.encode_lines(rows)[:-1].replace(b"\n", b",\n").decode()
+
+
+def _columns(table: DetectionTable) -> tuple[NDArray[Any], ...]:
+    """The fields of `_Plain`, (M,) or (M, 4) each."""
+    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
+    with np.errstate(over="ignore"):
+        sides = tidy(table.boxes[:, 2:] - table.boxes[:, :2], 9)
+        areas = tidy(sides.prod(axis=1), 9)
+    return (
         table.box_ids,
         table.image_ids[table.image_of_box],
-        ids,
-        table.boxes,
-        table.areas,
-        table.flags | np.where(table.labels == ANY_CLASS, Flag.CROWD | Flag.IGNORE, 0),
-    )
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    for text, (number, image, category, box, area, flags) in zip(texts, rows, strict=True):
-        if not text and not flags and not math.isinf(area):
-            yield _plain_annotation(number, image, category, box, area)
-        else:
-            row = {"id": number, "image_id": image, "category_id": category}
-            yield json.dumps(_annotation(parse_raw(text) | row, box, area, Flag(flags)))
-
-
-def _plain_annotation(
-    number: int, image: int, category: int, box: Sequence[float], area: float
-) -> str:
-    """What `_annotation` and json.dumps make of columns alone, in a third of the time."""
-    xywh = _xywh(box)
-    x, y, width, height = map(_plain, xywh)
-    area = _plain(round(xywh[2] * xywh[3], 9) if area != area else area)
-    return (
-        f'{{"id": {number}, "image_id": {image}, "category_id": {category}, '
-        f'"bbox": [{x}, {y}, {width}, {height}], "area": {area}, '
-        f'"iscrowd": 0, "segmentation": []}}'
+        np.append(table.category_ids, _no_class(table))[table.labels],
+        np.hstack([table.boxes[:, :2], sides]),
+        np.where(np.isnan(table.areas), areas, table.areas),
     )
 
 
-def _annotation(
-    row: dict[str, Any], box: Sequence[float], area: float, flags: Flag
-) -> dict[str, Any]:
-    xywh = _xywh(box)
+def _annotation(text: str, plain: _Plain, box: Sequence[float], flags: Flag) -> dict[str, Any]:
+    """The annotation whose own JSON is `text`, with what `plain` and `flags` say otherwise."""
+    row = parse_raw(text)
+    row |= {"id": plain.id, "image_id": plain.image_id, "category_id": plain.category_id}
     if not _same_box(row.get("bbox"), box):
-        row["bbox"] = [_plain(value) for value in xywh]
-    if row.get("area") is None or (area == area and row["area"] != area):
-        row["area"] = _plain(round(xywh[2] * xywh[3], 9) if area != area else area)
+        row["bbox"] = plain.bbox
+    if row.get("area") != plain.area:
+        row["area"] = plain.area
     row.setdefault("iscrowd", 0)
     row.setdefault("segmentation", [])
     if flags_of_row(row) != flags:
@@ -243,16 +259,6 @@ def _same_box(bbox: Any, box: Sequence[float]) -> bool:
         return False
     x, y, width, height = (float(value) for value in bbox)
     return [x, y, x + width, y + height] == list(box)
-
-
-def _xywh(box: Sequence[float]) -> list[float]:
-    x1, y1, x2, y2 = box
-    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
-    return [x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)]
-
-
-def _plain(value: float) -> float:
-    return int(value) if value.is_integer() else value
 
 
 def _texts(column: Any, count: int) -> Iterable[str]:

@@ -88,6 +88,16 @@ class Columns:
         self.lines.append(line)
         self._images.append(len(self.files) - 1 if image is None else image)
 
+    def add_boxes(
+        self, labels: Sequence[int], boxes: Iterable[float], lines: Iterable[int]
+    ) -> None:
+        """Add boxes of the latest image, without flags; `boxes` has four numbers each, in a row."""
+        self.labels.extend(labels)
+        self.boxes.extend(boxes)
+        self.flags.frombytes(bytes(len(labels)))
+        self.lines.extend(lines)
+        self._images.extend([len(self.files) - 1] * len(labels))
+
     def label_of(self, name: str) -> int:
         """The provisional number of a class; DontCare is ANY_CLASS."""
         if name == DONT_CARE:

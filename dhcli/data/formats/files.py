@@ -57,26 +57,58 @@ R = TypeVar("R")
 
 def open_file(path: Path) -> FileIO:
     """The file `path`, open for reading. Raises DataError unless it is a regular, readable one."""
+    descriptor, _ = _open(path)
+    return FileIO(descriptor)
+
+
+def _open(path: str | Path) -> tuple[int, int]:
+    """A descriptor of a regular file, and its length.
+
+    Datasets have hundreds of thousands of small files: with this and os.read, a file costs four
+    system calls and no objects, half the time of a FileIO.
+    """
     try:
         # A pipe would otherwise wait for a writer that never comes.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise DataError(f"cannot be opened: {error.strerror}", where=path) from error
+        raise DataError(f"cannot be opened: {error.strerror}", where=Path(path)) from error
     except ValueError as error:
         raise DataError("is not a possible file name", where=repr(str(path))) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise DataError("is not a file", where=path)
-    return FileIO(descriptor)
+        raise DataError("is not a file", where=Path(path))
+    return descriptor, found.st_size
 
 
-def read_bytes(path: Path, limit: int = -1) -> bytes:
+def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
     """The content of the file `path`, or its first `limit` bytes.
 
     Raises DataError unless it is a regular, readable file.
     """
-    with open_file(path) as file:
-        return file.read(limit)
+    descriptor, length = _open(path)
+    try:
+        wanted = length if limit is None else min(length, limit)
+        data = os.read(descriptor, wanted)
+        while len(data) < wanted and (more := os.read(descriptor, wanted - len(data))):
+            data += more  # Linux reads 2 GB at a time
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def read_ends(path: str | Path, size: int) -> tuple[bytes, bytes, int]:
+    """The first and the last `size` bytes of the file `path`, and its length.
+
+    Raises DataError unless it is a regular, readable file.
+    """
+    descriptor, length = _open(path)
+    try:
+        head = os.read(descriptor, size)
+        tail = os.pread(descriptor, size, length - size) if length > size else head
+        return head, tail, length
+    finally:
+        os.close(descriptor)
 
 
 def read_text(path: Path) -> str:
@@ -135,7 +167,7 @@ def list_images(folder: Path, *, deep: bool = False) -> list[str]:
     for parent, folders, _ in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(parent).relative_to(folder).as_posix()
-        found += [posixpath.normpath(f"{below}/{name}") for name in list_images(Path(parent))]
+        found += [join_path(below, name) for name in list_images(Path(parent))]
     return sorted(found)
 
 
@@ -232,6 +264,8 @@ def last_part(name: str) -> str:
 
 def sound_text(text: str) -> str:
     """`text`, what cannot be encoded replaced by "?"; JSON can spell halves of characters."""
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -262,11 +296,11 @@ def split_folders(root: Path) -> list[tuple[str, str]]:
 
 def read_sizes(root: Path, files: Sequence[str]) -> NDArray[np.int32]:
     """(n, 2) width and height from the headers of `files` below `root`; 0 where unreadable."""
-    from dhcli.data.image import read_size
+    from dhcli.data.image import HEAD, jpeg_size, read_size
 
     def size(file: str) -> tuple[int, int]:
         try:
-            return read_size(root / file)
+            return jpeg_size(read_bytes(f"{root}/{file}", HEAD)) or read_size(root / file)
         except DataError:
             return (0, 0)
 

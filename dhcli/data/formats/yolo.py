@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import yaml
 from numpy.typing import NDArray
@@ -29,12 +30,14 @@ from dhcli.data.formats.files import (
     IMAGE_SUFFIXES,
     FilesByStem,
     confine,
+    decode,
     find_folders,
     first_folder,
     has_file,
     join_path,
     list_files,
     list_images,
+    read_bytes,
     read_lines,
     read_text,
     split_folders,
@@ -61,7 +64,17 @@ _OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
 _NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
 _BRACKETS = re.compile(r"[\[\]{}]")
 _LONGEST_YAML, _DEEPEST_YAML = 1 << 20, 100
+_MOST_CLASSES = 1_000_000
 _LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
+
+_Class = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_CLASSES)]
+_PLAIN = msgspec.json.Decoder(list[tuple[_Class, float, float, float, float]])
+_TO_JSON = bytes.maketrans(b" \t,[]\r", b",,xxxx")
+"""Makes JSON of a plain label file, and no JSON of one that has commas or brackets itself."""
+_FROM_JSON = bytes.maketrans(b",", b" ")
+_ENCODER = msgspec.json.Encoder()
+_BLOCK = 1024
+"""Images whose label files are made at a time."""
 
 Groups = dict[str, list[str]]
 """Split ("" where there is none) → POSIX paths of its images from the root."""
@@ -94,7 +107,7 @@ def read_yolo(path: Path) -> DetectionTable:
         label_file = labels.of_image(file)
         columns.add_image(file, 0, 0, label_file or "")
         if label_file is not None:
-            _read_labels(root / label_file, columns, len(names) if names else None)
+            _read_labels(f"{root}/{label_file}", columns)
     unused = labels.unused(files) if path.is_dir() else 0
     columns.counts["label files are of none of the images: left out"] = unused
     return _finish(root, columns, names, groups, notes)
@@ -326,26 +339,55 @@ def _names_of_map(names: Mapping[str, Any], root: Path) -> list[str]:
     return [numbers.get(number, str(number)) for number in range(last + 1)]
 
 
-def _read_labels(path: Path, columns: Columns, classes: int | None) -> None:
-    """Add the boxes of one label file, in fractions."""
-    for line, row in enumerate(read_text(path).splitlines(), 1):
+def _read_labels(path: str, columns: Columns) -> None:
+    """Add the boxes of one label file: centre, width and height, in fractions."""
+    data = read_bytes(path)
+    rows = _plain_rows(data)
+    if rows is None:
+        return _read_carefully(data, Path(path), columns)
+    boxes = list(chain.from_iterable(rows))
+    del boxes[::5]
+    columns.add_boxes([row[0] for row in rows], boxes, range(1, len(rows) + 1))
+    return None
+
+
+def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | None:
+    """The lines of a label file that has five columns throughout; None for any other.
+
+    Read as JSON, which takes a seventh of Python's time for numbers.
+    """
+    text = data.replace(b"\r\n", b"\n").rstrip()
+    if not text:
+        return []
+    try:
+        return _PLAIN.decode(b"[[%b]]" % text.translate(_TO_JSON).replace(b"\n", b"],["))
+    except msgspec.DecodeError:
+        return None
+
+
+def _read_carefully(data: bytes, path: Path, columns: Columns) -> None:
+    """Add the boxes of one label file, line by line. Raises DataError naming a bad one."""
+    for line, row in enumerate(decode(data).splitlines(), 1):
         if not row.strip():
             continue
         where = f"{path}:{line}"
         label, values = _parse(row, where)
         if len(values) in (4, 5):
-            x, y, width, height = values[:4]
-            box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            box = values[:4]
         elif len(values) >= 6 and len(values) % 2 == 0:
-            xs, ys = values[::2], values[1::2]
-            box = (min(xs), min(ys), max(xs), max(ys))
+            box = _around(values[::2], values[1::2])
         else:
             what = f"expected 5 columns, 6 with a score, or a polygon; found {len(values) + 1}"
             raise DataError(what, where=where)
-        known = classes is None or label < classes
-        columns.add_box(label if known else ANY_CLASS, box, 0, line)
+        columns.add_box(label, box, 0, line)
         if len(values) == 5:
             columns.scores.append(values[4])
+
+
+def _around(xs: list[float], ys: list[float]) -> list[float]:
+    """Centre, width and height of the box around points."""
+    x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+    return [x1 / 2 + x2 / 2, y1 / 2 + y2 / 2, x2 - x1, y2 - y1]
 
 
 def _parse(row: str, where: str) -> tuple[int, list[float]]:
@@ -354,7 +396,7 @@ def _parse(row: str, where: str) -> tuple[int, list[float]]:
         label, *values = map(float, fields)
     except ValueError:
         label, *values = _commas(fields, where)
-    if not (label.is_integer() and 0 <= label < 1_000_000):
+    if not (label.is_integer() and 0 <= label < _MOST_CLASSES):
         what = f"expected a class number first, found `{fields[0][:40]}`"
         raise DataError(what, where=where, hint="classes count from 0")
     return int(label), values
@@ -376,12 +418,14 @@ def _finish(
         count = int(labels.max(initial=-1)) + 1
         names = [str(number) for number in range(count)]
         notes.append("no file names the classes: they are called by their numbers")
-    elif (strange := int(np.sum(labels == ANY_CLASS))) > 0:
+    elif (strange := int(np.sum(labels >= len(names)))) > 0:
         notes.append(f"{strange} boxes have a class number beyond the {len(names)} names")
+        labels[labels >= len(names)] = ANY_CLASS
     _check_distinct(names, root)
     sizes = columns.sizes(root)
-    fractions = np.array(columns.boxes, np.float64).reshape(-1, 4)
+    centre, extent = np.hsplit(np.array(columns.boxes, np.float64).reshape(-1, 4), 2)
     with np.errstate(over="ignore", invalid="ignore"):
+        fractions = np.hstack([centre - extent / 2, centre + extent / 2])
         boxes = tidy(fractions * np.tile(sizes, 2)[columns.image_of_box()])
     number = {file: index for index, file in enumerate(columns.files)}
     splits = {
@@ -390,7 +434,14 @@ def _finish(
         if split
     }
     return columns.table(
-        root, names, boxes=boxes, sizes=sizes, splits=splits, format="yolo", notes=tuple(notes)
+        root,
+        names,
+        boxes=boxes,
+        labels=labels,
+        sizes=sizes,
+        splits=splits,
+        format="yolo",
+        notes=tuple(notes),
     )
 
 
@@ -407,7 +458,8 @@ def write_yolo(table: DetectionTable, placing: Placing) -> None:
     """
     folders = _folders_of(table)
     placing.place([f"images{folder}" for folder in folders])
-    for folder, name, text in zip(folders, placing.names, label_files(table), strict=True):
+    names = track(placing.names, "label files written")
+    for folder, name, text in zip(folders, names, label_files(table), strict=True):
         placing.write(f"labels{folder}/{stem_of(name)}.txt", text)
     settings: dict[str, Any] = {"path": "."}
     as_folders = any(folders)
@@ -435,20 +487,38 @@ def _folders_of(table: DetectionTable) -> list[str]:
     return folders
 
 
-def label_files(table: DetectionTable) -> Iterator[str]:
+def label_files(table: DetectionTable) -> Iterator[bytes]:
     """The text of each image's label file: five columns, or six where the table has scores."""
     kept = np.flatnonzero(~is_region(table))
     images = table.image_of_box[kept]
     sides = np.maximum(table.sizes, 1)[images]
     first, last = table.boxes[kept, :2], table.boxes[kept, 2:]
     with np.errstate(over="ignore"):
-        columns = [*((first + last) / 2 / sides).T, *((last - first) / sides).T]
-    columns += [] if table.scores is None else [table.scores[kept]]
-    form = f"%d{' %.15g' * len(columns)}\n"
-    rows = zip(table.labels[kept].tolist(), *(column.tolist() for column in columns), strict=True)
-    lines = [form % row for row in rows]
-    ends = np.searchsorted(images, np.arange(len(table) + 1)).tolist()
-    return ("".join(lines[start:stop]) for start, stop in pairwise(ends))
+        values = np.hstack([(first + last) / 2 / sides, (last - first) / sides])
+    if table.scores is not None:
+        values = np.column_stack([values, table.scores[kept]])
+    values = np.nan_to_num(tidy(values, 15))  # a box of 1e308 pixels may have an infinite side
+    ends = np.searchsorted(images, np.arange(len(table) + 1))
+    for start in range(0, len(table), _BLOCK):
+        block = ends[start : start + _BLOCK + 1]
+        rows = slice(block[0], block[-1])
+        yield from _cut(_lines(table.labels[kept[rows]], values[rows]), block - block[0])
+
+
+def _lines(labels: NDArray[np.int32], values: NDArray[np.float64]) -> bytes:
+    """A line a box: its class and its numbers, each the shortest text that reads back as it is.
+
+    Written as JSON, in a fifth of Python's time for numbers.
+    """
+    rows = zip(labels.tolist(), *values.T.tolist(), strict=True)
+    return _ENCODER.encode_lines(rows).translate(_FROM_JSON, b"[]")
+
+
+def _cut(text: bytes, counts: NDArray[np.int64]) -> Iterator[bytes]:
+    """The pieces of `text` between so many lines and so many."""
+    letters = np.frombuffer(text, np.uint8)
+    stops = np.append(0, np.flatnonzero(letters == ord("\n")) + 1)
+    return (text[start:stop] for start, stop in pairwise(stops[counts].tolist()))
 
 
 FORMAT = Format("YOLO", LOOKS_FOR, sniff_yolo, read_yolo, write_yolo, HOLDS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
-from dhcli.data.formats.coco import _annotation, _plain_annotation, read_coco
+from dhcli.data.formats.coco import read_coco
 from dhcli.data.table import ANY_CLASS, Flag, make_table
 from dhcli.errors import DataError
 
@@ -368,10 +368,22 @@ def test_predictions_are_written_as_results(sample, tmp_path):
     assert again.classes == sample.classes
 
 
-@pytest.mark.parametrize("area", [np.nan, 12.5, 3, 1e22])
-@pytest.mark.parametrize("box", [(0, 1, 2, 3), (0.1, 0.2, 0.30000000000000004, 1e20)])
-def test_plain_annotations_are_written_as_all_are(box, area):
-    box, area = [float(value) for value in box], float(area)
-    row = {"id": 1, "image_id": 2, "category_id": 3}
+@pytest.mark.parametrize(("area", "told"), [(np.nan, 0.12), (12.5, 12.5), (1e22, 1e22)])
+def test_annotations_are_the_same_whether_they_say_more_or_not(tmp_path, area, told):
+    box = [0.1, 0.2, 0.1 + 0.3, 0.2 + 0.4]
+    flags = np.array([0, Flag.OCCLUDED], np.uint8)
+    table = make_table(
+        *(tmp_path, ["a.jpg"], [(9, 9)], [2], [box, box], [0, 0], ["c"]),
+        flags=flags,
+        areas=np.full(2, area),
+    )
 
-    assert _plain_annotation(1, 2, 3, box, area) == json.dumps(_annotation(row, box, area, Flag(0)))
+    write_dataset(table, tmp_path / "out", "coco", images="none")
+
+    document = json.loads((tmp_path / "out/annotations/instances.json").read_text("utf-8"))
+    plain, full = document["annotations"]
+    assert plain == {
+        **{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.2, 0.3, 0.4], "area": told},
+        **{"iscrowd": 0, "segmentation": []},
+    }
+    assert full == plain | {"id": 2, "attributes": {"occluded": True}}

@@ -219,6 +219,37 @@ def test_bad_lines_are_named(put, line, said):
 
 
 @pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ("0 0.5 0.5 0.25 0.5\r\n1 0.5 0.5 0.25 0.5", 2),
+        ("0\t0.5\t0.5 0.25 5e-1\n", 1),
+        ("0 .5 +0.5  0.25 0.50 \n\n1.0 0.5 0.5 0.25 0.5\n", 2),
+        ("0 0.5 0.5 0.25 0.5\r1 0.5 0.5 0.25 0.5\r", 2),
+        ("\ufeff0 0.5 0.5 0.25 0.5\n", 1),
+    ],
+)
+def test_lines_that_are_not_as_usual_say_the_same(put, text, boxes):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": text}))
+
+    assert table.boxes.tolist() == [BOX] * boxes
+    assert table.labels.tolist() == [0, 1][:boxes]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0,0.5,0.5,0.25,0.5",
+        "0 0.5 0.5 0.25 0.5],[0 0.5 0.5 0.25 0.5",
+        "0 0.5\r 0.5 0.25 0.5",
+        "1000000 0.5 0.5 0.25 0.5",
+    ],
+)
+def test_lines_that_json_alone_could_read_are_refused(put, text):
+    with pytest.raises(DataError, match=r"a\.txt:2: "):
+        read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE}{text}\n"}))
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ("names: [a, b\n", "is not YAML"),
@@ -247,7 +278,7 @@ def test_written_lines_bring_back_whole_pixels(tmp_path, draw):
     again = read_dataset(tmp_path / "out")
     np.testing.assert_array_equal(again.boxes, boxes)
     assert again.classes == ("no",)
-    assert next(label_files(table)).split()[0] == "0"
+    assert next(label_files(table)).split()[0] == b"0"
 
 
 @pytest.mark.parametrize(
