@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -70,9 +69,10 @@ def convert(
     group_by: Annotated[
         str | None,
         typer.Option(
-            metavar="REGEX",
-            help="Keep images together whose paths have the same text where this fits, or its "
-            "(group): '(.+)_[0-9]+' for the frames of a video.",
+            metavar="COLUMN|REGEX",
+            help="Keep images together that are the same in this column (of a CSV, or a field of "
+            "COCO's images), or whose paths have the same text where this fits, or its (group): "
+            "'(.+)_[0-9]+' for the frames of a video.",
             rich_help_panel=DIVIDE,
         ),
     ] = None,
@@ -119,12 +119,14 @@ def convert(
         min_area=min_area,
         limit=limit,
         shares=_shares(split) if split else {},
-        group_by=_pattern(group_by, split),
+        group_by=group_by,
         seed=seed,
         tile=tile,
         overlap=overlap,
         visible=visible,
     )
+    if group_by is not None and split is None:
+        raise ConfigError("is for --split, which is not given", where="--group-by")
     require_format(to)
     tables = []
     for source in sources:
@@ -184,15 +186,3 @@ def _shares(text: str) -> dict[str, float]:
             hint="two or three that add up to 1, such as 0.8/0.2, or with names: train=0.9/val=0.1",
         )
     return dict(zip(names, shares, strict=True))
-
-
-def _pattern(text: str | None, split: str | None) -> str | None:
-    if text is None:
-        return None
-    if split is None:
-        raise ConfigError("is for --split, which is not given", where="--group-by")
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ConfigError(f"`{text}` is no pattern: {error}", where="--group-by") from None
-    return text

@@ -27,7 +27,7 @@ class Plan:
     min_area  least pixels² of a box
     limit     most images, the first ones; None: all
     shares    splits to make and their shares of the images; none where empty
-    group_by  regular expression on file names: what fits alike stays in one split
+    group_by  column of images, or regular expression on their paths: equals stay in one split
     seed      of the split
     tile      side of tiles to cut images into, pixels; None: they stay whole
     overlap   of neighbouring tiles, a fraction of their side

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.formats.coco_entries import IMAGE_FIELDS, RAW, parse_raw
 from dhcli.data.table import ANY_CLASS, DetectionTable
+from dhcli.errors import ConfigError, DataError
 
 Counts = NDArray[np.int64]
 
@@ -42,10 +45,14 @@ def divide_shares(
     """The table with these splits in place of its own: name → share of the images.
 
     Classes are balanced as in `divide`, the last split being dealt out first. Images of the same
-    number in `groups` (I,) stay together; without it each is its own group.
+    number in `groups` (I,) stay together; without it each is its own group. Raises DataError where
+    the groups are fewer than the splits.
     """
     groups = np.arange(len(table)) if groups is None else groups
     numbers, group_of = np.unique(groups, return_inverse=True)
+    if len(numbers) < min(len(shares), len(table)):
+        what = f"its images make {len(numbers)} groups, too few for {len(shares)} splits"
+        raise DataError(what, where=table.root)
     shown = _shown(table, group_of, len(numbers))
     sizes = np.bincount(group_of, minlength=len(numbers))
     rng = np.random.default_rng(seed)
@@ -60,21 +67,51 @@ def divide_shares(
     return replace(table, splits={name: splits[name] for name in names})
 
 
-def group_images(table: DetectionTable, pattern: str) -> NDArray[np.int64]:
-    """(I,) numbers, the same for images whose file names have the same text where `pattern` fits.
+def group_images(table: DetectionTable, by: str) -> NDArray[np.int64]:
+    """(I,) numbers, the same for images that belong together.
 
-    A regular expression that is looked for in the path; its first group counts, or all that it
-    finds. An image in which it finds nothing is a group by itself. Raises re.error.
+    `by` is a column of the images, one that a CSV has of its own or a field of COCO's images: equal
+    values belong together. Else it is a regular expression that is looked for in the path; its
+    first group counts, or all that it finds. An image without value or find is a group by itself.
+    Raises DataError, which names the columns there are, where `by` is neither.
     """
-    search = re.compile(pattern).search
+    values = _column(table, by) or _found(table, by)
+    if not any(values):
+        there = ", ".join(_columns_of(table)) or "none"
+        what = f"`{by}` is no column of the images and in none of their paths"
+        raise DataError(what, where=table.root, hint=f"there are columns: {there}")
     known: dict[str, int] = {}
-    numbers = np.arange(len(table)) + len(table)  # alone, until a text is found
-    for image, file in enumerate(table.files):
-        found = search(file)
-        if found:
-            text = found[1] if found.re.groups and found[1] is not None else found[0]
-            numbers[image] = known.setdefault(text, len(known))
-    return numbers
+    alone = len(table)
+    groups = (known.setdefault(v, len(known)) if v else alone + i for i, v in enumerate(values))
+    return np.fromiter(groups, np.int64, len(table))
+
+
+def _column(table: DetectionTable, name: str) -> list[str]:
+    """The values of a column of the images, as text; [] where there is none."""
+    own = table.own_columns().get(name)
+    if own is not None:
+        return [str(value) for value in own]
+    return [str(fields.get(name, "")) for fields in _fields(table)]
+
+
+def _columns_of(table: DetectionTable) -> list[str]:
+    first = next(_fields(table), {})
+    return [*table.own_columns(), *(name for name in first if name not in IMAGE_FIELDS)]
+
+
+def _fields(table: DetectionTable) -> Iterator[dict[str, Any]]:
+    """What COCO tells of each image; nothing where it told no more than columns hold."""
+    return map(parse_raw, table.image_extras.get(RAW, ()))
+
+
+def _found(table: DetectionTable, pattern: str) -> list[str]:
+    """What a pattern finds in the path of each image, "" for nothing."""
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise ConfigError(f"`{pattern}` is no pattern: {error}", where="--group-by") from None
+    finds = map(search, table.files)
+    return [(find[1] if find.re.groups and find[1] else find[0]) if find else "" for find in finds]
 
 
 def _take(

@@ -23,6 +23,10 @@ ANY_CLASS = -1
 """Label of a region that belongs to no class: KITTI's DontCare, or classes set aside."""
 
 
+OWN_COLUMN = "own "
+"""How the image columns begin, among `image_extras`, that only the dataset itself gives a sense."""
+
+
 class Flag(IntFlag):
     """What an annotation says about a box beside its class; the bits of `flags`."""
 
@@ -224,6 +228,14 @@ class DetectionTable:
         """(M,) bool: boxes with any of the bits of `flag`."""
         found: NDArray[np.bool_] = (self.flags & np.uint8(flag)) != 0
         return found
+
+    def own_columns(self) -> dict[str, Column]:
+        """The columns of images that the dataset has of its own, by name: `patient`, say."""
+        return {
+            name.removeprefix(OWN_COLUMN): column
+            for name, column in self.image_extras.items()
+            if name.startswith(OWN_COLUMN)
+        }
 
     def take_images(self, images: NDArray[np.int64]) -> DetectionTable:
         """The table of these image numbers only, in that order; splits are dropped."""

@@ -1,10 +1,14 @@
 """Dividing a dataset so that every class is in both parts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from dhcli.data.formats.coco_entries import RAW
 from dhcli.data.split import divide, divide_shares, group_images
-from dhcli.data.table import make_table
+from dhcli.data.table import OWN_COLUMN, Strings, make_table
+from dhcli.errors import DataError
 
 
 def table_of(*shown, classes="abc"):
@@ -90,6 +94,33 @@ def test_groups_stay_together_and_shares_are_near(rng):
     assert not set(groups[parts["train"]]) & set(groups[parts["val"]])
     assert 60 <= len(parts["val"]) <= 100
     assert len(parts["train"]) + len(parts["val"]) == 400
+
+
+def test_fewer_groups_than_splits_are_an_error():
+    table = table_of(*["a"] * 6)
+
+    with pytest.raises(DataError, match="make 2 groups, too few for 3 splits"):
+        divide_shares(table, {"a": 0.5, "b": 0.3, "c": 0.2}, 0, np.array([0, 0, 0, 7, 7, 7]))
+
+
+def test_groups_go_by_a_column_of_the_images():
+    column = Strings.pack(["p1", "p2", "p1", "", ""])
+    table = replace(table_of(*["a"] * 5), image_extras={f"{OWN_COLUMN}patient": column})
+
+    assert group_images(table, "patient").tolist() == [0, 1, 0, 8, 9]
+    with pytest.raises(DataError, match="`video` is no column") as caught:
+        group_images(table, "video")
+    assert caught.value.hint == "there are columns: patient"
+
+
+def test_groups_go_by_a_field_of_cocos_images():
+    texts = [f'{{"id": 1, "file_name": "a", "video_id": {video}}}' for video in (7, 8, 7)]
+    table = replace(table_of(*["a"] * 3), image_extras={RAW: Strings.pack(texts)})
+
+    assert group_images(table, "video_id").tolist() == [0, 1, 0]
+    with pytest.raises(DataError, match="`patient` is no column") as caught:
+        group_images(table, "patient")
+    assert caught.value.hint == "there are columns: video_id"
 
 
 @pytest.mark.parametrize(

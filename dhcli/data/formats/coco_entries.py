@@ -26,7 +26,7 @@ RAW = "coco"
 """The extra column, of boxes and of images, that holds an entry's own JSON text."""
 
 _FIELDS = frozenset(("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"))
-_IMAGE_FIELDS = frozenset(("id", "file_name", "width", "height"))
+IMAGE_FIELDS = frozenset(("id", "file_name", "width", "height"))
 _INT64 = 2**63
 
 
@@ -248,7 +248,7 @@ class Entries:
         self._row_of_image[number] = len(self.names)
         self.names.append(name)
         self._sizes.extend((side_of(row.get("width")), side_of(row.get("height"))))
-        says_more = not _IMAGE_FIELDS.issuperset(row)
+        says_more = not IMAGE_FIELDS.issuperset(row)
         self._image_spans.extend((start, stop) if says_more else (0, 0))
 
     def add_category(self, row: Any, start: int, _: int) -> None:

@@ -17,6 +17,9 @@ from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings, m
 DONT_CARE = "DontCare"
 """Name of the class that stands for no class, in every format that must name one."""
 
+NO_NAME = "object"
+"""The class of boxes that say none."""
+
 NO_TRACK = -1
 """The track of a box that belongs to none."""
 
@@ -154,7 +157,8 @@ class Columns:
             self.sizes(root) if sizes is None else sizes,
             np.bincount(images, minlength=len(self.files)),
             classes=classes,
-            image_extras={"annotation": Strings.pack(self.annotations)},
+            image_extras={"annotation": Strings.pack(self.annotations)}
+            | columns.pop("image_extras", {}),
             splits=columns.pop("splits", {}) | splits,
             notes=(*columns.pop("notes", ()), *counted),
             **of_boxes,

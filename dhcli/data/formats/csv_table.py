@@ -2,10 +2,13 @@
 
 `filename,width,height,class,xmin,ymin,xmax,ymax` in any order and case, and under the usual other
 names (`image`, `label`, `x1` …); commas, or semicolons where decimals have commas, or tabs. Width
-and height may be left out. Columns called `difficult`, `truncated`, `occluded`, `crowd`, `ignore`
-and `score` are kept. A file a split (`train_labels.csv`).
+and height may be left out. In place of corners a box may be told as `x,y,width,height`, or as
+`[x, y, width, height]` in one column `bbox`. Without a column for it the class is `object`. Columns
+called `difficult`, `truncated`, `occluded`, `crowd`, `ignore` and `score` are kept, and any other
+column that says the same of all boxes of an image (`patient`, `video`). A file a split
+(`train_labels.csv`).
 
-An image without boxes has no line: such images of the folder are not known to belong.
+An image without boxes has a line without coordinates, or none: then it is not known to belong.
 
 Pixels: from 0, the maximum excluded, as the files say. (Those made from Pascal VOC may count from
 1: convert the VOC files themselves, `dh` knows their rule.) Classes: sorted by name.
@@ -18,6 +21,7 @@ from pathlib import Path
 
 from dhcli.data.formats.columns import (
     MARKS,
+    NO_NAME,
     Columns,
     class_of,
     flags_told,
@@ -28,45 +32,75 @@ from dhcli.data.formats.columns import (
 from dhcli.data.formats.csv_rows import as_row, find_column, first_row, header_of, read_rows
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
+from dhcli.data.formats.openimages import sniff_openimages
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.table import ANY_CLASS, OWN_COLUMN, DetectionTable, Flag, Strings
 from dhcli.errors import DataError
 
-LOOKS_FOR = "*.csv with columns filename, class, xmin, ymin, xmax, ymax (CSV)"
-HOLDS = Holds("from 0, maximum excluded", empty=False, classes=False)
+LOOKS_FOR = "*.csv with columns filename, class, xmin, ymin, xmax, ymax (CSV; no class: --from csv)"
+HOLDS = Holds("from 0, maximum excluded", empty=False, classes=False, own_columns=True)
 
-_NAMES = {
-    "file": ("filename", "file", "filepath", "image", "imagename", "imagepath", "path", "img"),
-    "class": ("class", "label", "classname", "labelname", "name", "category"),
+_Names = dict[str, tuple[str, ...]]
+
+_CORNERS: _Names = {
     "xmin": ("xmin", "x1", "left"),
     "ymin": ("ymin", "y1", "top"),
     "xmax": ("xmax", "x2", "right"),
     "ymax": ("ymax", "y2", "bottom"),
-    "width": ("width", "imagewidth", "imgwidth"),
-    "height": ("height", "imageheight", "imgheight"),
-    "score": ("score", "confidence"),
 }
-"""What columns are called: our name, and theirs."""
-_NEEDED = ("file", "class", "xmin", "ymin", "xmax", "ymax")
+_LISTED: _Names = {"bbox": ("bbox", "boundingbox", "box")}
+_SIZED: _Names = {
+    "x": ("x", "xmin", "left", "x1"),
+    "y": ("y", "ymin", "top", "y1"),
+    "w": ("w", "width", "bboxwidth"),
+    "h": ("h", "height", "bboxheight"),
+}
+_BOXES = (_CORNERS, _LISTED, _SIZED)
+"""The columns of a box, in the ways to tell it; the first that is there counts."""
+_NAMES: _Names = {
+    "file": (
+        *("filename", "file", "filepath", "image", "imagename", "imagepath", "path", "img"),
+        "imageid",
+    ),
+    "class": ("class", "label", "classname", "labelname", "name", "category"),
+    "width": ("imagewidth", "imgwidth", "width"),
+    "height": ("imageheight", "imgheight", "height"),
+    "score": ("score", "confidence"),
+    **{name: (name, f"is{name}") for name in MARKS},
+}
+"""What other columns are called: our name, and theirs."""
+_LIST = str.maketrans("[](),", "     ")
 _WRITTEN = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
 
 def sniff_csv(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_csv(path) if path.is_file() else bool(find_files(path, ".csv", _is_csv))
+    """Whether `path` is such a file, or a folder with some that tell classes."""
+    return _is_csv(path) if path.is_file() else bool(find_files(path, ".csv", _tells_classes))
 
 
 def _is_csv(path: Path) -> bool:
-    found = _columns_of(first_row(path)) if path.suffix.lower() == ".csv" else {}
-    return all(name in found for name in _NEEDED)
+    place, box = _places_of(first_row(path) if path.suffix.lower() == ".csv" else [])
+    return "file" in place and bool(box) and not sniff_openimages(path)
 
 
-def _columns_of(row: list[str]) -> dict[str, int]:
-    """Our names of the columns that a header has, and where."""
+def _tells_classes(path: Path) -> bool:
+    return _is_csv(path) and "class" in _places_of(first_row(path))[0]
+
+
+def _places_of(row: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Our names of the columns that a header has, and where; and those of the box."""
     header = header_of(row)
-    named = {name: find_column(header, theirs) for name, theirs in _NAMES.items()}
-    marks = {name: find_column(header, (name, f"is{name}")) for name in MARKS}
-    return {name: column for name, column in (named | marks).items() if column is not None}
+    for way in _BOXES:
+        place = _find(header, way)
+        if len(place) == len(way):
+            rest = [name if at not in place.values() else "" for at, name in enumerate(header)]
+            return _find(rest, _NAMES) | place, tuple(way)
+    return _find(header, _NAMES), ()
+
+
+def _find(header: list[str], names: _Names) -> dict[str, int]:
+    found = {name: find_column(header, theirs) for name, theirs in names.items()}
+    return {name: column for name, column in found.items() if column is not None}
 
 
 def read_csv(path: Path) -> DetectionTable:
@@ -74,63 +108,118 @@ def read_csv(path: Path) -> DetectionTable:
 
     Raises DataError with the file and line of what cannot be read.
     """
-    files = [] if path.is_file() else find_files(path, ".csv", _is_csv)
+    files = [] if path.is_file() else find_files(path, ".csv", _tells_classes)
+    if path.is_dir() and not files:
+        files = find_files(path, ".csv", _is_csv)
     return read_as_splits(path, files, _read_file, LOOKS_FOR, "CSV")
 
 
 def _read_file(root: Path, path: Path) -> DetectionTable:
     rows = read_rows(path)
     _, header = next(rows, (0, []))
-    place = _columns_of(header)
-    missing = [name for name in _NEEDED if name not in place]
-    if missing:
-        raise DataError(f"has no column for {', '.join(missing)}", where=path)
-    columns = Columns()
-    annotation = path.relative_to(root).as_posix()
+    reader = _Reader(header, path.relative_to(root).as_posix())
+    if "file" not in reader.place or not reader.box:
+        missing = "the image" if "file" not in reader.place else "xmin, ymin, xmax, ymax"
+        raise DataError(f"has no column for {missing}", where=path)
     for line, row in rows:
         try:
-            _add_row(columns, {name: row[at] for name, at in place.items()}, annotation, line)
+            reader.add(row, line)
         except IndexError:
             what = f"expected {len(header)} columns, found {len(row)}"
             raise DataError(what, where=f"{path}:{line}") from None
         except ValueError as error:
             what = f"has a value that cannot be used: {error}"
             raise DataError(what, where=f"{path}:{line}") from None
+    columns = reader.columns
     columns.files, notes = locate_images(root, path, columns.files)
-    return columns.table(root, columns.classes_after(), format="csv", notes=tuple(notes))
+    return columns.table(
+        root,
+        columns.classes_after(),
+        image_extras=reader.own_columns(),
+        format="csv",
+        notes=(*notes, *reader.notes()),
+    )
 
 
-def _add_row(columns: Columns, row: dict[str, str], annotation: str, line: int) -> None:
-    width, height = side_of(row.get("width")), side_of(row.get("height"))
-    image = columns.image(row["file"], width, height, annotation)
-    if not any(row[name] for name in _NEEDED[1:]):  # an image without boxes, as some write it
-        return
-    label = columns.label_of(class_of(row["class"]))
-    box = [number_of(row[side]) for side in _NEEDED[2:]]
-    region = Flag.IGNORE.value if label == ANY_CLASS else 0
-    columns.add_box(label, box, flags_told(row) | region, line, image)
-    if row.get("score"):
-        columns.scores.append(number_of(row["score"]))
+class _Reader:
+    """Takes the rows below a `header` and fills columns."""
+
+    def __init__(self, header: list[str], annotation: str) -> None:
+        self.columns = Columns()
+        self.place, self.box = _places_of(header)
+        self._annotation = annotation
+        used = set(self.place.values())
+        own = {name: at for at, name in enumerate(header) if name and at not in used}
+        self._own = {name: (at, list[str]()) for name, at in own.items()}
+        self._varying: set[str] = set()
+
+    def add(self, row: list[str], line: int) -> None:
+        """Take a row. Raises ValueError for what cannot be used, IndexError for what is missing."""
+        told = {name: row[at] for name, at in self.place.items()}
+        width, height = side_of(told.get("width")), side_of(told.get("height"))
+        image = self.columns.image(told["file"], width, height, self._annotation)
+        for name, (at, values) in self._own.items():
+            values += [row[at]] * (image + 1 - len(values))
+            if values[image] != row[at]:
+                self._varying.add(name)
+        if not any(told[name].translate(_LIST).strip() for name in self.box):  # without boxes
+            return
+        label = self.columns.label_of(class_of(told.get("class", NO_NAME)))
+        region = Flag.IGNORE.value if label == ANY_CLASS else 0
+        self.columns.add_box(label, _corners(told), flags_told(told) | region, line, image)
+        if told.get("score"):
+            self.columns.scores.append(number_of(told["score"]))
+
+    def own_columns(self) -> dict[str, Strings]:
+        """The columns that are not ours, of those that say the same of all boxes of an image."""
+        return {
+            f"{OWN_COLUMN}{name}": Strings.pack(values)
+            for name, (_, values) in self._own.items()
+            if name not in self._varying
+        }
+
+    def notes(self) -> list[str]:
+        """What was not found, and what is not kept."""
+        notes = [] if "class" in self.place else [f"no column tells the class: called `{NO_NAME}`"]
+        if self._varying:
+            names = ", ".join(f"`{name}`" for name in self._own if name in self._varying)
+            notes.append(f"columns not kept, as they differ within an image: {names}")
+        return notes
+
+
+def _corners(told: dict[str, str]) -> list[float]:
+    """The box xyxy of a row."""
+    if "xmax" in told:
+        return [number_of(told[side]) for side in _CORNERS]
+    fields = told["bbox"].translate(_LIST).split() if "bbox" in told else [told[n] for n in _SIZED]
+    if len(fields) != 4:
+        raise ValueError(f"`{told['bbox'][:40]}` is no box")
+    x, y, width, height = map(number_of, fields)
+    return [x, y, round(x + width, 10), round(y + height, 10)]
 
 
 def write_csv(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as images/ and a file a split, with a column for each mark that is used."""
     placing.place("images")
     marks = [name for name, flag in MARKS.items() if table.has(flag).any()]
-    more = [*marks, *(["score"] if table.scores is not None else [])]
+    score = ["score"] if table.scores is not None else []
+    own = table.own_columns()
+    header = as_row((*_WRITTEN, *marks, *score, *own))
     for split, images in placing.parts().items():
         name = f"{split}_labels.csv" if split else "labels.csv"
         lines = (line for image in images.tolist() for line in _lines(table, image, placing, marks))
-        placing.write_lines(name, [as_row((*_WRITTEN, *more)), *lines])
+        placing.write_lines(name, [header, *lines])
 
 
 def _lines(table: DetectionTable, image: int, placing: Placing, marks: list[str]) -> Iterator[str]:
     sides = map(str, table.sizes[image].tolist())
     head = (placing.names[image], *sides)
+    own = [column[image] for column in table.own_columns().values()]
     for row in rows_of(table, image):
         told = marks_of(row.flags)
         fields = [*head, row.name, *map(decimal, row.box), *(str(int(m in told)) for m in marks)]
-        yield as_row(fields if row.score is None else [*fields, decimal(row.score)])
+        score = [] if row.score is None else [decimal(row.score)]
+        yield as_row((*fields, *score, *own))
 
 
 FORMAT = Format("CSV", LOOKS_FOR, sniff_csv, read_csv, write_csv, HOLDS)

@@ -56,6 +56,7 @@ class Holds:
     scores   whether it has a place for scores
     sizes    whether it tells the sizes of images, without which these must be there
     splits   whether an image can be in several splits
+    own_columns  whether it keeps columns of a table's own, of images
     """
 
     pixels: str
@@ -68,6 +69,7 @@ class Holds:
     scores: bool = True
     sizes: bool = True
     splits: bool = True
+    own_columns: bool = False
 
 
 @dataclass
@@ -239,6 +241,8 @@ def losses(table: DetectionTable, holds: Holds) -> list[str]:
         count = max((_informative(n, table.extras[n]) for n in here), default=0)
         if count:
             lines.append(f"{what} of {count} boxes: not kept")
+    if (own := table.own_columns()) and not holds.own_columns:
+        lines.append(f"columns of {len(table)} images: not kept: {', '.join(own)}")
     return lines + _unlisted(table, holds)
 
 

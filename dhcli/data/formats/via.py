@@ -20,6 +20,7 @@ from typing import Any
 
 from dhcli.data.formats.columns import (
     MARKS,
+    NO_NAME,
     Columns,
     class_of,
     flags_told,
@@ -39,7 +40,6 @@ HOLDS = Holds("from 0: x y width height", sizes=False)
 _PROJECT = "_via_img_metadata"
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 _NOT_CLASSES = frozenset((*MARKS, "score"))
-_NO_NAME = "object"
 
 
 def sniff_via(path: Path) -> bool:
@@ -119,8 +119,8 @@ def _class_name(columns: Columns, attributes: Mapping[str, Any]) -> str:
     if isinstance(value, dict):  # a checkbox: name → whether it is set
         value = next((name for name, is_on in value.items() if is_on), None)
     if value in (None, ""):
-        columns.counts[f"regions say no class: called `{_NO_NAME}`"] += 1
-        return _NO_NAME
+        columns.counts[f"regions say no class: called `{NO_NAME}`"] += 1
+        return NO_NAME
     return class_of(value)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dhcli.data.formats import read_dataset
+from dhcli.data.formats import read_dataset, write_dataset
 from dhcli.data.table import Flag
 from dhcli.errors import DataError
 
@@ -57,6 +57,63 @@ def test_columns_of_marks_and_scores_are_kept(lay):
 
     assert table.flags.tolist() == [Flag.DIFFICULT | Flag.OCCLUDED]
     assert table.scores.tolist() == [0.5]
+
+
+WAYS = {
+    "x, y, width, height": ("image,x,y,width,height,label", "a.jpg,1,2,2,2,cat", "cat"),
+    "a list in one column": ("image_id,width,height,bbox", 'a,40,30,"[1.0, 2, 2.0, 2]"', "object"),
+    "no class": ("image,xmin,ymin,xmax,ymax", "a.jpg,1,2,3,4", "object"),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_ways_to_tell_a_box(lay, name):
+    header, row, label = WAYS[name]
+
+    table = read_dataset(lay({"boxes.csv": f"{header}\n{row}\n"}, "a.jpg"), format="csv")
+
+    assert (table.boxes.tolist(), table.classes) == ([[1, 2, 3, 4]], (label,))
+    assert table.sizes.tolist() == [[40, 30]]
+    assert list(table.files) == ["a.jpg"]
+    assert table.notes == (
+        () if label == "cat" else ("no column tells the class: called `object`",)
+    )
+
+
+def test_a_table_without_classes_is_a_dataset_only_when_it_is_named(lay):
+    root = lay({"boxes.csv": "image,xmin,ymin,xmax,ymax\na.jpg,1,2,3,4\n"}, "a.jpg")
+
+    assert len(read_dataset(root / "boxes.csv").boxes) == 1
+    with pytest.raises(DataError, match="not a dataset of a known format") as caught:
+        read_dataset(root)
+    assert "no class: --from csv" in caught.value.hint
+
+
+def test_a_row_without_coordinates_is_an_image_without_boxes(lay):
+    text = "image_id,class_name,x_min,y_min,x_max,y_max\na,No finding,,,,\nb,cat,1,2,3,4\n"
+
+    table = read_dataset(lay({"boxes.csv": text}, "a.png", "b.png"))
+
+    assert (list(table.files), table.offsets.tolist()) == (["a.png", "b.png"], [0, 0, 1])
+    assert table.classes == ("cat",)
+
+
+def test_columns_of_images_are_kept_and_others_are_named(lay, tmp_path):
+    rows = "a.jpg,cat,1,2,3,4,p 1,x\nb.jpg,cat,1,2,3,4,,z\na.jpg,dog,5,6,7,8,p 1,y\n"
+    text = f"image,class,xmin,ymin,xmax,ymax,Patient,reader\n{rows}"
+
+    table = read_dataset(lay({"in/boxes.csv": text}, "in/a.jpg", "in/b.jpg") / "in")
+    lost = write_dataset(table, tmp_path / "out", "csv")
+
+    assert {name: list(column) for name, column in table.own_columns().items()} == {
+        "Patient": ["p 1", ""]
+    }
+    assert table.notes == ("columns not kept, as they differ within an image: `reader`",)
+    assert lost == ()
+    assert read_dataset(tmp_path / "out").own_columns() == table.own_columns()
+    assert write_dataset(table, tmp_path / "yolo", "yolo") == (
+        "columns of 2 images: not kept: Patient",
+    )
 
 
 @pytest.mark.parametrize(
