@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.files import map_threads, read_ends
+from dhcli.data.formats.files import map_looks, map_threads, read_ends
 from dhcli.data.image import HEAD, jpeg_size, read_image, read_size
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
@@ -40,7 +40,7 @@ class Scan:
 
 
 def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
-    """Look at header and end of every image, in threads; with `decode`, at all of it.
+    """Look at header and end of every image; with `decode`, at all of it.
 
     A file whose end mark is missing is decoded to find out.
     """
@@ -51,11 +51,15 @@ def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
         except DataError as error:
             return error.what
 
-    what = "decoding images" if decode else "looking at images"
+    files = list(table.files)
+    if decode:
+        looks = map_threads(look, files, "decoding images")
+    else:
+        looks = map_looks(look, files, "looking at images")
     sizes = table.sizes.copy()
     stamps = np.zeros(len(table), np.int64)
     bad: dict[int, str] = {}
-    for image, seen in enumerate(map_threads(look, list(table.files), what)):
+    for image, seen in enumerate(looks):
         if isinstance(seen, str):
             bad[image] = seen
         else:

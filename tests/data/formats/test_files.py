@@ -1,7 +1,11 @@
 """Paths that cannot leave the dataset, texts of any encoding, names of splits."""
 
+import threading
+import time
+
 import pytest
 
+from dhcli.data.formats import files
 from dhcli.data.formats.files import (
     FilesByStem,
     confine,
@@ -11,6 +15,7 @@ from dhcli.data.formats.files import (
     list_files,
     list_folders,
     list_images,
+    map_looks,
     map_threads,
     read_lines,
     read_sizes,
@@ -150,6 +155,21 @@ def test_sizes_of_unreadable_images_are_0(tmp_path, draw):
 
 def test_threads_keep_the_order():
     assert map_threads(lambda x: x * x, range(1000)) == [x * x for x in range(1000)]
+
+
+@pytest.mark.parametrize(("waiting", "threads"), [(1e9, False), (4, True)])
+def test_looks_are_taken_in_threads_where_they_wait(monkeypatch, waiting, threads):
+    monkeypatch.setattr(files, "_LOOKS", 5)
+    monkeypatch.setattr(files, "_WAITING", waiting)
+
+    def look(item):
+        time.sleep(0.002)
+        return item, threading.current_thread() is threading.main_thread()
+
+    looks = map_looks(look, range(20))
+
+    assert [item for item, _ in looks] == list(range(20))
+    assert [here for _, here in looks] == [True] * 5 + [not threads] * 15
 
 
 def test_flat_names_have_stems_of_their_own():
