@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from dhcli.engine.foreign import import_weights
+from dhcli.engine.memory import keep_freed_memory
 from dhcli.engine.precision import DTYPES, choose_detecting_precision
 from dhcli.errors import ConfigError
 from dhcli.model.build import build_detector
 from dhcli.model.detector import Detector
 from dhcli.model.fold import fold_norms
+from dhcli.model.winograd import use_winograd
 from dhcli.weights.model_file import ModelFile, read_model
 from dhcli.weights.recognise import is_foreign
 from dhcli.weights.state import check_state, load_state
@@ -36,6 +38,12 @@ class Runtime:
         device = choose_device(self.device)
         precision = choose_detecting_precision(self.precision, device)
         fold_norms(detector)
+        if device.type == "cpu":
+            keep_freed_memory()
+        if device.type == "cpu" and precision.name == "fp32":
+            # Not the head: RoIs are so small that half of the tiles would lie beyond them
+            for part in (detector.backbone, detector.neck, detector.rpn):
+                use_winograd(part)
         if self.gate is not None:
             _check_gate(detector)
             detector.config = detector.config.model_copy(update={"gate": self.gate})
