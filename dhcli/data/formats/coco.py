@@ -1,6 +1,7 @@
 """COCO JSON: instances, one file a dataset or a split.
 
-Tolerated: sparse ids and ids as text, decimals, absent `area`, `iscrowd`, `info`, `licenses`.
+Tolerated: sparse ids and ids as text, decimals, absent `area`, `iscrowd`, `info`, `licenses`; boxes
+told by polygons alone, categories of the same name (one class), `coco_url` for `file_name` (LVIS).
 Kept, so that COCO is written back as it was read: ids, crowd, areas, masks (polygons, RLE) and any
 other field of an annotation, of an image, a category and the file. What columns do not hold is the
 extra column `coco`: where in the file the entry lies. It is read again when it is wanted, and must
@@ -34,6 +35,7 @@ from dhcli.data.formats.columns import DONT_CARE, tidy
 from dhcli.data.formats.files import fill_sizes
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
+from dhcli.data.formats.json_text import begins_as
 from dhcli.data.formats.placing import Holds, Placing
 from dhcli.data.ids import sound_ids
 from dhcli.data.progress import track
@@ -44,6 +46,7 @@ HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)))
 
 _MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
 _HEAD = 1 << 12
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BLOCK = 1 << 13
 """Annotations that are written at a time."""
 _ENCODER = msgspec.json.Encoder()
@@ -74,6 +77,8 @@ def _is_coco(path: Path) -> bool:
     if path.suffix.lower() != ".json" or not path.is_file() or not path.stat().st_size:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        if text[:2] in _UTF16:
+            return begins_as(path, "{", "images", "categories")
         starts = text[:_HEAD].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
         return starts and all(_says(text, name) for name in (b'"images"', b'"categories"'))
 
@@ -94,10 +99,13 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
     annotation = Strings.repeat(path.relative_to(root).as_posix(), len(files))
     notes = {
         "annotations name an image that the file does not list: left out": len(rows) - len(order),
+        "annotations tell no box: read as that around their polygons": entries.hulls,
         "annotations name a category that the file does not define": int(
             np.sum((labels == ANY_CLASS) & (flags & Flag.IGNORE == 0))
         ),
     }
+    twice = ", ".join(f"`{name}`" for name in entries.repeated)
+    strays += [f"categories of the same name are one class: {twice}"] if twice else []
     return make_table(
         root,
         files,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.file_bytes import FileBytes
-from dhcli.data.formats.columns import DONT_CARE, flags_of, side_of
+from dhcli.data.formats.columns import DONT_CARE, flags_of, hull, side_of
 from dhcli.data.formats.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.formats.json_text import JsonText, Take
 from dhcli.data.table import ANY_CLASS, Flag, Strings
@@ -88,7 +88,7 @@ def read_entries(path: Path) -> Entries:
         entries.buffer = FileBytes.of(path)
     except (NotPlain, EntryError):
         entries = _read_carefully(path)
-    entries.order_classes(path)
+    entries.order_classes()
     return entries
 
 
@@ -122,6 +122,8 @@ class Entries:
     sizes       (I, 2) int32, 0 where not told
     boxes       (M, 4) float64 xyxy, of all annotations
     classes     names by ascending id, `DontCare` left out
+    repeated    names that several categories have: one class
+    hulls       how many annotations tell no box but the polygons that it lies around
     about       what else the file tells: info, licenses, fields of categories
     buffer      what the spans of entries are of: the file's bytes, or its text
     """
@@ -129,6 +131,8 @@ class Entries:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.classes: tuple[str, ...] = ()
+        self.repeated: tuple[str, ...] = ()
+        self.hulls = 0
         self.about: dict[str, Any] = {}
         self.buffer: FileBytes | str = ""
         self._images, self._categories = _Ids(), _Ids()
@@ -174,7 +178,7 @@ class Entries:
 
     def labels_and_flags(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """(M,) each. A category that the file does not define is ANY_CLASS, without a flag."""
-        labels = _look_up(self._category_of_box, {n: k for k, n in enumerate(self._ordered)})
+        labels = _look_up(self._category_of_box, self._label_of)
         flags = np.array(self._flags, np.uint8)
         apart = [n for n, row in self._category.items() if row["name"] == DONT_CARE]
         region = np.isin(np.array(self._category_of_box, np.int64), apart)
@@ -238,7 +242,8 @@ class Entries:
     def add_image(self, row: Any, start: int, stop: int) -> None:
         try:
             number = self._images.number(row["id"])
-            name = row["file_name"]
+            by_url = "coco_url" in row and "file_name" not in row
+            name = _end_of_url(str(row["coco_url"])) if by_url else row["file_name"]
         except (KeyError, TypeError, ValueError) as error:
             raise EntryError(f"an image {_missing(error)}") from None
         if number in self._row_of_image:
@@ -263,7 +268,7 @@ class Entries:
     def add_annotation(self, row: Any, start: int, stop: int) -> None:
         try:
             image, category = row["image_id"], row["category_id"]
-            x, y, width, height = _floats(row["bbox"])
+            x, y, width, height = self._box(row)
             area = row.get("area")
             area = np.nan if area is None else float(area)
             self._image_of_box.append(self._images.number(image))
@@ -278,16 +283,31 @@ class Entries:
         says_more = row.get("segmentation") or not _FIELDS.issuperset(row)
         self._spans.extend((start, stop) if says_more else (0, 0))
 
-    def order_classes(self, path: Path) -> None:
+    def _box(self, row: dict[str, Any]) -> tuple[float, float, float, float]:
+        """The box of an annotation; if it tells none, that around its polygons, else NaN."""
+        bbox, polygons = row.get("bbox"), row.get("segmentation")
+        if bbox not in (None, []):
+            return _floats(bbox)
+        if not polygons or not isinstance(polygons, list):
+            return (math.nan, math.nan, math.nan, math.nan)
+        rings = (zip(ring[::2], ring[1::2], strict=True) for ring in polygons)
+        x1, y1, x2, y2 = hull(chain.from_iterable(rings))
+        self.hulls += 1
+        return x1, y1, x2 - x1, y2 - y1
+
+    def order_classes(self) -> None:
         kept = [n for n, row in self._category.items() if row["name"] != DONT_CARE]
         ids = self._categories.own(kept)
-        self._ordered = [kept[index] for index in np.argsort(ids, kind="stable").tolist()]
-        names = [self._category[number]["name"] for number in self._ordered]
-        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-        if twice is not None:
-            what = f"two categories are called `{twice}`"
-            raise DataError(what, where=path, hint="give them different names, or one id")
-        self.classes = tuple(names)
+        ordered = [kept[index] for index in np.argsort(ids, kind="stable").tolist()]
+        names = {number: str(self._category[number]["name"]) for number in ordered}
+        first: dict[str, int] = {}
+        for number, name in names.items():
+            first.setdefault(name, number)
+        self.classes, self._ordered = tuple(first), list(first.values())
+        label = {name: k for k, name in enumerate(first)}
+        self._label_of = {number: label[name] for number, name in names.items()}
+        again = (name for number, name in names.items() if first[name] != number)
+        self.repeated = tuple(dict.fromkeys(again))
         rows = (self._category[number] for number in self._ordered)
         self.about["categories"] = {
             row["name"]: {k: v for k, v in row.items() if k not in ("id", "name")} for row in rows
@@ -388,6 +408,11 @@ def _whole(raw: Any) -> int:
     except TypeError:
         return 0
     return number if isinstance(number, int) and -_INT64 <= number < _INT64 else 0
+
+
+def _end_of_url(url: str) -> str:
+    """File and folder at the end of LVIS's address of an image."""
+    return "/".join(url.split("/")[-2:])
 
 
 def _floats(bbox: Any) -> tuple[float, float, float, float]:

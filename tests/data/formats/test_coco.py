@@ -180,6 +180,49 @@ def test_dont_care_is_no_class_and_comes_back(put, tmp_path):
         assert each.flags.tolist() == [Flag.IGNORE, 0, Flag.IGNORE]
 
 
+def test_a_box_that_is_not_told_is_that_of_its_polygons_or_left_to_the_check(put):
+    told = document()
+    for annotation in told["annotations"]:
+        annotation["bbox"] = []
+    del told["annotations"][0]["bbox"]
+
+    table = read_dataset(put(told))
+
+    assert table.boxes[1].tolist() == [1.5, 2, 11.5, 22.25]
+    assert np.isnan(table.boxes[[0, 2]]).all()
+    assert table.notes == ("1 annotations tell no box: read as that around their polygons",)
+
+
+def test_categories_of_the_same_name_are_one_class(put, tmp_path):
+    told = document()
+    told["categories"].append({"id": 2, "name": "dog"})
+    told["annotations"][0]["category_id"] = 2
+
+    table = read_dataset(put(told))
+    write_dataset(table, tmp_path / "out", "coco")
+
+    assert (table.classes, table.labels.tolist()) == (("dog", "köter"), [1, 0, 1])
+    assert table.category_ids.tolist() == [2, 7]
+    assert table.notes == ("categories of the same name are one class: `dog`",)
+    assert read_dataset(tmp_path / "out").labels.tolist() == [1, 0, 1]
+
+
+def test_images_told_by_lviss_address(put):
+    told = document()
+    for row in told["images"]:
+        row["coco_url"] = f"http://images.cocodataset.org/val2017/{row.pop('file_name')}"
+
+    assert list(read_dataset(put(told)).files) == ["val2017/b.jpg", "val2017/a.jpg"]
+
+
+def test_utf16_is_read(put, tmp_path):
+    root = put(document())
+    file = root / "annotations/instances_val2017.json"
+    file.write_text(json.dumps(document()), "utf-16")
+
+    assert read_dataset(root).classes == ("köter", "dog")
+
+
 def test_annotations_without_image_or_category_are_counted(put):
     told = document()
     told["annotations"][0]["image_id"] = 1234
@@ -317,14 +360,12 @@ def broken(old, new):
     [
         (broken('"bbox": [1.5,', '"bbox": ["x",'), "annotation 8 whose `bbox` is not four numbers"),
         (broken('"bbox": [1.5, ', '"bbox": ['), "annotation 8 whose `bbox` is not four numbers"),
-        (broken('"bbox"', '"box"'), "annotation 8 has no `bbox`"),
         (broken('"image_id": 5, ', ""), "annotation 8 has no `image_id`"),
         (broken('"category_id": 44', '"category_id": null'), "annotation 8 whose id is neither"),
         (broken('"file_name"', '"name"'), "an image has no `file_name`"),
         (broken('"b.jpg"', "3"), "an image whose `file_name` is no text"),
         (broken('"id": 5,', '"id": 90,'), "two images have the id 90"),
         (broken('"id": 44,', '"id": 7,'), "two categories have the id 7"),
-        (broken('"dog"', '"k\\u00f6ter"'), "two categories are called `köter`"),
         (broken('{"id": 44', '3, {"id": 44'), "a category is not an object"),
         (broken('"annotations": [', '"annotations": [[], '), "an annotation is not an object"),
         (json.dumps(document())[:-2], "is not JSON"),
@@ -341,10 +382,10 @@ def test_bad_files_are_named(put, text, said):
 
 
 def test_the_line_is_named(put):
-    text = json.dumps(document(), indent=1).replace('"bbox"', '"box"', 1)
+    text = json.dumps(document(), indent=1).replace('"bbox"', '"bbox": 3, "box"', 1)
     line = text[: text.index('"box"')].count("\n")
 
-    with pytest.raises(DataError, match="has no `bbox`") as caught:
+    with pytest.raises(DataError, match="whose `bbox` is not four numbers") as caught:
         read_coco(put(text))
 
     assert abs(int(caught.value.where.rpartition(":")[2]) - line) <= 5
