@@ -1,9 +1,9 @@
 """DOTA: a text file an image in `labelTxt`, a line a box: four corners, class, difficult.
 
 `x1 y1 x2 y2 x3 y3 x4 y4 category difficult`, after lines such as `imagesource:GoogleEarth` and
-`gsd:0.15`, which are not kept. A box that lies askew is read as the upright box around its corners,
-counted. Folders called train, val or test are the splits. Class names cannot hold spaces: they are
-written with "-".
+`gsd:0.15`, which are not kept. The folder may be called `labelTxt-v1.0/…` or `annfiles` too. A box
+that lies askew is read as the upright box around its corners, counted. Folders called train, val or
+test are the splits. Class names cannot hold spaces: they are written with "-".
 
 Pixels: from 0, the maximum excluded. Classes: sorted by name.
 """
@@ -46,6 +46,7 @@ HOLDS = Holds(
 )
 
 _LABELS = "labelTxt"
+_LABEL_FOLDERS = (_LABELS.lower(), "annfiles")
 _HEADS = ("imagesource", "gsd", "acquisition")
 
 
@@ -97,8 +98,9 @@ def _parts(root: Path) -> list[tuple[str, str, str]]:
     """(split or "", its folder, the folder of its labels) where there are labels."""
     found = []
     for split, base in [("", "."), *split_folders(root)]:
-        folders = [name for name in list_folders(root / base) if name.startswith(_LABELS)]
-        folder = first_folder(root / base, folders, ".txt")
+        names = [n for n in list_folders(root / base) if n.lower().startswith(_LABEL_FOLDERS)]
+        inner = [f"{name}/{each}" for name in names for each in list_folders(root / base / name)]
+        folder = first_folder(root / base, (*names, *inner), ".txt")
         if folder is not None:
             found.append((split, base, join_path(base, folder)))
     return found

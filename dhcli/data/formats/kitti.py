@@ -3,8 +3,8 @@
 Boxes are 0-based pixels with decimals and are never shifted. DontCare rows become regions of no
 class. Kept: the degrees of truncation and occlusion, and all 3-D columns (as `truncation`,
 `occlusion`, `alpha`, `dimensions`, `location`, `rotation`). Split lists (`train.txt`, `val.txt`)
-may lie beside or above the folder of the images, or in `ImageSets`. Class names cannot hold spaces:
-they are written with "_".
+may lie beside or above the folder of the labels, or in `ImageSets`. Folders may be called `labels`
+and `images` too. Class names cannot hold spaces: they are written with "_".
 
 Classes: Car, Pedestrian, Cyclist first (those that KITTI judges), then KITTI's others, then the
 rest by name.
@@ -20,10 +20,14 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import DONT_CARE, Columns, flags_of
 from dhcli.data.formats.files import (
+    IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
-    has_file,
+    find_folders,
+    first_folder,
+    join_path,
     list_files,
+    read_head,
     read_split,
     read_text,
     split_name,
@@ -44,6 +48,13 @@ KITTI_CLASSES = (
 
 _BASES = (".", "training", "train", "object/training", "data_object/training")
 _LABELS, _IMAGES = "label_2", "image_2"
+_FOLDERS = (
+    *((f"{base}/{_LABELS}", f"{base}/{_IMAGES}") for base in _BASES),
+    (f"data_object_{_LABELS}/training/{_LABELS}", f"data_object_{_IMAGES}/training/{_IMAGES}"),
+    ("labels", "images"),
+)
+"""Folders of labels and of their images; the first that are there count."""
+_LOOK_AT = 20
 # Where KITTI's 3-D columns stand in a row, and what says that nothing is known.
 _THREE_D = {
     "alpha": (slice(3, 4), -10.0),
@@ -69,8 +80,29 @@ HOLDS = Holds(
 def sniff_kitti(path: Path) -> bool:
     """Whether `path` is KITTI's folder, the `training` in it, or one of its label files."""
     if path.is_file():
-        return path.suffix.lower() == ".txt" and path.parent.name == _LABELS
-    return _base(path) is not None
+        return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or _is_label(path))
+    return _folders(path) is not None
+
+
+def _is_label(path: Path) -> bool:
+    """Whether a file begins with the name of a class and as many columns as KITTI has."""
+    fields = read_head(path, 4096).partition("\n")[0].split()
+    return len(fields) in (15, 16) and not fields[0][0].isdecimal()
+
+
+def _folders(root: Path) -> tuple[str, str] | None:
+    """The folders below `root` of labels and of images, or None."""
+    for labels, images in _FOLDERS:
+        for folder in find_folders(root, (labels,)):
+            names = list_files(root / folder, ".txt")[:_LOOK_AT]
+            if any(labels.endswith(_LABELS) or _is_label(root / folder / name) for name in names):
+                return folder, next(find_folders(root, (images,)), images.removeprefix("./"))
+    return None
+
+
+def _folders_of_file(path: Path) -> tuple[str, str]:
+    images = first_folder(path.parent.parent, (_IMAGES, *IMAGE_FOLDERS), *IMAGE_SUFFIXES)
+    return path.parent.name, images or _IMAGES
 
 
 def read_kitti(path: Path) -> DetectionTable:
@@ -78,12 +110,13 @@ def read_kitti(path: Path) -> DetectionTable:
 
     Raises DataError with the file and line of what cannot be read.
     """
-    root, base = (path, _base(path)) if path.is_dir() else (path.parent.parent, ".")
-    if base is None:
+    root = path if path.is_dir() else path.parent.parent
+    folders = _folders(path) if path.is_dir() else _folders_of_file(path)
+    if folders is None:
         raise DataError("holds no label_2", where=path, hint=f"looked for {LOOKS_FOR}")
-    prefix = "" if base == "." else f"{base}/"
-    images = FilesByStem(root / prefix / _IMAGES, *IMAGE_SUFFIXES)
-    labels = [path.name] if path.is_file() else list_files(root / prefix / _LABELS, ".txt")
+    labels_in, images_in = folders
+    images = FilesByStem(root / images_in, *IMAGE_SUFFIXES)
+    labels = [path.name] if path.is_file() else list_files(root / labels_in, ".txt")
     columns = Columns()
     more = array("d")
     number_of: dict[str, int] = {}
@@ -91,10 +124,10 @@ def read_kitti(path: Path) -> DetectionTable:
         stem = stem_of(label)
         number_of[stem] = len(columns.files)
         image = images.find(stem) or f"{stem}.png"
-        annotation = f"{prefix}{_LABELS}/{label}"
-        columns.add_image(f"{prefix}{_IMAGES}/{image}", 0, 0, annotation)
+        annotation = join_path(labels_in, label)
+        columns.add_image(join_path(images_in, image), 0, 0, annotation)
         _read_labels(root / annotation, columns, more)
-    splits, unknown = _read_lists(root / prefix, number_of)
+    splits, unknown = _read_lists((root / labels_in).parent, number_of)
     left_out = 0 if path.is_file() else sum(stem not in number_of for stem in images)
     notes = [f"{left_out} images have no label file: left out"] if left_out else []
     notes += [f"{unknown} names in the lists of splits are unknown: left out"] if unknown else []
@@ -106,11 +139,6 @@ def read_kitti(path: Path) -> DetectionTable:
         format="kitti",
         notes=tuple(notes),
     )
-
-
-def _base(root: Path) -> str | None:
-    """Folder below `root` that holds label_2, or None."""
-    return next((base for base in _BASES if has_file(root / base / _LABELS, ".txt")), None)
 
 
 def _in_order(names: list[str]) -> list[str]:

@@ -29,7 +29,14 @@ from dhcli.data.formats.columns import (
     number_of,
     side_of,
 )
-from dhcli.data.formats.files import list_files, list_folders, split_folders
+from dhcli.data.formats.files import (
+    IMAGE_SUFFIXES,
+    FilesByStem,
+    list_files,
+    list_folders,
+    split_folders,
+    stem_of,
+)
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import Holds, Placing, rows_of
@@ -104,6 +111,7 @@ class _Reader:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.columns = Columns()
+        self._images: dict[str, FilesByStem] = {}
 
     def read_dataset(self, prefix: str, split: str | None) -> None:
         """Read the dataset in the folder `prefix`, "" or ending in a slash."""
@@ -123,7 +131,7 @@ class _Reader:
         width, height = (
             side_of(size.get(side) if isinstance(size, dict) else 0) for side in ("width", "height")
         )
-        file = f"{images}/{name[: -len('.json')]}"
+        file = f"{images}/{self._image_of(images, name[: -len('.json')])}"
         number = self.columns.add_image(file, width, height, f"{folder}/{name}")
         try:
             tags = _tags(head)
@@ -132,6 +140,14 @@ class _Reader:
         for tag in set(tags) & set(_SPLIT_TAGS):
             self.columns.splits[tag].append(number)
         return number
+
+    def _image_of(self, folder: str, said: str) -> str:
+        """The name of an image that an annotation is called after, at times without the suffix."""
+        if (self.root / folder / said).is_file():
+            return said
+        if folder not in self._images:
+            self._images[folder] = FilesByStem(self.root / folder, *IMAGE_SUFFIXES)
+        return self._images[folder].find(stem_of(said)) or said
 
     def _add(self, image: int, told: dict[str, Any], line: int) -> None:
         kind = told.get("geometryType") or ("bitmap" if told.get("bitmap") else "rectangle")

@@ -1,4 +1,6 @@
-"""VIA, the VGG Image Annotator: a JSON file of images with regions, as project or annotations only.
+"""VIA, the VGG Image Annotator: a file of images with regions, a project, or annotations alone.
+
+JSON as versions 1 and 2 write it, or their CSV.
 
 Rectangles are read, and polygons, polylines, circles and ellipses as the boxes around them; points
 have none and are left out, counted. The class is the region attribute called class, label, name,
@@ -28,26 +30,36 @@ from dhcli.data.formats.columns import (
     marks_of,
     number_of,
 )
+from dhcli.data.formats.csv_rows import first_row, header_of, read_rows
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as
+from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.errors import DataError
 
 LOOKS_FOR = "*.json with regions and shape_attributes (VIA)"
 HOLDS = Holds("from 0: x y width height", sizes=False)
 
 _PROJECT = "_via_img_metadata"
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
+_COLUMNS = ("filename", "regionshapeattributes", "regionattributes")
+_REGION = ("shape_attributes", "region_attributes")
 _NOT_CLASSES = frozenset((*MARKS, "score"))
 
 
 def sniff_via(path: Path) -> bool:
     """Whether `path` is such a file, or a folder with some."""
-    return _is_via(path) if path.is_file() else bool(find_files(path, ".json", _is_via))
+    return _is_via(path) if path.is_file() else bool(_files(path))
+
+
+def _files(root: Path) -> list[Path]:
+    return find_files(root, ".json", _is_via) or find_files(root, ".csv", _is_via)
 
 
 def _is_via(path: Path) -> bool:
+    if path.suffix.lower() == ".csv":
+        return set(_COLUMNS) <= set(header_of(first_row(path)))
     return begins_as(path, "{", _PROJECT) or begins_as(path, "{", "filename", "regions")
 
 
@@ -56,14 +68,40 @@ def read_via(path: Path) -> DetectionTable:
 
     Raises DataError with the file and line of what cannot be read.
     """
-    files = [] if path.is_file() else find_files(path, ".json", _is_via)
+    files = [] if path.is_file() else _files(path)
     return read_as_splits(path, files, _read_file, LOOKS_FOR, "VIA")
 
 
 def _read_file(root: Path, path: Path) -> DetectionTable:
-    document = JsonText(path)
     columns = Columns()
     annotation = path.relative_to(root).as_posix()
+    read = _read_rows if path.suffix.lower() == ".csv" else _read_json
+    listed = read(path, columns, annotation)
+    columns.files, notes = locate_images(root, path, columns.files)
+    return columns.table(root, columns.classes_after(listed), format="via", notes=tuple(notes))
+
+
+def _read_rows(path: Path, columns: Columns, annotation: str) -> list[str]:
+    """Fill `columns` from a CSV of a region a row."""
+    rows = read_rows(path)
+    header = header_of(next(rows, (0, []))[1])
+    for line, row in rows:
+        try:
+            told = dict(zip(header, row, strict=True))
+            name, shape, attributes = (told[column] for column in _COLUMNS)
+            region = dict(zip(_REGION, map(json.loads, (shape, attributes)), strict=True))
+            regions = [region] if region[_REGION[0]] else []  # an image without
+            _add_image(columns, annotation, {"filename": name, "regions": regions}, line)
+        except RecursionError:
+            raise DataError("is nested too deep", where=f"{path}:{line}") from None
+        except ODD as error:
+            raise DataError(f"a region {oddity(error)}", where=f"{path}:{line}") from None
+    return []
+
+
+def _read_json(path: Path, columns: Columns, annotation: str) -> list[str]:
+    """Fill `columns` from a JSON file; return the classes that it lists."""
+    document = JsonText(path)
     add = document.taking("an image", partial(_add_image, columns, annotation))
     listed: list[str] = []
     if begins_as(path, "{", _PROJECT):
@@ -71,8 +109,7 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
         listed = _listed_classes(project.get("_via_attributes"))
     else:
         document.read_values(add)
-    columns.files, notes = locate_images(root, path, columns.files)
-    return columns.table(root, columns.classes_after(listed), format="via", notes=tuple(notes))
+    return listed
 
 
 def _listed_classes(attributes: Any) -> list[str]:

@@ -127,6 +127,27 @@ def test_via_annotations_and_projects(lay, told, classes):
     assert "1 regions say no class: called `object`" in table.notes
 
 
+def test_via_rows_of_csv(lay, tmp_path):
+    rows = []
+    for image in VIA.values():
+        regions = image["regions"]
+        for region in regions.values() if isinstance(regions, dict) else regions:
+            parts = (json.dumps(region[key]) for key in ("shape_attributes", "region_attributes"))
+            quoted = ",".join('"{}"'.format(part.replace('"', '""')) for part in parts)
+            rows.append(f'{image["filename"]},99,"{{}}",4,0,{quoted}\n')
+    head = "#filename,file_size,file_attributes,region_count,region_id,region_shape_attributes"
+    text = f"{head},region_attributes\n{''.join(rows)}c.jpg,9,{{}},0,0,{{}},{{}}\n"
+
+    table = read_dataset(lay({"via_export_csv.csv": text}, "a.jpg", "b.jpg", "c.jpg"))
+
+    assert table.format == "via"
+    assert list(table.files) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [table.classes[k] for k in table.labels] == ["cat", "dog", "cat", "object"]
+    assert table.boxes[0].tolist() == [3, 4, 13, 9]
+    with pytest.raises(DataError, match=r"csv:7: a region has a value that cannot be used"):
+        read_dataset(lay({"via_export_csv.csv": text.replace("0,0,{}", "0,0,{")}))
+
+
 DATUMARO = {
     "info": {},
     "items": [
@@ -211,6 +232,12 @@ def test_supervisely_counts_pixels_included(lay):
     assert table.flags.tolist() == [Flag.OCCLUDED, 0]
     assert table.splits["val"].tolist() == [0]
     assert "1 figures `point`: left out" in table.notes
+
+
+def test_supervisely_files_called_without_the_suffix_of_the_image(lay):
+    files = {"meta.json": '{"classes": []}', "ds0/ann/a.json": json.dumps(SUPERVISELY)}
+
+    assert list(read_dataset(lay(files, "ds0/img/a.PNG")).files) == ["ds0/img/a.PNG"]
 
 
 CREATEML = [

@@ -128,7 +128,7 @@ def test_both_ways_tell_the_same(tmp_path_factory, annotations, with_boxes):
 
 def _carefully(path):
     entries = coco_entries._read_carefully(path)
-    entries.order_classes(path)
+    entries.order_classes()
     return entries
 
 

@@ -101,6 +101,22 @@ def test_one_label_file_alone_is_a_dataset(folder):
     assert (len(table.boxes), table.path(0).is_file()) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("labels", "images"),
+    [
+        ("data_object_label_2/training/label_2", "data_object_image_2/training/image_2"),
+        ("Labels", "Images"),
+    ],
+)
+def test_folders_called_otherwise(lay, labels, images):
+    root = lay({f"{labels}/000000.txt": CAR}, f"{images}/000000.PNG")
+
+    table = read_dataset(root)
+
+    assert (table.format, list(table.files)) == ("kitti", [f"{images}/000000.PNG"])
+    assert len(read_dataset(root / f"{labels}/000000.txt").boxes) == 1
+
+
 def test_images_without_label_file_are_counted(folder, draw, tmp_path):
     root = folder([CAR])
     draw(tmp_path / "training/image_2/000009.png")

@@ -31,6 +31,14 @@ def test_dota_corners_become_upright_boxes(lay):
     }
 
 
+@pytest.mark.parametrize("labels", ["annfiles", "labelTxt-v1.5/DOTA-v1.5_train_hbb", "LABELTXT"])
+def test_dota_folders_called_otherwise(lay, labels):
+    table = read_dataset(lay({f"train/{labels}/P0.txt": DOTA}, "train/images/P0.png"))
+
+    assert (table.format, len(table.boxes)) == ("dota", 3)
+    assert list(table.files) == ["train/images/P0.png"]
+
+
 MOT = """1,1,1,1,40,30,1,1,1
 2,1,11.5,2,10,20,1,1,0.4
 2,-1,5,5,10,10,0,8,1
