@@ -1,21 +1,27 @@
-"""dh's detectors beside their peers: one process, strictly in turn, medians and ratios.
+"""dh's detectors beside their peers: a process each, strictly in turn, medians and ratios.
 
     .venv/bin/python benchmarks/predict.py double-head            # against the plain transcription
     .venv/bin/python benchmarks/predict.py double-head-single     # against torchvision
     .venv/bin/python benchmarks/predict.py --list
 
-Peers of the same architecture have the same weights, and their detections are compared. Rows are
-added to benchmarks/results/predict-cpu.csv.
+Peers of the same architecture have the same weights, and their detections are compared. A peer has
+a process of its own, as its users have it: what dh's process does with freed memory
+(`dhcli/engine/memory.py`) would make it faster too; `--together` has both in one process.
+Rows are added to benchmarks/results/predict-cpu.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.multiprocessing
 from peers import PlainDetector
 from record import RESULTS, about, add_row
 from seeded import (
@@ -33,7 +39,6 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from dhcli.config.schema import Config
 from dhcli.engine.load import Runtime
-from dhcli.model.detector import Detector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.ops.boxes import iou_matrix
 
@@ -70,6 +75,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--together", action="store_true", help="the peer in our process")
     parser.add_argument("--out", type=Path, default=RESULTS / "predict-cpu.csv")
     options = parser.parse_args()
     if options.list or options.row is None:
@@ -80,23 +86,25 @@ def main() -> None:
     height, width = map(int, options.size.split("x"))
     images = seeded_images(options.batch, height, width)
     with torch.inference_mode():
-        result = measure(ROWS[options.row], images, options.repeats)
+        result = measure(ROWS[options.row], images, options.repeats, options.together)
     line = {
         "row": options.row,
         "size": f"{options.batch}x{height}x{width}",
         **result,
+        "processes": 1 if options.together else 2,
         "threads": options.threads,
         **about("torch", "torchvision"),
     }
     add_row(options.out, line)
 
 
-def measure(row: Row, images: ImageBatch, repeats: int) -> dict[str, object]:
+def measure(row: Row, images: ImageBatch, repeats: int, together: bool) -> dict[str, object]:
     """Ours and the peer in turn on `images`."""
     config = seeded_config(row.ours)
     detector = seeded_detector(config, images)
     alive = set_detections(detector, images, row.detections)
-    peer = make_peer(row, config, detector, images)
+    make = make_peer if together else start_peer
+    peer = make(row, config, detector.state_dict(), images)
     plain = detector.detect(images)
     detector = Runtime("cpu", row.precision, row.gate).prepare(detector)
     found, theirs = detector.detect(images), peer()
@@ -127,8 +135,34 @@ def agreement(ours: list[Detections], theirs: list[Detections]) -> float:
     return hits / max(total, 1)
 
 
+def start_peer(
+    row: Row, config: Config, state: dict[str, Tensor], images: ImageBatch
+) -> Callable[[], list[Detections]]:
+    """What has the peer run on `images`, in a process of its own."""
+    context = torch.multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    job = (theirs, torch.get_num_threads(), row, config, state, images)
+    context.Process(target=_serve, args=job, daemon=True).start()
+
+    def run() -> list[Detections]:
+        ours.send(None)
+        found: list[Detections] = ours.recv()
+        return found
+
+    return run
+
+
+def _serve(pipe: Connection, threads: int, *job: Any) -> None:
+    torch.set_num_threads(threads)
+    with torch.inference_mode(), contextlib.suppress(EOFError):  # ours has ended
+        peer = make_peer(*job)
+        while True:
+            pipe.recv()
+            pipe.send(peer())
+
+
 def make_peer(
-    row: Row, config: Config, detector: Detector, images: ImageBatch
+    row: Row, config: Config, state: dict[str, Tensor], images: ImageBatch
 ) -> Callable[[], list[Detections]]:
     """What runs the peer on `images`."""
     if row.peer == "torchvision":
@@ -138,7 +172,7 @@ def make_peer(
             Detections(out["boxes"], out["scores"], out["labels"] - 1) for out in model(pictures)
         ]
     plain = PlainDetector(config, CLASSES).eval()
-    plain.load_state_dict(detector.state_dict())
+    plain.load_state_dict(state)
     plain = plain.to(memory_format=torch.contiguous_format)
     return lambda: plain.detect(images)
 

@@ -123,28 +123,21 @@ def set_detections(detector: Detector, images: ImageBatch, wanted: int | None) -
 def compare(
     ours: Callable[[], object], peer: Callable[[], object], repeats: int
 ) -> dict[str, float | str]:
-    """Median seconds of both, run strictly in turn after one warm-up each, and their ratio.
-
-    Wall time, and the processor's own time, which other programs on the machine disturb less.
-    """
+    """Median seconds of both, run strictly in turn after one warm-up each, and their ratio."""
     sides = {"ours": ours, "peer": peer}
-    wall: dict[str, list[float]] = {name: [] for name in sides}
-    busy: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for run in sides.values():
         run()
     for _ in range(repeats):
         for name, run in sides.items():
-            begun, used = time.perf_counter(), time.process_time()
+            begun = time.perf_counter()
             run()
-            wall[name].append(time.perf_counter() - begun)
-            busy[name].append(time.process_time() - used)
-    result: dict[str, float | str] = {}
-    for kind, times in (("wall", wall), ("cpu", busy)):
-        seconds = {name: median(values) for name, values in times.items()}
-        result |= {f"{name}_{kind}_s": round(value, 3) for name, value in seconds.items()}
-        result[f"{kind}_ratio"] = round(seconds["ours"] / seconds["peer"], 3)
+            times[name].append(time.perf_counter() - begun)
+    seconds = {name: median(values) for name, values in times.items()}
+    result: dict[str, float | str] = {f"{name}_s": round(seconds[name], 3) for name in sides}
+    result["ratio"] = round(seconds["ours"] / seconds["peer"], 3)
     return result | {
-        f"{name}_all": " ".join(f"{t:.2f}" for t in values) for name, values in wall.items()
+        f"{name}_all": " ".join(f"{t:.2f}" for t in values) for name, values in times.items()
     }
 
 
