@@ -33,7 +33,7 @@ class Fpn(nn.Module):
         for level in range(len(merged) - 1, 0, -1):
             finer = merged[level - 1]
             coarser = F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
-            merged[level - 1] = finer + coarser
+            merged[level - 1] = coarser.add_(finer)
         levels = [output(p) for output, p in zip(self.output, merged, strict=True)]
         return [*levels, levels[-1][:, :, ::2, ::2]]
 
