@@ -166,7 +166,7 @@ def make_peer(
 ) -> Callable[[], list[Detections]]:
     """What runs the peer on `images`."""
     if row.peer == "torchvision":
-        model = _single_head(images)
+        model = single_head(images)
         pictures = [pixels.contiguous().float() / 255 for pixels in images.pixels]
         return lambda: [
             Detections(out["boxes"], out["scores"], out["labels"] - 1) for out in model(pictures)
@@ -177,7 +177,7 @@ def make_peer(
     return lambda: plain.detect(images)
 
 
-def _single_head(images: ImageBatch) -> FasterRCNN:
+def single_head(images: ImageBatch) -> FasterRCNN:
     """Torchvision's Faster R-CNN, its statistics and background bias set as dh's are."""
     torch.manual_seed(0)
     height, width = images.pixels.shape[2:]

@@ -8,7 +8,8 @@ background bias is set for a stated number of detections.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 import torch
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
-from dhcli.model.backbone import FrozenBatchNorm
 from dhcli.model.build import build_detector
 from dhcli.model.detector import Detector
 from dhcli.model.head import BranchOutput
+from dhcli.model.norm import FrozenBatchNorm
 from dhcli.ops.batch import ImageBatch, Target
 
 CLASSES = 80
@@ -71,9 +72,7 @@ def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> 
         for layer in (branch.cls, branch.reg):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=0.01)
-    norms = [m for m in detector.modules() if isinstance(m, FrozenBatchNorm | nn.BatchNorm2d)]
-    hooks = [norm.register_forward_pre_hook(_adopt_statistics) for norm in norms]
-    with torch.inference_mode():
+    with adopting_statistics(detector), torch.inference_mode():
         # every RoI is needed once: with a threshold of 0 no branch can be left out
         levels = detector.extract(images)
         proposals = detector.rpn.propose(detector.rpn(levels), images.sizes, training=False)
@@ -86,8 +85,6 @@ def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> 
                 layer.weight *= spread / logits.std(0).mean()
                 logits = detector.head.run(name, levels, boxes, owner).logits
                 layer.bias -= logits.mean(0)
-    for hook in hooks:
-        hook.remove()
     return detector
 
 
@@ -141,10 +138,21 @@ def compare(
     }
 
 
-def _adopt_statistics(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-    x = inputs[0]
-    norm.running_mean.copy_(x.mean((0, 2, 3)))
-    norm.running_var.copy_(x.var((0, 2, 3)) + 1e-3)
+@contextmanager
+def adopting_statistics(network: nn.Module) -> Iterator[None]:
+    """Have the batch norms, fixed ones too, end with the statistics of the last batch."""
+    pairs = []
+    for parent in list(network.modules()):
+        for name, norm in parent.named_children():
+            if isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
+                learning = nn.BatchNorm2d(len(norm.running_var), momentum=1.0)
+                setattr(parent, name, learning)
+                pairs.append((parent, name, norm, learning))
+    yield
+    for parent, name, norm, learning in pairs:
+        norm.running_mean.copy_(learning.running_mean)
+        norm.running_var.copy_(learning.running_var + 1e-3)
+        setattr(parent, name, norm)
 
 
 def _shift(output: BranchOutput, bias: float) -> BranchOutput:

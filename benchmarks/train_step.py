@@ -1,27 +1,33 @@
-"""A training step beside the plain transcription's: one process, strictly in turn; peak memory.
+"""A training step beside a peer's: each in a process of its own, in turn; time and peak memory.
 
     .venv/bin/python benchmarks/train_step.py double-head
-    .venv/bin/python benchmarks/train_step.py double-head-ext --size 416x608
+    .venv/bin/python benchmarks/train_step.py double-head-ext --peer torchvision --size 416x608
 
-Both have the same weights, sample the same RoIs, and their losses are compared. Memory is the
-peak of a process of its own that does two steps of one side. Rows are added to
-benchmarks/results/train-step-cpu.csv.
+A step is losses, gradients and a move of SGD with momentum. The plain transcription has the same
+weights and samples the same RoIs, and the losses and gradients of its first step are compared;
+torchvision's Faster R-CNN samples as many. Rows are added to benchmarks/results/train-step-cpu.csv.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 from peers import PlainDetector
+from predict import single_head
 from record import RESULTS, about, add_row, peak_mb
 from seeded import (
     CLASSES,
     PRESETS,
-    compare,
     seeded_config,
     seeded_detector,
     seeded_images,
@@ -29,10 +35,13 @@ from seeded import (
 )
 from torch import Tensor, nn
 
+from dhcli.model.build import build_detector
 from dhcli.ops.batch import ImageBatch, Target
 
-BARS = {"double-head": 0.5, "double-head-ext": 0.6}
+BARS = {("double-head", "plain"): 0.5, ("double-head-ext", "plain"): 0.6}
 MEMORY_BAR = 0.75
+SAMPLES = 512
+"""RoIs an image, as the presets have it."""
 
 
 def main() -> None:
@@ -40,76 +49,129 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("row", choices=PRESETS)
+    parser.add_argument("--peer", choices=("plain", "torchvision"), default="plain")
     parser.add_argument("--size", default="800x1216", help="height x width")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS / "train-step-cpu.csv")
-    parser.add_argument("--side", choices=("ours", "peer"), help="two steps of one side, its peak")
+    parser.add_argument("--side", nargs=2, metavar=("SIDE", "WEIGHTS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     height, width = map(int, options.size.split("x"))
     images = seeded_images(options.batch, height, width)
-    targets = seeded_targets(options.batch, height, width)
     if options.side:
-        model = make_sides(options.row, images, options.side)[0]
-        for _ in range(2):
-            take_step(model, images, targets)
-        print(peak_mb() / 1000)
+        targets = seeded_targets(options.batch, height, width)
+        side, weights = options.side
+        print(json.dumps(measure(side, options.row, Path(weights), images, targets, options)))
         return
-    ours, peer = make_sides(options.row, images)
-    losses = [take_step(model, images, targets) for model in (ours, peer)]
-    worst = max(abs(losses[0][name] - losses[1][name]) / abs(losses[1][name]) for name in losses[1])
-    times = compare(
-        lambda: take_step(ours, images, targets),
-        lambda: take_step(peer, images, targets),
-        options.repeats,
-    )
-    peaks = {side: peak_memory(side) for side in ("ours", "peer")}
+    where = about("torch", "torchvision")
+    ours, peer = run_in_turn(options, images)
     line = {
         "row": options.row,
+        "peer": options.peer,
         "size": f"{options.batch}x{height}x{width}",
-        "losses_differ_by": f"{worst:.1e}",
-        "bar": BARS[options.row],
-        **times,
-        "memory_bar": MEMORY_BAR,
-        "ours_gb": round(peaks["ours"], 2),
-        "peer_gb": round(peaks["peer"], 2),
-        "memory_ratio": round(peaks["ours"] / peaks["peer"], 3),
+        **compare_sides(ours, peer),
+        "bar": BARS.get((options.row, options.peer), ""),
+        "ours_s": round(median(ours["seconds"]), 2),
+        "peer_s": round(median(peer["seconds"]), 2),
+        "ratio": round(median(ours["seconds"]) / median(peer["seconds"]), 3),
+        "memory_bar": MEMORY_BAR if options.peer == "plain" else "",
+        "ours_gb": round(ours["peak_gb"], 2),
+        "peer_gb": round(peer["peak_gb"], 2),
+        "memory_ratio": round(ours["peak_gb"] / peer["peak_gb"], 3),
+        "ours_all": " ".join(f"{t:.1f}" for t in ours["seconds"]),
+        "peer_all": " ".join(f"{t:.1f}" for t in peer["seconds"]),
         "threads": options.threads,
-        **about("torch", "torchvision"),
+        **where,
     }
     add_row(options.out, line)
 
 
-def make_sides(row: str, images: ImageBatch, *names: str) -> list[nn.Module]:
-    """Our detector and the peer with its weights, in training; or only those in `names`."""
-    config = seeded_config(row)
+def run_in_turn(options: argparse.Namespace, images: ImageBatch) -> list[dict[str, Any]]:
+    """What `measure` says of both sides, in a process of its own each, from the same weights."""
     sides = []
-    ours = seeded_detector(config, images)
-    if "ours" in names or not names:
-        sides.append(ours.train())
-    if "peer" in names or not names:
-        peer = PlainDetector(config, CLASSES)
-        peer.load_state_dict(ours.state_dict())
-        sides.append(peer.to(memory_format=torch.contiguous_format).train())
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.pt"
+        detector = seeded_detector(seeded_config(options.row), images)
+        torch.save(detector.state_dict(), weights)
+        for side in ("ours", options.peer):
+            command = [sys.executable, *sys.argv, "--side", side, str(weights)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            sides.append(json.loads(done.stdout.splitlines()[-1]))
     return sides
 
 
-def take_step(model: nn.Module, images: ImageBatch, targets: list[Target]) -> dict[str, float]:
-    """Losses and gradients, from the same seed each time."""
-    torch.manual_seed(3)
-    model.zero_grad(set_to_none=True)
-    losses: dict[str, Tensor] = model.losses(images, targets)
-    sum(losses.values()).backward()
-    return {name: loss.item() for name, loss in losses.items()}
+def compare_sides(ours: dict[str, Any], peer: dict[str, Any]) -> dict[str, str]:
+    """The largest differences of losses and of the sizes of gradients, where both have the same."""
+    differences = {}
+    for what in ("losses", "gradients"):
+        mine, theirs = ours[what], peer[what]
+        pairs = [(mine[name], theirs[name]) for name in mine if name in theirs]
+        # against the largest: a bias before a batch norm has a gradient of nothing but rounding
+        scale = {"losses": 0.0, "gradients": 1e-3 * max(theirs.values(), default=0.0)}[what]
+        worst = max(abs(a - b) / max(abs(b), scale) for a, b in pairs) if pairs else None
+        same = len(pairs) == len(mine) == len(theirs) and worst is not None
+        differences[f"{what}_differ_by"] = f"{worst:.1e}" if same else ""
+    return differences
 
 
-def peak_memory(side: str) -> float:
-    """Gigabytes that a process of its own takes at most for two steps of `side`."""
-    command = [sys.executable, *sys.argv, "--side", side]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+def measure(
+    side: str,
+    row: str,
+    weights: Path,
+    images: ImageBatch,
+    targets: list[Target],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Losses and sizes of gradients of the first step, seconds of the others, peak memory."""
+    model, losses_of = make_side(side, row, weights, images, targets)
+    learnt = [weight for weight in model.parameters() if weight.requires_grad]
+    # so small a rate that the weights, and with them the work, stay as they are
+    optimizer = torch.optim.SGD(learnt, 1e-9, momentum=0.9, weight_decay=1e-4)
+    seconds = []
+    for number in range(options.repeats + 1):
+        begun = time.perf_counter()
+        torch.manual_seed(3)
+        optimizer.zero_grad(set_to_none=True)
+        losses = losses_of()
+        sum(losses.values()).backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - begun)
+        if number == 0:
+            first = {name: loss.item() for name, loss in losses.items()}
+            gradients = {
+                name: weight.grad.norm().item()
+                for name, weight in model.named_parameters()
+                if weight.grad is not None
+            }
+    return {
+        "losses": first,
+        "gradients": gradients,
+        "seconds": seconds[1:],
+        "peak_gb": peak_mb() / 1024,
+    }
+
+
+def make_side(
+    side: str, row: str, weights: Path, images: ImageBatch, targets: list[Target]
+) -> tuple[nn.Module, Callable[[], dict[str, Tensor]]]:
+    """A detector in training, and what gives its losses of the images."""
+    if side == "torchvision":
+        with torch.no_grad():
+            single = single_head(images).train()
+        single.roi_heads.fg_bg_sampler.batch_size_per_image = SAMPLES
+        pictures = [pixels.contiguous().float() / 255 for pixels in images.pixels]
+        boxes = [{"boxes": each.boxes, "labels": each.labels + 1} for each in targets]
+        return single, lambda: single(pictures, boxes)
+    config = seeded_config(row)
+    if side == "ours":
+        model: Any = build_detector(config, CLASSES)
+    else:
+        model = PlainDetector(config, CLASSES)
+    model.load_state_dict(torch.load(weights, mmap=True))
+    model.train()
+    return model, lambda: model.losses(images, targets)
 
 
 if __name__ == "__main__":

@@ -2,65 +2,44 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from functools import partial
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from dhcli.config.schema import RESNETS
-
-LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
-    name: (Bottleneck if kind == "bottleneck" else BasicBlock, list(counts))
-    for name, (kind, counts) in RESNETS.items()
-}
+from dhcli.model.norm import conv_norm, norm_layer
 
 
-class FrozenBatchNorm(nn.Module):
-    """Batch norm as a fixed scale and shift; state-dict names of nn.BatchNorm2d.
-
-    y = (x − running_mean) / √(running_var + eps) · weight + bias
-
-    `affine_learns`: only the statistics are fixed, weight and bias learn (MMDetection).
-    """
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, eps: float = 1e-5, affine_learns: bool = False) -> None:
-        super().__init__()
-        self.eps = eps
-        for name, value in (("weight", torch.ones(channels)), ("bias", torch.zeros(channels))):
-            if affine_learns:
-                self.register_parameter(name, nn.Parameter(value))
-            else:
-                self.register_buffer(name, value)
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
+class _Basic(BasicBlock):  # type: ignore[misc]
+    """torchvision's, with norms taken into the convolutions."""
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return torch.addcmul(shift.to(x.dtype)[:, None, None], x, scale.to(x.dtype)[:, None, None])
+        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
+        out = conv_norm(self.conv2, self.bn2, out)
+        return F.relu_(out.add_(_shortcut(self, x)))
 
 
-def norm_layer(kind: str, eps: float = 1e-5) -> Callable[[int], nn.Module]:
-    """The norm named `kind`, to be called with a channel count: frozen_bn, eval_bn, bn or gn."""
-    if kind == "gn":
-        return group_norm
-    if kind == "bn":
-        return partial(nn.BatchNorm2d, eps=eps)
-    return partial(FrozenBatchNorm, eps=eps, affine_learns=kind == "eval_bn")
+class _Bottleneck(Bottleneck):  # type: ignore[misc]
+    """torchvision's, with norms taken into the convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu_(conv_norm(self.conv1, self.bn1, x))
+        out = F.relu_(conv_norm(self.conv2, self.bn2, out))
+        out = conv_norm(self.conv3, self.bn3, out)
+        return F.relu_(out.add_(_shortcut(self, x)))
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm in 32 groups, or in fewer where 32 does not divide the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
+    if block.downsample is None:
+        return x
+    conv, norm = block.downsample
+    return conv_norm(conv, norm, x)
+
+
+LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
+    name: (_Bottleneck if kind == "bottleneck" else _Basic, list(counts))
+    for name, (kind, counts) in RESNETS.items()
+}
 
 
 class Backbone(ResNet):  # type: ignore[misc]
@@ -85,7 +64,7 @@ class Backbone(ResNet):  # type: ignore[misc]
         super().__init__(block, layers, norm_layer=norm_layer(norm, bn_epsilon))
         del self.fc, self.avgpool
         self.channels = [width * block.expansion for width in (64, 128, 256, 512)]
-        if stride_in_1x1 and block is Bottleneck:
+        if stride_in_1x1 and block is _Bottleneck:
             self._move_strides()
         stem = [self.conv1, self.bn1]
         parts = [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
@@ -95,7 +74,7 @@ class Backbone(ResNet):  # type: ignore[misc]
             module.requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(self.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        x = F.max_pool2d(F.relu_(conv_norm(self.conv1, self.bn1, x)), 3, stride=2, padding=1)
         levels = []
         for stage in self._stages:
             x = stage(x)

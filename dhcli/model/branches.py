@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhcli.model.init import init_normal
+from dhcli.model.norm import ConvNorms
 
 Norm = Callable[[int], nn.Module]
 
@@ -62,7 +63,7 @@ class ConvTrunk(nn.Sequential):
             if index < non_local:
                 blocks.append(NonLocalBlock(width, norm, groups, normalise))
             blocks.append(BottleneckBlock(width, norm))
-        super().__init__(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(*blocks, CellMean())
         self.width = width
 
 
@@ -76,11 +77,22 @@ class Res5Trunk(nn.Module):
     def __init__(self, layer4: nn.Sequential, width: int) -> None:
         super().__init__()
         self.layer4 = layer4
+        self.mean = CellMean()
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.layer4(x)
-        return features.mean(dim=(2, 3))
+        means: Tensor = self.mean(self.layer4(x))
+        return means
+
+
+class CellMean(nn.Module):
+    """The mean over the cells, (N, C, S, S) to (N, C).
+
+    Summed, then divided: so the gradient is divided once a channel, and not once a cell.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(dim=(2, 3)) / (x.shape[2] * x.shape[3])
 
 
 Trunk = FcTrunk | ConvTrunk | Res5Trunk
@@ -91,14 +103,14 @@ class WideningBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, norm: Norm) -> None:
         super().__init__()
-        self.main = nn.Sequential(
+        self.main = ConvNorms(
             _conv(channels, channels, 3),
             norm(channels),
             nn.ReLU(inplace=True),
             _conv(channels, width, 1),
             norm(width),
         )
-        self.shortcut = nn.Sequential(_conv(channels, width, 1), norm(width))
+        self.shortcut = ConvNorms(_conv(channels, width, 1), norm(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu_(self.main(x).add_(self.shortcut(x)))
@@ -110,7 +122,7 @@ class BottleneckBlock(nn.Module):
     def __init__(self, width: int, norm: Norm) -> None:
         super().__init__()
         inner = width // 4
-        self.main = nn.Sequential(
+        self.main = ConvNorms(
             _conv(width, inner, 1),
             norm(inner),
             nn.ReLU(inplace=True),
@@ -142,7 +154,7 @@ class NonLocalBlock(nn.Module):
         self.g = nn.Conv2d(width, inner, 1)
         last = nn.Conv2d(inner, width, 1)
         init_normal(last, std=0.0)
-        self.out = nn.Sequential(last, norm(width))
+        self.out = ConvNorms(last, norm(width))
         for conv in (self.theta, self.phi, self.g):
             init_normal(conv, std=0.01)
 

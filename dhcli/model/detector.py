@@ -61,9 +61,12 @@ class Detector(nn.Module):
         Every trainable parameter takes part, also where no image holds an object.
         """
         levels = self.extract(images)
-        proposed = self.rpn(levels)
+        with torch.no_grad():  # its losses look at a few anchors again
+            proposed = self.rpn(levels)
         proposals = self.rpn.propose(proposed, images.sizes, training=True)
-        return self.rpn.losses(proposed, targets) | self.head.losses(levels, proposals, targets)
+        return self.rpn.losses(levels, proposed, targets) | self.head.losses(
+            levels, proposals, targets
+        )
 
     def detect(self, images: ImageBatch) -> list[Detections]:
         """What is in each image, best first, in pixels of the original image."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dhcli.model.backbone import FrozenBatchNorm
+from dhcli.model.norm import FrozenBatchNorm
 
 
 def fold_norms(network: nn.Module) -> None:

@@ -15,10 +15,10 @@ from dhcli.config.read_out import ReadOut, own_read_out
 from dhcli.config.schema import FUSIONS, ConvBranch, FcBranch, predicts
 from dhcli.config.schema import AnyBranch as BranchConfig
 from dhcli.config.schema import Head as HeadConfig
-from dhcli.model.backbone import norm_layer
 from dhcli.model.branches import ConvTrunk, FcTrunk, Res5Trunk, Trunk, fuse_scores
 from dhcli.model.init import init_normal
 from dhcli.model.losses import classification_loss, regression_loss
+from dhcli.model.norm import norm_layer
 from dhcli.model.pool import Pool
 from dhcli.model.rpn import PLAIN
 from dhcli.ops.batch import Target

@@ -103,10 +103,16 @@ class Rpn(nn.Module):
         ]
         return _best_of_batch(kept, limit)
 
-    def losses(self, output: RpnOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """loss_rpn_cls and loss_rpn_reg, each divided by the number of sampled anchors."""
+    def losses(
+        self, levels: Sequence[Tensor], output: RpnOutput, targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """loss_rpn_cls and loss_rpn_reg, each divided by the number of sampled anchors.
+
+        Of what `forward` made of `levels`, only the anchors are read: the gradient comes from
+        `revisit`.
+        """
         config = self.config
-        chosen, is_object, deltas, goals = [], [], [], []
+        images, anchors, is_object, goals = [], [], [], []
         for index, target in enumerate(targets):
             matches = match_boxes(
                 output.anchors,
@@ -117,17 +123,43 @@ class Rpn(nn.Module):
                 best_for_each=True,
             )
             positive, negative = sample_matches(matches, config.samples, config.positive_fraction)
-            chosen.append(output.logits[index, torch.cat([positive, negative])])
+            anchors.append(torch.cat([positive, negative]))
+            images.append(torch.full_like(anchors[-1], index))
             is_object += [torch.ones_like(positive), torch.zeros_like(negative)]
-            deltas.append(output.deltas[index, positive])
             objects = target.boxes[matches[positive]]
             goals.append(encode_boxes(objects, output.anchors[positive], UNIT_STD))
-        logits, truth = torch.cat(chosen), torch.cat(is_object).float()
-        beta = config.smooth_l1_beta
+        chosen = torch.cat(images), torch.cat(anchors)
+        logits, deltas = self.revisit(levels, output.counts, *chosen)
+        truth, beta = torch.cat(is_object), config.smooth_l1_beta
+        deltas = deltas[truth > 0]
         return {
-            "loss_rpn_cls": objectness_loss(logits, truth),
-            "loss_rpn_reg": regression_loss(torch.cat(deltas), torch.cat(goals), beta, len(truth)),
+            "loss_rpn_cls": objectness_loss(logits, truth.float()),
+            "loss_rpn_reg": regression_loss(deltas, torch.cat(goals), beta, len(truth)),
         }
+
+    def revisit(
+        self, levels: Sequence[Tensor], counts: Sequence[int], images: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` says of some anchors: logits (n,), deltas (n, 4).
+
+        Only sampled anchors carry a loss, and what is said of one depends on 3 × 3 cells. So these
+        few are computed again with a gradient, instead of a gradient for every cell of the pyramid.
+
+        in   levels   (B, C, h, w) float each;  counts  anchors of each
+             images   (n,) int64;  anchors  (n,) int64, numbered level after level
+        """
+        per_cell, start = self.cells.shape[1], 0
+        order, patches = [], []
+        for level, count in zip(levels, counts, strict=True):
+            mine = torch.nonzero((anchors >= start) & (anchors < start + count)).flatten()
+            patches.append(_take_patches(level, images[mine], (anchors[mine] - start) // per_cell))
+            order.append(mine)
+            start += count
+        back = torch.argsort(torch.cat(order))
+        x = F.relu(F.conv2d(torch.cat(patches)[back], self.conv.weight, self.conv.bias))
+        ratio = (anchors % per_cell)[:, None]  # a level has whole cells of anchors
+        logits, deltas = self.cls(x).flatten(1), self.reg(x).flatten(1).unflatten(1, (-1, 4))
+        return logits.gather(1, ratio)[:, 0], deltas.take_along_dim(ratio[:, :, None], 1)[:, 0]
 
     def _best_of_levels(self, output: RpnOutput, limit: int) -> tuple[Tensor, Tensor]:
         """Anchor numbers (B, n) of each level's best, and the level (n,) of each column."""
@@ -150,6 +182,20 @@ class Rpn(nn.Module):
             keep = keep[_rank_in_group(groups[keep]) < self.config.level_proposals]
         keep = keep[:limit]
         return boxes[keep], scores[keep]
+
+
+def _take_patches(level: Tensor, images: Tensor, cells: Tensor) -> Tensor:
+    """The 3 × 3 cells around some `cells` (n,) of a map (B, C, h, w), 0 outside: (n, C, 3, 3)."""
+    height, width = level.shape[2:]
+    near = torch.arange(-1, 2, device=cells.device)
+    rows = (cells // width)[:, None, None] + near[:, None]  # (n, 3, 1)
+    columns = (cells % width)[:, None, None] + near  # (n, 1, 3)
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)  # (n, 3, 3)
+    rows = rows.clamp(0, height - 1) + images[:, None, None] * height
+    index = rows * width + columns.clamp(0, width - 1)
+    vectors = level.permute(0, 2, 3, 1).flatten(0, 2)  # (B·h·w, C), a view in channels_last
+    patches = vectors.index_select(0, index.flatten()).view(*index.shape, -1)
+    return (patches * inside[..., None]).permute(0, 3, 1, 2)
 
 
 def _rank_in_group(groups: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dhcli.model.backbone import Backbone, norm_layer
+from dhcli.model.backbone import Backbone
+from dhcli.model.norm import norm_layer
 
 
 def test_frozen_norms_are_batch_norm_in_eval_mode_without_its_epsilon_if_told() -> None:

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from dhcli.model.backbone import norm_layer
 from dhcli.model.branches import (
     BottleneckBlock,
+    CellMean,
     ConvTrunk,
     FcTrunk,
     NonLocalBlock,
     WideningBlock,
     fuse_scores,
 )
+from dhcli.model.norm import norm_layer
 
 BN = norm_layer("bn")
 MEBI = 2**20
@@ -59,7 +60,7 @@ def test_a_non_local_block_stands_before_each_of_the_first_bottlenecks() -> None
     kinds = [type(block) for block in ConvTrunk(32, BN, width=64, residual=3, non_local=1)]
 
     blocks = [WideningBlock, NonLocalBlock, BottleneckBlock, BottleneckBlock]
-    assert kinds == [*blocks, nn.AdaptiveAvgPool2d, nn.Flatten]
+    assert kinds == [*blocks, CellMean]
 
 
 @pytest.mark.parametrize("normalise", ["count", "softmax"])

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from dhcli.config.schema import Config
-from dhcli.model.backbone import Backbone, FrozenBatchNorm
+from dhcli.model.backbone import Backbone
 from dhcli.model.branches import ConvTrunk
 from dhcli.model.build import build_detector
 from dhcli.model.fold import fold_norms
+from dhcli.model.norm import FrozenBatchNorm
 from dhcli.ops.batch import ImageBatch
 
 

@@ -80,11 +80,40 @@ def test_proposals_of_a_batch_share_one_limit_when_told() -> None:
     assert sum(map(len, proposals)) == 30
 
 
+def test_a_few_anchors_seen_again_are_those_of_the_whole_map() -> None:
+    rpn = make_rpn()
+    levels = [level.requires_grad_() for level in pyramid()]
+    output = rpn(levels)
+    corners = torch.tensor(output.counts).cumsum(0) - 1  # the last of each level, on its border
+    rows = torch.cat([torch.randperm(len(output.anchors))[:60], corners, torch.tensor([0])])
+    images = torch.arange(len(rows)) % 2
+    weights = [*levels, *(rpn.get_parameter(f"{name}.weight") for name in ("conv", "cls", "reg"))]
+    weights += [rpn.conv.bias, rpn.cls.bias, rpn.reg.bias]
+
+    logits, deltas = rpn.revisit(levels, output.counts, images, rows)
+
+    plain = output.logits[images, rows], output.deltas[images, rows]
+    assert torch.allclose(logits, plain[0], atol=1e-5)
+    assert torch.allclose(deltas, plain[1], atol=1e-5)
+    found, expected = (
+        torch.autograd.grad(one.sin().sum() + other.sin().sum(), weights)
+        for one, other in ((logits, deltas), plain)
+    )
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4)
+
+
 def output_of(
     logits: list[float], deltas: list[list[float]], anchors: list[list[float]]
 ) -> RpnOutput:
     parts = torch.tensor([logits]), torch.tensor([deltas]), torch.tensor(anchors)
     return RpnOutput(*parts, counts=[len(logits)])
+
+
+def losses_of(rpn: Rpn, output: RpnOutput, target: Target) -> dict[str, torch.Tensor]:
+    """Losses where the RPN says `output` of its one image."""
+    rpn.revisit = lambda _, __, *at: (output.logits[at], output.deltas[at])
+    return rpn.losses([], output, [target])
 
 
 def test_losses_by_hand() -> None:
@@ -93,7 +122,7 @@ def test_losses_by_hand() -> None:
     output = output_of([0.0, 0.0, 0.0], [[0.0] * 4, [9.0] * 4, [9.0] * 4], anchors)
     target = Target(torch.tensor([[5.0, 0.0, 15.0, 10.0]]), torch.tensor([0]), NONE)
 
-    losses = make_rpn(smooth_l1_beta=0.0).losses(output, [target])
+    losses = losses_of(make_rpn(smooth_l1_beta=0.0), output, target)
 
     assert losses["loss_rpn_cls"].item() == pytest.approx(0.6931, abs=1e-4)  # ln 2, the mean
     assert losses["loss_rpn_reg"].item() == pytest.approx(0.5 / 3)  # |dx| = 0.5, over 3 anchors
@@ -105,8 +134,8 @@ def test_anchors_in_an_ignored_region_carry_no_loss() -> None:
     boxes, labels = torch.tensor([[0.0, 0.0, 10.0, 10.0]]), torch.tensor([0])
     region = torch.tensor([[45.0, 0.0, 80.0, 20.0]])
 
-    taught = make_rpn().losses(output, [Target(boxes, labels, NONE)])
-    spared = make_rpn().losses(output, [Target(boxes, labels, region)])
+    taught = losses_of(make_rpn(), output, Target(boxes, labels, NONE))
+    spared = losses_of(make_rpn(), output, Target(boxes, labels, region))
 
     assert taught["loss_rpn_cls"] > 10
     assert spared["loss_rpn_cls"].item() == pytest.approx(0.6931, abs=1e-4)

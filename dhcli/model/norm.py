@@ -1,0 +1,126 @@
+"""Norms, and convolutions that take theirs in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm as a fixed scale and shift; state-dict names of nn.BatchNorm2d.
+
+    y = (x − running_mean) / √(running_var + eps) · weight + bias
+
+    `affine_learns`: only the statistics are fixed, weight and bias learn (MMDetection).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5, affine_learns: bool = False) -> None:
+        super().__init__()
+        self.eps = eps
+        for name, value in (("weight", torch.ones(channels)), ("bias", torch.zeros(channels))):
+            if affine_learns:
+                self.register_parameter(name, nn.Parameter(value))
+            else:
+                self.register_buffer(name, value)
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = (part.to(x.dtype)[:, None, None] for part in self.affine())
+        return torch.addcmul(shift, x, scale)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """The scale and the shift of each channel."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
+def norm_layer(kind: str, eps: float = 1e-5) -> Callable[[int], nn.Module]:
+    """The norm named `kind`, to be called with a channel count: frozen_bn, eval_bn, bn or gn."""
+    if kind == "gn":
+        return group_norm
+    if kind == "bn":
+        return partial(nn.BatchNorm2d, eps=eps)
+    return partial(FrozenBatchNorm, eps=eps, affine_learns=kind == "eval_bn")
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm in 32 groups, or in fewer where 32 does not divide the channels."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+class ConvNorms(nn.Sequential):
+    """Layers in turn, each convolution together with the norm that follows it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = iter(self)
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                x = conv_norm(layer, next(layers), x)
+            else:
+                x = layer(x)
+        return x
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(conv(x)); as one convolution where the norm's scale and shift can be had beforehand.
+
+    A scale and a shift of a convolution is a convolution: the scale times its weights, and a bias.
+    So a pass over the output is saved, and in training its copy for the norm's gradient.
+    """
+    if isinstance(norm, FrozenBatchNorm):
+        scale, shift = norm.affine()
+    elif isinstance(norm, nn.BatchNorm2d) and _statistics_are_cheap(conv, norm, x):
+        scale, shift = _batch_affine(conv, norm, x)
+    else:
+        y: Tensor = norm(conv(x))
+        return y
+    bias = shift if conv.bias is None else shift + scale * conv.bias
+    weight = conv.weight * scale[:, None, None, None]
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _statistics_are_cheap(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> bool:
+    """Whether training on a CPU gains by `_batch_affine`: a 1×1 that widens, in full float32."""
+    plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
+    widens = conv.out_channels >= 2 * conv.in_channels
+    exact = x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return norm.training and plain and widens and exact
+
+
+def _batch_affine(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Batch norm's scale and shift of the channels of conv(x), a 1×1, without computing conv(x).
+
+    Of inputs with mean m and covariance C, the outputs W x + b have mean W m + b and variances
+    diag(W C Wᵀ). Running statistics move as in nn.BatchNorm2d.
+    """
+    cells = x.permute(0, 2, 3, 1).flatten(0, 2)  # (N·h·w, C), a view in channels_last
+    weight, count = conv.weight.flatten(1), len(cells)
+    centre = cells.sum(0) / count
+    # Variances read W C Wᵀ, whose gradient is symmetric: both factors of XᵀX have the same one
+    products = cells.detach().T @ cells
+    covariance = (2 * products - products.detach()) / count - torch.outer(centre, centre)
+    mean = weight @ centre if conv.bias is None else weight @ centre + conv.bias
+    variance = ((weight @ covariance) * weight).sum(1).clamp(min=0)
+    _move_statistics(norm, mean.detach(), variance.detach() * count / max(count - 1, 1))
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return scale, norm.bias - mean * scale
+
+
+def _move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+    assert norm.momentum is not None
+    for running, value in ((norm.running_mean, mean), (norm.running_var, variance)):
+        assert running is not None
+        running.lerp_(value, norm.momentum)
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)

@@ -1,0 +1,60 @@
+"""Norms taken into convolutions: the numbers, gradients and statistics of one after the other."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dhcli.model.norm import conv_norm, norm_layer
+
+
+def make_pair(kind: str, inputs: int, size: int, bias: bool) -> tuple[nn.Conv2d, nn.Module]:
+    conv = nn.Conv2d(inputs, 16, size, stride=2 if size == 3 else 1, padding=size // 2, bias=bias)
+    norm = norm_layer(kind)(16)
+    for name in ("weight", "bias", "running_mean"):
+        if isinstance(getattr(norm, name, None), Tensor):
+            nn.init.normal_(getattr(norm, name), mean=0.5, std=0.3)
+    return conv, norm
+
+
+@pytest.mark.parametrize("kind", ["frozen_bn", "eval_bn", "bn", "gn"])
+@pytest.mark.parametrize(("inputs", "size"), [(4, 1), (8, 3), (16, 1)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_norm_taken_in_is_the_norm_of_the_convolution(
+    kind: str, inputs: int, size: int, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    conv, norm = make_pair(kind, inputs, size, bias)
+    plain_conv, plain_norm = copy.deepcopy((conv, norm))
+    x = (torch.randn(6, inputs, 7, 7) * 2 + 3).to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    again = x.detach().clone().requires_grad_()
+
+    y, expected = conv_norm(conv, norm, x), plain_norm(plain_conv(again))
+
+    assert torch.allclose(y, expected, atol=1e-4)
+    for out in (y, expected):
+        out.sin().sum().backward()
+    assert torch.allclose(x.grad, again.grad, atol=1e-4)
+    learnt = zip([conv, norm], [plain_conv, plain_norm], strict=True)
+    for mine, theirs in learnt:
+        for name, weight in mine.named_parameters():
+            wanted = theirs.get_parameter(name).grad
+            assert torch.allclose(weight.grad, wanted, atol=1e-4 * (1 + wanted.abs().max()))
+        for name, value in mine.named_buffers():
+            assert torch.allclose(value, theirs.get_buffer(name), atol=1e-4)
+
+
+def test_statistics_of_a_far_off_mean_keep_their_digits() -> None:
+    """A mean of 30 deviations, further off than activations are."""
+    torch.manual_seed(0)
+    conv, norm = make_pair("bn", 8, 1, bias=False)
+    plain_conv, plain_norm = copy.deepcopy((conv, norm)).__iter__()
+    x = torch.randn(64, 8, 7, 7) + 30
+
+    y, expected = conv_norm(conv, norm, x), plain_norm.double()(plain_conv.double()(x.double()))
+
+    assert (y - expected).abs().max() < 5e-3
