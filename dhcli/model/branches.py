@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhcli.model.init import init_normal
-from dhcli.model.norm import ConvNorms
+from dhcli.model.norm import ConvNorms, take_rows
 
 Norm = Callable[[int], nn.Module]
 
@@ -42,8 +42,10 @@ class ConvTrunk(nn.Sequential):
 
     A widening block, then bottlenecks, the first `non_local` of them after a non-local block each.
 
-    in   (N, C, S, S) float
-    out  (N, width) float
+    in   x     (N, C, S, S) float
+         rows  (n,) int64, those that are wanted; the others only count in the norms' statistics,
+               so that the last block's widest layer need not run on them. None: all
+    out  (N or n, width) float
     """
 
     width: int
@@ -65,6 +67,13 @@ class ConvTrunk(nn.Sequential):
             blocks.append(BottleneckBlock(width, norm))
         super().__init__(*blocks, CellMean())
         self.width = width
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        *blocks, last, mean = self
+        for block in blocks:
+            x = block(x)
+        means: Tensor = mean(last(x, rows))
+        return means
 
 
 class Res5Trunk(nn.Module):
@@ -112,8 +121,8 @@ class WideningBlock(nn.Module):
         )
         self.shortcut = ConvNorms(_conv(channels, width, 1), norm(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(self.main(x).add_(self.shortcut(x)))
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        return F.relu_(self.main(x, rows).add_(self.shortcut(x, rows)))
 
 
 class BottleneckBlock(nn.Module):
@@ -133,8 +142,8 @@ class BottleneckBlock(nn.Module):
             norm(width),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(self.main(x).add_(x))
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        return F.relu_(self.main(x, rows).add_(take_rows(x, rows)))
 
 
 class NonLocalBlock(nn.Module):

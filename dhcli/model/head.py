@@ -71,7 +71,8 @@ class Scored(NamedTuple):
 class Branch(nn.Module):
     """A trunk and up to two predictors, `cls` and `reg`; a predictor of weight 0 is not there.
 
-    in   (N, C, S, S) float pooled RoIs
+    in   pooled  (N, C, S, S) float pooled RoIs
+         rows    (n,) int64, those that are wanted, of a conv branch; None: all
     out  BranchOutput
     """
 
@@ -84,8 +85,8 @@ class Branch(nn.Module):
         self.cls = _predictor(self, "cls", classes + 1, std=0.01)
         self.reg = _predictor(self, "reg", boxes * 4, std=0.001)
 
-    def forward(self, pooled: Tensor) -> BranchOutput:
-        x = self.trunk(pooled)  # (N, D)
+    def forward(self, pooled: Tensor, rows: Tensor | None = None) -> BranchOutput:
+        x = self.trunk(pooled) if rows is None else self.trunk(pooled, rows)  # (N, D)
         logits = self.cls(x) if self.cls is not None else None
         if self.reg is None:
             return BranchOutput(logits, None)
@@ -101,6 +102,11 @@ class Branch(nn.Module):
             return "it classifies"
         norms = (isinstance(m, nn.BatchNorm2d) and m.training for m in self.trunk.modules())
         return "its batch norm depends on the others (norm: gn does not)" if any(norms) else None
+
+    @property
+    def reads_objects(self) -> bool:
+        """Whether the loss reads nothing but objects, and the trunk can leave the others out."""
+        return self.cls is None and isinstance(self.trunk, ConvTrunk)
 
     def weight(self, task: str) -> float:
         """ω times λ or 1 − λ: the weight of the branch's loss for `task` (Eq. 1, 2, 3)."""
@@ -132,12 +138,17 @@ class Head(nn.Module):
         self.read_out = own_read_out(config)
 
     def run(
-        self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
+        self,
+        name: str,
+        levels: Sequence[Tensor],
+        boxes: Tensor,
+        images: Tensor,
+        rows: Tensor | None = None,
     ) -> BranchOutput:
-        """What the branch `name` says of `boxes` (N, 4) in images (N,)."""
+        """What the branch `name` says of `boxes` (N, 4) in images (N,), or of `rows` of them."""
         branch = self.branch(name)
         pooled = self.pool(levels, boxes, images, branch.config.roi_scale)
-        output: BranchOutput = branch(pooled.contiguous(memory_format=torch.channels_last))
+        output: BranchOutput = branch(pooled.contiguous(memory_format=torch.channels_last), rows)
         return output
 
     def branch(self, name: str) -> Branch:
@@ -152,12 +163,14 @@ class Head(nn.Module):
         """loss_<branch>_cls and loss_<branch>_reg, weighted by ω and λ."""
         rois = self.sample(proposals, targets)
         goals = encode_boxes(rois.goals, rois.boxes, self.config.box_std)
-        losses = {}
+        objects, losses = _objects(rois.classes), {}
         for name in self.branches:
             branch = self.branch(name)
-            rows = slice(None) if branch.needs_all is not None else _objects(rois.classes)
+            seen = slice(None) if branch.needs_all is not None else objects
+            rows = objects if branch.reads_objects else seen
+            read = None if rows is seen else objects
+            output = self.run(name, levels, rois.boxes[seen], rois.images[seen], read)
             classes = rois.classes[rows]
-            output = self.run(name, levels, rois.boxes[rows], rois.images[rows])
             if output.logits is not None:
                 loss = classification_loss(output.logits, classes)
                 losses[f"loss_{name}_cls"] = loss * branch.weight("cls")

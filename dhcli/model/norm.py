@@ -60,34 +60,41 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class ConvNorms(nn.Sequential):
-    """Layers in turn, each convolution together with the norm that follows it."""
+    """Layers in turn, each convolution together with the norm after it; they end with such a pair.
 
-    def forward(self, x: Tensor) -> Tensor:
-        layers = iter(self)
+    in   x (N, C, h, w);  rows as of `conv_norm`
+    """
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        *first, conv, norm = self
+        layers = iter(first)
         for layer in layers:
-            if isinstance(layer, nn.Conv2d):
-                x = conv_norm(layer, next(layers), x)
-            else:
-                x = layer(x)
-        return x
+            x = conv_norm(layer, next(layers), x) if isinstance(layer, nn.Conv2d) else layer(x)
+        assert isinstance(conv, nn.Conv2d)
+        return conv_norm(conv, norm, x, rows)
 
 
-def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, rows: Tensor | None = None) -> Tensor:
     """norm(conv(x)); as one convolution where the norm's scale and shift can be had beforehand.
 
     A scale and a shift of a convolution is a convolution: the scale times its weights, and a bias.
-    So a pass over the output is saved, and in training its copy for the norm's gradient.
+    So a pass over the output is saved, and in training its copy for the norm's gradient. With
+    `rows` (n,), only theirs are given; the others of x (N, C, h, w) count in the statistics.
     """
     if isinstance(norm, FrozenBatchNorm):
         scale, shift = norm.affine()
     elif isinstance(norm, nn.BatchNorm2d) and _statistics_are_cheap(conv, norm, x):
         scale, shift = _batch_affine(conv, norm, x)
     else:
-        y: Tensor = norm(conv(x))
-        return y
+        return take_rows(norm(conv(x)), rows)
     bias = shift if conv.bias is None else shift + scale * conv.bias
-    weight = conv.weight * scale[:, None, None, None]
+    weight, x = conv.weight * scale[:, None, None, None], take_rows(x, rows)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def take_rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    """`rows` (n,) of x (N, C, h, w), or all; channels_last, and so is the gradient."""
+    return x if rows is None else x.permute(0, 2, 3, 1)[rows].permute(0, 3, 1, 2)
 
 
 def _statistics_are_cheap(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> bool:

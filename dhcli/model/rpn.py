@@ -194,7 +194,7 @@ def _take_patches(level: Tensor, images: Tensor, cells: Tensor) -> Tensor:
     rows = rows.clamp(0, height - 1) + images[:, None, None] * height
     index = rows * width + columns.clamp(0, width - 1)
     vectors = level.permute(0, 2, 3, 1).flatten(0, 2)  # (B·h·w, C), a view in channels_last
-    patches = vectors.index_select(0, index.flatten()).view(*index.shape, -1)
+    patches = vectors.index_select(0, index.flatten()).view(*index.shape, level.shape[1])
     return (patches * inside[..., None]).permute(0, 3, 1, 2)
 
 

@@ -103,6 +103,16 @@ def test_a_few_anchors_seen_again_are_those_of_the_whole_map() -> None:
         assert torch.allclose(mine, theirs, atol=1e-4)
 
 
+def test_a_level_may_have_none_of_the_anchors_that_are_seen_again() -> None:
+    rpn, levels = make_rpn(), pyramid()
+    output = rpn(levels)
+
+    logits, deltas = rpn.revisit(levels, output.counts, torch.tensor([0]), torch.tensor([7]))
+
+    assert torch.allclose(logits, output.logits[0, [7]], atol=1e-5)
+    assert deltas.shape == (1, 4)
+
+
 def output_of(
     logits: list[float], deltas: list[list[float]], anchors: list[list[float]]
 ) -> RpnOutput:
