@@ -5,7 +5,8 @@
 Each job runs in a process of its own, ours and the peer's in turn; medians and ratios are added to
 `benchmarks/results/data.csv`. Memory is the growth of the process's peak.
 Datumaro pins older libraries: it lives in an environment of its own, and without `--datumaro` its
-rows are left out. Images are links to one file: nothing here depends on what they show.
+rows are left out. Images are links to one file, as nothing here depends on what they show; those
+that `dh check` looks at, for copies too, are files of their own.
 """
 
 from __future__ import annotations
@@ -134,6 +135,20 @@ def link_images(folder: Path, images: int) -> None:
         (folder / f"{image:012d}.jpg").hardlink_to(first)
 
 
+def draw_photos(folder: Path, images: int) -> None:
+    """JPEGs of 20 KB, told apart by a comment before their end."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 255, (15, 20, 3), dtype=np.uint8)
+    first = folder / f"{0:012d}.jpg"
+    Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(first)
+    photo = first.read_bytes()
+    for image in range(images):
+        comment = b"\xff\xfe\x00\x0e%012d" % image
+        (folder / f"{image:012d}.jpg").write_bytes(photo[:-2] + comment + photo[-2:])
+
+
 # Jobs. What they import is loaded before the clock starts.
 
 
@@ -163,9 +178,24 @@ def convert_datumaro(source: Path, target: Path, of: str, to: str) -> Callable[[
     return lambda: Dataset.import_from(str(source), of).export(str(target), to, save_media=False)
 
 
+def check_ours(source: Path, _: Path) -> Callable[[], Any]:
+    import_module("dhcli.cli.check")
+    from dhcli.cli import app
+
+    def check() -> None:
+        try:
+            app(["check", str(source)])
+        except SystemExit as end:
+            if end.code:
+                raise
+
+    return check
+
+
 JOBS: dict[str, Callable[[Path, Path], Callable[[], Any]]] = {
     "read ours": read_ours,
     "read pycocotools": read_pycocotools,
+    "check ours": check_ours,
     "to yolo ours": lambda source, target: convert_ours(source, target, "yolo"),
     "to yolo datumaro": lambda source, target: convert_datumaro(
         source, target, "coco_instances", "yolo"
@@ -223,6 +253,13 @@ def measure(options: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]
         ours, peer = in_turn(source, jobs, options.rounds)
         yield _row("read COCO with polygons", options.images, ours, "pycocotools", peer)
         shutil.rmtree(work / "coco")
+    if "check" in options.rows:
+        source = work / "check"
+        draw_coco(source, options.images)
+        draw_photos(source / "images" / "train", options.images)
+        (ours,) = in_turn(source, {"check ours": sys.executable}, options.rounds)
+        yield _row("dh check, COCO with polygons", options.images, ours)
+        shutil.rmtree(source)
     if "voc" in options.rows:
         source = draw_voc(work / "voc", options.images)
         (ours,) = in_turn(source, {"read ours": sys.executable}, options.rounds)
@@ -278,7 +315,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rows", nargs="+", default=["coco", "voc", "convert", "scale"])
+    parser.add_argument("--rows", nargs="+", default=["coco", "check", "voc", "convert", "scale"])
     parser.add_argument("--images", type=int, default=118_000)
     parser.add_argument("--convert-images", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
