@@ -36,9 +36,8 @@ from dhcli.data.formats.files import fill_sizes
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import begins_as
-from dhcli.data.formats.placing import Holds, Placing
+from dhcli.data.formats.placing import Holds, Placing, writing
 from dhcli.data.ids import sound_ids
-from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
 
 LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
@@ -47,7 +46,7 @@ HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)))
 _MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
 _HEAD = 1 << 12
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_BLOCK = 1 << 13
+_BLOCK = 1 << 9
 """Annotations that are written at a time."""
 _ENCODER = msgspec.json.Encoder()
 
@@ -210,7 +209,7 @@ def _annotations(table: DetectionTable) -> Iterator[str]:
     if isinstance(texts, Strings):
         says_more |= texts.stops > texts.starts
     columns = _columns(table)
-    for start in track(range(0, len(flags), _BLOCK), "annotations written"):
+    for start in writing(range(0, len(flags), _BLOCK)):
         rows: list[Any] = list(map(_Plain, *(c[start : start + _BLOCK].tolist() for c in columns)))
         odd = start + np.flatnonzero(says_more[start : start + _BLOCK])
         of_odd = texts[odd] if isinstance(texts, Strings) else [""] * len(odd)

@@ -19,7 +19,7 @@ from dhcli.data.formats.columns import Columns, class_of, number_of
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import JsonText, begins_as
-from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "*.json, a list of images with annotations (CreateML)"
@@ -89,7 +89,7 @@ def write_createml(table: DetectionTable, placing: Placing) -> None:
     for folder in dict.fromkeys(folders):
         rows = (
             json.dumps({"image": name, "annotations": list(_annotations(table, image))})
-            for image, name in enumerate(placing.names)
+            for image, name in enumerate(writing(placing.names))
             if folders[image] == folder
         )
         lines = (f",\n{row}" if index else f"[\n{row}" for index, row in enumerate(rows))

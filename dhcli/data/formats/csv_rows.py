@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dhcli.data.formats.files import read_head, read_text
+from dhcli.data.progress import Progress
 from dhcli.errors import DataError
 
 _TO_STRIP = re.compile(r"[^a-z0-9]")
@@ -38,8 +39,10 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         (c for c in "\t;" if head.count(c) >= 3 or (c in head and "," not in head)), ","
     )
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    progress = Progress(path.name, text.count("\n"))
     try:
         for row in rows:
+            progress.reached(rows.line_num)
             fields = [field.strip() for field in row]
             if any(fields):
                 yield rows.line_num, fields

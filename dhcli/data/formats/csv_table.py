@@ -33,7 +33,7 @@ from dhcli.data.formats.csv_rows import as_row, find_column, first_row, header_o
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.openimages import sniff_openimages
-from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of
+from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.table import ANY_CLASS, OWN_COLUMN, DetectionTable, Flag, Strings
 from dhcli.errors import DataError
 
@@ -207,7 +207,11 @@ def write_csv(table: DetectionTable, placing: Placing) -> None:
     header = as_row((*_WRITTEN, *marks, *score, *own))
     for split, images in placing.parts().items():
         name = f"{split}_labels.csv" if split else "labels.csv"
-        lines = (line for image in images.tolist() for line in _lines(table, image, placing, marks))
+        lines = (
+            line
+            for image in writing(images.tolist())
+            for line in _lines(table, image, placing, marks)
+        )
         placing.write_lines(name, [header, *lines])
 
 

@@ -44,7 +44,7 @@ from dhcli.data.formats.files import (
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, oddity
-from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of
+from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.formats.xml_text import escape_xml, parse_xml
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -245,7 +245,7 @@ def _document(table: DetectionTable, placing: Placing) -> Iterator[str]:
     yield '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
     yield from _labels(table)
     subsets = placing.split_of_images()
-    for image, (name, subset) in enumerate(zip(placing.names, subsets, strict=True)):
+    for image, (name, subset) in enumerate(zip(writing(placing.names), subsets, strict=True)):
         width, height = table.sizes[image].tolist()
         split = f" subset={_attribute(subset)}" if subset else ""
         size = f'width="{width}" height="{height}"'

@@ -33,7 +33,7 @@ from dhcli.data.formats.files import stem_of
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as
-from dhcli.data.formats.placing import Holds, Placing, rows_of, track_of
+from dhcli.data.formats.placing import Holds, Placing, rows_of, track_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "annotations/*.json with categories and items (Datumaro)"
@@ -157,7 +157,7 @@ def _document(table: DetectionTable, placing: Placing, images: Sequence[int]) ->
     number = {name: index for index, name in enumerate(names)}
     categories = {"label": {"labels": labels, "attributes": []}}
     yield f'{{\n"info": {{}},\n"categories": {json.dumps(categories)},\n"items": ['
-    for index, image in enumerate(images):
+    for index, image in enumerate(writing(images)):
         width, height = table.sizes[image].tolist()
         told = {
             "id": stem_of(placing.names[image]),

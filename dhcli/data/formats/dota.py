@@ -28,7 +28,7 @@ from dhcli.data.formats.files import (
     stem_of,
 )
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of
+from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -150,7 +150,7 @@ def write_dota(table: DetectionTable, placing: Placing) -> None:
     spaced = sum(name != _word(name) for name in table.classes)
     if spaced:
         placing.lost.append(f"spaces in {spaced} class names: written as `-`")
-    for image, (base, name) in enumerate(zip(bases, placing.names, strict=True)):
+    for image, (base, name) in enumerate(zip(bases, writing(placing.names), strict=True)):
         placing.write(f"{base}{_LABELS}/{stem_of(name)}.txt", "".join(_lines(table, image)))
 
 

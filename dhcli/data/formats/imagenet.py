@@ -26,7 +26,7 @@ from dhcli.data.formats.files import (
     stem_of,
 )
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Placing
+from dhcli.data.formats.placing import Placing, writing
 from dhcli.data.table import DetectionTable
 
 LOOKS_FOR = "Annotations/…/n01440764/*.xml (ImageNet)"
@@ -81,7 +81,7 @@ def write_imagenet(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as Data/DET and Annotations/DET, a folder a split."""
     folders = [f"DET/{split or _REST}" for split in placing.split_of_images()]
     placing.place([f"Data/{folder}" for folder in folders])
-    for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
+    for image, (folder, name) in enumerate(zip(folders, writing(placing.names), strict=True)):
         text = voc.xml_of(table, image, name, folder)
         placing.write(f"Annotations/{folder}/{stem_of(name)}.xml", text)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.data.formats.files import read_head, read_text
+from dhcli.data.progress import Progress
 from dhcli.errors import DataError
 
 Take = Callable[[Any, int, int], None]
@@ -46,6 +47,7 @@ class JsonText:
         self.start = self._skip(0)
         """Where the document begins."""
         self._counted = (1, 0)
+        self._progress = Progress(path.name, len(self.text))
 
     def begins_with(self, character: str) -> bool:
         """Whether the document is an object ("{") or an array ("[")."""
@@ -79,6 +81,7 @@ class JsonText:
             position = self._expect(":", self._skip(end))
             value, end = self._value(position)
             take(value, position, end)
+            self._progress.reached(end)
             position = self._next(end, "}")
         if start is None:
             self._finish(position)
@@ -90,6 +93,7 @@ class JsonText:
         while not self.text.startswith("]", position):
             value, end = self._value(position)
             take(value, position, end)
+            self._progress.reached(end)
             position = self._next(end, "]")
         if start is None:
             self._finish(position)

@@ -34,7 +34,7 @@ from dhcli.data.formats.files import (
     stem_of,
 )
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal
+from dhcli.data.formats.placing import Holds, Placing, decimal, writing
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -194,7 +194,7 @@ def write_kitti(table: DetectionTable, placing: Placing) -> None:
     spaced = [name for name in table.classes if name != _type_of(name)]
     if spaced:
         placing.lost.append(f"spaces in {len(spaced)} class names: written as `_`")
-    for image, name in enumerate(placing.names):
+    for image, name in enumerate(writing(placing.names)):
         lines = kitti_lines(table, image)
         placing.write(f"training/{_LABELS}/{stem_of(name)}.txt", "".join(f"{x}\n" for x in lines))
     for split, images in table.splits.items():

@@ -41,7 +41,7 @@ from dhcli.data.formats.files import (
 )
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import JsonText, begins_as
-from dhcli.data.formats.placing import Holds, Placing, rows_of
+from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
@@ -165,7 +165,7 @@ def write_labelme(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as images with their JSON files beside them, a folder a split."""
     folders = [split or "." for split in placing.split_of_images()]
     placing.place(folders)
-    for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
+    for image, (folder, name) in enumerate(zip(folders, writing(placing.names), strict=True)):
         width, height = table.sizes[image].tolist()
         told = {
             "version": "5.2.1",

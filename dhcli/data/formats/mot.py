@@ -33,7 +33,7 @@ from dhcli.data.formats.files import (
     split_name,
 )
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of
+from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -209,7 +209,7 @@ def write_mot(table: DetectionTable, placing: Placing) -> None:
         images = [image for image, own in enumerate(homes) if own == home]
         placing.write(f"{home}/{_INFO}", _info(table, home, images, suffixes[images[0]]))
         placing.write(f"{home}/{_NAMES}", "".join(f"{name}\n" for name in _class_names(table)))
-        lines = (line for image in images for line in _lines(table, image, frames[image]))
+        lines = (line for image in writing(images) for line in _lines(table, image, frames[image]))
         placing.write_lines(f"{home}/{_TRUTH}", lines)
 
 

@@ -23,7 +23,7 @@ from dhcli.data.formats.csv_rows import as_row, first_row, header_of, read_rows
 from dhcli.data.formats.files import list_files, stem_of
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of
+from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -151,7 +151,9 @@ def write_openimages(table: DetectionTable, placing: Placing) -> None:
     placing.write_lines("class-descriptions-boxable.csv", classes)
     for split, images in placing.parts().items():
         name = f"{split}-annotations-bbox.csv" if split else "annotations-bbox.csv"
-        lines = (line for image in images.tolist() for line in _lines(table, image, placing))
+        lines = (
+            line for image in writing(images.tolist()) for line in _lines(table, image, placing)
+        )
         placing.write_lines(name, [as_row(_HEADER), *lines])
 
 

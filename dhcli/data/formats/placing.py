@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ _COLUMNS = {
 _UNKNOWN = (0, -1, -10, -1000)
 """What KITTI says where it does not know."""
 ALL_MARKS = Flag.DIFFICULT | Flag.TRUNCATED | Flag.OCCLUDED
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,11 @@ class Placing:
             Path(parent).mkdir(parents=True, exist_ok=True)
             self._made.add(parent)
         return path
+
+
+def writing(items: Sequence[T]) -> Iterator[T]:
+    """The `items`, telling how far their writing has come."""
+    return track(items, "annotations written")
 
 
 class Row(NamedTuple):

@@ -17,7 +17,7 @@ from dhcli.data.formats.csv_rows import as_row, first_row, read_rows
 from dhcli.data.formats.files import list_files
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -92,7 +92,9 @@ def write_retinanet(table: DetectionTable, placing: Placing) -> None:
     placing.write_lines("classes.csv", classes)
     for split, images in placing.parts().items():
         name = f"{split}_annotations.csv" if split else "annotations.csv"
-        lines = (line for image in images.tolist() for line in _lines(table, image, placing))
+        lines = (
+            line for image in writing(images.tolist()) for line in _lines(table, image, placing)
+        )
         placing.write_lines(name, lines)
 
 

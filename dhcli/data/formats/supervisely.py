@@ -39,7 +39,7 @@ from dhcli.data.formats.files import (
 )
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
-from dhcli.data.formats.placing import Holds, Placing, rows_of
+from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
@@ -205,7 +205,7 @@ def write_supervisely(table: DetectionTable, placing: Placing) -> None:
     folders = [split or "dataset" for split in placing.split_of_images()]
     placing.place([f"{folder}/img" for folder in folders])
     placing.write(_META, json.dumps(_meta(table), ensure_ascii=False, indent=1))
-    for image, (folder, name) in enumerate(zip(folders, placing.names, strict=True)):
+    for image, (folder, name) in enumerate(zip(folders, writing(placing.names), strict=True)):
         width, height = table.sizes[image].tolist()
         told = {
             "description": "",

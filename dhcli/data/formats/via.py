@@ -34,7 +34,7 @@ from dhcli.data.formats.csv_rows import first_row, header_of, read_rows
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
-from dhcli.data.formats.placing import Holds, Placing, Row, rows_of
+from dhcli.data.formats.placing import Holds, Placing, Row, rows_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -209,7 +209,7 @@ def _document(
     attributes = {"region": region, "file": {}}
     yield f'{{\n"_via_settings": {json.dumps(settings)},\n"{_PROJECT}": {{'
     keys = []
-    for index, image in enumerate(images):
+    for index, image in enumerate(writing(images)):
         name = placing.names[image]
         size = _bytes_of(table.path(image))
         keys.append(f"{name}{size}")

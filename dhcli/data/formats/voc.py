@@ -38,7 +38,7 @@ from dhcli.data.formats.files import (
     stem_of,
 )
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal
+from dhcli.data.formats.placing import Holds, Placing, decimal, writing
 from dhcli.data.formats.xml_text import escape_xml, read_xml
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
@@ -355,7 +355,7 @@ def _to_zero_based(
 def write_voc(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as a VOC folder: JPEGImages, Annotations, and ImageSets/Main for its splits."""
     placing.place("JPEGImages")
-    for image, name in enumerate(placing.names):
+    for image, name in enumerate(writing(placing.names)):
         placing.write(f"Annotations/{stem_of(name)}.xml", xml_of(table, image, name))
     for split, images in table.splits.items():
         stems = (stem_of(placing.names[image]) for image in images.tolist())

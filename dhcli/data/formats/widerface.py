@@ -20,7 +20,7 @@ from dhcli.data.formats.columns import Columns, number_of
 from dhcli.data.formats.files import read_head, read_text
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of
+from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -134,7 +134,9 @@ def write_widerface(table: DetectionTable, placing: Placing) -> None:
         placing.lost.append(f"names of {len(used)} classes: all written as `{_FACE}`")
     for split in dict.fromkeys(splits):
         images = [image for image, own in enumerate(splits) if own == split]
-        lines = (line for image in images for line in _lines(table, image, placing.names[image]))
+        lines = (
+            line for image in writing(images) for line in _lines(table, image, placing.names[image])
+        )
         name = f"wider_face_{split}_{_NAME_END}" if split else f"wider_face_{_NAME_END}"
         placing.write_lines(f"wider_face_split/{name}", lines)
 

@@ -10,6 +10,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from dhcli.data.formats.files import decode, read_bytes
+from dhcli.data.progress import Progress
 from dhcli.errors import DataError
 
 Begin = Callable[[str, dict[str, str], int], None]
@@ -41,6 +42,8 @@ def parse_xml(path: Path, begin: Begin, end: End) -> None:
     Raises DataError, with the line, where the file is not well-formed or has a DOCTYPE: that is
     where entities would be declared.
     """
+    text = read_xml(path)
+    progress = Progress(path.name, len(text))
     parser = expat.ParserCreate()
     parser.buffer_text = True
     said: list[str] = []
@@ -54,16 +57,17 @@ def parse_xml(path: Path, begin: Begin, end: End) -> None:
         begin(tag, attributes, parser.CurrentLineNumber)
 
     def stop(tag: str) -> None:
-        text = "".join(said).strip()
+        content = "".join(said).strip()
         said.clear()
-        end(tag, text, parser.CurrentLineNumber)
+        end(tag, content, parser.CurrentLineNumber)
+        progress.reached(min(parser.CurrentByteIndex, len(text)))
 
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = start
     parser.EndElementHandler = stop
     parser.CharacterDataHandler = said.append
     try:
-        parser.Parse(read_xml(path), True)
+        parser.Parse(text, True)
     except expat.ExpatError as error:
         what = f"is not well-formed XML: {expat.ErrorString(error.code)}"
         raise DataError(what, where=f"{path}:{error.lineno}") from None

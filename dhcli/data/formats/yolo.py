@@ -46,7 +46,7 @@ from dhcli.data.formats.files import (
 )
 from dhcli.data.formats.finding import find_end
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region, writing
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
@@ -450,7 +450,7 @@ def write_yolo(table: DetectionTable, placing: Placing) -> None:
     """
     folders = _folders_of(table)
     placing.place([f"images{folder}" for folder in folders])
-    names = track(placing.names, "label files written")
+    names = writing(placing.names)
     for folder, name, text in zip(folders, names, label_files(table), strict=True):
         placing.write(f"labels{folder}/{stem_of(name)}.txt", text)
     settings: dict[str, Any] = {"path": "."}

@@ -477,3 +477,31 @@ def test_reading_a_file_an_image_says_how_far_it_is(sample, tmp_path, format):
     steps = [(done, total) for what, done, total in told if what == "annotation files read"]
     assert {done for done, _ in steps} == {0}
     assert sum(total for _, total in steps) == len(table)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_writing_says_how_far_it_is(sample, tmp_path, format):
+    told = []
+
+    with watched_by(lambda *step: told.append(step)):
+        write_dataset(sample, tmp_path / "out", format)
+
+    assert {"images put into their place", "annotations written"} <= {what for what, _, _ in told}
+
+
+@pytest.mark.parametrize(
+    ("format", "suffix"),
+    [(f, ".json") for f in ("coco", "datumaro", "via", "createml")]
+    + [(f, ".csv") for f in ("csv", "openimages", "retinanet")]
+    + [("mot", ".txt"), ("cvat", ".xml")],
+)
+def test_reading_one_large_file_says_how_far_it_is(sample, tmp_path, format, suffix):
+    write_dataset(sample, tmp_path / "out", format)
+    told = []
+
+    with watched_by(lambda *step: told.append(step)):
+        read_dataset(tmp_path / "out")
+
+    shares = [done / total for what, done, total in told if what.endswith(suffix)]
+    assert shares
+    assert 0 < max(shares) <= 1
