@@ -77,7 +77,9 @@ CODES: Mapping[str, Code] = {
     "box-not-finite": Code(
         "error", "a coordinate is missing, NaN or infinite", "left out", "left out"
     ),
-    "box-inverted": Code("error", "a maximum lies before its minimum", "left out", "left out"),
+    "box-inverted": Code(
+        "error", "a maximum lies before its minimum", "the two exchanged", "the two exchanged"
+    ),
     "box-empty": Code("error", "a box has no area", "left out", "left out"),
     "box-outside": Code("error", "a box lies outside its image", "left out", "left out"),
     "box-thin": Code(

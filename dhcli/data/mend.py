@@ -24,6 +24,7 @@ from dhcli.data.checks import (
 )
 from dhcli.data.findings import Finding
 from dhcli.data.formats.coco_entries import RAW
+from dhcli.data.formats.voc import OFFSET
 from dhcli.data.ids import sound_ids
 from dhcli.data.scan import Scan
 from dhcli.data.select import keep_images, rename_classes
@@ -46,7 +47,7 @@ def mend_table(
     table, _ = correct_sizes(_lighten(table), images)
     if images.bad:
         table = keep_images(table, ~images.is_bad)
-    return _mend_boxes(table), findings
+    return _mend_boxes(_order_corners(table)), findings
 
 
 def fix_table(table: DetectionTable, images: Scan) -> DetectionTable:
@@ -60,6 +61,7 @@ def fix_table(table: DetectionTable, images: Scan) -> DetectionTable:
     keep = ~images.is_bad
     keep[_spare_copies(table, images)] = False
     table = keep_images(_part_splits(upright), keep)
+    table = _order_corners(table)
     table = _mend_boxes(table.keep_boxes(~find_repeated(table)))
     table = _mend_classes(table)
     return replace(table, box_ids=sound_ids(table.box_ids))
@@ -82,6 +84,15 @@ def _lighten(table: DetectionTable) -> DetectionTable:
         extras={name: column for name, column in table.extras.items() if name != RAW},
         image_extras={n: column for n, column in table.image_extras.items() if n != RAW},
     )
+
+
+def _order_corners(table: DetectionTable) -> DetectionTable:
+    """The table with every minimum before its maximum: some draw boxes from right to left."""
+    first = int(table.about.get(OFFSET, 0))  # taken off what was read as the minimum
+    low, high = table.boxes[:, :2], table.boxes[:, 2:]
+    inverted = high < low
+    ordered = np.where(inverted, high - first, low), np.where(inverted, low + first, high)
+    return replace(table, boxes=np.hstack(ordered))
 
 
 def _mend_boxes(table: DetectionTable) -> DetectionTable:

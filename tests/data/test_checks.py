@@ -60,7 +60,7 @@ def test_a_sound_dataset_has_no_findings(dataset, kind):
     [
         ((5, 5, 5, 9), "box-empty", "error", None),
         ((5, 5, 9, 5), "box-empty", "error", None),
-        ((9, 5, 5, 9), "box-inverted", "error", None),
+        ((9, 7, 5, 3), "box-inverted", "error", [5, 3, 9, 7]),
         ((np.nan, 5, 5, 9), "box-not-finite", "error", None),
         ((0, 0, np.inf, 9), "box-not-finite", "error", None),
         ((40, 0, 50, 9), "box-outside", "error", None),

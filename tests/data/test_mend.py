@@ -1,6 +1,7 @@
 """Every flaw drawn: it is found under its code, and gone from what `--fix` writes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps
 from dhcli.data.checks import check_table, find_flaws, turn_boxes
 from dhcli.data.findings import CODES
 from dhcli.data.formats import read_dataset, write_dataset
+from dhcli.data.formats.voc import OFFSET
 from dhcli.data.mend import fix_table
 from dhcli.data.scan import scan_images
 
@@ -77,6 +79,16 @@ def test_a_flawed_box_is_found_and_mended(coco, tmp_path, code):
 
     assert codes_of(table) == {code}
     assert codes_of(fixed(table, tmp_path)) == set()
+
+
+def test_exchanged_corners_of_files_from_1_are_those_of_the_file(coco):
+    table = read_dataset(coco(ONE, [*SOUND, (9, 1, 1, 8, 9, -4, 9)]))
+    row = int(np.flatnonzero(table.boxes[:, 0] == 8)[0])  # 9 and 4 in a file from 1
+
+    mended = fix_table(replace(table, about={OFFSET: "1"}), scan_images(table, decode=False))
+
+    assert table.boxes[row].tolist() == [8, 9, 4, 18]
+    assert [3, 9, 9, 18] in mended.boxes.tolist()
 
 
 def fixed(table, tmp_path):

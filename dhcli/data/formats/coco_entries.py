@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.file_bytes import FileBytes
-from dhcli.data.formats.columns import DONT_CARE, flags_of, hull, side_of
+from dhcli.data.formats.columns import DONT_CARE, flags_of, hull, number_of, side_of
 from dhcli.data.formats.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.formats.json_text import JsonText, Take
 from dhcli.data.table import ANY_CLASS, Flag, Strings
@@ -417,7 +417,7 @@ def _end_of_url(url: str) -> str:
 
 def _floats(bbox: Any) -> tuple[float, float, float, float]:
     try:
-        x, y, width, height = map(float, bbox)
+        x, y, width, height = map(number_of, bbox)
     except (TypeError, ValueError):
         raise ValueError("whose `bbox` is not four numbers") from None
     return x, y, width, height

@@ -152,6 +152,7 @@ class _Reader:
         own = {name: at for at, name in enumerate(header) if name and at not in used}
         self._own = {name: (at, list[str]()) for name, at in own.items()}
         self._varying: set[str] = set()
+        self._seen: dict[str, str] = {}  # equal values are kept once
 
     def add(self, row: list[str], line: int) -> None:
         """Take a row. Raises ValueError for what cannot be used, IndexError for what is missing."""
@@ -159,8 +160,10 @@ class _Reader:
         width, height = side_of(told.get("width")), side_of(told.get("height"))
         image = self.columns.image(told["file"], width, height, self._annotation)
         for name, (at, values) in self._own.items():
-            values += [row[at]] * (image + 1 - len(values))
-            if values[image] != row[at]:
+            value = row[at] if at < len(row) else ""
+            value = self._seen.setdefault(value, value)
+            values += [value] * (image + 1 - len(values))
+            if values[image] != value:
                 self._varying.add(name)
         if not any(told[name].translate(_LIST).strip() for name in self.box):  # without boxes
             return

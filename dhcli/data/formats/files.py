@@ -198,10 +198,13 @@ def first_folder(root: Path, names: Iterable[str], *suffixes: str) -> str | None
 
 
 class FilesByStem(dict[str, str]):
-    """The files of a folder that end in one of `suffixes`, by their stems; `names` has them all."""
+    """The files of a folder that end in one of `suffixes`, by their stems; `names` has them all.
 
-    def __init__(self, folder: Path, *suffixes: str) -> None:
-        self.names = list_files(folder, *suffixes)
+    With `deep` the images in it and below, as paths.
+    """
+
+    def __init__(self, folder: Path, *suffixes: str, deep: bool = False) -> None:
+        self.names = list_images(folder, deep=True) if deep else list_files(folder, *suffixes)
         super().__init__((stem_of(name), name) for name in reversed(self.names))
         self._folded: dict[str, str] = {}
 
@@ -243,7 +246,7 @@ def confine(name: str, folder: str = "") -> str | None:
     """
     if "\\" in name:
         name = name.replace("\\", "/")
-    if not name or "\0" in name or name[0] == "/" or name[1:2] == ":":
+    if not name or "\0" in name or name[0] == "/" or name[1:2] == ":" or "://" in name:
         return None
     path = f"{folder}/{name}" if folder else name
     if not _is_possible(path):

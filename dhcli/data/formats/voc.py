@@ -31,10 +31,12 @@ from dhcli.data.formats.files import (
     join_path,
     last_part,
     list_files,
+    list_images,
     read_head,
     read_lines,
     read_split,
     split_folders,
+    split_name,
     stem_of,
 )
 from dhcli.data.formats.format import Format
@@ -129,7 +131,9 @@ def _parts(root: Path) -> list[Part]:
         xml_folder = first_folder(root / base, _XML_FOLDERS, ".xml")
         if xml_folder is None:
             continue
-        images = first_folder(root / base, IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "JPEGImages"
+        images = first_folder(root / base, IMAGE_FOLDERS, *IMAGE_SUFFIXES)
+        if images is None:
+            images = "." if list_images(root / base, deep=True) else "JPEGImages"
         found.append((split, join_path(base, xml_folder), join_path(base, images)))
         if not split:
             break
@@ -177,12 +181,26 @@ class _Reader:
 
     def read_folder(self, xml_folder: str, names: Sequence[str], image_folder: str) -> None:
         """Read the XML files `names`."""
-        self._by_stem = FilesByStem(self.root / image_folder, *IMAGE_SUFFIXES)
+        folder, start = self.root / image_folder, len(self.columns.files)
+        self._by_stem = FilesByStem(folder, *IMAGE_SUFFIXES)
+        deeper = not self._by_stem
+        if deeper:
+            self._by_stem = FilesByStem(folder, *IMAGE_SUFFIXES, deep=True)
         self.number_of = {}
         for name in track(names, "annotation files read"):
             stem = name[: -len(".xml")]
             self.number_of[stem] = len(self.columns.files)
             self._read(join_path(xml_folder, name), stem, image_folder)
+        if deeper:
+            self._split_by_folders(start)
+
+    def _split_by_folders(self, start: int) -> None:
+        """Put the images from number `start` on into the splits that their folders are called."""
+        for number, file in enumerate(self.columns.files[start:], start):
+            named = (split_name(folder) for folder in file.split("/")[:-1])
+            split = next((name for name in named if name), None)
+            if split:
+                self.columns.splits[split].append(number)
 
     def add_listed(self, image_folder: str, stems: Iterable[str]) -> None:
         """Add images of the folder just read that only lists name, without objects."""

@@ -42,6 +42,7 @@ from dhcli.data.formats.placing import decimal, flat_names
         ("/etc/passwd", "", None),
         (r"\\server\a.jpg", "", None),
         ("C:/a.jpg", "", None),
+        ("http://host/a.jpg", "", None),
         ("a\0.jpg", "", None),
         ("", "", None),
         ("a" * 300, "", None),

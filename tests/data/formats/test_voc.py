@@ -234,6 +234,18 @@ def test_folders_of_any_name_and_case(folder, tmp_path, annotations, images):
     assert table.path(0).samefile(tmp_path / "set" / images / "A.JPG")
 
 
+@pytest.mark.parametrize("images", ["train", "images/train", "Test/cats"])
+def test_images_in_folders_that_the_annotations_do_not_have(folder, tmp_path, images):
+    root = folder(f"<name>cat</name>{BOX}")
+    (tmp_path / images).mkdir(parents=True)
+    (tmp_path / "JPEGImages/a.jpg").rename(tmp_path / images / "a.jpg")
+
+    table = read_dataset(root)
+
+    assert list(table.files) == [f"{images}/a.jpg"]
+    assert list(table.splits) == ["test" if images == "Test/cats" else "train"]
+
+
 def test_an_object_without_box_or_name_is_left_to_the_check(folder):
     root = folder("<name>cat</name>", f"<name/>{BOX}", f"<name>cat</name>{BOX}")
 
