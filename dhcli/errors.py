@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
+
+MOST_LISTED = 20
 
 
 class DhError(Exception):
@@ -37,3 +40,14 @@ class ModelError(DhError):
     """A model file or weights that cannot be used."""
 
     exit_code = 4
+
+
+def suggest(name: str, known: Sequence[str], listed: str = "there are") -> str:
+    """A hint for who wrote `name`: the nearest of `known`, else all of them after `listed`."""
+    from difflib import get_close_matches  # only errors need it
+
+    if near := get_close_matches(name, known, n=1, cutoff=0.5):
+        return f"did you mean `{near[0]}`?"
+    more = len(known) - MOST_LISTED
+    shown = ", ".join(known[:MOST_LISTED]) or "none"
+    return f"{listed}: {shown}" + (f" and {more} more" if more > 0 else "")

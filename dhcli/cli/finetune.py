@@ -69,11 +69,12 @@ def finetune(
     from dhcli.engine.finetune import inherited_settings
     from dhcli.engine.load import read_weights
 
-    inherited = inherited_settings(read_weights(weights).config)
+    source = read_weights(weights)
+    inherited = inherited_settings(source.config)
     own = [*alias_settings(alias or ()), *option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=[*inherited, *own])
     session = make_session("finetune", out, device, tensorboard)
-    conclude(run(resolved.config, session, weights), as_json=as_json)
+    conclude(run(resolved.config, session, source, weights), as_json=as_json)
 
 
 def alias_settings(pairs: Sequence[str]) -> list[str]:

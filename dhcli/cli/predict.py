@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dhcli.cli.options import Boxes, Device, Gate, JsonFlag, Out, Precision, Scores, Weights
-from dhcli.errors import ConfigError
+from dhcli.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     from dhcli.engine.predict import Outcome
@@ -117,8 +116,7 @@ def _formats(names: list[str]) -> list[str]:
     known = [*FORMATS, "none"]
     for name in names:
         if name not in known:
-            nearest = get_close_matches(name, known, n=1)
-            hint = f"did you mean `{nearest[0]}`?" if nearest else f"there are {', '.join(known)}"
+            hint = suggest(name, known)
             raise ConfigError(f"unknown format `{name}`", where="--format", hint=hint)
     if "none" in names and len(names) > 1:
         raise ConfigError("`none` stands alone", where="--format")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.table import ANY_CLASS, DetectionTable
-from dhcli.errors import DataError
+from dhcli.errors import DataError, suggest
 
 
 def rename_classes(table: DetectionTable, names: Mapping[str, str]) -> DetectionTable:
@@ -69,10 +68,8 @@ def _must_have(table: DetectionTable, names: Collection[str]) -> None:
     unknown = next((name for name in names if name not in table.classes), None)
     if unknown is None:
         return
-    near = get_close_matches(unknown, table.classes, n=1)
-    there = ", ".join(table.classes) or "none"
     raise DataError(
         f"there is no class `{unknown}`",
         where=table.root,
-        hint=f"did you mean `{near[0]}`?" if near else f"its classes are: {there}",
+        hint=suggest(unknown, table.classes, "its classes are"),
     )

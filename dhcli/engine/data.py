@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from dhcli.data.scan import Scan, scan_images
 from dhcli.data.split import divide
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.engine.progress import Journal
-from dhcli.errors import ConfigError, DataError
+from dhcli.errors import ConfigError, DataError, suggest
 
 FIRST = 3
 """Findings of a code that are shown; the log has all."""
@@ -129,12 +128,10 @@ def _class_names(config: Data, train: DetectionTable) -> tuple[str, ...]:
         return train.classes
     unknown = [name for name in config.classes if name not in train.classes]
     if unknown:
-        near = get_close_matches(unknown[0], train.classes, n=1)
-        there = ", ".join(train.classes) or "none"
         raise DataError(
             f"data.classes names `{unknown[0]}`, which the dataset does not have",
             where=train.root,
-            hint=f"did you mean `{near[0]}`?" if near else f"its classes are: {there}",
+            hint=suggest(unknown[0], train.classes, "its classes are"),
         )
     return config.classes
 

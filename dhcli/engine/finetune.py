@@ -7,11 +7,12 @@ from pathlib import Path
 
 from dhcli.config.schema import Config
 from dhcli.engine.data import load_data
-from dhcli.engine.load import origin_lines, read_weights
+from dhcli.engine.load import origin_lines
 from dhcli.engine.loop import Outcome
 from dhcli.engine.step import seed_all
 from dhcli.engine.train import Session, start_run, with_absolute_paths
 from dhcli.model.build import build_detector
+from dhcli.weights.model_file import ModelFile
 from dhcli.weights.transfer import Transfer, transfer
 
 SEEN = ("channels", "mean", "std", "interpolation")
@@ -29,14 +30,13 @@ def inherited_settings(source: Config) -> list[str]:
     return model + [f"input.{name}={json.dumps(values['input'][name])}" for name in SEEN]
 
 
-def finetune(config: Config, session: Session, weights: Path) -> Outcome:
-    """Train a detector for the classes of the data, starting from the model file `weights`.
+def finetune(config: Config, session: Session, source: ModelFile, weights: Path) -> Outcome:
+    """Train a detector for the classes of the data, starting from `source`, read from `weights`.
 
     Everything but the predictors is copied; of those, the rows of classes known by name or by
     `finetune.aliases`. Raises DhError where data or weights cannot be used.
     """
     config = with_absolute_paths(config)
-    source = read_weights(weights)
     data = load_data(config.data, config.train.seed, session.journal)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from dhcli.engine.load import (
 )
 from dhcli.engine.prediction_files import FORMATS, Place, find_twins
 from dhcli.engine.stream import Choice, Drawer, Summary, detect_images, drawing
-from dhcli.errors import ConfigError
+from dhcli.errors import ConfigError, suggest
 from dhcli.weights.transfer import match_names
 
 DEFAULT_FOLDER = Path("predictions")
@@ -153,7 +152,6 @@ def _labels(names: Sequence[str] | None, known: Sequence[str]) -> tuple[int, ...
         return None
     for row in match_names(names, known, {}):
         if row.source is None:
-            nearest = get_close_matches(row.name, known, n=1, cutoff=0.5)
-            hint = f"did you mean `{nearest[0]}`?" if nearest else f"it knows {', '.join(known)}"
+            hint = suggest(row.name, known, "it knows")
             raise ConfigError(f"the model knows no class `{row.name}`", hint=hint)
     return tuple(known.index(row.source) for row in match_names(names, known, {}) if row.source)

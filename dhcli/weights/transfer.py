@@ -6,14 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Literal, NoReturn
+from typing import Literal
 
 from torch import Tensor
 
-from dhcli.errors import ConfigError, ModelError
+from dhcli.errors import ConfigError, ModelError, suggest
 from dhcli.weights.model_file import ModelFile
-from dhcli.weights.state import compare, is_counter, shorten
+from dhcli.weights.state import compare, is_counter
 
 PREDICTOR = re.compile(r"head\.branches\.[^.]+\.(cls|reg)\.(weight|bias)")
 
@@ -161,13 +160,8 @@ def _check_aliases(
 ) -> None:
     for name, source in aliases.items():
         if name not in classes:
-            _refuse(f"alias `{name}: {source}`: `{name}` is not a class of the data", name, classes)
+            what = f"alias `{name}: {source}`: `{name}` is not a class of the data"
+            raise ConfigError(what, hint=suggest(name, classes))
         if source not in known:
             what = f"alias `{name}: {source}`: the weights know no class `{source}`"
-            _refuse(what, source, known)
-
-
-def _refuse(what: str, name: str, choices: Sequence[str]) -> NoReturn:
-    nearest = get_close_matches(name, choices, n=1, cutoff=0.5)
-    there_are = f"there are: {shorten(choices, 10)}"
-    raise ConfigError(what, hint=f"did you mean `{nearest[0]}`?" if nearest else there_are)
+            raise ConfigError(what, hint=suggest(source, known))

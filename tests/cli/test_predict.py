@@ -118,7 +118,7 @@ def test_classes_and_scores_are_filtered(folder: Path) -> None:
         (["photos", "--format", "xcsv"], 2, "did you mean `csv`?"),
         (["photos", "--format", "csv,none"], 2, "`none` stands alone"),
         (["photos", "--classes", "Cyclists"], 2, "did you mean `Cyclist`?"),
-        (["photos", "--classes", "dog"], 2, "it knows Car, Cyclist"),
+        (["photos", "--classes", "dog"], 2, "it knows: Car, Cyclist"),
         (["photos", "--device", "gpu"], 2, "unknown device `gpu`"),
         (["photos", "--out", "model.safetensors"], 1, "cannot be written"),
         (["model.safetensors"], 3, "none of 1 images could be read"),

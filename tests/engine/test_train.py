@@ -262,10 +262,9 @@ def test_finetuning_keeps_rows_with_their_classes(
 ) -> None:
     model = _model_of(stopped)
     source = ModelFile(model.config, ("DASH", "point"), (1, 2), model.state)
-    save_model(tmp_path / "source.safetensors", source)
     config = small_config("train.lr=1e-30", "train.weight_decay=0", "finetune.aliases.dot=point")
 
-    outcome = finetune(config, session("tuned", "finetune"), tmp_path / "source.safetensors")
+    outcome = finetune(config, session("tuned", "finetune"), source, tmp_path / "source")
 
     before, after = model.state, _model_of(outcome).state
     for branch in ("fc", "conv"):
@@ -303,10 +302,9 @@ def test_architecture_and_pixels_come_from_the_weights_and_set_stands_above() ->
 def test_frozen_stages_do_not_move(
     stopped: Outcome, small_config: Any, session: Any, tmp_path: Path
 ) -> None:
-    weights = stopped.run.path / "last.safetensors"
     config = small_config("model.backbone.frozen_stages=5")
 
-    outcome = finetune(config, session("tuned"), weights)
+    outcome = finetune(config, session("tuned"), _model_of(stopped), stopped.run.path)
 
     before, after = _model_of(stopped).state, _model_of(outcome).state
     moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
