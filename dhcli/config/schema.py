@@ -143,7 +143,8 @@ class Anchors(Section):
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height / width; the area stays."""
     convention: Literal["plain", "torchvision", "maskrcnn_benchmark"] = "plain"
-    """plain: exact, centred on the cell's corner (MMDetection); the others round as they do."""
+    """plain: exact, centred on the cell's corner (MMDetection); the others round as they do, and
+    torchvision also divides the padded image into cells (61 pixels on P6 of 800, not 64)."""
 
 
 class Rpn(Section):

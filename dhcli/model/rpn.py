@@ -68,15 +68,15 @@ class Rpn(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> RpnOutput:
         """Score and refine the anchors of P2 … P6, or of what else has the `strides`."""
         logits, deltas, anchors = [], [], []
-        height, width = (side * self.strides[0] for side in levels[0].shape[-2:])
-        padded = (height, width) if self.divides else None
+        finest_height, finest_width = levels[0].shape[-2:]
+        padded = (finest_height * self.strides[0], finest_width * self.strides[0])
         for level, cell, stride in zip(levels, self.cells, self.strides, strict=True):
             x = F.relu(self.conv(level))
             # (B, A·c, h, w) to (B, h·w·A, c): row, column, anchor
             logits.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.reg(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            height, width = level.shape[-2:]
-            anchors.append(grid_anchors(cell, height, width, stride, padded))
+            sides = level.shape[-2:]
+            anchors.append(grid_anchors(cell, *sides, stride, padded if self.divides else None))
         counts = [each.shape[0] for each in anchors]
         return RpnOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), counts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
 from dhcli.ops.anchors import STRIDES, cell_anchors, grid_anchors
 
@@ -43,3 +44,19 @@ def test_grid_runs_over_rows_columns_anchors() -> None:
     assert anchors.shape == (2 * 3 * 2, 4)
     assert anchors[2].tolist() == [4, 0, 5, 1]  # second column
     assert anchors[7].tolist() == [0, 4, 2, 6]  # second row, second anchor
+
+
+def test_torchvision_divides_the_padded_image_into_cells() -> None:
+    """At 800 × 1216 the 13 × 19 cells of P6 are 61 and 64 pixels apart: 12.5 are not whole."""
+    size, sides = (800, 1216), [(200, 304), (100, 152), (50, 76), (25, 38), (13, 19)]
+    generator = AnchorGenerator(tuple((8.0 * stride,) for stride in STRIDES), (RATIOS,) * 5)
+    images = ImageList(torch.zeros(1, 3, *size), [size])
+    (theirs,) = generator(images, [torch.zeros(1, 1, *side) for side in sides])
+
+    ours = [
+        grid_anchors(cell_anchors(8 * stride, stride, RATIOS, "torchvision"), *side, stride, size)
+        for stride, side in zip(STRIDES, sides, strict=True)
+    ]
+
+    assert torch.equal(torch.cat(ours), theirs)
+    assert ours[-1][3 * 19, 1] - ours[-1][0, 1] == 61
