@@ -75,8 +75,9 @@ class Rpn(nn.Module):
             # (B, A·c, h, w) to (B, h·w·A, c): row, column, anchor
             logits.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.reg(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            sides = level.shape[-2:]
-            anchors.append(grid_anchors(cell, *sides, stride, padded if self.divides else None))
+            height, width = level.shape[-2:]
+            grid = (height, width, stride, padded if self.divides else None)
+            anchors.append(grid_anchors(cell, *grid))
         counts = [each.shape[0] for each in anchors]
         return RpnOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), counts)
 
