@@ -22,6 +22,7 @@ import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from dhcli.data.ids import sound_ids
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
 
 LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
-HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)))
+HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)), own_columns=True)
 
 _MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
 _HEAD = 1 << 12
@@ -169,10 +170,13 @@ def _about(table: DetectionTable) -> dict[str, Any]:
 
 def _images(table: DetectionTable, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     texts = _texts(table.image_extras.get(RAW), len(table))
+    own = table.own_columns()
+    values = zip(*own.values(), strict=True) if own else repeat((), len(table))
     ids, sizes = table.image_ids.tolist(), table.sizes.tolist()
-    for text, number, name, (width, height) in zip(texts, ids, names, sizes, strict=True):
+    rows = zip(texts, values, ids, names, sizes, strict=True)
+    for text, fields, number, name, (width, height) in rows:
         told = {"id": number, "file_name": name, "width": width, "height": height}
-        yield parse_raw(text) | told
+        yield parse_raw(text) | dict(zip(own, fields, strict=True)) | told
 
 
 def _categories(table: DetectionTable) -> list[dict[str, Any]]:

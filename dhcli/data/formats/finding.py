@@ -18,6 +18,7 @@ from dhcli.data.formats.files import (
     last_part,
     list_files,
     list_folders,
+    list_images,
     split_folders,
     split_name,
     stem_of,
@@ -187,17 +188,18 @@ def find_end(root: Path, name: str, folder: str = "") -> str | None:
 
 def _respell(root: Path, files: list[str]) -> int:
     """Put, in place, the images that are there for names that are not; return how many."""
-    known: dict[str, tuple[set[str], FilesByStem]] = {}
+    there: dict[str, set[str]] = {}
+    alike: dict[str, FilesByStem] = {}
     count = 0
     for index, file in enumerate(files):
         folder, _, name = file.rpartition("/")
-        if folder not in known:
-            images = FilesByStem(root / folder, *IMAGE_SUFFIXES)
-            known[folder] = set(images.names), images
-        names, images = known[folder]
-        if name in names:
+        if folder not in there:
+            there[folder] = set(list_images(root / folder))
+        if name in there[folder]:
             continue
-        found = images.find(stem_of(name))
+        if folder not in alike:
+            alike[folder] = FilesByStem(root / folder, *IMAGE_SUFFIXES)
+        found = alike[folder].find(stem_of(name))
         complete = _has_suffix(name)
         count += complete and found is not None
         files[index] = join_path(folder, found or (name if complete else f"{name}.jpg"))

@@ -253,7 +253,7 @@ def losses(table: DetectionTable, holds: Holds) -> list[str]:
         if count:
             lines.append(f"{what} of {count} boxes: not kept")
     if (own := table.own_columns()) and not holds.own_columns:
-        lines.append(f"columns of {len(table)} images: not kept: {', '.join(own)}")
+        lines.append(f"columns {', '.join(own)} of {len(table)} images: not kept")
     return lines + _unlisted(table, holds)
 
 

@@ -1,8 +1,11 @@
 """CSV: TensorFlow's, keras-retinanet's and Open Images' columns, as their producers write them."""
 
+import json
+
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
+from dhcli.data.split import group_images
 from dhcli.data.table import Flag
 from dhcli.errors import DataError
 
@@ -112,8 +115,19 @@ def test_columns_of_images_are_kept_and_others_are_named(lay, tmp_path):
     assert lost == ()
     assert read_dataset(tmp_path / "out").own_columns() == table.own_columns()
     assert write_dataset(table, tmp_path / "yolo", "yolo") == (
-        "columns of 2 images: not kept: Patient",
+        "columns Patient of 2 images: not kept",
     )
+
+
+def test_columns_of_images_become_fields_of_cocos(lay, tmp_path):
+    text = "image,class,xmin,ymin,xmax,ymax,patient\na.jpg,cat,1,2,3,4,p\nb.jpg,cat,1,2,3,4,q\n"
+    table = read_dataset(lay({"in/boxes.csv": text}, "in/a.jpg", "in/b.jpg") / "in")
+
+    assert write_dataset(table, tmp_path / "out", "coco") == ()
+
+    told = json.loads((tmp_path / "out/annotations/instances.json").read_text("utf-8"))
+    assert [row["patient"] for row in told["images"]] == ["p", "q"]
+    assert group_images(read_dataset(tmp_path / "out"), "patient").tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
