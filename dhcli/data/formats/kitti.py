@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.columns import DONT_CARE, Columns, flags_of
+from dhcli.data.formats.columns import DONT_CARE, Columns, flags_of, number_of
 from dhcli.data.formats.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
@@ -156,7 +156,7 @@ def _read_labels(path: Path, columns: Columns, more: array[float]) -> None:
             what = f"expected 15 columns (16 with a score), found {len(fields)}"
             raise DataError(what, where=f"{path}:{line}")
         try:
-            values = [float(field) for field in fields[1:]]
+            values = [number_of(field) for field in fields[1:]]
         except ValueError as error:
             what = f"has a column that is no number: {error}"
             raise DataError(what, where=f"{path}:{line}") from None

@@ -44,6 +44,12 @@ def test_a_row_is_a_box_and_dont_care_a_region(folder, suffix):
     assert list(table.files) == [f"training/image_2/000000{suffix}"]
 
 
+def test_decimal_commas(folder):
+    table = read_dataset(folder([CAR.replace(".", ",")]))
+
+    assert table.boxes.tolist() == [[10.5, 4, 39, 29]]
+
+
 def test_rows_are_written_as_they_were_read(folder, tmp_path):
     scored = [f"{CAR} 0.125", f"{CARE} 0.5"]
     write_dataset(read_dataset(folder([CAR, CARE])), tmp_path / "plain", "kitti")
