@@ -10,7 +10,8 @@ column that says the same of all boxes of an image (`patient`, `video`). A file 
 
 An image without boxes has a line without coordinates, or none: then it is not known to belong.
 
-Pixels: from 0, the maximum excluded, as the files say. (Those made from Pascal VOC may count from
+Pixels: from 0, the maximum excluded, as the files say; fractions of the image where all are 1 at
+most. (Those made from Pascal VOC may count from
 1: convert the VOC files themselves, `dh` knows their rule.) Classes: sorted by name.
 """
 
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 from dhcli.data.formats.columns import (
     MARKS,
@@ -28,6 +31,7 @@ from dhcli.data.formats.columns import (
     marks_of,
     number_of,
     side_of,
+    tidy,
 )
 from dhcli.data.formats.csv_rows import as_row, find_column, first_row, header_of, read_rows
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
@@ -132,9 +136,16 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
             raise DataError(what, where=f"{path}:{line}") from None
     columns = reader.columns
     columns.files, notes = locate_images(root, path, columns.files)
+    sizes = columns.sizes(root)
+    boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
+    if ((boxes >= 0) & (boxes <= 1)).all() and (boxes != boxes.round()).any():
+        boxes = tidy(boxes * np.tile(sizes, 2)[columns.image_of_box()])
+        notes.append("all coordinates lie in 0 … 1: read as fractions of the images")
     return columns.table(
         root,
         columns.classes_after(),
+        boxes=boxes,
+        sizes=sizes,
         image_extras=reader.own_columns(),
         format="csv",
         notes=(*notes, *reader.notes()),

@@ -83,6 +83,15 @@ def test_ways_to_tell_a_box(lay, name):
     )
 
 
+def test_coordinates_of_1_at_most_are_fractions(lay):
+    text = "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,0.1,0,0.5,1\n"
+
+    table = read_dataset(lay({"boxes.csv": text}, "a.jpg"))
+
+    assert table.boxes.tolist() == [[4, 0, 20, 30]]
+    assert table.notes == ("all coordinates lie in 0 … 1: read as fractions of the images",)
+
+
 def test_a_table_without_classes_is_a_dataset_only_when_it_is_named(lay):
     root = lay({"boxes.csv": "image,xmin,ymin,xmax,ymax\na.jpg,1,2,3,4\n"}, "a.jpg")
 
