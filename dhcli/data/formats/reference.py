@@ -21,8 +21,12 @@ _INTRODUCTION = """\
 
 Wherever `dh` wants data, a folder or an annotation file in any of these formats will do. It is
 recognised by looking, and what was recognised is said; `--from NAME` decides it otherwise. A folder
-with nothing but one folder in it stands for that one. Where a folder is of several formats, the
-first in this list counts, and the others are named.
+that is no dataset stands for the one in it, up to three folders down; several are named. Where a
+folder is of several formats, the first in this list counts, and the others are named.
+
+Folders are found in any case (`Annotations`, `ANNOTATIONS`), and so are images: where there is no
+file of the very name, one counts that differs in suffix, case or the form of accents alone. Hidden
+files and `__MACOSX` are passed over.
 
 `dh convert SRC DST --to NAME` writes any of them. What the target cannot hold is counted and said,
 never dropped in silence.
@@ -33,7 +37,21 @@ format makes of it.
 
 No file name in an annotation leads out of its dataset: of an absolute path, or one with `..`, only
 the end that is found inside counts. Pipes, entities, DOCTYPEs and deep nesting are errors; UTF-8
-with and without mark, UTF-16 and Latin-1 are read; numbers that are not finite stay for `dh check`.
+with and without mark, UTF-16, Latin-1 and what an XML file declares are read; numbers that are not
+finite stay for `dh check`.
+"""
+_DAMAGED = """
+## Damaged files
+
+`tests/data/test_fuzz.py` draws datasets, writes each in every format, damages the files (bytes,
+words, values, encodings, links and pipes in their place) and reads, checks, mends and writes what
+is left. Its campaign, `DH_FUZZ=1200 pytest -m slow tests/data/test_fuzz.py`, ran over 20,400
+damaged datasets on 2026-11-21 at a2a7fa4, 1,200 in each of 17 formats, in one run: each
+ended as a table or as one error for people, none in a traceback, a warning or a hang. Memory is
+held to 20 times the files.
+
+Of sound files of 4 to 20 MB the peak of memory grew by 0.8 to 8.4 times their size, and by 14.5
+times for a CSV of one box an image and three columns of its own.
 """
 _HOLDS = """
 ## What each holds
@@ -57,7 +75,8 @@ _YES, _NO = "yes", "–"
 
 def formats_page() -> str:
     """`docs/formats.md`: what is recognised and held, then each format in its own words."""
-    return "\n".join((_INTRODUCTION, *_recognised(), _HOLDS, *_held(), *_own_words()))
+    parts = (_INTRODUCTION, *_recognised(), _HOLDS, *_held(), *_own_words())
+    return "\n".join((*parts, _DAMAGED.lstrip()))
 
 
 def _recognised() -> Iterator[str]:
@@ -79,6 +98,8 @@ def _held() -> Iterator[str]:
 def _row(each: Format) -> tuple[str, ...]:
     holds = each.holds
     marks = [str(flag.name).lower() for flag in Flag if flag in holds.marks]
+    besides = [text for name, text in _COLUMNS.items() if name in holds.columns]
+    besides += ["columns that images have of their own"] if holds.own_columns else []
     answers = (holds.empty, holds.classes, holds.splits, holds.sizes, holds.scores)
     return (
         each.title,
@@ -86,7 +107,7 @@ def _row(each: Format) -> tuple[str, ...]:
         ", ".join(marks) or _NO,
         holds.regions or "kept",
         *(_YES if answer else _NO for answer in answers),
-        ", ".join(text for name, text in _COLUMNS.items() if name in holds.columns) or _NO,
+        ", ".join(besides) or _NO,
     )
 
 
