@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TypeVar
 
 Watcher = Callable[[str, int, int], None]
@@ -12,6 +13,8 @@ Watcher = Callable[[str, int, int], None]
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 _OFTEN = 64
+LARGE = 1 << 20
+"""Bytes or characters of a file that takes a while to read."""
 
 T = TypeVar("T")
 
@@ -37,6 +40,15 @@ class Progress:
     def reached(self, done: int) -> None:
         if self._watcher is not None:
             self._watcher(self.what, done, self.total)
+
+
+class FileProgress(Progress):
+    """How far a file of `size` is read. A small one says nothing: it may be one of many."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path.name, size)
+        if size < LARGE:
+            self._watcher = None
 
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:

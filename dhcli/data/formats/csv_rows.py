@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dhcli.data.formats.files import read_head, read_text
-from dhcli.data.progress import Progress
+from dhcli.data.progress import FileProgress
 from dhcli.errors import DataError
 
 _TO_STRIP = re.compile(r"[^a-z0-9]")
@@ -38,11 +38,12 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     separator = next(
         (c for c in "\t;" if head.count(c) >= 3 or (c in head and "," not in head)), ","
     )
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    progress = Progress(path.name, text.count("\n"))
+    lines = io.StringIO(text, newline="")
+    rows = csv.reader(lines, delimiter=separator)
+    progress = FileProgress(path, len(text))
     try:
         for row in rows:
-            progress.reached(rows.line_num)
+            progress.reached(lines.tell())
             fields = [field.strip() for field in row]
             if any(fields):
                 yield rows.line_num, fields

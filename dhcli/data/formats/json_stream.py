@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.files import open_file
-from dhcli.data.progress import Progress
+from dhcli.data.progress import FileProgress
 from dhcli.data.table import expand_ranges
 
 _WINDOW = 1 << 22
@@ -86,7 +86,7 @@ class JsonStream:
         self._base = 0  # where the buffer begins in the file
         self._at = 0  # how far it is read
         self._ended = False
-        self._progress = Progress(path.name, path.stat().st_size)
+        self._progress = FileProgress(path, path.stat().st_size)
         self._fill(_VALUE)
         if self._buffer.startswith(b"\xef\xbb\xbf"):
             self._at = 3

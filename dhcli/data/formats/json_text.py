@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.data.formats.files import read_head, read_text
-from dhcli.data.progress import Progress
+from dhcli.data.progress import FileProgress
 from dhcli.errors import DataError
 
 Take = Callable[[Any, int, int], None]
@@ -47,7 +47,7 @@ class JsonText:
         self.start = self._skip(0)
         """Where the document begins."""
         self._counted = (1, 0)
-        self._progress = Progress(path.name, len(self.text))
+        self._progress = FileProgress(path, len(self.text))
 
     def begins_with(self, character: str) -> bool:
         """Whether the document is an object ("{") or an array ("[")."""

@@ -10,7 +10,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from dhcli.data.formats.files import decode, read_bytes
-from dhcli.data.progress import Progress
+from dhcli.data.progress import FileProgress
 from dhcli.errors import DataError
 
 Begin = Callable[[str, dict[str, str], int], None]
@@ -43,7 +43,7 @@ def parse_xml(path: Path, begin: Begin, end: End) -> None:
     where entities would be declared.
     """
     text = read_xml(path)
-    progress = Progress(path.name, len(text))
+    progress = FileProgress(path, len(text))
     parser = expat.ParserCreate()
     parser.buffer_text = True
     said: list[str] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dhcli.data import progress
 from dhcli.data.formats import FORMATS, describe, read_dataset, write_dataset
 from dhcli.data.formats.placing import LEFT_OUT
 from dhcli.data.progress import watched_by
@@ -474,6 +475,7 @@ def test_reading_a_file_an_image_says_how_far_it_is(sample, tmp_path, format):
     with watched_by(lambda *step: told.append(step)):
         table = read_dataset(tmp_path / "out")
 
+    assert {what for what, _, _ in told} <= {"annotation files read", "looking at files"}
     steps = [(done, total) for what, done, total in told if what == "annotation files read"]
     assert {done for done, _ in steps} == {0}
     assert sum(total for _, total in steps) == len(table)
@@ -495,7 +497,8 @@ def test_writing_says_how_far_it_is(sample, tmp_path, format):
     + [(f, ".csv") for f in ("csv", "openimages", "retinanet")]
     + [("mot", ".txt"), ("cvat", ".xml")],
 )
-def test_reading_one_large_file_says_how_far_it_is(sample, tmp_path, format, suffix):
+def test_reading_one_large_file_says_how_far_it_is(sample, tmp_path, monkeypatch, format, suffix):
+    monkeypatch.setattr(progress, "LARGE", 1)
     write_dataset(sample, tmp_path / "out", format)
     told = []
 
