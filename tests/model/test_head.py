@@ -134,6 +134,21 @@ def test_refining_only_what_can_become_a_detection_changes_nothing(threshold: fl
     assert torch.allclose(refined, full, atol=1e-4)
 
 
+def test_rois_in_groups_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, features, (boxes, images) = make_head(EXT), levels(), proposals()
+    expected = detect(head, features, boxes, images, threshold=0.0)
+    sizes = []
+    monkeypatch.setattr("dhcli.model.head.GROUP", 7)
+    head.branch("conv").register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+
+    found = detect(head, features, boxes, images, threshold=0.0)
+
+    assert sizes == [7, 7, 7, 7, 7, 5]
+    assert torch.equal(found.rows, expected.rows)
+    assert torch.allclose(found.scores, expected.scores, atol=1e-6)
+    assert torch.allclose(found.boxes, expected.boxes, atol=1e-3)
+
+
 def test_nothing_above_the_threshold() -> None:
     boxes, images = proposals()
 
