@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
+Count = Callable[[int, int], None]
+"""Takes how many are done, and how many there are."""
 Watcher = Callable[[str, int, int], None]
 """Takes what is done, how much of it is, and how much there is."""
 

@@ -14,14 +14,12 @@ from torch import nn
 from dhcli.config.read_out import ReadOut
 from dhcli.data.formats import read_dataset
 from dhcli.data.loader import EvalLoader
+from dhcli.data.progress import Count
 from dhcli.data.table import DetectionTable, make_table
 from dhcli.engine.load import EXACT, Runtime, choose_device, load_detector, origin_lines
 from dhcli.engine.score import Evaluation, Request, Say, choose_split, introduce, score
 from dhcli.model.detector import Detector
 from dhcli.ops.batch import Detections, ImageBatch
-
-Progress = Callable[[int, int], None]
-"""Takes the number of images done and of all images."""
 
 
 def evaluate_model(
@@ -33,7 +31,7 @@ def evaluate_model(
     batch_size: int | None = None,
     workers: int = -1,
     say: Say,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> dict[ReadOut, Evaluation]:
     """Score the model file `weights` on the dataset `data`, by the read-outs of `request`.
 
@@ -78,7 +76,7 @@ def detect_table(
     loader: EvalLoader,
     *,
     device: torch.device,
-    progress: Progress | None = None,
+    progress: Count | None = None,
     classes: Sequence[str] | None = None,
 ) -> DetectionTable:
     """What `detector` finds in the images of `table`: the same images, scored boxes, best first.
@@ -101,7 +99,7 @@ def detect_tables(
     loader: EvalLoader,
     *,
     device: torch.device,
-    progress: Progress | None = None,
+    progress: Count | None = None,
     classes: Sequence[str] | None = None,
 ) -> list[DetectionTable]:
     """As `detect_table`, for each of `read_outs`."""
@@ -116,7 +114,7 @@ def _detect(
     loader: EvalLoader,
     device: torch.device,
     images: int,
-    progress: Progress | None,
+    progress: Count | None,
 ) -> list[list[Detections]]:
     """What `detect` finds in each image by each read-out, `detector` being in eval mode."""
     found: dict[int, list[Detections]] = {}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dhcli.config.read_out import choose_read_out
+from dhcli.data.progress import Count
 from dhcli.engine.find_images import find_images
 from dhcli.engine.load import (
     EXACT,
@@ -95,7 +96,7 @@ def predict(
     runtime: Runtime = EXACT,
     batch_size: int | None = None,
     say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Outcome:
     """Detect on the images of `request` and write what is asked for.
 

@@ -21,6 +21,7 @@ import torch
 from dhcli.config.schema import Config, Input
 from dhcli.data.image import Pixels, Values, read_image
 from dhcli.data.loader import collate_images
+from dhcli.data.progress import Count
 from dhcli.data.transforms import resize, resized_size
 from dhcli.engine.find_images import ImageList
 from dhcli.engine.prediction_files import Place, Prediction, Writer
@@ -89,7 +90,7 @@ def detect_images(
     *,
     device: torch.device,
     batch_size: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Summary:
     """Detect on `images` and give what is kept of every image to the `writers`, in order.
 

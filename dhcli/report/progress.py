@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dhcli.data.progress import Count
 from dhcli.report.console import err, is_live
-
-Counter = Callable[[int, int], None]
-"""Takes how many are done, and how many there are."""
 
 _PAUSE = 3.0
 """Seconds between lines about a long step."""
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Counter]:
+def counting(what: str) -> Iterator[Count]:
     """A counter of `what` (such as "images") that shows itself on stderr while the block runs."""
     if is_live():
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn(what), TimeRemainingColumn())
