@@ -18,11 +18,12 @@ from dhcli.data.shapes import draw_image
 from dhcli.engine.progress import memory_used
 from dhcli.model.detector import Detector
 from dhcli.ops.batch import ImageBatch
+from dhcli.ops.conventions import BoxRules
 
 WARM_UP = 2
 SIDE = 2048
 """Rows and columns of the matrices whose product shows what the machine can do."""
-REST = "boxes, NMS and the rest"
+NMS, REST = "NMS", "boxes and the rest"
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def _time_parts(detector: Detector, images: ImageBatch, repeats: int) -> dict[st
         "pool": head.pool,
         **branches,
     }
-    spent = dict.fromkeys(parts, 0.0)
-    with _timing(parts, spent, device):
+    spent = dict.fromkeys([*parts, NMS], 0.0)
+    with _timing(parts, spent, device), _timing_nms(detector, spent, device):
         whole = sum(_seconds(lambda: detector.detect(images), device) for _ in range(repeats))
     means = {name: seconds / repeats for name, seconds in spent.items()}
     return means | {REST: whole / repeats - sum(means.values())}
@@ -132,6 +133,27 @@ def _timing(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _timing_nms(
+    detector: Detector, spent: dict[str, float], device: torch.device
+) -> Iterator[None]:
+    """While it lasts, NMS of proposals and of detections adds its seconds to `spent`."""
+
+    class Timed(BoxRules):
+        def suppress(self, *given: Any) -> Tensor:
+            begun = _now(device)
+            kept = super().suppress(*given)
+            spent[NMS] += _now(device) - begun
+            return kept
+
+    rules = detector.rpn.rules
+    detector.rpn.rules = Timed(*rules)
+    try:
+        yield
+    finally:
+        detector.rpn.rules = rules
 
 
 def _limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from dhcli.cli import app
 from dhcli.weights.model_file import ModelFile, save_model
 
-PARTS = ["backbone", "neck", "RPN", "pool", "fc branch", "conv branch", "boxes, NMS and the rest"]
+BRANCHES = ["fc branch", "conv branch"]
+PARTS = ["backbone", "neck", "RPN", "pool", *BRANCHES, "NMS", "boxes and the rest"]
 
 
 @pytest.fixture
