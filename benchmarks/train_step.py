@@ -35,7 +35,6 @@ from seeded import (
 )
 from torch import Tensor, nn
 
-from dhcli.engine.memory import keep_freed_memory
 from dhcli.model.build import build_detector
 from dhcli.ops.batch import ImageBatch, Target
 
@@ -167,7 +166,6 @@ def make_side(
         return single, lambda: single(pictures, boxes)
     config = seeded_config(row)
     if side == "ours":
-        keep_freed_memory()  # as `dh train` does
         model: Any = build_detector(config, CLASSES)
     else:
         model = PlainDetector(config, CLASSES)
