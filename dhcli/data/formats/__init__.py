@@ -32,7 +32,7 @@ from dhcli.data.formats import (
     yolo,
 )
 from dhcli.data.formats.coco_results import read_results, results_of
-from dhcli.data.formats.files import list_files, list_folders, sound_text
+from dhcli.data.formats.files import list_files, list_folders, listing_once, sound_text
 from dhcli.data.formats.placing import Images, Placing, losses
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError
@@ -76,6 +76,7 @@ _OFFSETS = ("auto", "0", "1")
 _READ_WITH_OFFSET = {"voc": voc.read_voc, "imagenet": imagenet.read_imagenet}
 
 
+@listing_once()
 def read_dataset(
     path: Path, *, format: str | None = None, voc_offset: str = "auto"
 ) -> DetectionTable:
@@ -108,6 +109,7 @@ def read_dataset(
     return replace(table, classes=classes, notes=tuple(notes))
 
 
+@listing_once()
 def recognise(path: Path) -> tuple[Path, list[str]]:
     """The formats that `path` has, best first, and the folder it is found in.
 

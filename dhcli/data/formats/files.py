@@ -10,6 +10,8 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from io import FileIO
 from pathlib import Path
 from typing import TypeVar
@@ -54,6 +56,9 @@ _CHUNK = 64
 _LOOKS = 1000
 _WAITING = 4
 """Time over work from which on the disk is waited for, and not other programs."""
+
+_listed: ContextVar[dict[Path, tuple[list[str], list[str]]] | None]
+_listed = ContextVar("listed", default=None)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -143,24 +148,50 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in (raw.strip() for raw in read_text(path).splitlines()) if line]
 
 
+@contextmanager
+def listing_once() -> Iterator[None]:
+    """Within the block a folder is listed once, however many formats ask what is in it."""
+    known = _listed.get()
+    token = _listed.set({} if known is None else known)
+    try:
+        yield
+    finally:
+        _listed.reset(token)
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the files and of the folders in `folder`, sorted, hidden ones left out."""
+    known = _listed.get()
+    if known is not None and folder in known:
+        return known[folder]
+    listing: tuple[list[str], list[str]] = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name[0] != ".":
+                    listing[_is_folder(entry)].append(entry.name)
+    except OSError:
+        pass
+    for names in listing:
+        names.sort()
+    if known is not None:
+        known[folder] = listing
+    return listing
+
+
 def has_file(folder: Path, *suffixes: str) -> bool:
     """Whether `folder` holds a file whose name ends in one of `suffixes` (lower case)."""
-    return next(_names(folder, suffixes), None) is not None
+    return any(name.lower().endswith(suffixes) for name in _list(folder)[0])
 
 
 def list_files(folder: Path, *suffixes: str) -> list[str]:
     """Names of the files in `folder` that end in one of `suffixes` (lower case), sorted."""
-    return sorted(_names(folder, suffixes))
+    return [name for name in _list(folder)[0] if name.lower().endswith(suffixes)]
 
 
 def list_folders(folder: Path) -> list[str]:
     """Names of the folders in `folder`, sorted, hidden ones and those of an archiver left out."""
-    try:
-        with os.scandir(folder) as entries:
-            names = (entry.name for entry in entries if _is_folder(entry))
-            return sorted(name for name in names if name[0] != "." and name not in _JUNK)
-    except OSError:
-        return []
+    return [name for name in _list(folder)[1] if name not in _JUNK]
 
 
 def list_images(folder: Path, *, deep: bool = False) -> list[str]:
@@ -218,18 +249,6 @@ class FilesByStem(dict[str, str]):
 
 def _fold(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
-
-
-def _names(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
-    endings = tuple(suffixes)
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.lower().endswith(endings) and name[0] != "." and not _is_folder(entry):
-                    yield name
-    except OSError:
-        return
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

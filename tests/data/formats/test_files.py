@@ -15,6 +15,7 @@ from dhcli.data.formats.files import (
     list_files,
     list_folders,
     list_images,
+    listing_once,
     map_looks,
     map_threads,
     read_lines,
@@ -187,3 +188,14 @@ def test_flat_names_have_stems_of_their_own():
 def test_decimal(value, text):
     assert decimal(value) == text
     assert float(text) == value
+
+
+def test_a_folder_is_listed_once_within_the_block_and_anew_after_it(tmp_path):
+    (tmp_path / "a.txt").touch()
+    with listing_once():
+        assert list_files(tmp_path, ".txt") == ["a.txt"]
+        (tmp_path / "b.txt").touch()
+        with listing_once():
+            assert list_files(tmp_path, ".txt") == ["a.txt"]
+
+    assert list_files(tmp_path, ".txt") == ["a.txt", "b.txt"]
