@@ -63,6 +63,8 @@ class Detector(nn.Module):
         levels = self.extract(images)
         with torch.no_grad():  # its losses look at a few anchors again
             proposed = self.rpn(levels)
+        # Autocast keeps weights as it cast them; in older torch, those without a gradient too
+        torch.clear_autocast_cache()
         proposals = self.rpn.propose(proposed, images.sizes, training=True)
         return self.rpn.losses(levels, proposed, targets) | self.head.losses(
             levels, proposals, targets

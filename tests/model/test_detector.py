@@ -28,6 +28,24 @@ def test_losses_reach_every_parameter_even_without_objects(
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
 
 
+def test_mixed_precision_has_the_gradients_of_full(
+    small_config: MakeConfig, batch: ImageBatch, targets: list[Target]
+) -> None:
+    """Also the RPN's, whose weights first run without a gradient (pytorch#65766)."""
+    found = []
+    for mixed in (True, False):
+        torch.manual_seed(0)
+        detector = build_detector(small_config(), classes=3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            losses = detector.losses(batch, targets)
+        sum(losses.values()).backward()
+        found.append({name: part.grad for name, part in detector.rpn.named_parameters()})
+
+    for name, exact in found[1].items():
+        assert found[0][name] is not None, name
+        assert torch.cosine_similarity(found[0][name].flatten(), exact.flatten(), dim=0) > 0.9
+
+
 def test_losses_have_the_papers_names(
     small_config: MakeConfig, batch: ImageBatch, targets: list[Target]
 ) -> None:
