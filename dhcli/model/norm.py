@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,15 +114,35 @@ def _batch_affine(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> tuple[Ten
     """
     cells = x.permute(0, 2, 3, 1).flatten(0, 2)  # (N·h·w, C), a view in channels_last
     weight, count = conv.weight.flatten(1), len(cells)
-    centre = cells.sum(0) / count
-    # Variances read W C Wᵀ, whose gradient is symmetric: both factors of XᵀX have the same one
-    products = cells.detach().T @ cells
-    covariance = (2 * products - products.detach()) / count - torch.outer(centre, centre)
+    centre, covariance = _Moments.apply(cells)
     mean = weight @ centre if conv.bias is None else weight @ centre + conv.bias
     variance = ((weight @ covariance) * weight).sum(1).clamp(min=0)
     _move_statistics(norm, mean.detach(), variance.detach() * count / max(count - 1, 1))
     scale = norm.weight * (variance + norm.eps).rsqrt()
     return scale, norm.bias - mean * scale
+
+
+class _Moments(torch.autograd.Function):
+    """The mean m (C,) and the covariance (X − m)ᵀ(X − m) / n (C, C) of X (n, C).
+
+    XᵀX / n − mmᵀ would lose the digits of a variance that is small beside m². The gradient is
+    that for a gradient G of the covariance which is symmetric, as that of diag(W C Wᵀ) is:
+    2 (X − m) G / n, so that X itself is all that is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor) -> tuple[Tensor, Tensor]:
+        centre = cells.mean(0)
+        ctx.save_for_backward(cells, centre)
+        centred = cells - centre
+        return centre, centred.T @ centred / len(cells)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> Tensor:
+        cells, centre = ctx.saved_tensors
+        of_centre, of_covariance = (gradient / len(cells) for gradient in given)
+        matrix = 2 * of_covariance
+        return torch.addmm(of_centre - centre @ matrix, cells, matrix)
 
 
 def _move_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
