@@ -35,6 +35,7 @@ from seeded import (
 )
 from torch import Tensor, nn
 
+from dhcli.engine.memory import TRAINING, keep_freed_memory
 from dhcli.model.build import build_detector
 from dhcli.ops.batch import ImageBatch, Target
 
@@ -125,6 +126,8 @@ def measure(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Losses and sizes of gradients of the first step, seconds of the others, peak memory."""
+    if side == "ours":
+        keep_freed_memory(TRAINING)  # as `dh train` has it
     model, losses_of = make_side(side, row, weights, images, targets)
     learnt = [weight for weight in model.parameters() if weight.requires_grad]
     # so small a rate that the weights, and with them the work, stay as they are

@@ -20,6 +20,7 @@ from dhcli.engine.checkpoint import load_checkpoint
 from dhcli.engine.data import TrainingData, load_data
 from dhcli.engine.load import read_weights
 from dhcli.engine.loop import Outcome, Trainer
+from dhcli.engine.memory import TRAINING, keep_freed_memory
 from dhcli.engine.progress import Journal
 from dhcli.engine.run_folder import CHECKPOINT, CONFIG, RunFolder, make_run
 from dhcli.engine.schedule import describe_rate
@@ -112,6 +113,8 @@ def _run(
     state: dict[str, Any] | None = None,
 ) -> Outcome:
     journal = session.journal
+    if session.device.type == "cpu":
+        keep_freed_memory(TRAINING)
     try:
         journal.open(run, tensorboard=session.tensorboard)
         with decoded_once(data, config, run.path, journal) as images:

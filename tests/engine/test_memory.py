@@ -10,19 +10,23 @@ import pytest
 
 HELD = """
 from dhcli.engine.memory import keep_freed_memory
-if {keep}:
-    keep_freed_memory()
-large = bytearray(64 << 20)
-del large
+{keep}
+small, large = bytearray(24 << 20), bytearray(64 << 20)
+del small, large
 lines = open("/proc/self/status").read().splitlines()
 print(next(line.split()[1] for line in lines if line.startswith("VmRSS")))
 """
 
 
+def held_after(keep: str) -> float:
+    """Megabytes that a process holds which frees 24 and 64 of them."""
+    command = [sys.executable, "-c", HELD.format(keep=keep)]
+    return int(subprocess.check_output(command)) / 1024
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt(3) is glibc's")
-def test_freed_memory_stays_with_the_process() -> None:
-    held = [
-        int(subprocess.check_output([sys.executable, "-c", HELD.format(keep=keep)]))
-        for keep in (True, False)
-    ]
-    assert held[0] - held[1] > 60 << 10  # kilobytes
+def test_freed_memory_stays_with_the_process_up_to_the_largest_block() -> None:
+    before = held_after("")
+
+    assert held_after("keep_freed_memory()") - before == pytest.approx(88, abs=4)
+    assert held_after("keep_freed_memory(32 << 20)") - before == pytest.approx(24, abs=4)
