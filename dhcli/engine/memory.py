@@ -7,7 +7,7 @@ import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's mallopt(3)."""
-_NEVER = 2**31 - 1
+_NEVER = -1
 TRAINING = 32 * 2**20
 """Blocks up to this size are kept in training. Larger ones, of which a step has many of different
 lifetimes, leave holes: half a gigabyte of 5 at 2 × 800 × 1216, for another tenth of the time."""
