@@ -280,7 +280,7 @@ class Head(nn.Module):
 def _objects(classes: Tensor) -> Tensor:
     """Rows (n,) of the objects; the first where there is none, so that all weights take part."""
     rows = torch.nonzero(classes).flatten()
-    return rows if len(rows) else rows.new_zeros(1)
+    return rows if len(rows) else torch.arange(min(1, len(classes)), device=classes.device)
 
 
 def _pass_gate(output: BranchOutput, gate: float) -> Tensor:

@@ -103,7 +103,7 @@ def _statistics_are_cheap(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> b
     plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
     widens = conv.out_channels >= 2 * conv.in_channels
     exact = x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return norm.training and plain and widens and exact
+    return norm.training and plain and widens and exact and len(x) > 0
 
 
 def _batch_affine(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,23 @@ def test_losses_reach_every_parameter_even_without_objects(
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
 
 
+def test_an_image_that_is_all_ignored_leaves_no_trace(
+    small_config: MakeConfig, batch: ImageBatch
+) -> None:
+    """Neither an anchor nor a RoI is sampled."""
+    fc, conv = ({"name": kind, "kind": kind, "lambda": 1.0} for kind in ("fc", "conv"))
+    detector = build_detector(small_config(fc, conv), classes=3).train()
+    everything = torch.tensor([[-1e5, -1e5, 1e5, 1e5]])
+    target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), everything)
+
+    losses = detector.losses(batch, [target, target])
+    sum(losses.values()).backward()
+
+    assert all(loss == 0 for loss in losses.values())
+    assert all((p.grad == 0).all() for p in detector.parameters() if p.grad is not None)
+    assert all(torch.isfinite(value).all() for value in detector.buffers())
+
+
 def test_mixed_precision_has_the_gradients_of_full(
     small_config: MakeConfig, batch: ImageBatch, targets: list[Target]
 ) -> None:
