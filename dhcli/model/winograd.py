@@ -53,7 +53,8 @@ class WinogradConv(nn.Module):
         for image, result in zip(tiles, out, strict=True):
             for top in range(0, rows, band):
                 self._convolve(image[top : top + band], result[top : top + band])
-        return out.view(len(x), 4 * rows, 4 * columns, -1)[:, :height, :width].permute(0, 3, 1, 2)
+        whole = out.flatten(3, 4).flatten(1, 2)
+        return whole[:, :height, :width].permute(0, 3, 1, 2)
 
     def _convolve(self, tiles: Tensor, out: Tensor) -> None:
         """`tiles` (r, c, C, 6, 6) into `out` (r, 4, c, 4, O)."""
