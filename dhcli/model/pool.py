@@ -73,7 +73,8 @@ class Pool(nn.Module):
         self, levels: Sequence[Tensor], level_of: Tensor, rois: Tensor
     ) -> Tensor:
         """For GPUs and for export, which translates the operator."""
-        shape = (len(rois), levels[0].shape[1], self.size, self.size)
+        # `len` of a number that only the data tell is refused by export
+        shape = (rois.shape[0], levels[0].shape[1], self.size, self.size)
         out = levels[0].new_zeros(shape)
         for index, stride in enumerate(self.strides):
             rows = torch.nonzero(level_of == index).flatten()

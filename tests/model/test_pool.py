@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from dhcli.model.pool import Pool, choose_levels
@@ -74,3 +75,15 @@ def test_no_boxes() -> None:
     pooled = Pool(7, 0, True)(levels(), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
     assert pooled.shape == (0, 8, 7, 7)
+
+
+def test_a_number_of_rois_that_only_the_data_tell_can_be_exported() -> None:
+    class Chosen(nn.Module):
+        def forward(self, level: Tensor, boxes: Tensor) -> Tensor:
+            rows = torch.nonzero(boxes[:, 2] > 0).flatten()
+            torch._check(rows.shape[0] <= len(boxes))
+            chosen = torch.cat([boxes.new_zeros(1, 4), boxes[rows]])
+            pool = Pool(7, 2, True, strides=(4,))
+            return pool([level], chosen, torch.zeros_like(chosen[:, 0]))
+
+    torch.export.export(Chosen(), (torch.rand(1, 2, 8, 8), torch.rand(3, 4)))
