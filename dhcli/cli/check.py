@@ -15,9 +15,9 @@ from dhcli.cli.options import (
     JsonFlag,
     Overrides,
     PlaceImages,
-    Preset,
     SourceFormat,
     VocOffset,
+    preset_option,
 )
 from dhcli.config.load import load_config
 from dhcli.data.findings import CODES, Finding
@@ -47,7 +47,7 @@ def check(
     images: PlaceImages = "copy",
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
-    preset: Preset = None,
+    preset: Annotated[str | None, preset_option(": anchors are not looked at")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     all_: Annotated[bool, typer.Option("--all", help="Name every finding.")] = False,

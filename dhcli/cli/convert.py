@@ -109,7 +109,7 @@ def convert(
       dh convert aerial/ tiles/ --to yolo --tile 1024 --overlap 0.2
     """
     from dhcli.data.convert import Plan, apply_plan, write_plan
-    from dhcli.data.formats import describe, read_dataset, require_format
+    from dhcli.data.formats import FORMATS, describe, read_dataset, require_format
     from dhcli.report.console import err, out, print_json
 
     plan = Plan(
@@ -138,6 +138,10 @@ def convert(
     written, lost = write_plan(table, destination, to, images, plan)
     for line in lost:
         err.print(line)
+    err.print(
+        f"{destination}: {FORMATS[to].title}, {len(written)} images, {len(written.boxes)} boxes, "
+        f"{len(written.classes)} classes"
+    )
     if as_json:
         print_json(
             {

@@ -30,7 +30,7 @@ def demo(
     Draws images of shapes among clutter, trains a small Double-Head-Ext from nothing, measures it
     on images it has not seen and draws what it finds there. What an earlier demo left is replaced.
 
-    Examples:
+    For example:
       dh demo
       dh demo --out /tmp/demo --seed 1
 

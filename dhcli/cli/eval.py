@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dhcli.cli.options import Boxes, Data, Device, Gate, JsonFlag, Out, Precision, Scores
+from dhcli.cli.options import Boxes, Data, Device, Gate, JsonFlag, Precision, Scores, out_option
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def eval_(
             help="Measure every read-out of the model in one pass, as one table.",
         ),
     ] = None,
-    out: Out = None,
+    out: Annotated[Path | None, out_option("Folder for files. Without it: none are kept.")] = None,
     device: Device = "auto",
     batch_size: Annotated[
         int | None,
@@ -77,16 +77,14 @@ def eval_(
 ) -> None:
     """Measure average precision on a dataset.
 
-    Example: dh eval --weights model.safetensors --data photos/ --split test
-
-    Example: dh eval --weights model.safetensors --data photos/ --scores fc --boxes conv
-
-    Example: dh eval --weights model.safetensors --data photos/ --read-outs all
-
-    Example: dh eval --detections results.json --data photos/ --metric coco,voc07
-
     Classes are matched by name. --out writes metrics.json, per_class.csv, pr_curves.png (COCO) and
     predictions.bbox.json into a folder, with --read-outs into a folder for each.
+
+    For example:
+      dh eval --weights model.safetensors --data photos/ --split test
+      dh eval --weights model.safetensors --data photos/ --read-outs all
+      dh eval --weights model.safetensors --data photos/ --scores fc --boxes conv
+      dh eval --detections results.json --data photos/ --metric coco,voc07
     """
     from dhcli.engine.gate import check_limits, parse_limit
     from dhcli.engine.score import Request, parse_metrics

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dhcli.cli.options import JsonFlag, Out
+from dhcli.cli.options import JsonFlag, out_option
 
 if TYPE_CHECKING:
     from dhcli.export.onnx import Agreement
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to export.")],
     to: Annotated[Literal["onnx"], typer.Option(help="Format to write.")] = "onnx",
-    out: Out = None,
+    out: Annotated[
+        Path | None, out_option("File to write. Without it: MODEL ending in .onnx.", "FILE")
+    ] = None,
     opset: Annotated[
         int, typer.Option(metavar="N", help="Version of ONNX's operators, 18 to 21.")
     ] = 20,

@@ -13,12 +13,19 @@ from dhcli.cli.options import (
     ConfigFile,
     Device,
     JsonFlag,
-    Out,
     Overrides,
-    Preset,
     Weights,
+    preset_option,
 )
-from dhcli.cli.train import Cache, TensorBoard, ValFolder, conclude, make_session, option_settings
+from dhcli.cli.train import (
+    Cache,
+    RunFolder,
+    TensorBoard,
+    ValFolder,
+    conclude,
+    make_session,
+    option_settings,
+)
 from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
 
@@ -42,10 +49,10 @@ def finetune(
     weights: Weights,
     val: ValFolder = None,
     alias: Aliases = None,
-    preset: Preset = None,
+    preset: Annotated[str | None, preset_option(f": {DEFAULT_PRESET}")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    out: Out = None,
+    out: RunFolder = None,
     cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -57,7 +64,7 @@ def finetune(
     (by default `finetune`: small steps); `--set` stands above both. Predictors of classes that the
     weights know, by name or `--alias`, start from theirs.
 
-    Examples:
+    For example:
       dh finetune photos/ --weights model.safetensors
       dh finetune kitti_tiny/ --weights coco.safetensors --preset kitti-tiny --alias Cyclist=bicycle
       dh finetune photos/ --weights model.safetensors --set model.backbone.frozen_stages=5

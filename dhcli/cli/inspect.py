@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dhcli.cli.options import Dataset, JsonFlag, Out, SourceFormat, VocOffset
+from dhcli.cli.options import Dataset, JsonFlag, SourceFormat, VocOffset, out_option
 
 
 def inspect(
@@ -15,7 +16,7 @@ def inspect(
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Look at this split alone.")
     ] = None,
-    out: Out = None,
+    out: Annotated[Path | None, out_option("New folder for pictures.")] = None,
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
     as_json: JsonFlag = False,

@@ -6,7 +6,7 @@ A path is not checked here: the engine's errors say what is wrong with it, and w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,18 +28,22 @@ def complete_format(incomplete: str) -> list[str]:
     return [name for name in FORMATS if name.startswith(incomplete)]
 
 
-Preset = Annotated[
-    str | None,
-    typer.Option(
+def preset_option(without: str) -> Any:
+    """`--preset` of a command; `without` says what stands in its place."""
+    return typer.Option(
         "--preset",
         "-p",
         metavar="NAME|FILE",
-        help="Settings to start from; `dh presets` lists them. "
-        "Without it, and without --config: custom.",
+        help=f"Settings to start from; `dh presets` lists them. Without it{without}.",
         autocompletion=complete_preset,
         rich_help_panel=SETTINGS,
-    ),
-]
+    )
+
+
+def out_option(help: str, metavar: str = "FOLDER") -> Any:
+    """`--out` of a command."""
+    return typer.Option("--out", "-o", metavar=metavar, help=help)
+
 
 ConfigFile = Annotated[
     Path | None,
@@ -69,7 +73,7 @@ Data = Annotated[
         "--data",
         "-d",
         metavar="PATH",
-        help="Dataset: a folder or annotation file, COCO, Pascal VOC, KITTI or YOLO.",
+        help="Dataset: a folder or annotation file, of any known format.",
     ),
 ]
 
@@ -108,11 +112,6 @@ Weights = Annotated[
         metavar="FILE",
         help="Model file, such as model.safetensors, or another program's (see `dh weights`).",
     ),
-]
-
-Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="PATH", help="Where to write."),
 ]
 
 Device = Annotated[

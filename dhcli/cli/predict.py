@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import Boxes, Device, Gate, JsonFlag, Out, Precision, Scores, Weights
+from dhcli.cli.options import Boxes, Device, Gate, JsonFlag, Precision, Scores, Weights, out_option
 from dhcli.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def predict(
         ),
     ],
     weights: Weights,
-    out: Out = None,
+    out: Annotated[
+        Path | None, out_option("Folder to write. Without it: a new one, `predictions`.")
+    ] = None,
     format: Annotated[
         list[str] | None,
         typer.Option(

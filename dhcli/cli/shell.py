@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -105,8 +106,13 @@ def load_command(name: str) -> Any:
     for one in (command, *getattr(command, "commands", {}).values()):
         # `[a, b]` in an example is no markup, and rich_utils would take a last paragraph's
         # indentation away, were there no empty line before it.
-        one.help = escape(one.help or "").replace("\n\n", "\n\n\n", 1)
+        one.help = escape(_unwrap(one.help or "")).replace("\n\n", "\n\n\n", 1)
     return command
+
+
+def _unwrap(text: str) -> str:
+    """Paragraphs as one line each, for the terminal to wrap; indented lines stay as they are."""
+    return re.sub(r"(?<=[^\n])\n(?=[^\s])", " ", text)
 
 
 def _panel(title: str, lines: Iterable[tuple[str, str]], width: int | None = None) -> Panel:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dhcli.cli.options import ConfigFile, Device, JsonFlag, Out, Overrides, Preset
+from dhcli.cli.options import (
+    ConfigFile,
+    Device,
+    JsonFlag,
+    Overrides,
+    out_option,
+    preset_option,
+)
 from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
 
@@ -48,18 +55,21 @@ Cache = Annotated[
         help="Decode every image once, before training: into memory, or a file in the run folder.",
     ),
 ]
+RunFolder = Annotated[
+    Path | None, out_option("Folder of the run. Without it: a new one in `runs`, which is said.")
+]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write for TensorBoard too.")]
 
 
 def train(
     data: TrainFolder = None,
     val: ValFolder = None,
-    preset: Preset = None,
+    preset: Annotated[str | None, preset_option(", and without --config: custom")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     weights: StartWeights = None,
     resume: ResumeRun = None,
-    out: Out = None,
+    out: RunFolder = None,
     cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -67,7 +77,7 @@ def train(
 ) -> None:
     """Train a detector on your images.
 
-    Examples:
+    For example:
       dh train --data photos/
       dh train --preset small --data photos/ --set train.schedule.length=12 --out runs/first
       dh train --resume runs/train/custom

@@ -185,8 +185,8 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         say(line)
     if train.schedule.warmup > trainer.total // 2:
         session.journal.warn(
-            f"{train.schedule.warmup} of the {trainer.total} iterations are warm-up "
-            "(train.schedule.warmup)"
+            f"warm-up (train.schedule.warmup) takes {train.schedule.warmup} iterations, "
+            f"the whole training {trainer.total}"
         )
     say(f"run folder: {trainer.run.path}")
     if trainer.iteration:

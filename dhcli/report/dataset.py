@@ -49,16 +49,17 @@ def split_table(numbers: Statistics) -> Table:
 
 def anchor_table(recall: AnchorRecall) -> Table:
     """For each class and level: objects whose best anchor is there, percent that it is near."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("anchors of", overflow="fold")
-    for name in (*recall.levels, "all", "mean IoU", "side"):
+    caption = "objects by the level of their best anchor, and the share of them that it fits"
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    table.add_column("anchors\nof", overflow="fold")
+    for name in (*recall.levels, "all", "mean\nIoU", "side"):
         table.add_column(name, justify="right", no_wrap=True)
     for row, name in enumerate(recall.classes[:MOST_CLASSES]):
         counts, near = recall.counts[row], recall.near[row]
         pairs = zip((*near, near.sum()), (*counts, counts.sum()), strict=True)
         table.add_row(
             Text(name),
-            *(f"{100 * hit / all_:.0f} % of {all_:,}" if all_ else "–" for hit, all_ in pairs),
+            *(f"{all_:,}\n{100 * hit / all_:.0f} %" if all_ else "–" for hit, all_ in pairs),
             _number(float(recall.ious[row])),
             _number(float(recall.sides[row])),
         )
@@ -91,8 +92,8 @@ def _whole(numbers: Statistics) -> Table:
 def _classes(numbers: Statistics) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("class", overflow="fold")
-    for name in ("objects", "images", "side 10 %", "50 %", "90 %", "h/w 10 %", "50 %", "90 %"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("objects", "images", "side\n10 %", "50 %", "90 %", "h/w\n10 %", "50 %", "90 %"):
+        table.add_column(name, justify="right", vertical="bottom", no_wrap=True)
     for each in numbers.classes[:MOST_CLASSES]:
         table.add_row(
             Text(each.name),

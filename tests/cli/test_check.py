@@ -1,6 +1,7 @@
 """`dh check` as people and programs see it."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -114,6 +115,14 @@ def test_what_is_no_dataset_exits_3(tmp_path):
     run = dh(tmp_path)
 
     assert (run.exit_code, run.stdout) == (3, "")
+
+
+def test_anchors_fit_into_80_columns_beside_the_classes(source):
+    run = CliRunner().invoke(
+        app, ["check", str(source), "--preset", "small"], env={"COLUMNS": "80"}
+    )
+
+    assert re.search(r"^  cat( +–){4} +2 +2 +0\.\d+ +\d+ *$", run.stdout, re.MULTILINE), run.stdout
 
 
 @pytest.mark.realdata

@@ -41,6 +41,15 @@ def test_tables_tell_of_classes_sizes_and_splits(source):
     assert ["images", "2", "1"] in rows
 
 
+def test_names_of_classes_fit_into_80_columns(source):
+    (source / "data.yaml").write_text("names: [Person_sitting, traffic light]\n", "utf-8")
+
+    run = CliRunner().invoke(app, ["inspect", str(source)], env={"COLUMNS": "80"})
+
+    assert "Person_sitting    " in run.stdout.split("in split")[0]
+    assert "traffic light    " in run.stdout.split("in split")[0]
+
+
 def test_json_is_one_document(source):
     told = json.loads(dh(source, "--json", "--split", "train").stdout)
 

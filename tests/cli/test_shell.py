@@ -105,7 +105,7 @@ def test_every_help_has_an_example_on_a_line_of_its_own(command: list[str]) -> N
     page = CliRunner().invoke(app, [*command, "--help"]).stdout
 
     example = " ".join(["dh", *command])
-    assert re.search(rf"^\s*(Example: |\$ )?{example}\b", page, re.MULTILINE)
+    assert re.search(rf"^\s*(\$ )?{example}\b", page, re.MULTILINE)
 
 
 @pytest.fixture
@@ -207,6 +207,18 @@ def test_brackets_in_a_help_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> No
     assert any(
         line.startswith("   dh broken --set data.classes=[cat, dog]") for line in page.splitlines()
     )
+
+
+def test_paragraphs_of_a_help_are_wrapped_by_the_terminal_alone() -> None:
+    page = CliRunner().invoke(app, ["check", "--help"], env={"COLUMNS": "80"}).stdout
+    lines = [line.strip() for line in page.splitlines()]
+
+    first = lines.index("For example:")
+    assert lines[first - 2] == "compared with its anchors too."  # no line of a few words before it
+    assert lines[first + 1 : first + 3] == [
+        "dh check photos/",
+        "dh check photos/ --decode --fix photos-mended/",
+    ]
 
 
 def test_a_closed_pipe_is_no_error() -> None:

@@ -150,7 +150,8 @@ def _contents(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(2).lstrip()
-        return "a JSON list (detections?)" if start[:1] == b"[" else f"a {path.suffix} file"
+        kind = f"a {path.suffix} file" if path.suffix else "a file without a suffix"
+        return "a JSON list (detections?)" if start[:1] == b"[" else kind
     names = [f"{name}/" for name in list_folders(path)] + list_files(path, "")
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return (", ".join(names[:8]) or "nothing") + more
@@ -172,8 +173,9 @@ def describe(table: DetectionTable) -> str:
     marks = {"of no class": int(np.sum(~has_class))}
     for flag in Flag:
         marks[str(flag.name).lower()] = int(np.sum(table.has(flag) & has_class))
-    parts += [f"{count} {name}" for name, count in marks.items() if count]
-    return "\n".join([", ".join(parts), *(f"  {note}" for note in table.notes)])
+    marked = ", ".join(f"{count} {name}" for name, count in marks.items() if count)
+    whole = ", ".join(parts) + (f"; boxes: {marked}" if marked else "")
+    return "\n".join([whole, *(f"  {note}" for note in table.notes)])
 
 
 def _counted_classes(table: DetectionTable) -> str:

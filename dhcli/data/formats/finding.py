@@ -109,7 +109,11 @@ def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:
     folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
     names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
     if names.count(None) > 1:
-        nameless = [f.name for f, name in zip(files, names, strict=True) if name is None]
+        nameless = [
+            f.relative_to(root).as_posix()
+            for f, name in zip(files, names, strict=True)
+            if name is None
+        ]
         raise DataError(
             f"several annotation files, and no telling of which split: {', '.join(nameless[:5])}",
             where=root,

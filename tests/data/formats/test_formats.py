@@ -378,8 +378,8 @@ def test_describe_tells_all_that_is_held(sample):
     text = describe(replace(sample, format="coco", notes=("one thing",)))
 
     assert text == (
-        "COCO, 3 images, 5 boxes, 2 classes (cat 2, hot dog 2), splits train 2, val 1, "
-        "1 of no class, 1 crowd, 1 difficult, 1 truncated, 1 occluded\n  one thing"
+        "COCO, 3 images, 5 boxes, 2 classes (cat 2, hot dog 2), splits train 2, val 1; "
+        "boxes: 1 of no class, 1 crowd, 1 difficult, 1 truncated, 1 occluded\n  one thing"
     )
 
 
