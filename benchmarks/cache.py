@@ -3,8 +3,7 @@
     .venv/bin/python benchmarks/cache.py
 
 An epoch is loaded in this process, without workers and without a detector, three ways in turn, and
-the batches of every way are compared. Medians are printed and written to
-`benchmarks/results/cache.csv`.
+the batches of every way are compared. Medians are added to `benchmarks/results/cache.csv`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 
 import cv2
 import torch
-from record import RESULTS, about, write_rows
+from record import RESULTS, about, add_row
 
 from dhcli.config.schema import Augment, Input
 from dhcli.data.cache import ImageCache, decode_to_file, decode_to_memory, decoded_size
@@ -46,9 +45,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    rows = [row for size in CASES for row in measure(size, options.images, options.rounds)]
     machine = about("torch", "numpy", "pillow")
-    write_rows(options.out, [row | machine for row in rows])
+    for size in CASES:
+        for row in measure(size, options.images, options.rounds):
+            add_row(options.out, row | machine)
 
 
 def measure(size: tuple[int, int], images: int, rounds: int) -> list[dict[str, Any]]:
@@ -75,7 +75,6 @@ def measure(size: tuple[int, int], images: int, rounds: int) -> list[dict[str, A
         row = {"files": f"{size[0]}x{size[1]}", "min_size": CASES[size].min_size, "cache": name}
         row |= {"images": images, "rounds": rounds, "images_a_second": round(rate, 1)}
         row |= {"decoded_mb": round(megabytes), "decoding_seconds": round(once, 2)}
-        print(row)
         rows.append(row)
     return rows
 
