@@ -40,10 +40,10 @@ class Runtime:
         fold_norms(detector)
         if device.type == "cpu":
             keep_freed_memory()
-        if device.type == "cpu" and precision.name == "fp32":
-            # Not the head: RoIs are so small that half of the tiles would lie beyond them
-            for part in (detector.backbone, detector.neck, detector.rpn):
-                use_winograd(part)
+            if precision.name == "fp32":
+                # Not the head: RoIs are so small that half of the tiles would lie beyond them
+                for part in (detector.backbone, detector.neck, detector.rpn):
+                    use_winograd(part)
         if self.gate is not None:
             _check_gate(detector)
             detector.config = detector.config.model_copy(update={"gate": self.gate})

@@ -179,9 +179,9 @@ class Head(nn.Module):
         for name in self.branches:
             branch = self.branch(name)
             seen = slice(None) if branch.needs_all is not None else objects
-            rows = objects if branch.reads_objects else seen
-            read = None if rows is seen else objects
-            output = self.run(name, levels, rois.boxes[seen], rois.images[seen], read)
+            wanted = objects if branch.needs_all is not None and branch.reads_objects else None
+            output = self.run(name, levels, rois.boxes[seen], rois.images[seen], wanted)
+            rows = seen if wanted is None else wanted
             classes = rois.classes[rows]
             if output.logits is not None:
                 loss = classification_loss(output.logits, classes)

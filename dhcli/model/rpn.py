@@ -68,16 +68,15 @@ class Rpn(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> RpnOutput:
         """Score and refine the anchors of P2 … P6, or of what else has the `strides`."""
         logits, deltas, anchors = [], [], []
-        finest_height, finest_width = levels[0].shape[-2:]
-        padded = (finest_height * self.strides[0], finest_width * self.strides[0])
+        finest = [side * self.strides[0] for side in levels[0].shape[-2:]]
+        padded = (finest[0], finest[1]) if self.divides else None
         for level, cell, stride in zip(levels, self.cells, self.strides, strict=True):
             x = F.relu(self.conv(level))
             # (B, A·c, h, w) to (B, h·w·A, c): row, column, anchor
             logits.append(self.cls(x).permute(0, 2, 3, 1).flatten(1))
             deltas.append(self.reg(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
             height, width = level.shape[-2:]
-            grid = (height, width, stride, padded if self.divides else None)
-            anchors.append(grid_anchors(cell, *grid))
+            anchors.append(grid_anchors(cell, height, width, stride, padded))
         counts = [each.shape[0] for each in anchors]
         return RpnOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), counts)
 
