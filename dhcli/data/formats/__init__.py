@@ -35,7 +35,7 @@ from dhcli.data.formats.coco_results import read_results, results_of
 from dhcli.data.formats.files import list_files, list_folders, listing_once, sound_text
 from dhcli.data.formats.placing import Images, Placing, losses
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
-from dhcli.errors import ConfigError, DataError
+from dhcli.errors import ConfigError, DataError, suggest
 
 __all__ = [
     "FORMATS",
@@ -141,7 +141,7 @@ def _formats_of(path: Path) -> list[str]:
 def require_format(format: str) -> str:
     """`format`, or a ConfigError that names the formats there are."""
     if format not in FORMATS:
-        raise ConfigError(f"unknown format `{format}`", hint=f"there are: {', '.join(FORMATS)}")
+        raise ConfigError(f"unknown format `{format}`", hint=suggest(format, [*FORMATS]))
     return format
 
 
