@@ -9,6 +9,7 @@ import typer
 
 from dhcli.cli.options import JsonFlag, PlaceImages, SourceFormat, VocOffset, complete_format
 from dhcli.errors import ConfigError
+from dhcli.words import counted
 
 CHOOSE, DIVIDE, CUT = "What to keep", "Splits", "Tiles"
 _SPLITS = ("train", "val", "test")
@@ -139,8 +140,8 @@ def convert(
     for line in lost:
         err.print(line)
     err.print(
-        f"{destination}: {FORMATS[to].title}, {len(written)} images, {len(written.boxes)} boxes, "
-        f"{len(written.classes)} classes"
+        f"{destination}: {FORMATS[to].title}, {counted(len(written), 'image')}, "
+        f"{counted(len(written.boxes), 'box')}, {counted(len(written.classes), 'class')}"
     )
     if as_json:
         print_json(

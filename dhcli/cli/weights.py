@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dhcli.cli.options import JsonFlag, Overrides
+from dhcli.words import counted
 
 if TYPE_CHECKING:
     from dhcli.engine.foreign import Imported
@@ -117,7 +118,7 @@ def _show(source: Path, found: Imported) -> None:
     from dhcli.engine.foreign import conventions
     from dhcli.report.console import out
 
-    out.print(f"{source}: {found.title}, {len(found.model.classes)} classes")
+    out.print(f"{source}: {found.title}, {counted(len(found.model.classes), 'class')}")
     table = Table("part", box=box.SIMPLE_HEAD)
     table.add_column("tensors", justify="right")
     table.add_column("how")

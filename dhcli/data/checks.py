@@ -19,6 +19,7 @@ from dhcli.data.ids import repeated_ids
 from dhcli.data.image import SIDEWAYS, read_orientation
 from dhcli.data.scan import Scan, scan_images
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
+from dhcli.words import counted
 
 _SLACK = 0.5
 """Pixels that a box may lie over the edge by: what rounding does."""
@@ -54,7 +55,7 @@ def find_flaws(table: DetectionTable, images: Scan) -> list[Finding]:
 def _check_whole(table: DetectionTable) -> Iterator[Finding]:
     """Emptiness, and classes that nothing or two spellings stand for."""
     if not len(table.boxes):
-        what = f"{len(table)} images, and not one box"
+        what = f"{counted(len(table), 'image')}, and not one box"
         yield Finding("dataset-empty", str(table.root), what)
     else:
         for image in np.flatnonzero(np.diff(table.offsets) == 0).tolist():
@@ -245,13 +246,13 @@ def _check_splits(table: DetectionTable) -> Iterator[Finding]:
     known = [name for name in SPLITS if len(table.splits.get(name, ()))]
     left = len(table) - len(np.unique(np.concatenate([[], *table.splits.values()])))
     if table.splits and left:
-        yield Finding("image-unsplit", str(table.root), f"{left} images are in no split")
+        yield Finding("image-unsplit", str(table.root), f"{counted(left, 'image')} in no split")
     counts = {name: count_classes(table.split(name)).tolist() for name in known}
     for label, (name, total) in enumerate(zip(table.classes, count_classes(table), strict=True)):
         absent = [split for split in known if not counts[split][label]]
         if total and absent and len(known) > 1:
             listed = ", ".join(f"`{split}`" for split in absent)
-            what = f"none of its {total} boxes is in {listed}"
+            what = f"not one box, of {total:,}, is in {listed}"
             yield Finding("split-class", f"class {name}", what)
 
 

@@ -15,6 +15,7 @@ from dhcli.data.split import divide_shares, group_images
 from dhcli.data.table import DetectionTable
 from dhcli.data.tile import HOLDS, tile_table, write_tiles
 from dhcli.errors import ConfigError
+from dhcli.words import counted
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _steps(plan: Plan) -> Iterator[tuple[str, Step]]:
         yield what, lambda table: drop_small(table, plan.min_area)
     limit = plan.limit
     if limit is not None:
-        yield f"first {limit} images kept", lambda table: limit_images(table, limit)
+        yield f"first {counted(limit, 'image')} kept", lambda table: limit_images(table, limit)
     if plan.shares:
         what = "divided by groups of images" if plan.group_by else "divided"
         yield what, lambda table: _divide(table, plan)

@@ -30,6 +30,7 @@ from dhcli.data.scan import Scan
 from dhcli.data.select import keep_images, rename_classes
 from dhcli.data.table import DetectionTable, Flag, Strings
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 
 def mend_table(
@@ -69,7 +70,7 @@ def fix_table(table: DetectionTable, images: Scan) -> DetectionTable:
 
 def _bad_images(table: DetectionTable, findings: Sequence[Finding]) -> DataError:
     first = findings[0]
-    others = f" (and {len(findings) - 1} more images)" if len(findings) > 1 else ""
+    others = f" (and {counted(len(findings) - 1, 'image')} more)" if len(findings) > 1 else ""
     return DataError(
         f"{first.what}{others}",
         where=table.root / first.where,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.table import Column, DetectionTable, Strings
+from dhcli.words import counted
 
 Ids = NDArray[np.int64]
 
@@ -42,7 +43,7 @@ def merge_tables(tables: Sequence[DetectionTable]) -> DetectionTable:
     image_ids, images = _unique(np.concatenate([part.image_ids for part in parts]))
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
     twice = sum(map(len, tables)) - len(image_ids)
-    shared = [f"{twice} images are listed again: their first boxes count"] if twice else []
+    shared = [f"{counted(twice, 'image')} listed again: the first boxes count"] if twice else []
     notes = chain.from_iterable([*(table.notes for table in tables), kind, images, shared])
     with_boxes = [part.scores for part in parts if len(part.boxes)]
     scores = [own for own in with_boxes if own is not None]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dhcli.data.formats.coco_entries import IMAGE_FIELDS, RAW, parse_raw
 from dhcli.data.table import ANY_CLASS, DetectionTable
 from dhcli.errors import ConfigError, DataError
+from dhcli.words import counted
 
 Counts = NDArray[np.int64]
 
@@ -51,7 +52,7 @@ def divide_shares(
     groups = np.arange(len(table)) if groups is None else groups
     numbers, group_of = np.unique(groups, return_inverse=True)
     if len(numbers) < min(len(shares), len(table)):
-        what = f"its images make {len(numbers)} groups, too few for {len(shares)} splits"
+        what = f"its images make {counted(len(numbers), 'group')}, too few for {len(shares)} splits"
         raise DataError(what, where=table.root)
     shown = _shown(table, group_of, len(numbers))
     sizes = np.bincount(group_of, minlength=len(numbers))

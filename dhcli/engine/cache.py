@@ -21,6 +21,7 @@ from dhcli.data.table import DetectionTable
 from dhcli.engine.data import TrainingData
 from dhcli.engine.progress import Journal
 from dhcli.errors import DhError
+from dhcli.words import counted
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def decoded_once(
         caches = [decode(table, path) for table, path in zip(tables, files, strict=False)]
         images, seconds = sum(map(len, tables)), time.perf_counter() - begun
         journal.say(
-            f"{images} images are decoded, {needed / 1e6:.0f} MB in {seconds:.1f} s "
+            f"decoded {counted(images, 'image')}, {needed / 1e6:.0f} MB in {seconds:.1f} s "
             f"(train.cache {config.train.cache})"
         )
         yield replace(data, train_cache=caches[0], val_cache=caches[1] if data.val else None)

@@ -21,6 +21,7 @@ from dhcli.data.split import divide
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.engine.progress import Journal
 from dhcli.errors import ConfigError, DataError, suggest
+from dhcli.words import counted
 
 FIRST = 3
 """Findings of a code that are shown; the log has all."""
@@ -103,7 +104,7 @@ def _split_one(
     divided = divide(train, config.val_fraction, seed)
     parts = divided.split("train"), divided.split("val")
     journal.say(
-        f"{there}: {len(parts[1])} of {len(train)} images are set aside for validation "
+        f"{there}: {len(parts[1])} of {len(train)} images set aside for validation "
         f"(data.val_fraction {config.val_fraction:g}, seed {seed})"
     )
     return parts
@@ -113,8 +114,9 @@ def _check_apart(table: DetectionTable, config: Data) -> None:
     shared = np.intersect1d(table.splits[config.train_split], table.splits[config.val_split])
     if len(shared):
         raise DataError(
-            f"splits `{config.train_split}` and `{config.val_split}` share {len(shared)} images, "
-            f"such as {table.files[int(shared[0])]}: AP would be measured on what was learned",
+            f"splits `{config.train_split}` and `{config.val_split}` share "
+            f"{counted(len(shared), 'image')}, such as {table.files[int(shared[0])]}: AP would be "
+            "measured on what was learned",
             where=table.root,
             hint="name splits that are apart: `--set data.train_split=…`",
         )
@@ -151,12 +153,13 @@ def _prepared(
         kept = np.flatnonzero(
             np.bincount(table.image_of_box[_taught(table, config)], minlength=len(table))
         )
-        journal.say(f"{len(table) - len(kept)} images without objects are left out (data.empty)")
+        left_out = counted(len(table) - len(kept), "image without objects")
+        journal.say(f"{left_out}: left out (data.empty)")
         table = table.take_images(kept)
     if not len(table):
         raise DataError(f"no {use} images are left", where=table.root)
     if not _taught(table, config).any():
-        what = f"none of the {len(table)} {use} images holds an object of the classes"
+        what = f"no {use} image, of {len(table):,}, holds an object of the classes"
         raise DataError(f"{what} {', '.join(names)}", where=table.root)
     return table
 
@@ -174,7 +177,7 @@ def _tell(findings: list[Finding], use: str, journal: Journal) -> None:
     if not findings:
         return
     counts = Counter(finding.code for finding in findings)
-    journal.warn(f"{len(findings)} findings in the {use} data (train.log has all):")
+    journal.warn(f"{counted(len(findings), 'finding')} in the {use} data (train.log has all):")
     shown: Counter[str] = Counter()
     for finding in findings:
         shown[finding.code] += 1

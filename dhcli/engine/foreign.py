@@ -22,6 +22,7 @@ from dhcli.weights.foreign import Foreign, Row, convert, export_state, read_fore
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName
 from dhcli.weights.model_file import ModelFile, read_model
 from dhcli.weights.state import check_state
+from dhcli.words import counted
 
 SHORT = {"resnet18": "r18", "resnet34": "r34", "resnet50": "r50", "resnet101": "r101"}
 CONVENTIONS = ("input", "model")
@@ -139,7 +140,7 @@ def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassName
     count = len(foreign.state[layout.CLASSIFIER]) - 1
     if given is not None:
         if len(given.names) != count:
-            what = f"has {count} classes, and --classes names {len(given.names)}"
+            what = f"has {counted(count, 'class')}, and --classes names {len(given.names)}"
             raise ModelError(what, where=foreign.path)
         return given, []
     ids = tuple(range(1, count + 1))
@@ -149,7 +150,7 @@ def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassName
     if count == layout.COCO_CLASSES:
         note = f"the file does not name its {count} classes: taken for COCO's; else {hint}"
         return ClassNames(coco_names(count), ids), [note]
-    note = f"the file does not name its {count} classes: called `class 1` … ; {hint}"
+    note = f"the file does not name its {counted(count, 'class')}: called `class 1` … ; {hint}"
     return ClassNames(tuple(f"class {number}" for number in ids), ids), [note]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from dhcli.config.schema import Schedule, Train
+from dhcli.words import counted
 
 
 def learning_rate(iteration: int, base: float, schedule: Schedule, epoch_length: int) -> float:
@@ -43,10 +44,10 @@ def describe_rate(train: Train, world: int = 1) -> str:
     if not train.scale_lr:
         return f"learning rate {base:g}, whatever the batch (train.scale_lr=false)"
     if images == train.reference_batch:
-        return f"learning rate {base:g} for {images} images a step"
+        return f"learning rate {base:g} for {counted(images, 'image')} a step"
     return (
         f"learning rate {base:g} = {train.lr:g} × {images} / {train.reference_batch}: "
-        f"{images} images a step, {train.lr:g} was found with {train.reference_batch} "
+        f"{counted(images, 'image')} a step, {train.lr:g} was found with {train.reference_batch} "
         "(train.scale_lr=false keeps it)"
     )
 

@@ -28,6 +28,7 @@ from dhcli.engine.prediction_files import Place, Prediction, Writer
 from dhcli.errors import DataError, DhError
 from dhcli.model.detector import Detector
 from dhcli.ops.batch import Detections
+from dhcli.words import counted
 
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -115,7 +116,7 @@ def detect_images(
                 progress(summary.images + len(summary.unreadable), len(images))
     if not summary.images:
         name, problem = summary.unreadable[0]
-        what = f"none of {len(images)} images could be read; the first: {problem}"
+        what = f"no image could be read; the first of {len(images)}: {problem}"
         raise DataError(what, where=images.root / name)
     summary.seconds = time.perf_counter() - begun
     return summary
@@ -218,7 +219,7 @@ def _detect_batch(
         with torch.inference_mode():
             results = detector.detect(batch.to(device))
     except torch.OutOfMemoryError as error:
-        what = f"the GPU has too little memory for {len(part)} images at a time"
+        what = f"the GPU has too little memory for {counted(len(part), 'image')} at a time"
         raise DhError(what, hint="try `--batch-size 1`, or `--device cpu`") from error
     return [
         _prediction(one.name, pixels, result)

@@ -30,6 +30,7 @@ from dhcli.model.build import build_detector
 from dhcli.model.detector import Detector
 from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.transfer import Transfer, transfer
+from dhcli.words import counted
 
 START_ANEW = "start a new run from its model: `dh train --weights RUN/last.safetensors`"
 
@@ -144,7 +145,8 @@ def _train_or_explain(trainer: Trainer) -> Outcome:
         return trainer.train()
     except torch.OutOfMemoryError as error:
         what = (
-            f"{trainer.device} has too little memory for {trainer.config.train.batch_size} images"
+            f"{trainer.device} has too little memory for "
+            f"{counted(trainer.config.train.batch_size, 'image')}"
         )
         hint = "the same recipe with less at a time: halve `train.batch_size`, double "
         hint += "`train.accumulate`; or lower `input.max_size`"
@@ -175,9 +177,10 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     """Say what is about to happen."""
     say, train = session.journal.say, trainer.config.train
     val = f"{len(trainer.data.val)} to validate on" if trainer.data.val else "none to validate on"
-    say(f"{len(trainer.data.train)} images to learn from, {val}")
+    say(f"{counted(len(trainer.data.train), 'image')} to learn from, {val}")
     say(
-        f"{trainer.epochs} epochs of {trainer.epoch_length} iterations, {trainer.total} in all, "
+        f"{counted(trainer.epochs, 'epoch')} of {counted(trainer.epoch_length, 'iteration')}, "
+        f"{trainer.total:,} in all, "
         f"on {trainer.device} in {trainer.precision.name}"
     )
     say(describe_rate(train, trainer.world))
@@ -185,7 +188,7 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         say(line)
     if train.schedule.warmup > trainer.total // 2:
         session.journal.warn(
-            f"warm-up (train.schedule.warmup) takes {train.schedule.warmup} iterations, "
+            f"warm-up (train.schedule.warmup) takes {counted(train.schedule.warmup, 'iteration')}, "
             f"the whole training {trainer.total}"
         )
     say(f"run folder: {trainer.run.path}")
@@ -248,7 +251,7 @@ def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
 
 def _check_unfinished(trainer: Trainer) -> None:
     if trainer.iteration >= trainer.total:
-        what = f"is finished: {trainer.position.epoch} of {trainer.epochs} epochs"
+        what = f"is finished: {trainer.position.epoch} of {counted(trainer.epochs, 'epoch')}"
         hint = "to train longer: `--set train.schedule.length=…`"
         raise ConfigError(what, where=trainer.run.path, hint=hint)
     if trainer.patience_is_over:

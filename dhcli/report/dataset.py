@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dhcli.data.statistics import Spread, Statistics
+from dhcli.words import counted
 
 if TYPE_CHECKING:
     from dhcli.engine.anchor_recall import AnchorRecall
@@ -71,14 +72,14 @@ def _whole(numbers: Statistics) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     sizes = ", ".join(f"{w}×{h} {count:,}" for w, h, count in numbers.image_sizes)
-    more = f" and {numbers.other_sizes:,} other sizes" if numbers.other_sizes else ""
+    more = f" and {counted(numbers.other_sizes, 'size')} more" if numbers.other_sizes else ""
     kinds = f"{numbers.small:,} small, {numbers.medium:,} medium, {numbers.large:,} large"
     empty = f", {numbers.empty:,} without objects" if numbers.empty else ""
     rows = [
         ("images", f"{numbers.images:,}{empty}"),
         ("image sizes", f"{sizes}{more}"),
         ("objects", f"{numbers.objects:,}: {kinds} (below 32², below 96² pixels, above)"),
-        ("to ignore", f"{numbers.regions:,} regions" if numbers.regions else ""),
+        ("to ignore", counted(numbers.regions, "region") if numbers.regions else ""),
         ("objects an image", _range(numbers.per_image)),
         ("side, √area", _range(numbers.side)),
         ("height / width", _range(numbers.aspect)),

@@ -19,6 +19,7 @@ from dhcli.errors import DataError
 from dhcli.report.contact_sheet import write_contact_sheet
 from dhcli.report.draw import draw_boxes
 from dhcli.report.plots import as_they_are, bare, new_figure, save_figure, short
+from dhcli.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +85,7 @@ def draw_classes(objects: DetectionTable) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     more = len(counts) - len(order)
-    axes.set_xlabel("objects" + (f" (and {more} more classes)" if more else ""))
+    axes.set_xlabel("objects" + (f" (and {counted(more, 'class')} more)" if more else ""))
     bare(axes)
     return figure
 

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.text import Text
 
 from dhcli.data.findings import CODES, Finding
+from dhcli.words import counted
 
 SHOWN = 5
 """Findings of a code that are named; the others are counted."""
@@ -39,4 +40,4 @@ def count_line(findings: Sequence[Finding]) -> str:
     """How many errors and warnings there are, in words."""
     errors = sum(finding.severity == "error" for finding in findings)
     counts = ((errors, "error"), (len(findings) - errors, "warning"))
-    return ", ".join(f"{count or 'no'} {what}{'s' * (count != 1)}" for count, what in counts)
+    return ", ".join(counted(count, what) if count else f"no {what}s" for count, what in counts)

@@ -13,6 +13,7 @@ from torch import Tensor
 from dhcli.errors import ConfigError, ModelError, suggest
 from dhcli.weights.model_file import ModelFile
 from dhcli.weights.state import compare, is_counter
+from dhcli.words import counted
 
 PREDICTOR = re.compile(r"head\.branches\.[^.]+\.(cls|reg)\.(weight|bias)")
 
@@ -45,7 +46,8 @@ class Transfer:
     def summary(self) -> str:
         """One line: "3 classes: 2 exact, 1 new"."""
         counts = Counter(row.how for row in self.rows)
-        return f"{len(self.rows)} classes: " + ", ".join(f"{n} {how}" for how, n in counts.items())
+        ways = ", ".join(f"{n} {how}" for how, n in counts.items())
+        return f"{counted(len(self.rows), 'class')}: {ways}"
 
 
 def transfer(

@@ -26,8 +26,8 @@ def test_convert_says_what_it_read_wrote_and_lost(source, tmp_path):
 
     assert run.exit_code == 0
     assert run.stdout == f"{tmp_path / 'out'}\n"
-    assert "KITTI, 1 images, 2 boxes, 1 classes (Car 1); boxes: 1 of no class" in run.stderr
-    assert "1 regions to ignore (crowd, ignored, of no class): left out" in run.stderr
+    assert "KITTI, 1 image, 2 boxes, 1 class (Car 1); boxes: 1 of no class" in run.stderr
+    assert "1 region to ignore (crowd, ignored, of no class): left out" in run.stderr
     assert (tmp_path / "out/labels/7.txt").read_text().startswith("0 0.3875 ")
 
 

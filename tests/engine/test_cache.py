@@ -51,7 +51,7 @@ def test_training_is_the_same_and_reads_no_image_again(
 
     metrics = (plain.run.path / "metrics.csv").read_text()
     assert (cached.run.path / "metrics.csv").read_text() == metrics
-    assert [line for line in recorder.lines if line.startswith("14 images are decoded, 0 MB")]
+    assert [line for line in recorder.lines if line.startswith("decoded 14 images, 0 MB")]
     assert not list(run[0].path.glob("decoded*"))
 
 

@@ -78,7 +78,7 @@ def test_dataset_without_splits_is_divided_the_same_way_every_time(
     assert (len(first.train), len(first.val)) == (7, 3)
     assert list(first.val.files) == list(again.val.files)
     assert not set(first.train.files) & set(first.val.files)
-    assert any("3 of 10 images are set aside" in line for line in recorder.lines)
+    assert any("3 of 10 images set aside" in line for line in recorder.lines)
 
 
 def test_only_the_train_split_is_divided_where_there_is_no_val(load: Load, make_dots: Any) -> None:
@@ -99,7 +99,7 @@ def test_unknown_train_split_names_what_there_is(load: Load, make_dots: Any) -> 
 def test_splits_that_share_images_are_refused(load: Load, make_dots: Any) -> None:
     table = replace(make_dots(), splits=_splits(trainval=[0, 1, 2], val=[2, 3]))
 
-    with pytest.raises(DataError, match=r"share 1 images, such as 2\.png"):
+    with pytest.raises(DataError, match=r"share 1 image, such as 2\.png"):
         load(table, train_split="trainval")
 
 
@@ -153,7 +153,7 @@ def test_no_object_at_all_is_an_error(load: Load, make_dots: Any) -> None:
     flags = np.full(20, Flag.DIFFICULT, np.uint8)
     table = replace(make_dots(flags=flags), splits=_splits(train=range(8), val=[8, 9]))
 
-    with pytest.raises(DataError, match="none of the 8 training images holds an object"):
+    with pytest.raises(DataError, match="no training image, of 8, holds an object"):
         load(table)
     assert len(load(table, difficult="keep").train) == 8
 

@@ -138,7 +138,7 @@ def test_where_nothing_can_be_read_it_is_an_error(
 ) -> None:
     (tmp_path / "a.jpg").touch()
 
-    with pytest.raises(DataError, match="none of 1 images could be read; the first: is an empty"):
+    with pytest.raises(DataError, match="no image could be read; the first of 1: is an empty"):
         run(small_model("a"), find_images([str(tmp_path)]))
 
 

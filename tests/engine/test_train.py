@@ -166,7 +166,7 @@ def test_resuming_a_finished_run_says_how_to_train_longer(stopped: Outcome, sess
     path = stopped.run.path
     resume(path, load_config(file=path / "config.yaml").config, session())
 
-    with pytest.raises(ConfigError, match="is finished: 1 of 1 epochs") as caught:
+    with pytest.raises(ConfigError, match="is finished: 1 of 1 epoch") as caught:
         resume(path, load_config(file=path / "config.yaml").config, session())
     longer = load_config(file=path / "config.yaml", overrides=["train.schedule.length=2"]).config
     outcome = resume(path, longer, session())

@@ -36,6 +36,7 @@ from dhcli.data.formats.files import list_files, list_folders, listing_once, sou
 from dhcli.data.formats.placing import Images, Placing, losses
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
+from dhcli.words import counted
 
 __all__ = [
     "FORMATS",
@@ -162,9 +163,9 @@ def describe(table: DetectionTable) -> str:
     title = FORMATS[table.format].title if table.format in FORMATS else table.format or "dataset"
     parts = [
         title,
-        f"{len(table)} images",
-        f"{len(table.boxes)} boxes",
-        f"{len(table.classes)} classes{_counted_classes(table)}",
+        counted(len(table), "image"),
+        counted(len(table.boxes), "box"),
+        f"{counted(len(table.classes), 'class')}{_counted_classes(table)}",
     ]
     if table.splits:
         splits = (f"{name} {len(images)}" for name, images in table.splits.items())
@@ -203,7 +204,7 @@ def write_dataset(
     kind = FORMATS[require_format(format)]
     finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
     broken = int(np.sum(~finite))
-    lost = [f"{broken} boxes whose coordinates are not finite: left out"] if broken else []
+    lost = [counted(broken, "box with a coordinate that is not finite: left out")] if broken else []
     table = table.keep_boxes(finite) if broken else table
     with atomic_folder(destination) as folder:
         placing = Placing(table, folder, images)
@@ -211,5 +212,6 @@ def write_dataset(
         for name, text in (beside or {}).items():
             placing.write(name, text)
     if images == "none" and not kind.holds.sizes:
-        lost.append(f"sizes of {len(table)} images: not kept, and their files are left out")
+        sized = counted(len(table), "image")
+        lost.append(f"sizes of {sized}: not kept, and the files are left out")
     return (*lost, *losses(table, kind.holds), *placing.lost)

@@ -40,6 +40,7 @@ from dhcli.data.formats.json_text import begins_as
 from dhcli.data.formats.placing import Holds, Placing, writing
 from dhcli.data.ids import sound_ids
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
+from dhcli.words import counted
 
 LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
 HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)), own_columns=True)
@@ -98,9 +99,9 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
     texts, image_texts = entries.texts()
     annotation = Strings.repeat(path.relative_to(root).as_posix(), len(files))
     notes = {
-        "annotations name an image that the file does not list: left out": len(rows) - len(order),
-        "annotations tell no box: read as that around their polygons": entries.hulls,
-        "annotations name a category that the file does not define": int(
+        "annotation of an image that the file does not list: left out": len(rows) - len(order),
+        "annotation without box: read as that around the polygons": entries.hulls,
+        "annotation of a category that the file does not define": int(
             np.sum((labels == ANY_CLASS) & (flags & Flag.IGNORE == 0))
         ),
     }
@@ -124,7 +125,7 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
         | ({} if image_texts is None else {RAW: image_texts}),
         about={RAW: json.dumps(entries.about)},
         format="coco",
-        notes=(*(f"{count} {what}" for what, count in notes.items() if count), *strays),
+        notes=(*(counted(count, what) for what, count in notes.items() if count), *strays),
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.files import fill_sizes
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings, make_table
+from dhcli.words import counted
 
 DONT_CARE = "DontCare"
 """Name of the class that stands for no class, in every format that must name one."""
@@ -150,7 +151,7 @@ class Columns:
             of_boxes = _reorder(of_boxes, np.argsort(images, kind="stable"))
         sizes = columns.pop("sizes", None)
         splits = {name: np.array(numbers, np.int64) for name, numbers in self.splits.items()}
-        counted = (f"{count} {what}" for what, count in self.counts.items() if count)
+        notes = (counted(count, what) for what, count in self.counts.items() if count)
         return make_table(
             root,
             self.files,
@@ -160,7 +161,7 @@ class Columns:
             image_extras={"annotation": Strings.pack(self.annotations)}
             | columns.pop("image_extras", {}),
             splits=columns.pop("splits", {}) | splits,
-            notes=(*columns.pop("notes", ()), *counted),
+            notes=(*columns.pop("notes", ()), *notes),
             **of_boxes,
             **columns,
         )

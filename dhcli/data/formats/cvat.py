@@ -164,11 +164,11 @@ class _Reader:
             return
         box = _box(tag, shape)
         if box is None:
-            self.columns.counts[f"shapes <{tag}>: left out"] += 1
+            self.columns.counts[f"shape <{tag}>: left out"] += 1
             return
         if tag != "box" or number_of(shape.get("rotation", 0)):
-            what = f"<{tag}>" if tag != "box" else "rotated boxes"
-            self.columns.counts[f"shapes {what}: read as the boxes around them"] += 1
+            what = f"<{tag}>" if tag != "box" else "<box>, turned"
+            self.columns.counts[f"shape {what}: read as the box around"] += 1
         label = self.columns.label_of(class_of((self._track or shape)["label"]))
         flags = flags_told(self._marks | {"occluded": shape.get("occluded", "0")})
         flags |= Flag.IGNORE.value if label == ANY_CLASS else 0

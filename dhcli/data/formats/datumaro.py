@@ -109,10 +109,10 @@ class _Reader:
         kind = told["type"]
         box = _box(kind, told)
         if box is None:
-            self.columns.counts[f"annotations `{str(kind)[:20]}`: left out"] += 1
+            self.columns.counts[f"annotation `{str(kind)[:20]}`: left out"] += 1
             return
         if kind != "bbox":
-            what = f"annotations `{kind}`: read as the boxes around them"
+            what = f"annotation `{kind}`: read as the box around"
             self.columns.counts[what] += 1
         label = self.columns.label_of(self._name(told["label_id"]))
         marks = told.get("attributes") or {}

@@ -32,6 +32,7 @@ from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 LOOKS_FOR = "labelTxt/*.txt beside images/ (DOTA)"
 HOLDS = Holds(
@@ -117,7 +118,7 @@ def _read_folder(root: Path, base: str, labels: str, names: list[str], columns: 
         _read_labels(root / labels / name, columns)
     if len(names) > 1:
         left_out = len(images.keys() - set(map(stem_of, names)))
-        columns.counts["images have no label file: left out"] += left_out
+        columns.counts["image without label file: left out"] += left_out
 
 
 def _read_labels(path: Path, columns: Columns) -> None:
@@ -136,7 +137,7 @@ def _read_labels(path: Path, columns: Columns) -> None:
             raise DataError(what, where=f"{path}:{line}") from None
         box = hull(zip(corners[::2], corners[1::2], strict=True))
         askew = len(set(corners[::2])) > 2 or len(set(corners[1::2])) > 2
-        columns.counts["boxes askew: read as the upright boxes around them"] += askew
+        columns.counts["box askew: read as the upright box around"] += askew
         label = columns.label_of(fields[8])
         difficult = len(fields) == 10 and is_set(fields[9])
         flags = Flag.IGNORE if label == ANY_CLASS else Flag.DIFFICULT if difficult else Flag(0)
@@ -149,7 +150,7 @@ def write_dota(table: DetectionTable, placing: Placing) -> None:
     placing.place([f"{base}images" for base in bases])
     spaced = sum(name != _word(name) for name in table.classes)
     if spaced:
-        placing.lost.append(f"spaces in {spaced} class names: written as `-`")
+        placing.lost.append(f"spaces in {counted(spaced, 'name')} of classes: written as `-`")
     for image, (base, name) in enumerate(zip(bases, writing(placing.names), strict=True)):
         placing.write(f"{base}{_LABELS}/{stem_of(name)}.txt", "".join(_lines(table, image)))
 

@@ -26,6 +26,7 @@ from dhcli.data.formats.files import (
 from dhcli.data.merge import merge_tables
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 ReadFile = Callable[[Path, Path], DetectionTable]
 """Reads an annotation file (the second) of the dataset in a folder (the first)."""
@@ -140,10 +141,10 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
     for index in strays:
         files[index] = find_end(root, names[index], folder) or files[index]
     counts = {
-        "file names lead out of the dataset: only their ends count": len(strays),
-        "file names are spelled otherwise than the images": _respell(root, files),
+        "name leading out of the dataset: only the end counts": len(strays),
+        "name spelled otherwise than the image": _respell(root, files),
     }
-    return files, [f"{count} {what}" for what, count in counts.items() if count]
+    return files, [counted(count, what) for what, count in counts.items() if count]
 
 
 def _image_folder(root: Path, path: Path, sample: Sequence[str]) -> str:

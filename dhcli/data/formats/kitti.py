@@ -38,6 +38,7 @@ from dhcli.data.formats.placing import Holds, Placing, decimal, writing
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 LOOKS_FOR = "label_2/*.txt beside image_2/ (KITTI)"
 
@@ -129,8 +130,8 @@ def read_kitti(path: Path) -> DetectionTable:
         _read_labels(root / annotation, columns, more)
     splits, unknown = _read_lists((root / labels_in).parent, number_of)
     left_out = 0 if path.is_file() else sum(stem not in number_of for stem in images)
-    notes = [f"{left_out} images have no label file: left out"] if left_out else []
-    notes += [f"{unknown} names in the lists of splits are unknown: left out"] if unknown else []
+    notes = [counted(left_out, "image without label file: left out")] if left_out else []
+    notes += [counted(unknown, "name unknown in the lists of splits: left out")] if unknown else []
     return columns.table(
         root,
         _in_order(columns.class_names()),
@@ -193,7 +194,7 @@ def write_kitti(table: DetectionTable, placing: Placing) -> None:
     placing.place(f"training/{_IMAGES}")
     spaced = [name for name in table.classes if name != _type_of(name)]
     if spaced:
-        placing.lost.append(f"spaces in {len(spaced)} class names: written as `_`")
+        placing.lost.append(f"spaces in {counted(len(spaced), 'name')} of classes: written as `_`")
     for image, name in enumerate(writing(placing.names)):
         lines = kitti_lines(table, image)
         placing.write(f"training/{_LABELS}/{stem_of(name)}.txt", "".join(f"{x}\n" for x in lines))

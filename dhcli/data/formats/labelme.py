@@ -118,7 +118,7 @@ class _Reader:
             used.add(self._read(folder, name, place, images))
         unused = {join_path(place, name) for name in images.values()} - used
         left = len(unused) if len(names) > 1 else 0
-        self.columns.counts["images have no annotation file: left out"] += left
+        self.columns.counts["image without annotation file: left out"] += left
 
     def _read(self, folder: str, name: str, place: str, images: FilesByStem) -> str:
         annotation = join_path(folder, name)
@@ -139,12 +139,10 @@ class _Reader:
     def _add(self, shape: dict[str, Any], line: int) -> None:
         kind = shape.get("shape_type") or "polygon"
         if kind in _NO_AREA:
-            self.columns.counts["points and lines: left out"] += 1
+            self.columns.counts["point or line: left out"] += 1
             return
         box = _circle(shape["points"]) if kind == "circle" else hull(shape["points"])
-        self.columns.counts[f"shapes `{kind}`: read as the boxes around them"] += (
-            kind != "rectangle"
-        )
+        self.columns.counts[f"shape `{kind}`: read as the box around"] += kind != "rectangle"
         label = self.columns.label_of(class_of(shape["label"]))
         flags = flags_told(shape.get("flags") or {})
         flags |= Flag.IGNORE.value if label == ANY_CLASS else 0

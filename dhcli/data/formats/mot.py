@@ -36,6 +36,7 @@ from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 LOOKS_FOR = "gt/gt.txt beside img1/, in a folder a sequence (MOT)"
 HOLDS = Holds(
@@ -202,7 +203,7 @@ def write_mot(table: DetectionTable, placing: Placing) -> None:
     names = [f"{frame:06d}{suffix}" for frame, suffix in zip(frames, suffixes, strict=True)]
     renamed = sum(new != old for new, old in zip(names, placing.names, strict=True))
     if renamed:
-        placing.lost.append(f"names of {renamed} images: numbered as frames of their sequence")
+        placing.lost.append(f"names of {counted(renamed, 'image')}: numbered as frames")
     placing.names = names
     placing.place([f"{home}/{_FRAMES}" for home in homes])
     for home in count:

@@ -26,6 +26,7 @@ from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 LOOKS_FOR = "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax (Open Images)"
 HOLDS = Holds(
@@ -128,7 +129,7 @@ def _missing_sizes(sizes: NDArray[np.int32], path: Path) -> list[str]:
             where=path,
             hint="put the images beside it, or into `images`",
         )
-    return [f"{missing} images cannot be read: their boxes have no size"] if missing else []
+    return [counted(missing, "image that cannot be read: boxes without size")] if missing else []
 
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:

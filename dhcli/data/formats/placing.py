@@ -17,6 +17,7 @@ from dhcli.data.formats.columns import DONT_CARE, NO_TRACK
 from dhcli.data.formats.files import last_part, stem_of
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings
+from dhcli.words import counted
 
 LEFT_OUT = "left out"
 """What becomes of regions in formats that hold objects alone."""
@@ -106,7 +107,7 @@ class Placing:
             else:
                 missing += 1
         if missing:
-            self.lost.append(f"{missing} images are missing: not copied")
+            self.lost.append(f"{counted(missing, 'image')} missing: not copied")
 
     def parts(self) -> dict[str, NDArray[np.int64]]:
         """The image numbers of each split, and under "" of those in none; "" alone if no splits."""
@@ -241,19 +242,19 @@ def losses(table: DetectionTable, holds: Holds) -> list[str]:
     if holds.classless:
         regions &= table.labels != ANY_CLASS
     if regions.any() and holds.regions:
-        what = "regions to ignore (crowd, ignored, of no class)"
-        lines.append(f"{int(regions.sum())} {what}: {holds.regions}")
+        what = f"region to ignore (crowd, ignored, of no class): {holds.regions}"
+        lines.append(counted(int(regions.sum()), what))
     for flag, name in _MARKS.items():
         count = int(np.sum(table.has(flag) & ~regions))
         if count and flag not in holds.marks:
-            lines.append(f"{count} marks `{name}`: not kept")
+            lines.append(counted(count, f"mark `{name}`: not kept"))
     for what, names in _COLUMNS.items():
         here = [n for n in names if n in table.extras and n not in holds.columns]
         count = max((_informative(n, table.extras[n]) for n in here), default=0)
         if count:
-            lines.append(f"{what} of {count} boxes: not kept")
+            lines.append(f"{what} of {counted(count, 'box')}: not kept")
     if (own := table.own_columns()) and not holds.own_columns:
-        lines.append(f"columns {', '.join(own)} of {len(table)} images: not kept")
+        lines.append(f"columns {', '.join(own)} of {counted(len(table), 'image')}: not kept")
     return lines + _unlisted(table, holds)
 
 
@@ -266,14 +267,14 @@ def _unlisted(table: DetectionTable, holds: Holds) -> list[str]:
         objects = np.bincount(table.image_of_box[~is_region(table)], minlength=len(table))
         empty = objects == 0
     counts = {
-        "scores: not kept": 0 if holds.scores or table.scores is None else len(table.scores),
-        "images without boxes: not listed": 0 if holds.empty else int(np.sum(empty)),
-        "classes without boxes: not listed": 0 if holds.classes else len(table.classes) - len(used),
-        "images in several splits: kept in the smallest": 0
+        "score: not kept": 0 if holds.scores or table.scores is None else len(table.scores),
+        "image without boxes: not listed": 0 if holds.empty else int(np.sum(empty)),
+        "class without boxes: not listed": 0 if holds.classes else len(table.classes) - len(used),
+        "image in several splits: kept in the smallest": 0
         if holds.splits
         else int(np.sum(np.bincount(listed) > 1)),
     }
-    return [f"{count} {what}" for what, count in counts.items() if count]
+    return [counted(count, what) for what, count in counts.items() if count]
 
 
 def is_region(table: DetectionTable) -> NDArray[np.bool_]:

@@ -153,10 +153,10 @@ class _Reader:
         kind = told.get("geometryType") or ("bitmap" if told.get("bitmap") else "rectangle")
         box = _box(kind, told)
         if box is None:
-            self.columns.counts[f"figures `{str(kind)[:20]}`: left out"] += 1
+            self.columns.counts[f"figure `{str(kind)[:20]}`: left out"] += 1
             return
         if kind != "rectangle":
-            self.columns.counts[f"figures `{kind}`: read as the boxes around them"] += 1
+            self.columns.counts[f"figure `{kind}`: read as the box around"] += 1
         label = self.columns.label_of(class_of(told["classTitle"]))
         tags = _tags(told)
         flags = flags_told(dict.fromkeys(tags, True))

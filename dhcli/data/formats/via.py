@@ -139,10 +139,10 @@ def _add_image(columns: Columns, annotation: str, row: dict[str, Any], line: int
         box = _box(shape)
         kind = shape.get("name")
         if box is None:
-            columns.counts["points: left out"] += 1
+            columns.counts["point: left out"] += 1
             continue
         if kind != "rect":
-            columns.counts[f"shapes `{str(kind)[:20]}`: read as the boxes around them"] += 1
+            columns.counts[f"shape `{str(kind)[:20]}`: read as the box around"] += 1
         label = columns.label_of(_class_name(columns, told))
         flags = flags_told(told) | (Flag.IGNORE.value if label == ANY_CLASS else 0)
         columns.add_box(label, box, flags, line, image)
@@ -156,7 +156,7 @@ def _class_name(columns: Columns, attributes: Mapping[str, Any]) -> str:
     if isinstance(value, dict):  # a checkbox: name → whether it is set
         value = next((name for name, is_on in value.items() if is_on), None)
     if value in (None, ""):
-        columns.counts[f"regions say no class: called `{NO_NAME}`"] += 1
+        columns.counts[f"region of no class: called `{NO_NAME}`"] += 1
         return NO_NAME
     return class_of(value)
 

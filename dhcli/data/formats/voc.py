@@ -45,6 +45,7 @@ from dhcli.data.formats.xml_text import escape_xml, read_xml
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 LOOKS_FOR = "Annotations/*.xml (Pascal VOC)"
 OFFSET = "voc_offset"
@@ -335,11 +336,11 @@ def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> Detec
         lists[name], missing = read_split(path, reader.number_of)
         unknown += missing
     for count, what in (
-        (unknown, "names in ImageSets have neither annotation nor image: left out"),
-        (reader.unlisted, "images have no annotation file and are in no list: left out"),
-        (reader.parts_of_objects, "parts of objects are not kept"),
+        (unknown, "name in ImageSets with neither annotation nor image: left out"),
+        (reader.unlisted, "image without annotation file, in no list: left out"),
+        (reader.parts_of_objects, "part of objects: not kept"),
     ):
-        notes += [f"{count} {what}"] if count else []
+        notes += [counted(count, what)] if count else []
     names = columns.class_names()
     known = set(names) <= set(VOC_CLASSES)
     return columns.table(
@@ -361,7 +362,7 @@ def _to_zero_based(
     if offset == "auto":
         zeros = int(np.sum((boxes[:, :2] == 0).any(axis=1)))
         offset = "0" if zeros and not written_by_dh else "1"
-        why = f"{zeros} boxes begin at 0" if zeros else "no box begins at 0"
+        why = f"{counted(zeros, 'box')} beginning at 0" if zeros else "no box begins at 0"
         why = "the files say so" if written_by_dh else why
     else:
         why = "as asked"

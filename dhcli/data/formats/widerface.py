@@ -23,6 +23,7 @@ from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 LOOKS_FOR = "wider_face_split/*_bbx_gt.txt (WIDER FACE)"
 HOLDS = Holds(
@@ -81,7 +82,7 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
             more += _add(lines[line], columns, occlusions, f"{path}:{line + 1}", image)
         at += 2 + count
         at += not count and at < len(lines) and _is_nothing(lines[at])
-    columns.counts["faces with blur, expression, illumination or pose, which are not kept"] = more
+    columns.counts["face with blur, expression, illumination or pose, which are not kept"] = more
     columns.files, notes = locate_images(root, path, columns.files)
     return columns.table(
         root,
@@ -131,7 +132,7 @@ def write_widerface(table: DetectionTable, placing: Placing) -> None:
     placing.place([f"{_folder(split)}/images" for split in splits])
     used = [name for k, name in enumerate(table.classes) if (table.labels == k).any()]
     if used and used != [_FACE]:
-        placing.lost.append(f"names of {len(used)} classes: all written as `{_FACE}`")
+        placing.lost.append(f"names of {counted(len(used), 'class')}: all written as `{_FACE}`")
     for split in dict.fromkeys(splits):
         images = [image for image, own in enumerate(splits) if own == split]
         lines = (

@@ -50,6 +50,7 @@ from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region, writ
 from dhcli.data.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 LOOKS_FOR = "data.yaml, obj.data, or labels/*.txt beside images/ (YOLO)"
 HOLDS = Holds(
@@ -109,7 +110,7 @@ def read_yolo(path: Path) -> DetectionTable:
         if label_file is not None:
             _read_labels(f"{root}/{label_file}", columns)
     unused = labels.unused(columns.annotations) if path.is_dir() else 0
-    columns.counts["label files are of none of the images: left out"] = unused
+    columns.counts["file of labels without image: left out"] = unused
     return _finish(root, columns, names, groups, notes)
 
 
@@ -411,7 +412,8 @@ def _finish(
         names = [str(number) for number in range(count)]
         notes.append("no file names the classes: they are called by their numbers")
     elif (strange := int(np.sum(labels >= len(names)))) > 0:
-        notes.append(f"{strange} boxes have a class number beyond the {len(names)} names")
+        known = counted(len(names), "name")
+        notes.append(counted(strange, f"box of a class number beyond the {known}"))
         labels[labels >= len(names)] = ANY_CLASS
     _check_distinct(names, root)
     sizes = columns.sizes(root)
@@ -462,7 +464,7 @@ def write_yolo(table: DetectionTable, placing: Placing) -> None:
             placing.write(f"{split}.txt", lines)
     unlisted = len(table) - len(np.unique(np.concatenate([[], *table.splits.values()])))
     if table.splits and unlisted:
-        placing.lost.append(f"{unlisted} images are in no split: no list names them")
+        placing.lost.append(counted(unlisted, "image in no split: in no list"))
     settings["names"] = dict(enumerate(table.classes))
     placing.write("data.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 

@@ -190,7 +190,7 @@ def test_a_box_that_is_not_told_is_that_of_its_polygons_or_left_to_the_check(put
 
     assert table.boxes[1].tolist() == [1.5, 2, 11.5, 22.25]
     assert np.isnan(table.boxes[[0, 2]]).all()
-    assert table.notes == ("1 annotations tell no box: read as that around their polygons",)
+    assert table.notes == ("1 annotation without box: read as that around the polygons",)
 
 
 def test_categories_of_the_same_name_are_one_class(put, tmp_path):
@@ -233,8 +233,8 @@ def test_annotations_without_image_or_category_are_counted(put):
     assert table.labels.tolist() == [ANY_CLASS, 0]
     assert table.flags.tolist() == [Flag.CROWD, Flag.OCCLUDED]
     assert table.notes == (
-        "1 annotations name an image that the file does not list: left out",
-        "1 annotations name a category that the file does not define",
+        "1 annotation of an image that the file does not list: left out",
+        "1 annotation of a category that the file does not define",
     )
 
 
@@ -270,7 +270,7 @@ def test_images_spelled_otherwise_are_found_and_counted(put, draw, tmp_path, sai
     table = read_dataset(put(told))
 
     assert table.path(0).is_file()
-    assert "1 file names are spelled otherwise than the images" in table.notes
+    assert "1 name spelled otherwise than the image" in table.notes
 
 
 def test_several_files_are_splits(put, tmp_path):
@@ -339,7 +339,7 @@ def test_file_names_cannot_leave_the_dataset(put, name):
     table = read_dataset(put(told))
 
     assert table.files[1] == "val2017/a.jpg"
-    assert table.notes == ("1 file names lead out of the dataset: only their ends count",)
+    assert table.notes == ("1 name leading out of the dataset: only the end counts",)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])

@@ -172,7 +172,7 @@ def test_keras_retinanet_keeps_empty_images_and_the_order_of_classes(lay):
     assert list(table.files) == images
     assert table.offsets.tolist() == [0, 1, 3, 3]
     assert table.boxes[0].tolist() == [837, 346, 981, 456]
-    assert table.notes == ("3 file names lead out of the dataset: only their ends count",)
+    assert table.notes == ("3 names leading out of the dataset: only the end counts",)
 
 
 def test_of_an_absolute_path_the_longest_end_that_is_there_counts(lay):

@@ -55,8 +55,8 @@ def test_shapes_of_images(lay):
     assert table.labels.tolist() == [1, 0, 1, 1]
     assert table.flags.tolist() == [Flag.OCCLUDED | Flag.DIFFICULT, 0, 0, 0]
     assert table.splits["train"].tolist() == [0]
-    assert "1 shapes rotated boxes: read as the boxes around them" in table.notes
-    assert "1 shapes <points>: left out" in table.notes
+    assert "1 shape <box>, turned: read as the box around" in table.notes
+    assert "1 shape <points>: left out" in table.notes
 
 
 TRACKS = f"""{META}

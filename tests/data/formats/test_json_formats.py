@@ -48,9 +48,9 @@ def test_labelme_shapes_become_boxes_and_are_counted(lay):
     assert [table.classes[label] for label in table.labels] == ["cat", "dog", "ball"]
     assert table.flags.tolist() == [Flag.DIFFICULT, 0, 0]
     assert table.notes == (
-        "1 shapes `polygon`: read as the boxes around them",
-        "1 shapes `circle`: read as the boxes around them",
-        "1 points and lines: left out",
+        "1 shape `polygon`: read as the box around",
+        "1 shape `circle`: read as the box around",
+        "1 point or line: left out",
     )
 
 
@@ -61,7 +61,7 @@ def test_labelme_finds_the_image_beside_the_file_where_the_path_is_gone(lay):
     table = read_dataset(lay(files, "a.jpg", "b.jpg", "c.jpg"))
 
     assert list(table.files) == ["a.jpg", "b.jpg"]
-    assert "1 images have no annotation file: left out" in table.notes
+    assert "1 image without annotation file: left out" in table.notes
 
 
 VIA = {
@@ -123,8 +123,8 @@ def test_via_annotations_and_projects(lay, told, classes):
     assert [table.classes[k] for k in table.labels] == ["cat", "dog", "cat", "object"]
     assert table.boxes.tolist() == [[3, 4, 13, 9], [1, 2, 9, 8], [14, 8, 26, 12], [7, 6, 11, 10]]
     assert table.flags.tolist() == [0, Flag.OCCLUDED, 0, 0]
-    assert "1 points: left out" in table.notes
-    assert "1 regions say no class: called `object`" in table.notes
+    assert "1 point: left out" in table.notes
+    assert "1 region of no class: called `object`" in table.notes
 
 
 def test_via_rows_of_csv(lay, tmp_path):
@@ -186,7 +186,7 @@ def test_datumaro_items_by_number_of_label(lay):
     assert table.boxes.tolist() == [[4, 5, 20.5, 25.25], [1, 2, 9, 8]]
     assert table.extras["track"].tolist() == [7, -1]
     assert table.splits["train"].tolist() == [0, 1]
-    assert "1 annotations `label`: left out" in table.notes
+    assert "1 annotation `label`: left out" in table.notes
 
 
 def bitmap(width, height):
@@ -231,7 +231,7 @@ def test_supervisely_counts_pixels_included(lay):
     assert table.boxes.tolist() == [[0, 0, 40, 30], [3, 5, 9, 9]]
     assert table.flags.tolist() == [Flag.OCCLUDED, 0]
     assert table.splits["val"].tolist() == [0]
-    assert "1 figures `point`: left out" in table.notes
+    assert "1 figure `point`: left out" in table.notes
 
 
 def test_supervisely_files_called_without_the_suffix_of_the_image(lay):

@@ -24,7 +24,7 @@ def test_dota_corners_become_upright_boxes(lay):
     assert table.boxes.tolist() == [[10, 10, 30, 20], [10, 2, 22, 11], [1, 2, 3, 4]]
     assert table.flags.tolist() == [Flag.DIFFICULT, 0, 0]
     assert table.extras["line"].tolist() == [3, 4, 5]
-    assert "1 boxes askew: read as the upright boxes around them" in table.notes
+    assert "1 box askew: read as the upright box around" in table.notes
     assert {name: images.tolist() for name, images in table.splits.items()} == {
         "train": [0],
         "val": [1],

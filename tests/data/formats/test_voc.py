@@ -42,7 +42,7 @@ def test_a_zero_anywhere_means_counting_from_0(folder):
     table = read_dataset(folder(f"<name>cat</name>{BOX}", f"<name>cat</name>{zero}"))
 
     assert table.boxes.tolist() == [[2, 3, 20, 30], [2, 0, 20, 30]]
-    assert table.notes[0] == "pixels counted from 0 (1 boxes begin at 0; see --voc-offset)"
+    assert table.notes[0] == "pixels counted from 0 (1 box beginning at 0; see --voc-offset)"
 
 
 @pytest.mark.parametrize(("offset", "x1"), [("0", 2), ("1", 1)])
@@ -88,7 +88,7 @@ def test_parts_and_attributes_do_not_disturb_their_object(folder):
 
     assert table.classes == ("person",)
     assert table.boxes[0].tolist() == [1, 2, 20, 30]
-    assert "1 parts of objects are not kept" in table.notes
+    assert "1 part of objects: not kept" in table.notes
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_lists_become_splits(folder, tmp_path):
     table = read_dataset(tmp_path)
 
     assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [1, 0], "val": [2]}
-    assert "1 names in ImageSets have neither annotation nor image: left out" in table.notes
+    assert "1 name in ImageSets with neither annotation nor image: left out" in table.notes
 
 
 def test_a_listed_image_without_annotation_has_no_objects(folder, tmp_path, draw):
@@ -152,7 +152,7 @@ def test_a_listed_image_without_annotation_has_no_objects(folder, tmp_path, draw
 
     assert list(table.files) == ["JPEGImages/a.jpg", "JPEGImages/listed.jpg"]
     assert np.diff(table.offsets).tolist() == [1, 0]
-    assert "1 images have no annotation file and are in no list: left out" in table.notes
+    assert "1 image without annotation file, in no list: left out" in table.notes
 
 
 def test_images_beside_their_files_in_folders_called_as_splits(folder, tmp_path):

@@ -159,7 +159,7 @@ def test_label_files_of_no_image_are_counted(put):
         )
     )
 
-    assert table.notes == ("1 label files are of none of the images: left out",)
+    assert table.notes == ("1 file of labels without image: left out",)
 
 
 def test_classes_without_names_are_called_by_their_numbers(put):
@@ -175,7 +175,7 @@ def test_a_number_beyond_the_names_is_an_unknown_class(put):
     table = read_dataset(put(**files))
 
     assert (table.labels.tolist(), table.flags.tolist()) == ([ANY_CLASS], [0])
-    assert table.notes == ("1 boxes have a class number beyond the 1 names",)
+    assert table.notes == ("1 box of a class number beyond the 1 name",)
 
 
 def test_one_label_file_alone_is_a_dataset(put):
