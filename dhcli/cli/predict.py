@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhcli.cli.options import Boxes, Device, Gate, JsonFlag, Precision, Scores, Weights, out_option
-from dhcli.errors import ConfigError, suggest
+from dhcli.errors import ConfigError, DhError, suggest
+from dhcli.words import counted
 
 if TYPE_CHECKING:
     from dhcli.engine.predict import Outcome
@@ -71,7 +72,7 @@ def predict(
 ) -> None:
     """Find the objects in images: drawn pictures, and files for programs.
 
-    An image that cannot be read is named at the end, and the rest is done.
+    An image that cannot be read is named at the end; the rest is done, and the exit code is 1.
     Without --out, results go into a new folder `predictions`.
 
     For example:
@@ -104,7 +105,7 @@ def predict(
         print_json(outcome.as_dict())
     else:
         _show(outcome)
-    _warn(outcome)
+    _check_read(outcome)
 
 
 def _names(texts: Sequence[str]) -> list[str]:
@@ -129,33 +130,39 @@ def _formats(names: list[str]) -> list[str]:
 def _show(outcome: Outcome) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from dhcli.report.console import out
 
     summary = outcome.summary
+    counts = {outcome.lowest: summary.counts}
+    counts.setdefault(outcome.shown, summary.shown)
     table = Table("class", box=box.SIMPLE_HEAD)
-    table.add_column(f"from {outcome.lowest:g}", justify="right")
-    table.add_column(f"from {outcome.shown:g}", justify="right")
+    for score in counts:
+        table.add_column(f"from {score:g}", justify="right")
     for label, name in enumerate(outcome.classes):
-        table.add_row(name, str(summary.counts[label]), str(summary.shown[label]))
+        table.add_row(Text(name), *(f"{of_class[label]:,}" for of_class in counts.values()))
     table.add_section()
-    table.add_row("all", str(summary.counts.total()), str(summary.shown.total()))
+    table.add_row("all", *(f"{of_class.total():,}" for of_class in counts.values()))
     out.print(table)
     rate = summary.images / summary.seconds
     out.print(
-        f"{summary.images} images in {summary.seconds:.1f} s, {rate:.1f} a second on "
+        f"{counted(summary.images, 'image')} in {summary.seconds:.1f} s, {rate:.1f} a second on "
         f"{outcome.device}; results in {outcome.folder}"
     )
 
 
-def _warn(outcome: Outcome) -> None:
+def _check_read(outcome: Outcome) -> None:
+    """Name the images that could not be read. Raises DhError where there are any."""
     from dhcli.report.console import err
 
-    unreadable = outcome.summary.unreadable
+    summary = outcome.summary
+    unreadable = summary.unreadable
     if not unreadable:
         return
-    err.print(f"warning: {len(unreadable)} images could not be read:")
     for name, why in unreadable[:MOST_NAMED]:
-        err.print(f"  {name}: {why}")
+        err.print(f"{name}: {why}")
     if len(unreadable) > MOST_NAMED:
-        err.print(f"  and {len(unreadable) - MOST_NAMED} more; --json names all")
+        err.print(f"and {len(unreadable) - MOST_NAMED} more; --json names all")
+    every = counted(summary.images + len(unreadable), "image")
+    raise DhError(f"{len(unreadable)} of {every} could not be read; the rest is done")

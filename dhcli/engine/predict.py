@@ -25,6 +25,7 @@ from dhcli.engine.prediction_files import FORMATS, Place, find_twins
 from dhcli.engine.stream import Choice, Drawer, Summary, detect_images, drawing
 from dhcli.errors import ConfigError, suggest
 from dhcli.weights.transfer import match_names
+from dhcli.words import counted
 
 DEFAULT_FOLDER = Path("predictions")
 SHOWN = 0.3
@@ -119,8 +120,9 @@ def predict(
     detector.head.read_out = read_out
     for line in origin_lines(request.weights, model):
         say(line)
-    say(f"{len(images)} images below {images.root}, model {request.weights} on {place}")
-    say(f"detections are written from score {lowest:g} and drawn from {shown:g}")
+    say(f"{counted(len(images), 'image')} below {images.root}, model {request.weights} on {place}")
+    scores = f"{lowest:g}" if lowest == shown else f"{lowest:g} and drawn from {shown:g}"
+    say(f"detections are written from score {scores}")
     with ExitStack() as stack:
         where = Place(folder, model.classes, model.category_ids, find_twins(images.names))
         writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]

@@ -59,7 +59,7 @@ def test_a_photo_is_all_it_needs(folder: Path) -> None:
     }
     assert {row["image_id"] for row in results_of(folder / "predictions")} == {"2.png"}
     assert {row["category_id"] for row in results_of(folder / "predictions")} <= {7, 42}
-    assert "1 images in" in result.stdout
+    assert "1 image in" in result.stdout
     assert "written from score 0.05 and drawn from 0.3" in result.stderr
 
 
@@ -90,15 +90,30 @@ def test_json_is_one_document_on_stdout(folder: Path) -> None:
 
     result = run("photos", "--json", "--format", "none", "--no-draw", "--top-k", "3")
 
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1
     document = json.loads(result.stdout)
     assert document["images"] == 3
     assert document["unreadable"][0]["image"] == "broken.jpg"
     assert set(document["detections"]) == {"Car", "Cyclist"}
     assert 0 < sum(document["detections"].values()) <= 9
-    assert "1 images could not be read" in result.stderr
+    assert "error: 1 of 4 images could not be read; the rest is done" in result.stderr
     assert "broken.jpg: " in result.stderr
     assert not (folder / "predictions").exists()
+
+
+def test_all_readable_images_are_written_before_the_exit_code_tells_of_others(folder: Path) -> None:
+    for number in range(12):
+        (folder / f"photos/broken{number}.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+
+    result = run("photos")
+
+    assert result.exit_code == 1
+    assert "error: 12 of 15 images could not be read; the rest is done" in result.stderr
+    assert "and 2 more; --json names all" in result.stderr
+    assert {row["image_id"] for row in results_of(folder / "predictions")} == {
+        *("a/1.jpg", "b/1.jpg", "2.png")
+    }
+    assert "3 images in" in result.stdout
 
 
 def test_classes_and_scores_are_filtered(folder: Path) -> None:
@@ -108,7 +123,8 @@ def test_classes_and_scores_are_filtered(folder: Path) -> None:
     rows = results_of(folder / "predictions")
     assert {row["category_id"] for row in rows} == {42}
     assert min(row["score"] for row in rows) >= 0.4
-    assert "written from score 0.4 and drawn from 0.4" in result.stderr
+    assert "written from score 0.4\n" in result.stderr
+    assert result.stdout.count("from 0.4") == 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +137,7 @@ def test_classes_and_scores_are_filtered(folder: Path) -> None:
         (["photos", "--classes", "dog"], 2, "it knows: Car, Cyclist"),
         (["photos", "--device", "gpu"], 2, "unknown device `gpu`"),
         (["photos", "--out", "model.safetensors"], 1, "cannot be written"),
-        (["model.safetensors"], 3, "none of 1 images could be read"),
+        (["model.safetensors"], 3, "no image could be read; the first of 1"),
         (["photos", "--weights", "photos/2.png"], 4, "it is a PNG image"),
         (["photos", "--weights", "absent.safetensors"], 4, "no such file"),
     ],
