@@ -22,13 +22,14 @@ from dhcli.config.read_out import ReadOut, all_read_outs, choose_read_out
 from dhcli.config.schema import Head
 from dhcli.data.formats import describe, read_dataset, read_results, results_of
 from dhcli.data.table import DetectionTable
-from dhcli.errors import ConfigError
+from dhcli.errors import ConfigError, DataError
 from dhcli.metrics.coco import COCO_STATS, Engine, coco_ap
 from dhcli.metrics.kitti import KITTI_STATS, kitti_ap
 from dhcli.metrics.overlap import box_areas
 from dhcli.metrics.pair import check_common, is_region, match_classes, quote_names
 from dhcli.metrics.result import ApResult
 from dhcli.metrics.voc import VOC_STATS, voc_ap
+from dhcli.words import counted
 
 Metric = Literal["coco", "voc07", "voc12", "kitti"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -123,10 +124,35 @@ def evaluate_results(detections: Path, data: Path, request: Request, *, say: Say
     every = read_results(detections, table)
     introduce(table, truth, split, every.classes, say)
     found = every.take_images(images)
-    elsewhere = len(every.boxes) - len(found.boxes)
-    if elsewhere > 0:
-        say(f"{elsewhere} detections are on images outside the split `{split}`: left out")
+    _check_overlap(every.image_of_box, table, images, split, detections, say)
     return score(truth, found, split, request)
+
+
+def _check_overlap(
+    detected: NDArray[np.int64],
+    table: DetectionTable,
+    images: NDArray[np.int64],
+    split: str,
+    path: Path,
+    say: Say,
+) -> None:
+    """Say how many detections are on other images than those of the split.
+
+    `detected` (D,) has the image number of each detection in the file `path`, `images` those of
+    the split. Raises DataError where every one is on another.
+    """
+    elsewhere = ~np.isin(detected, images)
+    if not elsewhere.any():
+        return
+    others = np.unique(detected[elsewhere])
+    where = f"on {counted(len(others), 'image')} outside the split `{split}`"
+    count = counted(int(elsewhere.sum()), "detection")
+    if elsewhere.all():
+        homes = {name: int(np.isin(rows, others).sum()) for name, rows in table.splits.items()}
+        home = max(homes, key=lambda name: homes[name]) if any(homes.values()) else "all"
+        hint = f"measure on the images it was made for: `--split {home}`"
+        raise DataError(f"all it holds is {where}: {count}", where=path, hint=hint)
+    say(f"{count} {where}: left out")
 
 
 def choose_split(table: DetectionTable, name: str | None) -> tuple[str, NDArray[np.int64]]:
@@ -152,7 +178,7 @@ def introduce(
     """
     say(describe(table))
     which = "all images" if split == "all" else f"the split `{split}`"
-    say(f"evaluating {which}: {len(truth)} images, {len(truth.boxes)} boxes")
+    say(f"evaluating {which}: {counted(len(truth), 'image')}, {counted(len(truth.boxes), 'box')}")
     flat = int(np.sum((box_areas(truth.boxes) == 0) & ~is_region(truth)))
     if flat:
         say(f"boxes without area: {flat}; no detection can match them, and they count as missed")

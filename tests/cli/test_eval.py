@@ -129,6 +129,42 @@ def test_bad_options_are_one_clear_error(run, options, code, said) -> None:
     assert not result.stdout
 
 
+@pytest.fixture
+def run_on_val(folder):
+    """`dh eval` on the results, with image 5 in the split train and 9 in val."""
+    document = json.loads((folder / "data.json").read_text("utf-8"))
+    (folder / "splits/annotations").mkdir(parents=True)
+    for split, image in (("train", 5), ("val", 9)):
+        part = document | {
+            "images": [row for row in document["images"] if row["id"] == image],
+            "annotations": [row for row in document["annotations"] if row["image_id"] == image],
+        }
+        (folder / f"splits/annotations/{split}.json").write_text(json.dumps(part), "utf-8")
+    words = ["eval", "--data", folder / "splits", "--detections", folder / "results.json"]
+    return lambda: CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_detections_of_another_split_are_one_clear_error(run_on_val) -> None:
+    result = run_on_val()
+
+    assert result.exit_code == 3
+    said = "results.json: all it holds is on 1 image outside the split `val`: 1 detection\n"
+    assert said in result.stderr
+    assert "`--split train`" in result.stderr
+    assert not result.stdout
+
+
+def test_detections_partly_of_another_split_are_counted(run_on_val, folder) -> None:
+    [row] = json.loads((folder / "results.json").read_text("utf-8"))
+    rows = [row, row, row | {"image_id": 9}]
+    (folder / "results.json").write_text(json.dumps(rows), "utf-8")
+
+    result = run_on_val()
+
+    assert result.exit_code == 0, result.stderr
+    assert "2 detections on 1 image outside the split `val`: left out" in result.stderr
+
+
 def test_neither_weights_nor_detections_is_an_error(folder) -> None:
     result = CliRunner().invoke(app, ["eval", "--data", str(folder / "data.json")])
 
