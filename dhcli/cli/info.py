@@ -102,7 +102,8 @@ def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
     ]
     made = [f"{key} {metadata.pop(key)}" for key in ("dh", "torch", "date") if key in metadata]
     rows.append(("made with", ", ".join(made)))
-    rows += [(key, _plain(value)) for key, value in metadata.items()]
+    said = {"classes": list(header.classes), **metadata}
+    rows += [(key, _plain(value, said)) for key, value in metadata.items()]
     return [(label, text) for label, text in rows if text]
 
 
@@ -119,8 +120,19 @@ def _branch_line(branch: AnyBranch) -> str:
     )
 
 
-def _plain(value: object) -> str:
-    """A value of the metadata in words: numbers to four digits, mappings as `name value`."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _plain(value: object, said: Mapping[str, object]) -> str:
+    """A value of the metadata in words: numbers to four digits, mappings as `name value`.
+
+    What of a mapping is `said` beside it is left out.
+    """
+    match value:
+        case Mapping():
+            more = {key: one for key, one in value.items() if said.get(key) != one}
+            return ", ".join(f"{key.replace('_', ' ')} {_plain(v, {})}" for key, v in more.items())
+        case list():
+            return " ".join(_plain(one, {}) for one in value)
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
+    return str(value)

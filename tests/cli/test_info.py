@@ -17,7 +17,11 @@ from dhcli.weights.model_file import ModelFile, save_model
 @pytest.fixture
 def model(tmp_path: Path, small_model: Callable[..., ModelFile]) -> Path:
     one = small_model("Car", "Cyclist")
-    about = {"epoch": 12, "metrics": {"AP": 0.41234, "AP50": 0.7}}
+    about = {
+        "epoch": 12,
+        "data": {"classes": ["Car", "Cyclist"], "train_boxes": 860001},
+        "metrics": {"epoch": 12, "AP": 0.41234, "AP50": 0.7},
+    }
     save_model(
         tmp_path / "m.safetensors", ModelFile(one.config, one.classes, (7, 42), one.state, about)
     )
@@ -35,6 +39,7 @@ def test_people_read_what_it_is(model: Path) -> None:
     assert lines["fc branch"] == "fc, focus cls, ω 1, λ 0.7, RoI × 1"
     assert lines["  backbone"] == "11,176,512"
     assert lines["epoch"] == "12"
+    assert lines["data"] == "train boxes 860,001"
     assert lines["metrics"] == "AP 0.4123, AP50 0.7"
     assert "dh 0." in lines["made with"]
     assert "torch 2." in lines["made with"]
