@@ -45,7 +45,7 @@ def read_plain(path: Path) -> PlainFile:
     """
     from safetensors.torch import load_file
 
-    read_head(path)
+    read_head(path, absent=None)
     if path.suffix == ".safetensors":
         try:
             return PlainFile(load_file(path), {})

@@ -22,6 +22,8 @@ SIGNATURES = (
     (b"%PDF", "a PDF document"),
 )
 
+TRAINED = "`dh train` writes models as best.safetensors and last.safetensors in its run folder"
+
 
 def look_at(path: Path) -> str:
     """What `path` looks like, in words that follow "it is", such as "a zip archive".
@@ -41,8 +43,11 @@ def look_at(path: Path) -> str:
     return _look_at_text(head) or _look_at_header(path, head) or "none of the kinds dh knows"
 
 
-def read_head(path: Path, length: int = 512) -> bytes:
-    """The first bytes of a file. Raises ModelError where there is no readable file."""
+def read_head(path: Path, length: int = 512, *, absent: str | None = TRAINED) -> bytes:
+    """The first bytes of a file.
+
+    Raises ModelError where there is no readable file; `absent` is the hint where there is none.
+    """
     if path.is_dir():
         inside = sorted(file.name for file in path.glob("*.safetensors"))
         hint = f"name the file: {path / inside[0]}" if inside else "name a .safetensors file"
@@ -51,8 +56,7 @@ def read_head(path: Path, length: int = 512) -> bytes:
         with path.open("rb") as file:
             return file.read(length)
     except FileNotFoundError as error:
-        hint = "`dh train` writes models as best.safetensors and last.safetensors in its run folder"
-        raise ModelError("no such file", where=path, hint=hint) from error
+        raise ModelError("no such file", where=path, hint=absent) from error
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=path) from error
 

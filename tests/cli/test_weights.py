@@ -104,5 +104,6 @@ def test_bad_requests_are_one_clear_error(
 
     assert result.exit_code == code
     assert said in " ".join(result.stderr.split())
+    assert "dh train" not in result.stderr  # which does not make what is imported
     assert not Path("model.safetensors").exists()
     assert not Path("touched").exists()
