@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EACCES
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,8 +47,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises DhError if `path` is there already and is not an empty folder, or cannot be written.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise DhError("is there already", where=path, hint="name another folder, or remove it")
+    require_free(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +61,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(path: Path) -> None:
+    """Raise DhError where no new folder can be made at `path`, before work that would be lost."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise DhError("is there already", where=path, hint="name another folder, or remove it")
+    require_folder(path)
+
+
+def require_file(path: Path) -> None:
+    """Raise DhError where no file can be written at `path`, before work that would be lost."""
+    if path.is_dir():
+        raise DhError("is a folder", where=path, hint="name a file")
+    require_folder(path.parent)
+
+
+def require_folder(path: Path) -> None:
+    """Raise DhError where `path` is no folder that can be made or written into."""
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise DhError("cannot be written: not a folder", where=there, hint="name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise write_error(path, PermissionError(EACCES, os.strerror(EACCES)))
 
 
 def write_error(path: Path, error: OSError) -> DhError:

@@ -63,6 +63,7 @@ def check(
       dh check photos/ --decode --fix photos-mended/
       dh check photos/ --preset small
     """
+    from dhcli.atomic import require_free
     from dhcli.data.checks import find_flaws
     from dhcli.data.formats import describe, read_dataset
     from dhcli.data.scan import scan_images
@@ -72,6 +73,8 @@ def check(
     from dhcli.report.findings import SHOWN, count_line, findings_text
 
     settings = _settings(preset, config, overrides)
+    if fix:
+        require_free(fix)
     table = read_dataset(data, format=from_, voc_offset=voc_offset)
     err.print(f"{data}: {describe(table)}")
     scan = scan_images(table, decode=decode)

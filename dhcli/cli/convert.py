@@ -109,6 +109,7 @@ def convert(
       dh convert day/ night/ both/ --to voc --split 0.8/0.1/0.1 --group-by '(.+)_[0-9]+'
       dh convert aerial/ tiles/ --to yolo --tile 1024 --overlap 0.2
     """
+    from dhcli.atomic import require_free
     from dhcli.data.convert import Plan, apply_plan, write_plan
     from dhcli.data.formats import FORMATS, describe, read_dataset, require_format
     from dhcli.report.console import err, out, print_json
@@ -129,6 +130,7 @@ def convert(
     if group_by is not None and split is None:
         raise ConfigError("is for --split, which is not given", where="--group-by")
     require_format(to)
+    require_free(destination)
     tables = []
     for source in sources:
         tables.append(read_dataset(source, format=from_, voc_offset=voc_offset))

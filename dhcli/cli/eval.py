@@ -86,6 +86,7 @@ def eval_(
       dh eval --weights model.safetensors --data photos/ --scores fc --boxes conv
       dh eval --detections results.json --data photos/ --metric coco,voc07
     """
+    from dhcli.atomic import require_folder
     from dhcli.engine.gate import check_limits, parse_limit
     from dhcli.engine.score import Request, parse_metrics
 
@@ -93,6 +94,8 @@ def eval_(
     limits = [parse_limit(text, metrics) for text in fail_under or []]
     request = Request(split, metrics, engine, scores, boxes, every=read_outs is not None)
     _check_beside(weights, detections, request, limited=bool(limits))
+    if out is not None:
+        require_folder(out)
     runtime = (device, precision, gate)
     if request.every and weights is not None:
         every = _evaluate_model(weights, data, request, runtime, batch_size, workers)

@@ -43,12 +43,14 @@ def export(
       dh export model.safetensors --to onnx
       dh export model.safetensors --out detector.onnx --image photo.jpg
     """
+    from dhcli.atomic import require_file
     from dhcli.errors import DhError
     from dhcli.export.onnx import export_onnx  # torch loads here, not on --help
     from dhcli.report.console import err, print_json
     from dhcli.weights.model_file import read_model
 
     target = out or model.with_suffix(f".{to}")
+    require_file(target)
     err.print(f"exporting {model} to {target}; a minute or two")
     rows = export_onnx(read_model(model), target, opset=opset, images=image or ())
     good = all(row.good for row in rows)

@@ -31,12 +31,15 @@ def inspect(
       dh inspect photos/ --split train --out look/
       dh inspect photos/ --json
     """
+    from dhcli.atomic import require_free
     from dhcli.data.formats import describe, read_dataset
     from dhcli.data.statistics import measure
     from dhcli.report.console import err, print_json
     from dhcli.report.console import out as console
     from dhcli.report.dataset import statistics_tables
 
+    if out is not None:
+        require_free(out)
     table = read_dataset(data, format=from_, voc_offset=voc_offset)
     err.print(f"{data}: {describe(table)}")
     table = table.split(split) if split else table

@@ -60,11 +60,13 @@ def import_(
       dh weights import dh_faster_rcnn_R_50_FPN_1x.pth -o authors.safetensors
       dh weights import epoch_12.pth --classes instances_val2017.json
     """
+    from dhcli.atomic import require_file
     from dhcli.engine.foreign import conventions, import_weights  # torch loads here
     from dhcli.report.console import err, print_json
     from dhcli.weights.class_names import parse_class_names
     from dhcli.weights.model_file import save_model
 
+    require_file(out)
     named = None if classes is None else parse_class_names(classes)
     found = import_weights(source, None if layout == "auto" else layout, named, overrides or ())
     save_model(out, found.model)
@@ -103,9 +105,11 @@ def export(
     For example:
       dh weights export model.safetensors -o mmdet.pth --layout mmdet
     """
+    from dhcli.atomic import require_file
     from dhcli.engine.foreign import export_weights  # torch loads here, not on --help
     from dhcli.report.console import err
 
+    require_file(out)
     for difference in export_weights(model, out, layout):
         err.print(f"warning: {difference}")
     err.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")

@@ -9,6 +9,7 @@ from dhcli.config.schema import Config
 from dhcli.engine.data import load_data
 from dhcli.engine.load import origin_lines
 from dhcli.engine.loop import Outcome
+from dhcli.engine.run_folder import require_new_run
 from dhcli.engine.step import seed_all
 from dhcli.engine.train import Session, start_run, with_absolute_paths
 from dhcli.model.build import build_detector
@@ -36,6 +37,7 @@ def finetune(config: Config, session: Session, source: ModelFile, weights: Path)
     Everything but the predictors is copied; of those, the rows of classes known by name or by
     `finetune.aliases`. Raises DhError where data or weights cannot be used.
     """
+    require_new_run(session.out)
     config = with_absolute_paths(config)
     data = load_data(config.data, config.train.seed, session.journal)
     seed_all(config.train.seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dhcli.atomic import require_folder
 from dhcli.config.read_out import choose_read_out
 from dhcli.data.progress import Count
 from dhcli.engine.find_images import find_images
@@ -106,6 +107,7 @@ def predict(
     no such read-out.
     """
     folder = request.out or free_folder(DEFAULT_FOLDER)
+    require_folder(folder)
     images = find_images(request.images, skip=folder)
     place = choose_device(runtime.device)
     model = read_weights(request.weights)

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from dhcli.atomic import atomic_write, write_error
+from dhcli.atomic import atomic_write, require_folder, write_error
 from dhcli.errors import DhError
 
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoint.pt", "metrics.csv"
@@ -101,15 +101,22 @@ def _claim(path: Path) -> Path:
             return candidate
 
 
+def require_new_run(out: Path | None) -> None:
+    """Raise DhError where no new run can be put into `out`, before the data is read."""
+    if out is None:
+        return
+    require_folder(out)
+    if out.is_dir() and any(out.iterdir()):
+        hint = f"name another folder, or continue that run: `dh train --resume {out}`"
+        raise DhError("is there already and not empty", where=out, hint=hint)
+
+
 def _take(path: Path) -> Path:
+    require_new_run(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        taken = any(path.iterdir())
     except OSError as error:
         raise write_error(path, error) from error
-    if taken:
-        hint = f"name another folder, or continue that run: `dh train --resume {path}`"
-        raise DhError("is there already and not empty", where=path, hint=hint)
     return path
 
 

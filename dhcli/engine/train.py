@@ -22,7 +22,7 @@ from dhcli.engine.load import read_weights
 from dhcli.engine.loop import Outcome, Trainer
 from dhcli.engine.memory import TRAINING, keep_freed_memory
 from dhcli.engine.progress import Journal
-from dhcli.engine.run_folder import CHECKPOINT, CONFIG, RunFolder, make_run
+from dhcli.engine.run_folder import CHECKPOINT, CONFIG, RunFolder, make_run, require_new_run
 from dhcli.engine.schedule import describe_rate
 from dhcli.engine.step import seed_all
 from dhcli.errors import ConfigError, DataError, DhError
@@ -63,6 +63,7 @@ def train(config: Config, session: Session, weights: Path | None = None) -> Outc
 
     Raises DhError before the first iteration where data, weights or the run folder cannot be used.
     """
+    require_new_run(session.out)
     config = with_absolute_paths(config)
     data = load_data(config.data, config.train.seed, session.journal)
     seed_all(config.train.seed)

@@ -45,6 +45,34 @@ def train(data: Path, *words: object) -> Result:
     return dh("train", "--preset", "demo", "--data", data, "--out", run, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("convert nowhere taken --to voc", "taken: is there already"),
+        ("check nowhere --fix taken", "taken: is there already"),
+        ("inspect nowhere --out taken/file/new", "taken/file: cannot be written: not a folder"),
+        ("eval --detections x.json --data nowhere --out taken/file", "cannot be written"),
+        ("predict nowhere --weights nowhere --out taken/file", "cannot be written"),
+        ("train --data nowhere --preset demo --out taken", "taken: is there already and not empty"),
+        ("export nowhere --out taken", "taken: is a folder"),
+        ("weights import nowhere --out taken", "taken: is a folder"),
+        ("weights export nowhere --out taken/file/x.pth --layout mmdet", "cannot be written"),
+    ],
+)
+def test_a_target_is_refused_before_the_work(
+    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").touch()
+    monkeypatch.chdir(tmp_path)
+
+    result = dh(*words.split())
+
+    refused(result, 1, said)
+    assert result.stderr.startswith("error: ")
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["file"]
+
+
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     refused(train(tmp_path / "nowhere"), DATA, "nowhere")
 
