@@ -5,29 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dhcli.atomic import atomic_write
+from dhcli.report.draw import font_of
 
 GAP = 8
 """Pixels between pictures."""
+LETTERS = 14
 
 
 def write_contact_sheet(
-    pictures: Iterable[Path | Image.Image], path: Path, *, columns: int = 3, width: int = 360
+    pictures: Iterable[Path | Image.Image],
+    path: Path,
+    *,
+    columns: int = 3,
+    width: int = 360,
+    legend: str = "",
 ) -> None:
     """Put `pictures`, files or images, on one page, row after row, each `width` pixels wide.
 
-    Writes a PNG to `path`. Raises DhError where it cannot be written.
+    `legend` is a line below them. Writes a PNG to `path`.
+    Raises DhError where it cannot be written.
     """
     tiles = [_tile(picture, width) for picture in pictures]
     height = max(tile.height for tile in tiles)
     rows = -(-len(tiles) // columns)
-    size = (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP)
+    foot = rows * (height + GAP) + GAP
+    size = (columns * (width + GAP) + GAP, foot + (LETTERS + 2 * GAP) * bool(legend))
     page = Image.new("RGB", size, "white")
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         page.paste(tile, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
+    ImageDraw.Draw(page).text((GAP, foot), legend, fill="black", font=font_of(LETTERS))
     with atomic_write(path) as file:
         page.save(file, format="PNG")
 

@@ -28,6 +28,8 @@ SAMPLES = 12
 """Images in the grid."""
 _MOST_BARS = 40
 _LONGEST = 30
+_WIDTH = 560
+"""Pixels of an image in the grid."""
 _MOST_CELLS = 64
 _COLOUR = "#0072b2"
 
@@ -46,9 +48,11 @@ def write_pictures(table: DetectionTable, folder: Path, *, seed: int = 0) -> lis
     figures = {"classes.png": draw_classes(found), "sizes.png": draw_sizes(found)}
     figures["centres.png"] = draw_centres(found)
     with atomic_folder(folder) as place:
-        samples = list(_samples(table, choose_samples(table, SAMPLES, seed)))
-        if samples:
-            write_contact_sheet(samples, place / "samples.png", columns=4, width=420)
+        chosen = table.take_images(np.array(choose_samples(table, SAMPLES, seed), np.int64))
+        if samples := list(_samples(chosen)):
+            legend = "hatched in grey: to ignore" if is_region(chosen).any() else ""
+            sheet = place / "samples.png"
+            write_contact_sheet(samples, sheet, columns=3, width=_WIDTH, legend=legend)
         for name, figure in figures.items():
             save_figure(figure, place / name)
         return sorted(path.name for path in place.iterdir())
@@ -130,25 +134,25 @@ def draw_centres(objects: DetectionTable) -> Figure:
     return figure
 
 
-def _samples(table: DetectionTable, images: list[int]) -> Iterator[Image.Image]:
-    """The images with their boxes; those that cannot be read are passed over."""
+def _samples(table: DetectionTable) -> Iterator[Image.Image]:
+    """The images, as small as they are shown, with their boxes; what cannot be read is left out."""
     regions = is_region(table)
-    for image in images:
+    finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
+    for image in range(len(table)):
         try:
-            pixels = read_image(table.path(image))
+            picture = Image.fromarray(read_image(table.path(image)))
         except DataError:
             continue
+        scale = _WIDTH / picture.width
+        size = (_WIDTH, max(1, round(picture.height * scale)))
+        shown = np.array(picture.resize(size, Image.Resampling.LANCZOS))
         rows = np.arange(len(table.boxes))[table.rows(image)]
-        rows = rows[np.isfinite(table.boxes[rows]).all(axis=1)]
-        texts = [_text(table, row, regions) for row in rows.tolist()]
-        colours = np.where(regions[rows], len(table.classes), table.labels[rows])
-        yield draw_boxes(pixels, table.boxes[rows], colours.astype(np.int64), texts)
-
-
-def _text(table: DetectionTable, row: int, regions: NDArray[np.bool_]) -> str:
-    label = int(table.labels[row])
-    name = table.classes[label] if label != ANY_CLASS else ""
-    return f"{name} (to ignore)".strip() if regions[row] else name
+        rows = rows[finite[rows]]
+        objects = rows[~regions[rows]]
+        labels = table.labels[objects].astype(np.int64)
+        names = [table.classes[label] for label in labels.tolist()]
+        boxes, ignored = table.boxes * scale, rows[regions[rows]]
+        yield draw_boxes(shown, boxes[objects], labels, names, boxes[ignored].tolist())
 
 
 def _histogram(axes: Any, values: NDArray[np.float64], label: str) -> None:

@@ -33,6 +33,7 @@ PALETTE = (
     (240, 228, 66),
 )
 """Okabe and Ito's colours, without black."""
+HATCH = (190, 190, 190)
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,21 @@ def draw_detections(
 
 
 def draw_boxes(
-    image: Pixels, boxes: NDArray[np.float64], labels: NDArray[np.int64], texts: Sequence[str]
+    image: Pixels,
+    boxes: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    texts: Sequence[str],
+    regions: Sequence[Sequence[float]] = (),
 ) -> Image.Image:
-    """A picture of `image` (H, W, 3) with boxes (D, 4) xyxy and a text each, the first on top."""
+    """A picture of `image` (H, W, 3) with boxes (D, 4) xyxy and a text each, the first on top.
+
+    `regions` (R, 4) to ignore are hatched in grey below them, without a word.
+    """
     picture = Image.fromarray(image)
     style = Style.of(*picture.size)
     draw = ImageDraw.Draw(picture)
+    for region in regions:
+        _hatch(draw, _within(region, picture.size), style)
     within = [_within(box, picture.size) for box in boxes.tolist()]
     for row in reversed(range(len(within))):
         _draw_box(draw, within[row], colour_of(int(labels[row])), style)
@@ -110,6 +120,17 @@ def _draw_box(
     draw.rectangle(box, outline=colour, width=style.line)
 
 
+def _hatch(draw: ImageDraw.ImageDraw, box: Box, style: Style) -> None:
+    """Thin slanting lines across a box, and around it."""
+    x1, y1, x2, y2 = box
+    width, height = x2 - x1, y2 - y1
+    draw.rectangle(box, outline=HATCH, width=style.line)
+    for reach in range(style.letters // 2, int(width + height), style.letters // 2):
+        top = (x1 + min(reach, width), y1 + max(0, reach - width))
+        left = (x1 + max(0, reach - height), y1 + min(reach, height))
+        draw.line((top, left), fill=HATCH)
+
+
 def _draw_label(
     draw: ImageDraw.ImageDraw,
     box: Box,
@@ -119,7 +140,7 @@ def _draw_label(
     taken: Sequence[Box],
 ) -> Box:
     """Write `text` by the box, on a ground of its class's colour; the place it takes."""
-    font = _font(style.letters)
+    font = font_of(style.letters)
     pad = max(1, style.letters // 6)
     text = _shorten(text, font, draw.im.size[0] - 2 * pad)
     left, top, right, bottom = font.getbbox(text, anchor="la")
@@ -178,7 +199,8 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 @lru_cache(maxsize=64)
-def _font(height: int) -> ImageFont.FreeTypeFont:
+def font_of(height: int) -> ImageFont.FreeTypeFont:
+    """Letters of so many pixels."""
     font = ImageFont.load_default(height)
     assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow's wheels bring FreeType
     return font

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from dhcli.cli import app
 from dhcli.data.table import make_table
+from dhcli.report.contact_sheet import GAP, LETTERS
 from dhcli.report.dataset_pictures import choose_samples
 
 
@@ -69,6 +70,17 @@ def test_pictures_are_drawn_into_a_new_folder(source, tmp_path):
             sizes[path.name] = picture.size
     assert set(sizes) == {"samples.png", "classes.png", "sizes.png", "centres.png"}
     assert min(min(size) for size in sizes.values()) > 100
+
+
+def test_regions_to_ignore_are_told_of_below_the_samples(source, tmp_path):
+    heights = []
+    for number, names in enumerate(("[cat, dog]", "[cat]")):  # a box of no class is a region
+        (source / "data.yaml").write_text(f"names: {names}\n", "utf-8")
+        dh(source, "--out", tmp_path / str(number))
+        with Image.open(tmp_path / str(number) / "samples.png") as sheet:
+            heights.append(sheet.height)
+
+    assert heights[1] - heights[0] == LETTERS + 2 * GAP
 
 
 def test_a_split_that_is_not_there_is_named(source):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dhcli.report.contact_sheet import GAP, write_contact_sheet
+from dhcli.report.contact_sheet import GAP, LETTERS, write_contact_sheet
 
 
 def test_pictures_stand_row_after_row(tmp_path: Path) -> None:
@@ -22,3 +22,14 @@ def test_pictures_stand_row_after_row(tmp_path: Path) -> None:
         centres = [(48, 28), (48 + 80 + GAP, 28), (48, 28 + 40 + GAP)]
         assert [page.getpixel(centre) for centre in centres] == colours
         assert page.getpixel((48 + 80 + GAP, 28 + 40 + GAP)) == (255, 255, 255)
+
+
+def test_a_legend_stands_below_the_pictures(tmp_path: Path) -> None:
+    write_contact_sheet(
+        [Image.new("RGB", (40, 20), "red")], tmp_path / "page.png", width=80, legend="to ignore"
+    )
+
+    with Image.open(tmp_path / "page.png") as page:
+        foot = page.crop((0, 40 + GAP, 80, page.height)).convert("L")
+        assert page.height == 40 + LETTERS + 4 * GAP
+        assert foot.getextrema() == (0, 255)

@@ -9,7 +9,16 @@ from PIL import Image
 
 from dhcli.engine.prediction_files import Prediction
 from dhcli.errors import DhError
-from dhcli.report.draw import PALETTE, Style, colour_of, draw_detections, place_label, write_drawing
+from dhcli.report.draw import (
+    HATCH,
+    PALETTE,
+    Style,
+    colour_of,
+    draw_boxes,
+    draw_detections,
+    place_label,
+    write_drawing,
+)
 
 GREY = 128
 
@@ -54,6 +63,19 @@ def test_a_name_too_long_for_the_image_is_shortened() -> None:
 
     assert (picture[:18, 10:50] > 200).all(axis=2).any()  # letters
     assert not (picture[:18, 62:] > 200).all(axis=2).any()  # that end before the image does
+
+
+def test_a_region_to_ignore_is_hatched_below_the_boxes_and_says_nothing() -> None:
+    image = np.full((100, 200, 3), GREY, np.uint8)
+    box, region = np.array([[100.0, 30, 190, 80]]), [[20.0, 30, 120, 80]]
+
+    picture = np.array(draw_boxes(image, box, np.zeros(1, int), ["car"], region))
+
+    assert tuple(picture[30, 60]) == HATCH  # its edge
+    inside = (picture[32:78, 22:95] == HATCH).all(axis=2).mean()
+    assert 0.05 < inside < 0.5
+    assert tuple(picture[50, 100]) == PALETTE[0]
+    assert (picture[:29, :90] == GREY).all()
 
 
 def test_nothing_found_leaves_the_image_as_it_was() -> None:
