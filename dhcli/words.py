@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 _FIRST = re.compile(r"\w+")
-_WITH_ES = ("s", "x", "ch")
 
 
 def counted(count: int, what: str) -> str:
@@ -13,8 +12,11 @@ def counted(count: int, what: str) -> str:
 
     `1 image`, `2 boxes of no class`, `118,287 images: left out`.
     """
+    return f"{count:,} {what if count == 1 else _FIRST.sub(_plural, what, count=1)}"
 
-    def plural(noun: re.Match[str]) -> str:
-        return f"{noun[0]}{'es' if noun[0].endswith(_WITH_ES) else 's'}"
 
-    return f"{count:,} {what if count == 1 else _FIRST.sub(plural, what, count=1)}"
+def _plural(noun: re.Match[str]) -> str:
+    word = noun[0]
+    if word.endswith("y"):
+        return f"{word[:-1]}ies"
+    return f"{word}es" if word.endswith(("s", "x", "ch")) else f"{word}s"

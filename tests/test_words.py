@@ -13,6 +13,7 @@ from dhcli.words import counted
         (2, "box of no class", "2 boxes of no class"),
         (118287, "class: left out", "118,287 classes: left out"),
         (2, "branch", "2 branches"),
+        (2, "category", "2 categories"),
     ],
 )
 def test_the_first_word_is_counted(count: int, what: str, said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -253,9 +254,23 @@ def losses(table: DetectionTable, holds: Holds) -> list[str]:
         count = max((_informative(n, table.extras[n]) for n in here), default=0)
         if count:
             lines.append(f"{what} of {counted(count, 'box')}: not kept")
+    return [*lines, *_beside_boxes(table, holds), *_unlisted(table, holds)]
+
+
+def _beside_boxes(table: DetectionTable, holds: Holds) -> Iterator[str]:
+    """What is lost of what the dataset says of its images, and of itself."""
+    if "coco" not in holds.columns:
+        fields = table.image_extras.get("coco")
+        if fields is not None and (count := _informative("coco", fields)):
+            yield f"other fields of COCO of {counted(count, 'image')}: not kept"
+        about = json.loads(table.about.get("coco", "{}"))
+        more = sum(map(bool, about.pop("categories", {}).values()))
+        if more:
+            yield f"other fields of COCO of {counted(more, 'category')}: not kept"
+        if any(about.values()):
+            yield f"{', '.join(name for name in about if about[name])} of COCO: not kept"
     if (own := table.own_columns()) and not holds.own_columns:
-        lines.append(f"columns {', '.join(own)} of {counted(len(table), 'image')}: not kept")
-    return lines + _unlisted(table, holds)
+        yield f"columns {', '.join(own)} of {counted(len(table), 'image')}: not kept"
 
 
 def _unlisted(table: DetectionTable, holds: Holds) -> list[str]:
