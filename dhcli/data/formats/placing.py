@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.formats.coco_entries import IMAGE_FIELDS, RAW, parse_raw
 from dhcli.data.formats.columns import DONT_CARE, NO_TRACK
 from dhcli.data.formats.files import last_part, stem_of
 from dhcli.data.progress import track
@@ -31,7 +31,7 @@ _MARKS = {
     Flag.OCCLUDED: "occluded",
 }
 _COLUMNS = {
-    "masks or other fields of COCO": ("coco",),
+    "masks or other fields of COCO": (RAW,),
     "poses": ("pose",),
     "degrees of truncation or occlusion": ("truncation", "occlusion"),
     "3-D columns": ("alpha", "dimensions", "location", "rotation"),
@@ -259,16 +259,16 @@ def losses(table: DetectionTable, holds: Holds) -> list[str]:
 
 def _beside_boxes(table: DetectionTable, holds: Holds) -> Iterator[str]:
     """What is lost of what the dataset says of its images, and of itself."""
-    if "coco" not in holds.columns:
-        fields = table.image_extras.get("coco")
-        if fields is not None and (count := _informative("coco", fields)):
-            yield f"other fields of COCO of {counted(count, 'image')}: not kept"
-        about = json.loads(table.about.get("coco", "{}"))
-        more = sum(map(bool, about.pop("categories", {}).values()))
-        if more:
-            yield f"other fields of COCO of {counted(more, 'category')}: not kept"
-        if any(about.values()):
-            yield f"{', '.join(name for name in about if about[name])} of COCO: not kept"
+    if RAW not in holds.columns:
+        about = parse_raw(table.about.get(RAW, ""))
+        texts = map(parse_raw, table.image_extras.get(RAW, ()))
+        images = ([name for name in row if name not in IMAGE_FIELDS] for row in texts)
+        for what, rows in (("image", images), ("category", about.pop("categories", {}).values())):
+            told = [row for row in rows if row]
+            if names := list(dict.fromkeys(chain.from_iterable(told))):
+                yield f"{', '.join(names)} of {counted(len(told), what)}: not kept"
+        if names := [name for name, value in about.items() if value]:
+            yield f"{', '.join(names)} of COCO: not kept"
     if (own := table.own_columns()) and not holds.own_columns:
         yield f"columns {', '.join(own)} of {counted(len(table), 'image')}: not kept"
 

@@ -62,8 +62,8 @@ def test_fields_that_another_format_does_not_hold_are_counted(put, tmp_path):
     table = read_dataset(put(document()))
 
     said = write_dataset(table, tmp_path / "voc", "voc")
-    assert "other fields of COCO of 1 image: not kept" in said
-    assert "other fields of COCO of 2 categories: not kept" in said
+    assert "license of 1 image: not kept" in said
+    assert "keypoints, supercategory of 2 categories: not kept" in said
     assert "info, licenses of COCO: not kept" in said
     assert write_dataset(table, tmp_path / "coco", "coco") == ()
 
