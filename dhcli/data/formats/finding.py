@@ -39,18 +39,27 @@ _DEEPEST = 8
 def find_files(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> list[Path]:
     """Annotation files of a folder: those in `annotations`, else in itself, else in its folders.
 
-    Folders that are called as splits count as the folder itself.
+    Folders that are called as splits count as the folder itself. One that has images of its own,
+    and does not speak of a split, is another dataset.
     """
     return next((files for files in _groups(root, suffix, is_ours) if files), [])
 
 
 def _groups(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> Iterator[list[Path]]:
     splits = (".", *(name for _, name in split_folders(root)))
-    for folders in (find_folders(root, ("annotations",)), splits, list_folders(root)):
+    within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
+    for folders in (find_folders(root, ("annotations",)), splits, within):
         files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
         # A file an image is another format: one look at a few tells.
         if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
             yield [file for file in files if is_ours(file)]
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether images lie in `folder` or in a folder in it."""
+    return any(
+        list_images(place) for place in (folder, *map(folder.joinpath, list_folders(folder)))
+    )
 
 
 def read_as_splits(

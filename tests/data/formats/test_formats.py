@@ -283,6 +283,16 @@ def test_a_folder_in_a_folder_is_found(sample, tmp_path):
     assert "found in VOCdevkit/VOC2007" in table.notes
 
 
+def test_a_dataset_beside_others_is_not_taken_for_all(sample, tmp_path):
+    write_dataset(sample, tmp_path / "kit/a", "voc")
+    write_dataset(sample, tmp_path / "b", "coco", images="none")
+    (tmp_path / "b/annotations/instances_train.json").rename(tmp_path / "kit/a/b.json")
+
+    with pytest.raises(DataError, match="holds no COCO file"):
+        read_dataset(tmp_path / "kit", format="coco")
+    assert read_dataset(tmp_path / "kit").format == "voc"
+
+
 def test_several_datasets_in_a_folder_are_named(sample, tmp_path):
     write_dataset(sample, tmp_path / "kit/a", "voc")
     write_dataset(sample, tmp_path / "kit/b", "coco")
