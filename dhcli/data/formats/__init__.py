@@ -27,6 +27,7 @@ from dhcli.data.formats import (
     retinanet,
     supervisely,
     via,
+    visdrone,
     voc,
     widerface,
     yolo,
@@ -66,6 +67,7 @@ FORMATS = {
     "retinanet": retinanet.FORMAT,
     "dota": dota.FORMAT,
     "mot": mot.FORMAT,
+    "visdrone": visdrone.FORMAT,
     "widerface": widerface.FORMAT,
     "yolo": yolo.FORMAT,
 }

@@ -355,6 +355,7 @@ FILES = {
     "retinanet": "val_annotations.csv",
     "dota": "val/labelTxt/c.txt",
     "mot": "val/pictures/gt/gt.txt",
+    "visdrone": "val/annotations/c.txt",
     "widerface": "wider_face_split/wider_face_val_bbx_gt.txt",
     "yolo": "labels/val/c.txt",
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dhcli.data.formats import read_dataset
+from dhcli.data.formats import read_dataset, write_dataset
 from dhcli.data.table import ANY_CLASS, Flag
 from dhcli.errors import DataError
 
@@ -81,6 +81,63 @@ def test_mot_with_labels_of_its_own(lay):
     assert (table.classes, table.labels.tolist()) == (("cat", "dog"), [1])
     with pytest.raises(DataError, match="class 3 is not one of the 2"):
         read_dataset(lay({"gt/gt.txt": "1,1,1,1,4,3,1,3,1\n"}))
+
+
+VISDRONE = """2,3,10,12,1,4,0,1
+20,5,8,9,0,1,0,0,
+0,0,6,6,0,0,0,0
+1,1,5,5,0,11,1,2
+"""
+
+
+def test_visdrone_regions_to_ignore_and_degrees(lay):
+    base = "VisDrone2019-DET"
+    files = {f"{base}-train/annotations/1.txt": VISDRONE, f"{base}-val/annotations/2.txt": ""}
+
+    table = read_dataset(lay(files, f"{base}-train/images/1.jpg", f"{base}-val/images/2.jpg"))
+
+    assert table.format == "visdrone"
+    assert list(table.files) == [f"{base}-train/images/1.jpg", f"{base}-val/images/2.jpg"]
+    assert table.boxes[:2].tolist() == [[2, 3, 12, 15], [20, 5, 28, 14]]
+    assert (table.classes[3], len(table.classes)) == ("car", 10)
+    assert table.labels.tolist() == [3, 0, ANY_CLASS, ANY_CLASS]
+    both = Flag.IGNORE | Flag.TRUNCATED | Flag.OCCLUDED
+    assert table.flags.tolist() == [Flag.OCCLUDED, Flag.IGNORE, Flag.IGNORE, both]
+    assert table.extras["occlusion"].tolist() == [1, 0, 0, 2]
+    assert "1 box of `others`: a region to ignore" in table.notes
+    assert {name: images.tolist() for name, images in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+
+
+def test_visdrone_is_written_with_its_own_numbers(lay, tmp_path):
+    root = lay({"annotations/1.txt": VISDRONE}, "images/1.jpg")
+
+    write_dataset(read_dataset(root), tmp_path / "out", "visdrone")
+
+    assert not (tmp_path / "out/classes.txt").exists()
+    assert (tmp_path / "out/annotations/1.txt").read_text().splitlines() == [
+        *("2,3,10,12,1,4,0,1", "20,5,8,9,0,1,0,0", "0,0,6,6,0,0,0,0", "1,1,5,5,0,0,1,2")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("1,2,3,4,1,12,0,0", "category 12 is not one of the 10"),
+        ("1,2,3,4,1,1.5,0,0", "category 1.5 is not one of the 10"),
+        ("1,2,3,4,1,4,0", "expected 8 columns, found 7"),
+        ("1,2,3,x,1,4,0,0", "a column that is no number: `x`"),
+    ],
+)
+def test_visdrone_rows_that_cannot_be_read_are_named(lay, row, said):
+    root = lay({"annotations/1.txt": f"1,2,3,4,1,4,0,0\n{row}\n"}, "images/1.jpg")
+
+    with pytest.raises(DataError, match=said) as caught:
+        read_dataset(root)
+
+    assert caught.value.where.endswith("annotations/1.txt:2")
 
 
 WIDER = """0--Parade/0_Parade_a.jpg
