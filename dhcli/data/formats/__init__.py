@@ -13,6 +13,7 @@ import numpy as np
 
 from dhcli.atomic import atomic_folder
 from dhcli.data.formats import (
+    automl,
     coco,
     createml,
     csv_table,
@@ -65,6 +66,7 @@ FORMATS = {
     "openimages": openimages.FORMAT,
     "csv": csv_table.FORMAT,
     "retinanet": retinanet.FORMAT,
+    "automl": automl.FORMAT,
     "dota": dota.FORMAT,
     "mot": mot.FORMAT,
     "visdrone": visdrone.FORMAT,

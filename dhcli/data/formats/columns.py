@@ -112,6 +112,12 @@ class Columns:
         """(I, 2) the sizes given, completed from the images' headers."""
         return fill_sizes(root, self.files, _numpy(self._sizes, np.int32).reshape(-1, 2))
 
+    def in_pixels(self, sizes: NDArray[np.int32]) -> NDArray[np.float64]:
+        """(M, 4) the boxes, which are told in fractions of their images of `sizes` (I, 2)."""
+        boxes = _numpy(self.boxes, np.float64).reshape(-1, 4)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return tidy(boxes * np.tile(sizes, 2)[self.image_of_box()])
+
     def image_of_box(self) -> NDArray[np.int64]:
         """(M,) the image of each box, in the order they were added."""
         return _numpy(self._images, np.int32).astype(np.int64)

@@ -31,7 +31,6 @@ from dhcli.data.formats.columns import (
     marks_of,
     number_of,
     side_of,
-    tidy,
 )
 from dhcli.data.formats.csv_rows import as_row, find_column, first_row, header_of, read_rows
 from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
@@ -139,7 +138,7 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
     sizes = columns.sizes(root)
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
     if ((boxes >= 0) & (boxes <= 1)).all() and (boxes != boxes.round()).any():
-        boxes = tidy(boxes * np.tile(sizes, 2)[columns.image_of_box()])
+        boxes = columns.in_pixels(sizes)
         notes.append("all coordinates lie in 0 … 1: read as fractions of the images")
     return columns.table(
         root,

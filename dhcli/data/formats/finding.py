@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dhcli.data.formats.files import (
     IMAGE_FOLDERS,
@@ -73,6 +74,7 @@ def read_as_splits(
 ) -> DetectionTable:
     """The dataset at `path`: that file, or the `files` found in that folder as its splits.
 
+    A file that tells the splits of its images keeps them.
     Where the format has no ids of its own (`has_ids`), images, boxes and classes are numbered on.
     Raises DataError where there are none, or several that do not say which split they are.
     """
@@ -84,7 +86,9 @@ def read_as_splits(
     for file, split in zip(files, _split_names(path, files), strict=True):
         table = read_file(path, file)
         every = np.arange(len(table), dtype=np.int64)
-        tables.append(replace(table, splits={split: every}) if split else table)
+        tables.append(
+            replace(table, splits={split: every}) if split and not table.splits else table
+        )
     if len(tables) == 1:
         return tables[0]
     return merge_tables(tables if has_ids else _numbered_on(tables))
@@ -154,6 +158,18 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
         "name spelled otherwise than the image": _respell(root, files),
     }
     return files, [counted(count, what) for what, count in counts.items() if count]
+
+
+def missing_sizes(sizes: NDArray[np.int32], path: Path) -> list[str]:
+    """A note on images whose boxes have no size. Raises DataError where that is all of them."""
+    missing = int(np.sum((sizes == 0).any(axis=1)))
+    if missing and missing == len(sizes):
+        raise DataError(
+            "tells of boxes in fractions, and none of its images can be read",
+            where=path,
+            hint="put the images beside it, or into `images`",
+        )
+    return [counted(missing, "image that cannot be read: boxes without size")] if missing else []
 
 
 def _image_folder(root: Path, path: Path, sample: Sequence[str]) -> str:

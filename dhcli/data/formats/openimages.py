@@ -15,18 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dhcli.data.formats.columns import Columns, class_of, is_set, number_of, tidy
+from dhcli.data.formats.columns import Columns, class_of, is_set, number_of
 from dhcli.data.formats.csv_rows import as_row, first_row, header_of, read_rows
 from dhcli.data.formats.files import list_files, stem_of
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
+from dhcli.data.formats.finding import find_files, locate_images, missing_sizes, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
-from dhcli.words import counted
 
 LOOKS_FOR = "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax (Open Images)"
 HOLDS = Holds(
@@ -93,15 +89,12 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
         del columns.scores[:]
     columns.files, notes = locate_images(root, path, columns.files)
     sizes = columns.sizes(root)
-    notes += _missing_sizes(sizes, path)
+    notes += missing_sizes(sizes, path)
     used = set(columns.class_names())
-    boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
-    with np.errstate(over="ignore", invalid="ignore"):
-        boxes = tidy(boxes * np.tile(sizes, 2)[columns.image_of_box()])
     return columns.table(
         root,
         columns.classes_after(name for name in names.values() if name in used),
-        boxes=boxes,
+        boxes=columns.in_pixels(sizes),
         sizes=sizes,
         format="openimages",
         notes=tuple(notes),
@@ -118,18 +111,6 @@ def _add_box(
     columns.add_box(label, [number_of(row[side]) for side in _SIDES], flags, line, image)
     if row.get("confidence"):
         columns.scores.append(number_of(row["confidence"]))
-
-
-def _missing_sizes(sizes: NDArray[np.int32], path: Path) -> list[str]:
-    """A note on images whose boxes have no size. Raises DataError where that is all of them."""
-    missing = int(np.sum((sizes == 0).any(axis=1)))
-    if missing and missing == len(sizes):
-        raise DataError(
-            "tells of boxes in fractions, and none of its images can be read",
-            where=path,
-            hint="put the images beside it, or into `images`",
-        )
-    return [counted(missing, "image that cannot be read: boxes without size")] if missing else []
 
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:

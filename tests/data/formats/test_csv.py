@@ -214,6 +214,66 @@ def test_open_images_without_any_image_is_an_error(lay):
         read_dataset(lay({"train-annotations-bbox.csv": OPEN_IMAGES}))
 
 
+AUTOML = """TRAIN,gs://bucket/set/a.jpg,cat,0.1,0.2,,,0.5,0.6,,
+TRAIN,gs://bucket/set/a.jpg,hot dog,0,0,1,0,1,1,0,1
+validation,gs://bucket/set/b.jpg,,,,,,,,,
+UNASSIGNED,gs://bucket/set/c.jpg,cat,,,,,,,,
+"""
+
+
+def test_automl_splits_corners_and_addresses(lay):
+    table = read_dataset(lay({"train_export.csv": AUTOML}, *(f"set/{n}.jpg" for n in "abc")))
+
+    assert table.format == "automl"
+    assert list(table.files) == ["set/a.jpg", "set/b.jpg", "set/c.jpg"]
+    assert table.offsets.tolist() == [0, 2, 2, 2]
+    assert table.boxes.tolist() == [[4, 6, 20, 18], [0, 0, 40, 30]]
+    assert table.classes == ("cat", "hot dog")
+    assert {name: rows.tolist() for name, rows in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+    assert "1 class of an image as a whole: left out" in table.notes
+
+
+def test_automl_without_a_column_of_splits(lay):
+    rows = "a.jpg,cat,0.1,0.2,,,0.5,0.6,,\n"
+
+    table = read_dataset(lay({"a.csv": rows}, "a.jpg"))
+
+    assert (table.format, table.boxes.tolist()) == ("automl", [[4, 6, 20, 18]])
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            "TRAIN,a.jpg,cat,0.1,0.2,,,0.5,0.6,",
+            "a.csv:2: .* expected 11 columns, found 10",
+        ),
+        ("TRAIN,a.jpg,cat,0.1,x,,,0.5,0.6,,", "`x`"),
+        ("TRAIN,a.jpg,,0.1,0.2,,,0.5,0.6,,", "is no class name"),
+    ],
+)
+def test_automl_rows_that_cannot_be_read_are_named(lay, row, said):
+    text = f"TEST,a.jpg,cat,0.1,0.2,,,0.5,0.6,,\n{row}\n"
+
+    with pytest.raises(DataError, match=said):
+        read_dataset(lay({"a.csv": text}, "a.jpg"))
+
+
+def test_automl_says_which_splits_it_has_no_word_for(lay, tmp_path):
+    rows = "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,2,3,4\n"
+    table = read_dataset(lay({"minival.csv": rows}, "a.jpg"))
+
+    said = write_dataset(table, tmp_path / "out", "automl")
+
+    assert "split `minival` of 1 image: written as UNASSIGNED" in said
+    assert (
+        (tmp_path / "out/automl.csv").read_text().startswith("UNASSIGNED,images/a.jpg,cat,0.025,")
+    )
+
+
 @pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg"])
 def test_names_stay_within_the_dataset(lay, name):
     text = f"filename,class,xmin,ymin,xmax,ymax\n{name},cat,1,2,3,4\na.jpg,cat,1,2,3,4\n"

@@ -353,6 +353,7 @@ FILES = {
     "openimages": "val-annotations-bbox.csv",
     "csv": "val_labels.csv",
     "retinanet": "val_annotations.csv",
+    "automl": "automl.csv",
     "dota": "val/labelTxt/c.txt",
     "mot": "val/pictures/gt/gt.txt",
     "visdrone": "val/annotations/c.txt",

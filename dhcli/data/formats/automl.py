@@ -1,0 +1,153 @@
+"""AutoML CSV, as Google's Vertex AI has it: a line a box, no header, corners in fractions.
+
+`TRAIN,gs://bucket/a.jpg,cat,0.1,0.1,,,0.3,0.4,,`: the split, the image, the class, then x and y of
+the upper left, upper right, lower right and lower left corner, of which two that lie across are
+enough. The split is TRAIN, VALIDATION, TEST, UNASSIGNED or empty, `training` too, in any case; the
+column may be absent. A line without corners is an image without boxes, or of a class as a whole,
+which is not kept, counted. Images are found by the ends of their addresses.
+
+Written: paths from the folder of the CSV; Vertex AI wants `gs://…` before them.
+
+Pixels: fractions of width and height, so the images must be there. Classes: sorted by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dhcli.data.formats.columns import Columns, class_of, hull
+from dhcli.data.formats.csv_rows import as_row, first_row, read_rows
+from dhcli.data.formats.files import IMAGE_SUFFIXES
+from dhcli.data.formats.finding import find_files, locate_images, missing_sizes, read_as_splits
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.errors import DataError
+from dhcli.words import counted
+
+LOOKS_FOR = "*.csv with lines TRAIN,path,class and corners in fractions, no header (AutoML)"
+HOLDS = Holds(
+    "fractions of the image",
+    marks=Flag(0),
+    regions=LEFT_OUT,
+    classes=False,
+    scores=False,
+    sizes=False,
+    splits=False,
+)
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "val",
+    "validate": "val",
+    "val": "val",
+    "test": "test",
+    "unassigned": "",
+    "": "",
+}
+_WRITTEN = {"train": "TRAIN", "val": "VALIDATION", "test": "TEST"}
+_COLUMNS = 10
+
+
+def sniff_automl(path: Path) -> bool:
+    """Whether `path` is such a file, or a folder with some."""
+    return _is_ours(path) if path.is_file() else bool(find_files(path, ".csv", _is_ours))
+
+
+def _is_ours(path: Path) -> bool:
+    if path.suffix.lower() != ".csv":
+        return False
+    try:
+        _, image, _, corners = _parse(first_row(path))
+        hull(corners or [(0, 0)])
+    except ValueError:
+        return False
+    return image.lower().endswith(tuple(IMAGE_SUFFIXES))
+
+
+def _parse(row: Sequence[str]) -> tuple[str, str, str, list[tuple[str, str]]]:
+    """Split, image, class and the corners that a row tells. Raises ValueError for another row."""
+    split = _SPLITS.get(row[0].lower()) if row else None
+    fields = row if split is None else row[1:]
+    if len(fields) != _COLUMNS:
+        expected = _COLUMNS + len(row) - len(fields)
+        raise ValueError(f"expected {expected} columns, found {len(row)}")
+    image, name, *sides = fields
+    corners = zip(sides[::2], sides[1::2], strict=True)
+    return split or "", image, name, [corner for corner in corners if any(corner)]
+
+
+def read_automl(path: Path) -> DetectionTable:
+    """Read one file, or all in a folder.
+
+    Raises DataError with the file and line of what cannot be read, or where no image is there.
+    """
+    files = [] if path.is_file() else find_files(path, ".csv", _is_ours)
+    return read_as_splits(path, files, _read_file, LOOKS_FOR, "AutoML CSV")
+
+
+def _read_file(root: Path, path: Path) -> DetectionTable:
+    columns = Columns()
+    annotation = path.relative_to(root).as_posix()
+    for line, row in read_rows(path):
+        try:
+            _add(row, columns, annotation, line)
+        except ValueError as error:
+            raise DataError(f"cannot be used: {error}", where=f"{path}:{line}") from None
+    columns.files, notes = locate_images(root, path, columns.files)
+    sizes = columns.sizes(root)
+    notes += missing_sizes(sizes, path)
+    return columns.table(
+        root,
+        columns.classes_after(),
+        boxes=columns.in_pixels(sizes),
+        sizes=sizes,
+        format="automl",
+        notes=tuple(notes),
+    )
+
+
+def _add(row: Sequence[str], columns: Columns, annotation: str, line: int) -> None:
+    split, file, name, corners = _parse(row)
+    known = len(columns.files)
+    image = columns.image(file, 0, 0, annotation)
+    if split and image == known:
+        columns.splits[split].append(image)
+    if corners:
+        label = columns.label_of(class_of(name))
+        region = Flag.IGNORE.value if label == ANY_CLASS else 0
+        columns.add_box(label, hull(corners), region, line, image)
+    elif name:
+        columns.counts["class of an image as a whole: left out"] += 1
+
+
+def write_automl(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as images/ and automl.csv."""
+    placing.place("images")
+    splits = placing.split_of_images()
+    for split in dict.fromkeys(splits):
+        if split and split not in _WRITTEN:
+            count = counted(splits.count(split), "image")
+            placing.lost.append(f"split `{split}` of {count}: written as UNASSIGNED")
+    lines = (
+        line
+        for image, split in enumerate(writing(splits))
+        for line in _lines(table, image, _WRITTEN.get(split, "UNASSIGNED"), placing.names[image])
+    )
+    placing.write_lines("automl.csv", lines)
+
+
+def _lines(table: DetectionTable, image: int, split: str, name: str) -> Iterator[str]:
+    width, height = (max(side, 1) for side in table.sizes[image].tolist())
+    rows = list(rows_of(table, image, regions=False))
+    for row in rows:
+        sides = zip(row.box, (width, height) * 2, strict=True)
+        x1, y1, x2, y2 = (f"{side / whole:.15g}" for side, whole in sides)
+        yield as_row((split, f"images/{name}", row.name, x1, y1, "", "", x2, y2, "", ""))
+    if not rows:
+        yield as_row((split, f"images/{name}", *[""] * (_COLUMNS - 1)))
+
+
+FORMAT = Format("AutoML CSV", LOOKS_FOR, sniff_automl, read_automl, write_automl, HOLDS)
