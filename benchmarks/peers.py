@@ -176,7 +176,7 @@ class PlainDetector(nn.Module):
                 best_for_each=True,
             )
             pos, neg = sample_matches(matches, config.samples, config.positive_fraction)
-            truth = torch.cat([torch.ones(len(pos)), torch.zeros(len(neg))])
+            truth = torch.cat([torch.ones_like(pos), torch.zeros_like(neg)]).float()
             both = logits[i, torch.cat([pos, neg])]
             cls.append(F.binary_cross_entropy_with_logits(both, truth, reduction="sum"))
             goal = encode_boxes(target.boxes[matches[pos]], anchors[pos], UNIT)
@@ -243,14 +243,14 @@ class PlainBranch(nn.Module):
 
     def __init__(self, config: FcBranch | ConvBranch, channels: int, classes: int) -> None:
         super().__init__()
-        self.scale = config.roi_scale
+        self.scale, width = config.roi_scale, config.width
         if isinstance(config, ConvBranch):
             self.trunk = _conv_trunk(config, channels)
         else:
-            layers = [nn.Linear(channels * 49, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU()]
-            self.trunk = nn.Sequential(nn.Flatten(), *layers)
-        self.cls = nn.Linear(1024, classes + 1) if predicts(config, "cls") else None
-        self.reg = nn.Linear(1024, classes * 4) if predicts(config, "reg") else None
+            first, second = nn.Linear(channels * 49, width), nn.Linear(width, width)
+            self.trunk = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU())
+        self.cls = nn.Linear(width, classes + 1) if predicts(config, "cls") else None
+        self.reg = nn.Linear(width, classes * 4) if predicts(config, "reg") else None
 
     def forward(self, pooled: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x = self.trunk(pooled)
@@ -260,11 +260,14 @@ class PlainBranch(nn.Module):
 
 
 def _conv_trunk(config: ConvBranch, channels: int) -> nn.Sequential:
-    blocks: list[nn.Module] = [Widening(channels)]
+    width, inner = config.width, config.width // 4
+    blocks: list[nn.Module] = [Widening(channels, width)]
     for i in range(config.residual - 1):
-        blocks += [NonLocal(config.non_local_groups)] if i < config.non_local else []
+        blocks += [NonLocal(width, config.non_local_groups)] if i < config.non_local else []
         blocks.append(
-            Residual(_conv_bn(1024, 256, 1), _conv_bn(256, 256, 3), _conv_bn(256, 1024, 1))
+            Residual(
+                _conv_bn(width, inner, 1), _conv_bn(inner, inner, 3), _conv_bn(inner, width, 1)
+            )
         )
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
@@ -293,9 +296,9 @@ class Residual(nn.Module):
 class Widening(Residual):
     """256 to 1024 channels."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(_conv_bn(channels, channels, 3), _conv_bn(channels, 1024, 1))
-        self.shortcut = nn.Sequential(*_conv_bn(channels, 1024, 1))
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(_conv_bn(channels, channels, 3), _conv_bn(channels, width, 1))
+        self.shortcut = nn.Sequential(*_conv_bn(channels, width, 1))
 
     def shortcut_of(self, x: Tensor) -> Tensor:
         return self.shortcut(x)
@@ -304,11 +307,11 @@ class Widening(Residual):
 class NonLocal(nn.Module):
     """The authors' grouped non-local block: a loop over groups of consecutive channels."""
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, width: int, groups: int) -> None:
         super().__init__()
         self.groups = groups
-        self.theta, self.phi, self.g = (nn.Conv2d(1024, 512, 1) for _ in range(3))
-        self.out = nn.Sequential(nn.Conv2d(512, 1024, 1), nn.BatchNorm2d(1024))
+        self.theta, self.phi, self.g = (nn.Conv2d(width, width // 2, 1) for _ in range(3))
+        self.out = nn.Sequential(nn.Conv2d(width // 2, width, 1), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         n, _, height, width = x.shape

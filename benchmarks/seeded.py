@@ -32,11 +32,12 @@ PRESETS = {
 }
 
 
-def seeded_config(name: str) -> Config:
+def seeded_config(name: str, *overrides: str) -> Config:
     """The configuration of "double-head" or "double-head-ext", without pretrained weights."""
     preset, branch = PRESETS[name]
     settings = [f"model.head.branches.conv.{key}={value}" for key, value in branch.items()]
-    return load_config(preset, overrides=["model.backbone.weights=none", *settings]).config
+    every = ["model.backbone.weights=none", *settings, *overrides]
+    return load_config(preset, overrides=every).config
 
 
 def seeded_images(count: int, height: int, width: int) -> ImageBatch:
