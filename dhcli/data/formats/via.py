@@ -1,12 +1,14 @@
 """VIA, the VGG Image Annotator: a file of images with regions, a project, or annotations alone.
 
-JSON as versions 1 and 2 write it, or their CSV.
+JSON as versions 1 and 2 write it, or their CSV, and the projects of version 3; of these, files that
+are shown together and regions of videos are left out, counted. Written as version 2 does.
 
 Rectangles are read, and polygons, polylines, circles and ellipses as the boxes around them; points
-have none and are left out, counted. The class is the region attribute called class, label, name,
-type, category or object, else the first; of a checkbox, the first that is set. A region without is
-called `object`. Attributes called difficult, truncated, occluded, crowd or ignore are marks,
-`score` is a score. A file a split (`via_train.json`), or in folders called as splits.
+and circles told by three points are left out, counted. The class is the region attribute called
+class, label, name, type, category or object, else the first; of a checkbox, the first that is set.
+A region without is called `object`. Attributes called difficult, truncated, occluded, crowd or
+ignore are marks, `score` is a score. A file a split (`via_train.json`), or in folders called as
+splits.
 
 Pixels: from 0, the maximum excluded. Classes: as a project lists them, then by name.
 """
@@ -35,14 +37,16 @@ from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
 from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of, writing
+from dhcli.data.formats.via_project import Project, is_project
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
-LOOKS_FOR = "*.json with regions and shape_attributes (VIA)"
+LOOKS_FOR = "*.json with regions and shape_attributes, or a project (VIA)"
 HOLDS = Holds("from 0: x y width height", sizes=False)
 
 _PROJECT = "_via_img_metadata"
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
+_IMAGE = ("filename", "regions")
 _COLUMNS = ("filename", "regionshapeattributes", "regionattributes")
 _REGION = ("shape_attributes", "region_attributes")
 _NOT_CLASSES = frozenset((*MARKS, "score"))
@@ -60,7 +64,7 @@ def _files(root: Path) -> list[Path]:
 def _is_via(path: Path) -> bool:
     if path.suffix.lower() == ".csv":
         return set(_COLUMNS) <= set(header_of(first_row(path)))
-    return begins_as(path, "{", _PROJECT) or begins_as(path, "{", "filename", "regions")
+    return begins_as(path, "{", _PROJECT) or begins_as(path, "{", *_IMAGE) or is_project(path)
 
 
 def read_via(path: Path) -> DetectionTable:
@@ -101,6 +105,8 @@ def _read_rows(path: Path, columns: Columns, annotation: str) -> list[str]:
 
 def _read_json(path: Path, columns: Columns, annotation: str) -> list[str]:
     """Fill `columns` from a JSON file; return the classes that it lists."""
+    if is_project(path):
+        return _read_project(path, columns, annotation)
     document = JsonText(path)
     add = document.taking("an image", partial(_add_image, columns, annotation))
     listed: list[str] = []
@@ -110,6 +116,22 @@ def _read_json(path: Path, columns: Columns, annotation: str) -> list[str]:
     else:
         document.read_values(add)
     return listed
+
+
+def _read_project(path: Path, columns: Columns, annotation: str) -> list[str]:
+    """Fill `columns` from a project of version 3; return the classes that it lists."""
+    project = Project(path)
+    for name in project.images.values():
+        columns.image(name, 0, 0, annotation)
+    for line, image, region in project.regions():
+        if image is None:
+            columns.counts["region of a video or of several images: left out"] += 1
+            continue
+        try:
+            _add_image(columns, annotation, {"filename": image, "regions": [region]}, line)
+        except ODD as error:
+            raise DataError(f"a region {oddity(error)}", where=f"{path}:{line}") from None
+    return _listed_classes({"region": project.attributes})
 
 
 def _listed_classes(attributes: Any) -> list[str]:
@@ -139,7 +161,7 @@ def _add_image(columns: Columns, annotation: str, row: dict[str, Any], line: int
         box = _box(shape)
         kind = shape.get("name")
         if box is None:
-            columns.counts["point: left out"] += 1
+            columns.counts[f"shape `{str(kind)[:20]}`: left out"] += 1
             continue
         if kind != "rect":
             columns.counts[f"shape `{str(kind)[:20]}`: read as the box around"] += 1

@@ -123,8 +123,74 @@ def test_via_annotations_and_projects(lay, told, classes):
     assert [table.classes[k] for k in table.labels] == ["cat", "dog", "cat", "object"]
     assert table.boxes.tolist() == [[3, 4, 13, 9], [1, 2, 9, 8], [14, 8, 26, 12], [7, 6, 11, 10]]
     assert table.flags.tolist() == [0, Flag.OCCLUDED, 0, 0]
-    assert "1 point: left out" in table.notes
+    assert "1 shape `point`: left out" in table.notes
     assert "1 region of no class: called `object`" in table.notes
+
+
+def via3(key, xy, view="1", **values):
+    return {f"{view}_{key}": {"vid": view, "flg": 0, "z": [], "xy": xy, "av": values}}
+
+
+VIA3 = {
+    "project": {"pid": "__VIA_PROJECT_ID__", "data_format_version": "3.1.1", "vid_list": ["1"]},
+    "config": {"file": {"loc_prefix": {"1": "", "3": ""}}, "ui": {}},
+    "attribute": {
+        "1": {"aname": "colour", "anchor_id": "FILE1_Z0_XY1", "type": 1, "options": {}},
+        "2": {
+            **{"aname": "class", "anchor_id": "FILE1_Z0_XY1", "type": 4},
+            "options": {"7": "dog", "8": "cat"},
+        },
+        "3": {"aname": "occluded", "type": 2, "options": {"1": "yes"}},
+    },
+    "file": {
+        "1": {"fid": 1, "fname": "a.jpg", "type": 2, "loc": 1, "src": ""},
+        "2": {"fid": 2, "fname": "bee", "type": 2, "loc": 3, "src": "/home/me/pictures/b.jpg"},
+        "3": {"fid": 3, "fname": "c.mp4", "type": 4, "loc": 1, "src": "c.mp4"},
+    },
+    "metadata": {
+        **via3("a", [2, 3, 4, 10, 5], **{"1": "red", "2": "8"}),
+        **via3("b", [7, 1, 2, 9, 2, 5, 8], **{"2": "7", "3": "1"}),
+        **via3("c", [8, 1, 5, 6, 2, 9, 5, 6, 8], view="2", **{"2": "cat"}),
+        **via3("d", [4, 20, 10, 6, 2], view="2"),
+        **via3("e", [1, 5, 5], **{"2": "7"}),
+        **via3("f", [], **{"1": "the image as a whole"}),
+        **via3("g", [2, 1, 1, 5, 5], view="3", **{"2": "7"}),
+    },
+    "view": {str(number): {"fid_list": [number]} for number in (1, 2, 3)},
+}
+
+
+def test_via_projects_of_version_3(lay):
+    table = read_dataset(lay({"via.json": json.dumps(VIA3)}, "a.jpg", "pictures/b.jpg"))
+
+    assert table.format == "via"
+    assert list(table.files) == ["a.jpg", "pictures/b.jpg"]
+    assert table.boxes.tolist() == [[3, 4, 13, 9], [1, 2, 9, 8], [1, 2, 9, 8], [14, 8, 26, 12]]
+    assert table.classes == ("dog", "cat", "object")
+    assert [table.classes[k] for k in table.labels] == ["cat", "dog", "cat", "object"]
+    assert table.flags.tolist() == [0, Flag.OCCLUDED, 0, 0]
+    assert "1 shape `point`: left out" in table.notes
+    assert "1 region of a video or of several images: left out" in table.notes
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("view", {"1": {}}, "a project of VIA 3 that has no `fid_list`"),
+        ("file", {}, "a project of VIA 3 that has no `1`"),
+        (
+            "metadata",
+            via3("a", [2, 3, 4]),
+            r"via.json:\d+: a region has a value that cannot be used",
+        ),
+        ("metadata", {"a": {"xy": [2, 3, 4, 5, 6]}}, r"via.json:\d+: a region has no `vid`"),
+    ],
+)
+def test_via_projects_that_cannot_be_read_say_why(lay, part, value, said):
+    told = json.dumps(VIA3 | {part: value, "fname": ""}, indent=1)
+
+    with pytest.raises(DataError, match=said):
+        read_dataset(lay({"via.json": told}, "a.jpg"))
 
 
 def test_via_rows_of_csv(lay, tmp_path):
