@@ -22,7 +22,7 @@ PRESET_CLASSES = 80
 
 def bench(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="Model file to measure.")
+        Path | None, typer.Argument(metavar="MODEL", help="Model file to measure.")
     ] = None,
     preset: Annotated[
         str | None,

@@ -19,7 +19,7 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SRC…", help="Dataset: a folder or annotation file. Several become one."
+            metavar="SRC", help="Dataset: a folder or annotation file. Several become one."
         ),
     ],
     destination: Annotated[
@@ -52,11 +52,14 @@ def convert(
         typer.Option(metavar="A,B", help="Classes to leave out.", rich_help_panel=CHOOSE),
     ] = None,
     min_area: Annotated[
-        float, typer.Option(min=0, help="Least pixels² of a box.", rich_help_panel=CHOOSE)
+        float,
+        typer.Option(min=0, metavar="AREA", help="Least pixels² of a box.", rich_help_panel=CHOOSE),
     ] = 0,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Most images: the first ones.", rich_help_panel=CHOOSE),
+        typer.Option(
+            min=1, metavar="N", help="Most images: the first ones.", rich_help_panel=CHOOSE
+        ),
     ] = None,
     split: Annotated[
         str | None,
@@ -77,22 +80,34 @@ def convert(
             rich_help_panel=DIVIDE,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of --split.", rich_help_panel=DIVIDE)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of --split.", rich_help_panel=DIVIDE)
+    ] = 0,
     tile: Annotated[
         int | None,
         typer.Option(
-            min=16, help="Cut images into tiles of this side, pixels.", rich_help_panel=CUT
+            min=16,
+            metavar="PIXELS",
+            help="Cut images into tiles of this side.",
+            rich_help_panel=CUT,
         ),
     ] = None,
     overlap: Annotated[
         float,
-        typer.Option(min=0, max=0.9, help="Overlap of tiles, of their side.", rich_help_panel=CUT),
+        typer.Option(
+            min=0,
+            max=0.9,
+            metavar="SHARE",
+            help="Overlap of tiles, of their side.",
+            rich_help_panel=CUT,
+        ),
     ] = 0.2,
     visible: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
+            metavar="SHARE",
             help="Share of a cut box that keeps it an object; below, it is a region to ignore.",
             rich_help_panel=CUT,
         ),

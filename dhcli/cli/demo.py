@@ -23,7 +23,9 @@ def demo(
         Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where everything goes.")
     ] = Path("demo"),
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawing and of the training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Of the drawing and of the training.")
+    ] = 0,
 ) -> None:
     """Run all of it on a small drawn dataset, in a few minutes without a GPU.
 

@@ -37,7 +37,7 @@ def export(
     """Write a model for other runtimes: NMS included, for any image size.
 
     The file is run in ONNX Runtime beside torch. Where they disagree, none is
-    written and the exit code is 1. What it takes and gives, it says itself.
+    written and the exit code is 1. Its metadata tell what it takes and gives.
 
     For example:
       dh export model.safetensors --to onnx

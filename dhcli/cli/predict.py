@@ -23,7 +23,7 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE|FOLDER|GLOB…", help="Images; of a folder, all that lie below it."
+            metavar="IMAGE|FOLDER|GLOB", help="Images; of a folder, all that lie below it."
         ),
     ],
     weights: Weights,

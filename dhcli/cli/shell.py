@@ -82,7 +82,8 @@ class Shell(TyperGroup):
             context = getattr(error, "ctx", None)
             message = error.format_message()
             hint = f"`{context.command_path} --help` shows what there is" if context else None
-            _say(message[:1].lower() + message[1:], hint)
+            if message:  # none where help was shown, as a group alone does
+                _say(message[:1].lower() + message[1:], hint)
             status = error.exit_code
         except typer.Abort:  # a question that was not answered
             status = 130

@@ -32,7 +32,7 @@ TrainFolder = Annotated[
 ]
 ValFolder = Annotated[
     Path | None,
-    typer.Option("--val", metavar="PATH", help="Dataset to validate on; else a split of --data."),
+    typer.Option("--val", metavar="PATH", help="Dataset to validate on; else a split of the data."),
 ]
 StartWeights = Annotated[
     Path | None,

@@ -189,6 +189,14 @@ def test_a_command_line_that_cannot_be_read(arguments: list[str], said: str, hin
     assert not result.stdout
 
 
+def test_a_group_alone_shows_its_help_and_no_empty_error() -> None:
+    result = CliRunner().invoke(app, ["weights"])
+
+    assert result.exit_code == 2
+    assert "import" in result.stdout
+    assert "error:" not in result.stderr
+
+
 def test_brackets_in_a_help_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         """Do it.

@@ -172,13 +172,13 @@ def describe(table: DetectionTable) -> str:
         f"{counted(len(table.classes), 'class')}{_counted_classes(table)}",
     ]
     if table.splits:
-        splits = (f"{name} {len(images)}" for name, images in table.splits.items())
+        splits = (f"{name} {len(images):,}" for name, images in table.splits.items())
         parts.append(f"splits {', '.join(splits)}")
     has_class = table.labels != ANY_CLASS
     marks = {"of no class": int(np.sum(~has_class))}
     for flag in Flag:
         marks[str(flag.name).lower()] = int(np.sum(table.has(flag) & has_class))
-    marked = ", ".join(f"{count} {name}" for name, count in marks.items() if count)
+    marked = ", ".join(f"{count:,} {name}" for name, count in marks.items() if count)
     whole = ", ".join(parts) + (f"; boxes: {marked}" if marked else "")
     return "\n".join([whole, *(f"  {note}" for note in table.notes)])
 
@@ -188,7 +188,7 @@ def _counted_classes(table: DetectionTable) -> str:
     if not len(counts) or len(counts) > 20:
         return ""
     pairs = zip(table.classes, counts.tolist(), strict=True)
-    return f" ({', '.join(f'{name} {count}' for name, count in pairs)})"
+    return f" ({', '.join(f'{name} {count:,}' for name, count in pairs)})"
 
 
 def write_dataset(
