@@ -128,7 +128,7 @@ def _plain(value: object, said: Mapping[str, object]) -> str:
     match value:
         case Mapping():
             more = {key: one for key, one in value.items() if said.get(key) != one}
-            return ", ".join(f"{key.replace('_', ' ')} {_plain(v, {})}" for key, v in more.items())
+            return ", ".join(f"{key} {_plain(one, {})}" for key, one in more.items())
         case list():
             return " ".join(_plain(one, {}) for one in value)
         case int():

@@ -148,7 +148,7 @@ def _show(outcome: Outcome) -> None:
     rate = summary.images / summary.seconds
     out.print(
         f"{counted(summary.images, 'image')} in {summary.seconds:.1f} s, {rate:.1f} a second on "
-        f"{outcome.device}; results in {outcome.folder}"
+        f"{outcome.device}{f'; results in {outcome.folder}' if outcome.folder else ''}"
     )
 
 

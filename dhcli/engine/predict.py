@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,13 @@ class Request:
 class Outcome:
     """What was found, and where it is.
 
+    folder         with the results; None where none were wanted
     lowest, shown  scores from which detections were written and drawn
     """
 
     summary: Summary
     classes: tuple[str, ...]
-    folder: Path
+    folder: Path | None
     device: str
     lowest: float
     shown: float
@@ -88,7 +89,7 @@ class Outcome:
             "seconds": round(summary.seconds, 3),
             "images_per_second": round(summary.images / summary.seconds, 3),
             "device": self.device,
-            "out": str(self.folder),
+            "out": self.folder and str(self.folder),
         }
 
 
@@ -123,9 +124,13 @@ def predict(
     for line in origin_lines(request.weights, model):
         say(line)
     say(f"{counted(len(images), 'image')} below {images.root}, model {request.weights} on {place}")
-    scores = f"{lowest:g}" if lowest == shown else f"{lowest:g} and drawn from {shown:g}"
-    say(f"detections are written from score {scores}")
+    drawn = f" and drawn from {shown:g}" if request.draw and shown != lowest else ""
+    say(
+        f"detections are {'written' if request.formats else 'counted'} from score {lowest:g}{drawn}"
+    )
     with ExitStack() as stack:
+        if not folder.exists():
+            stack.callback(_drop_empty, folder)
         where = Place(folder, model.classes, model.category_ids, find_twins(images.names))
         writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
         if request.draw is not None:
@@ -140,7 +145,14 @@ def predict(
             batch_size=batch_size or (1 if place.type == "cpu" else 8),
             progress=progress,
         )
-    return Outcome(summary, model.classes, folder, str(place), lowest, shown)
+    written = folder if request.formats or request.draw else None
+    return Outcome(summary, model.classes, written, str(place), lowest, shown)
+
+
+def _drop_empty(folder: Path) -> None:
+    """Remove a folder into which nothing came."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def free_folder(path: Path) -> Path:

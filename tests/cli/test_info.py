@@ -39,7 +39,7 @@ def test_people_read_what_it_is(model: Path) -> None:
     assert lines["fc branch"] == "fc, focus cls, ω 1, λ 0.7, RoI × 1"
     assert lines["  backbone"] == "11,176,512"
     assert lines["epoch"] == "12"
-    assert lines["data"] == "train boxes 860,001"
+    assert lines["data"] == "train_boxes 860,001"
     assert lines["metrics"] == "AP 0.4123, AP50 0.7"
     assert "dh 0." in lines["made with"]
     assert "torch 2." in lines["made with"]

@@ -98,6 +98,7 @@ def test_json_is_one_document_on_stdout(folder: Path) -> None:
     assert 0 < sum(document["detections"].values()) <= 9
     assert "error: 1 of 4 images could not be read; the rest is done" in result.stderr
     assert "broken.jpg: " in result.stderr
+    assert document["out"] is None
     assert not (folder / "predictions").exists()
 
 
@@ -151,4 +152,4 @@ def test_bad_requests_are_one_clear_error(
     assert result.stderr.count("error:") == 1
     assert said in result.stderr
     assert not result.stdout
-    assert not files_below(folder / "predictions")
+    assert not (folder / "predictions").exists()
