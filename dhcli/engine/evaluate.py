@@ -18,6 +18,7 @@ from dhcli.data.progress import Count
 from dhcli.data.table import DetectionTable, make_table
 from dhcli.engine.load import EXACT, Runtime, choose_device, load_detector, origin_lines
 from dhcli.engine.score import Evaluation, Request, Say, choose_split, introduce, score
+from dhcli.errors import DataError
 from dhcli.model.detector import Detector
 from dhcli.ops.batch import Detections, ImageBatch
 
@@ -49,20 +50,21 @@ def evaluate_model(
     split, images = choose_split(table, request.split)
     truth = table.take_images(images)
     introduce(table, truth, split, model.classes, say)
-    tables = detect_tables(
-        detector,
-        read_outs,
-        truth,
-        EvalLoader(
+    size = batch_size or model.config.train.batch_size
+    loader = EvalLoader(truth, model.config.input, batch_size=size, workers=workers)
+    try:
+        tables = detect_tables(
+            detector,
+            read_outs,
             truth,
-            model.config.input,
-            batch_size=batch_size or model.config.train.batch_size,
-            workers=workers,
-        ),
-        device=place,
-        progress=progress,
-        classes=model.classes,
-    )
+            loader,
+            device=place,
+            progress=progress,
+            classes=model.classes,
+        )
+    except DataError as error:  # of fewer images the average would be another
+        hint = "every image counts: `dh check --decode` names all such, --fix leaves them out"
+        raise DataError(error.what, where=error.where, hint=error.hint or hint) from error
     others = "ignore" if model.config.data.others == "ignore" else "drop"
     return {
         read_out: score(truth, found, split, request, others=others)

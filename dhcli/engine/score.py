@@ -158,13 +158,14 @@ def _check_overlap(
 def choose_split(table: DetectionTable, name: str | None) -> tuple[str, NDArray[np.int64]]:
     """The split to evaluate and its image numbers: `name`, else val, else test, else all.
 
-    Raises DataError where the dataset has no such split.
+    Raises DataError where the dataset has no such split, or nothing in it.
     """
     if name is None:
-        name = next((split for split in ("val", "test") if split in table.splits), "all")
+        name = next((split for split in ("val", "test") if len(table.splits.get(split, ()))), "all")
     if name == "all" and name not in table.splits:
         return name, np.arange(len(table), dtype=np.int64)
-    table.split(name)  # raises where there is none of this name
+    if not len(table.split(name)):  # raises where there is none of this name
+        raise DataError(f"the split `{name}` holds no images", where=table.root)
     return name, table.splits[name]
 
 

@@ -179,3 +179,15 @@ def test_no_class_in_common_is_said_before_anything_is_detected(folder, use_mode
         )  # fmt: skip
 
     assert not counted
+
+
+def test_an_unreadable_image_is_an_error_that_says_how_to_find_all(folder, use_model) -> None:
+    use_model(("cat",))
+    (folder / "3.png").write_bytes(b"no image")
+
+    with pytest.raises(DataError, match=r"3\.png") as caught:
+        evaluate_model(
+            Path("m"), folder, Request(), runtime=Runtime("cpu"), workers=0, say=lambda _: None
+        )
+
+    assert "dh check --decode" in str(caught.value.hint)

@@ -51,6 +51,16 @@ def test_split_is_the_named_one_else_val_else_test_else_all(splits, asked, chose
     assert images.tolist() == list(expected)
 
 
+def test_an_empty_split_is_passed_over_or_an_error() -> None:
+    none = np.array([], np.int64)
+    splits = {"train": np.array([0]), "val": none}
+    table = table_of([CAR], [0], ("a",), splits=splits)
+
+    assert choose_split(table, None)[0] == "all"
+    with pytest.raises(DataError, match="the split `val` holds no images"):
+        choose_split(table, "val")
+
+
 def test_an_unknown_split_is_an_error_that_names_those_there_are() -> None:
     table = table_of([CAR], [0], ("a",), splits={"train": np.array([0])})
 
