@@ -19,4 +19,4 @@ def _plural(noun: re.Match[str]) -> str:
     word = noun[0]
     if word.endswith("y"):
         return f"{word[:-1]}ies"
-    return f"{word}es" if word.endswith(("s", "x", "ch")) else f"{word}s"
+    return f"{word}es" if word.endswith(("s", "x")) else f"{word}s"

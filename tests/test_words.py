@@ -12,7 +12,7 @@ from dhcli.words import counted
         (0, "image", "0 images"),
         (2, "box of no class", "2 boxes of no class"),
         (118287, "class: left out", "118,287 classes: left out"),
-        (2, "branch", "2 branches"),
+        (2, "epoch", "2 epochs"),
         (2, "category", "2 categories"),
     ],
 )

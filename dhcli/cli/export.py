@@ -51,8 +51,9 @@ def export(
 
     target = out or model.with_suffix(f".{to}")
     require_file(target)
+    content = read_model(model)
     err.print(f"exporting {model} to {target}; a minute or two")
-    rows = export_onnx(read_model(model), target, opset=opset, images=image or ())
+    rows = export_onnx(content, target, opset=opset, images=image or ())
     good = all(row.good for row in rows)
     if as_json:
         pictures = [asdict(row) | {"good": row.good} for row in rows]

@@ -16,6 +16,7 @@ from dhcli.errors import ModelError
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName, Pair
 from dhcli.weights.layouts.torchvision import modern
 from dhcli.weights.plain_file import read_plain
+from dhcli.weights.recognise import is_described
 from dhcli.weights.state import shorten
 
 
@@ -55,6 +56,8 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     state = modern(state)
     found = next((name for name, one in LAYOUTS.items() if one.recognise(state)), None)
+    if found is None and path.suffix == ".safetensors" and is_described(path):
+        raise ModelError("is a model file of dh already", where=path, hint="use it as it is")
     if found is None or layout not in (None, found):
         held = f"names such as {shorten(list(state))}"
         looks = f", but of {LAYOUTS[found].TITLE}" if found else f" ({held})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from dhcli.cli import app
 from dhcli.engine.load import origin_lines, read_weights
-from dhcli.weights.model_file import read_model
+from dhcli.weights.model_file import ModelFile, read_model, save_model
 
 
 @pytest.fixture
@@ -90,6 +91,7 @@ def test_what_differs_there_is_named_and_what_does_not_fit_refused(folder: Path)
         (["odd.pth"], 4, "torch.load('odd.pth', weights_only=False)"),
         (["zoo.pkl"], 4, "pickle.load(open('zoo.pkl', 'rb')"),
         (["absent.pth"], 4, "no such file"),
+        (["rows.csv"], 4, "read safely: it is text"),
         (["w.pth", "--classes", "absent.txt"], 2, "absent.txt: cannot be read"),
         (["w.pth", "--set", "model.pol=1"], 2, "unknown key `model.pol`"),
     ],
@@ -98,6 +100,7 @@ def test_bad_requests_are_one_clear_error(
     folder: Path, words: list[str], code: int, said: str
 ) -> None:
     torch.save({"model": {"a": torch.zeros(1)}, "log": Odd()}, "odd.pth")
+    Path("rows.csv").write_text("epoch,loss\n1,0.5\n")  # `e` takes from a pickle's empty stack
     Path("zoo.pkl").write_bytes(pickle.dumps({"model": {}, "odd": Odd()}))
 
     result = run("import", *words)
@@ -107,3 +110,15 @@ def test_bad_requests_are_one_clear_error(
     assert "dh train" not in result.stderr  # which does not make what is imported
     assert not Path("model.safetensors").exists()
     assert not Path("touched").exists()
+
+
+def test_a_model_file_needs_no_import(
+    tmp_path: Path, small_model: Callable[..., ModelFile]
+) -> None:
+    save_model(tmp_path / "own.safetensors", small_model("cat"))
+
+    result = run("import", str(tmp_path / "own.safetensors"), "-o", str(tmp_path / "new"))
+
+    assert result.exit_code == 4
+    assert "is a model file of dh already" in result.stderr
+    assert not (tmp_path / "new").exists()
