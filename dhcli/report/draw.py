@@ -47,7 +47,7 @@ class Style:
     def of(cls, width: int, height: int) -> Style:
         """A line of 3 ‰ of the image's mean side, letters of 2 %, and never too small to read."""
         side = (width * height) ** 0.5
-        return cls(line=max(1, round(side * 0.003)), letters=max(10, round(side * 0.02)))
+        return cls(line=max(2, round(side * 0.003)), letters=max(10, round(side * 0.02)))
 
 
 def draw_detections(

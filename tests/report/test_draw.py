@@ -110,7 +110,7 @@ def test_neighbouring_classes_differ_and_a_class_keeps_its_colour() -> None:
 
 
 def test_lines_and_letters_grow_with_the_image() -> None:
-    assert Style.of(64, 48) == Style(line=1, letters=10)
+    assert Style.of(64, 48) == Style(line=2, letters=10)
     assert Style.of(4000, 3000) == Style(line=10, letters=69)
 
 
