@@ -34,7 +34,7 @@ from dhcli.data.formats import (
     yolo,
 )
 from dhcli.data.formats.coco_results import read_results, results_of
-from dhcli.data.formats.files import list_files, list_folders, listing_once, sound_text
+from dhcli.data.formats.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.formats.placing import Images, Placing, losses
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
@@ -133,7 +133,7 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
         places = [place / name for place in places for name in list_folders(place)][:_MOST_PLACES]
     looked = "".join(f"\n  {each.looks_for}" for each in FORMATS.values())
     raise DataError(
-        f"is not a dataset of a known format; it holds {_contents(path)}",
+        f"is not a dataset of a known format; it {_contents(path)}",
         where=path,
         hint=f"looked for{looked}",
     )
@@ -151,15 +151,18 @@ def require_format(format: str) -> str:
 
 
 def _contents(path: Path) -> str:
-    """What lies in a folder, or how a file begins, in a few words."""
+    """What a folder holds, or a file is, in a few words."""
     if path.is_file():
         with path.open("rb") as file:
             start = file.read(2).lstrip()
         kind = f"a {path.suffix} file" if path.suffix else "a file without a suffix"
-        return "a JSON list (detections?)" if start[:1] == b"[" else kind
+        kind = "a JSON list (detections?)" if start[:1] == b"[" else kind
+        return f"is {kind}" if start else "is empty"
     names = [f"{name}/" for name in list_folders(path)] + list_files(path, "")
+    if names and len(names) == len(list_images(path)):
+        return f"holds {counted(len(names), 'image')} and no annotations"
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return (", ".join(names[:8]) or "nothing") + more
+    return f"holds {', '.join(names[:8]) or 'nothing'}{more}"
 
 
 def describe(table: DetectionTable) -> str:

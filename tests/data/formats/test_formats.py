@@ -270,6 +270,24 @@ def test_an_unknown_folder_says_what_was_looked_for_and_found(tmp_path):
         assert name in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.json", "", "it is empty"),
+        ("a.json", "[]", "it is a JSON list (detections?)"),
+        ("a.json", "{}", "it is a .json file"),
+        ("a.jpg", "no matter", "it holds 1 image and no annotations"),
+    ],
+)
+def test_what_is_no_dataset_is_told_in_a_few_words(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text, "utf-8")
+
+    with pytest.raises(DataError) as caught:
+        read_dataset(tmp_path if name == "a.jpg" else tmp_path / name)
+
+    assert caught.value.what.endswith(said)
+
+
 def test_a_folder_in_a_folder_is_found(sample, tmp_path):
     write_dataset(sample, tmp_path / "zip/VOCdevkit/VOC2007", "voc")
 
