@@ -53,8 +53,9 @@ def drop_small(table: DetectionTable, area: float) -> DetectionTable:
 
 
 def limit_images(table: DetectionTable, count: int) -> DetectionTable:
-    """The first `count` images."""
-    return keep_images(table, np.arange(len(table)) < count)
+    """The first `count` images, and the splits that have any of them."""
+    first = keep_images(table, np.arange(len(table)) < count)
+    return replace(first, splits={n: images for n, images in first.splits.items() if len(images)})
 
 
 def keep_images(table: DetectionTable, keep: NDArray[np.bool_]) -> DetectionTable:

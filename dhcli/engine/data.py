@@ -92,10 +92,11 @@ def _split_one(
     """Training and validation images of a dataset that holds both."""
     if table.splits:
         train = table.split(config.train_split)
-        if config.val_split in table.splits:
+        if len(table.splits.get(config.val_split, ())):
             _check_apart(table, config)
             return train, table.split(config.val_split)
-        there = f"it has no split `{config.val_split}`"
+        is_there = config.val_split in table.splits
+        there = f"{'nothing is in its' if is_there else 'it has no'} split `{config.val_split}`"
     else:
         train, there = table, "it names no splits"
     if not config.val_fraction:

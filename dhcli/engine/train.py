@@ -179,10 +179,10 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     say, train = session.journal.say, trainer.config.train
     val = f"{len(trainer.data.val)} to validate on" if trainer.data.val else "none to validate on"
     say(f"{counted(len(trainer.data.train), 'image')} to learn from, {val}")
+    epochs = trainer.total / trainer.epoch_length  # the last one may be cut short
     say(
-        f"{counted(trainer.epochs, 'epoch')} of {counted(trainer.epoch_length, 'iteration')}, "
-        f"{trainer.total:,} in all, "
-        f"on {trainer.device} in {trainer.precision.name}"
+        f"epochs: {epochs:.4g} of {counted(trainer.epoch_length, 'iteration')}, "
+        f"{trainer.total:,} in all, on {trainer.device} in {trainer.precision.name}"
     )
     say(describe_rate(train, trainer.world))
     for line in _branches_on_all(trainer.detector):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -91,7 +92,7 @@ SUMMARY = ("train_loss", "val_loss", "AP", "AP50", "AP75")
 
 def history_table(history: Sequence[Mapping[str, Any]], best_epoch: int, most: int = 20) -> Table:
     """Losses and AP (in percent) of the last epochs; the best one is marked."""
-    table = Table(title="training", title_justify="left")
+    table = Table(title="training", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("epoch", justify="right")
     for name in SUMMARY:
         table.add_column(f"{name} %" if name.startswith("AP") else name, justify="right")

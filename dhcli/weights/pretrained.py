@@ -31,7 +31,7 @@ def load_backbone(detector: nn.Module, config: Backbone) -> str:
     """
     if config.weights == "none":
         _check_trainable(config)
-        return "none: the backbone starts from random weights"
+        return "none, it starts from random ones"
     path = fetch_imagenet(config.name) if config.weights == "imagenet" else Path(config.weights)
     state = backbone_state(read_plain(path).state)
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):

@@ -74,3 +74,4 @@ def test_the_first_images_keep_their_splits(table):
     assert list(first.files) == ["a.jpg", "b.jpg"]
     assert {k: v.tolist() for k, v in first.splits.items()} == {"train": [0], "val": [1]}
     assert len(limit_images(table, 9)) == 3
+    assert list(limit_images(table, 1).splits) == ["train"]

@@ -81,6 +81,15 @@ def test_dataset_without_splits_is_divided_the_same_way_every_time(
     assert any("3 of 10 images set aside" in line for line in recorder.lines)
 
 
+def test_an_empty_val_split_is_as_none(load: Load, make_dots: Any, recorder: Any) -> None:
+    table = replace(make_dots(), splits=_splits(train=range(8), val=range(0)))
+
+    data = load(table, val_fraction=0.25)
+
+    assert (len(data.train), len(data.val)) == (6, 2)
+    assert any("nothing is in its split `val`: 2 of 8" in line for line in recorder.lines)
+
+
 def test_only_the_train_split_is_divided_where_there_is_no_val(load: Load, make_dots: Any) -> None:
     table = replace(make_dots(), splits=_splits(train=[0, 1, 2, 3, 4], test=[5, 6, 7, 8, 9]))
 
