@@ -23,9 +23,10 @@ def write_contact_sheet(
     width: int = 360,
     legend: str = "",
 ) -> None:
-    """Put `pictures`, files or images, on one page, row after row, each `width` pixels wide.
+    """Put `pictures`, files or images, on one page, row after row.
 
-    `legend` is a line below them. Writes a PNG to `path`.
+    Each is `width` pixels wide, see `tile_size`; `legend` is a line below them. Writes a PNG to
+    `path`.
     Raises DhError where it cannot be written.
     """
     tiles = [_tile(picture, width) for picture in pictures]
@@ -46,5 +47,10 @@ def _tile(picture: Path | Image.Image, width: int) -> Image.Image:
     if isinstance(picture, Path):
         with Image.open(picture) as image:
             return _tile(image, width)
-    height = max(1, round(picture.height * width / picture.width))
-    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    return picture.convert("RGB").resize(tile_size(picture, width), Image.Resampling.LANCZOS)
+
+
+def tile_size(picture: Image.Image, width: int) -> tuple[int, int]:
+    """Sides of a picture on a page: `width`, or narrower where it would be over twice as tall."""
+    scale = min(width / picture.width, 2 * width / picture.height)
+    return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

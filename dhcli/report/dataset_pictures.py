@@ -16,7 +16,7 @@ from dhcli.data.image import read_image
 from dhcli.data.statistics import MEDIUM, SMALL, find_objects
 from dhcli.data.table import ANY_CLASS, DetectionTable
 from dhcli.errors import DataError
-from dhcli.report.contact_sheet import write_contact_sheet
+from dhcli.report.contact_sheet import tile_size, write_contact_sheet
 from dhcli.report.draw import draw_boxes
 from dhcli.report.plots import as_they_are, bare, new_figure, save_figure, short
 from dhcli.words import counted
@@ -143,8 +143,8 @@ def _samples(table: DetectionTable) -> Iterator[Image.Image]:
             picture = Image.fromarray(read_image(table.path(image)))
         except DataError:
             continue
-        scale = _WIDTH / picture.width
-        size = (_WIDTH, max(1, round(picture.height * scale)))
+        size = tile_size(picture, _WIDTH)
+        scale = np.tile(np.divide(size, picture.size), 2)
         shown = np.array(picture.resize(size, Image.Resampling.LANCZOS))
         rows = np.arange(len(table.boxes))[table.rows(image)]
         rows = rows[finite[rows]]

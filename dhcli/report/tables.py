@@ -58,9 +58,9 @@ def read_out_table(metric: str, results: Mapping[ReadOut, Mapping[str, float]]) 
 
 
 def format_value(value: float) -> str:
-    """A fraction in percent with one decimal, a count as it is, NaN as n/a."""
+    """A fraction in percent with one decimal, a count whole, NaN as n/a."""
     if isinstance(value, int):
-        return str(value)
+        return f"{value:,}"
     return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
 
 

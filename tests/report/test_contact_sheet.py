@@ -24,6 +24,15 @@ def test_pictures_stand_row_after_row(tmp_path: Path) -> None:
         assert page.getpixel((48 + 80 + GAP, 28 + 40 + GAP)) == (255, 255, 255)
 
 
+def test_a_picture_of_any_shape_has_a_place(tmp_path: Path) -> None:
+    shapes = [(2, 50_000), (50_000, 2), (1, 1)]
+
+    write_contact_sheet([Image.new("RGB", size) for size in shapes], tmp_path / "a.png", width=80)
+
+    with Image.open(tmp_path / "a.png") as page:
+        assert page.size == (3 * (80 + GAP) + GAP, 160 + 2 * GAP)
+
+
 def test_a_legend_stands_below_the_pictures(tmp_path: Path) -> None:
     write_contact_sheet(
         [Image.new("RGB", (40, 20), "red")], tmp_path / "page.png", width=80, legend="to ignore"
