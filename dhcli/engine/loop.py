@@ -97,6 +97,11 @@ class Trainer:
         return min(done, self.total)  # the last epoch may be cut short
 
     @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: the last epoch is validated, too."""
+        return self.iteration >= self.total and not self.position.iteration
+
+    @property
     def model(self) -> Detector:
         """What is validated and saved: the average of the weights, where there is one."""
         return self.ema.module if self.ema else self.detector
@@ -113,15 +118,13 @@ class Trainer:
         """
         with StopRequest() as stop:
             try:
-                while self.iteration < self.total and not self.patience_is_over:
+                while not self.is_finished and not self.patience_is_over:
                     self._train_epoch(stop)
                     self._finish_epoch(stop)
             except Stopped:
                 self.save()
                 return Outcome(self.run, "interrupted", self.position, stop.signal)
-        status: Literal["finished", "early"] = (
-            "finished" if self.iteration >= self.total else "early"
-        )
+        status: Literal["finished", "early"] = "finished" if self.is_finished else "early"
         return Outcome(self.run, status, self.position)
 
     def state(self) -> dict[str, Any]:
@@ -138,21 +141,31 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`, with the settings of the optimiser that are configured now."""
         load_state(self.detector, state["model"], self.run.path / CHECKPOINT)
-        self.updater.optimizer.load_state_dict(state["optimizer"])
+        optimizer = self.updater.optimizer
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         if state["scaler"]:  # empty where the run began without fp16
             self.updater.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         self.position = Position(**state["position"])
         self.meter.load_state_dict(state["meter"])
+        self._reopen_epoch()
 
     def save(self) -> None:
         """Write last.safetensors and the whole state."""
         self._save_model(LAST)
         save_checkpoint(self.run.path / CHECKPOINT, self.state())
         self.journal.event("saved", epoch=self.position.epoch, total_iteration=self.iteration)
+
+    def _reopen_epoch(self) -> None:
+        """Where a training is made longer whose end cut an epoch short, go on within that epoch."""
+        position = self.position
+        done = position.history[-1]["iteration"] if position.history else 0
+        if not position.iteration and done < min(self.iteration, self.total):
+            position.epoch, position.iteration = divmod(done, self.epoch_length)
 
     def _val_loader(self, table: DetectionTable) -> EvalLoader:
         train = self.config.train
@@ -187,11 +200,8 @@ class Trainer:
             yield group
 
     def _iterate(self, group: list[Batch]) -> None:
-        train = self.config.train
-        seed_all(train.seed, self.iteration, self.rank)
-        base = base_rate(train, self.world)
-        rate = learning_rate(self.iteration, base, train.schedule, self.epoch_length)
-        result = self.updater.update(group, rate)
+        seed_all(self.config.train.seed, self.iteration, self.rank)
+        result = self.updater.update(group, self._rate(self.iteration))
         if result.bad:
             self._refuse([group[number] for number in result.bad], result.losses)
         else:
@@ -228,7 +238,7 @@ class Trainer:
             epochs=self.epochs,
             iteration=self.position.iteration,
             length=length,
-            rate=self._last_rate(),
+            rate=self._rate(self.iteration - 1),
             losses=self.meter.interval(),
             images_per_second=images_per_second,
             data_share=data_share,
@@ -237,15 +247,17 @@ class Trainer:
         )
         self.journal.interval(interval, self.iteration)
 
-    def _last_rate(self) -> float:
-        """The learning rate of the iteration that was done last."""
-        return float(self.updater.optimizer.param_groups[0]["lr"])
+    def _rate(self, iteration: int) -> float:
+        """The learning rate of an iteration, counted from 0 over the whole training."""
+        train = self.config.train
+        base = base_rate(train, self.world)
+        return learning_rate(iteration, base, train.schedule, self.epoch_length)
 
     def _finish_epoch(self, stop: StopRequest) -> None:
         """Validate if it is due, write the epoch's row, save if it is due."""
         position, train = self.position, self.config.train
         epoch = position.epoch + 1
-        row = {"epoch": epoch, "iteration": self.iteration, "lr": self._last_rate()}
+        row = {"epoch": epoch, "iteration": self.iteration, "lr": self._rate(self.iteration - 1)}
         row |= {f"train_{name}": value for name, value in self.meter.epoch().items()}
         ends = self.iteration >= self.total
         due = ends or (train.eval_every and epoch % train.eval_every == 0)

@@ -251,7 +251,7 @@ def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
 
 
 def _check_unfinished(trainer: Trainer) -> None:
-    if trainer.iteration >= trainer.total:
+    if trainer.is_finished:
         what = f"is finished: {trainer.position.epoch} of {counted(trainer.epochs, 'epoch')}"
         hint = "to train longer: `--set train.schedule.length=…`"
         raise ConfigError(what, where=trainer.run.path, hint=hint)

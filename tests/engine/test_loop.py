@@ -138,8 +138,13 @@ def test_signal_ends_after_the_iteration_and_saves(
     assert signal.getsignal(number) == handlers
 
 
+@pytest.mark.parametrize(("call", "place"), [(5, (1, 4)), (9, (2, 4))], ids=["second", "last"])
 def test_signal_in_validation_repeats_the_validation(
-    make_trainer: MakeTrainer, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    call: int,
+    place: tuple[int, int],
+    make_trainer: MakeTrainer,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     straight = make_trainer(make_config(), "straight")
     straight.train()
@@ -148,7 +153,7 @@ def test_signal_in_validation_repeats_the_validation(
 
     def interrupted(images: Any) -> Any:
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == call:
             signal.raise_signal(signal.SIGTERM)
         return detect(images)
 
@@ -157,9 +162,48 @@ def test_signal_in_validation_repeats_the_validation(
     resumed = make_trainer(make_config(), "stopped")
     resumed.restore(load_checkpoint(resumed.run.path / "checkpoint.pt"))
 
-    assert (outcome.position.epoch, outcome.position.iteration) == (1, 4)
+    assert (outcome.position.epoch, outcome.position.iteration) == place
+    assert not resumed.is_finished
     resumed.train()
+    assert resumed.is_finished
     _assert_same(straight, resumed)
+
+
+def test_a_training_made_longer_goes_on_within_the_epoch_that_its_end_cut_short(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    short, long = (
+        make_config(schedule={"unit": "iteration", "length": length}) for length in (6, 11)
+    )
+    straight = make_trainer(long, "straight")
+    straight.train()
+    make_trainer(short, "longer").train()
+    resumed = make_trainer(long, "longer")
+    resumed.restore(load_checkpoint(resumed.run.path / "checkpoint.pt"))
+
+    assert resumed.iteration == 6
+    resumed.train()
+
+    theirs = _weights(straight)
+    assert all(torch.equal(x, theirs[name]) for name, x in _weights(resumed).items())
+    assert [row["iteration"] for row in resumed.position.history] == [4, 6, 8, 11]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_setting_of_the_optimiser_that_changes_on_resuming_takes_effect(
+    optimizer: str, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(optimizer=optimizer, weight_decay=1e-4))
+    trainer.train()
+    changed = make_trainer(make_config(optimizer=optimizer, weight_decay=0.5))
+
+    changed.restore(trainer.state())
+
+    assert changed.updater.optimizer.param_groups[0]["weight_decay"] == 0.5
+    before, now = (t.updater.optimizer.state_dict()["state"] for t in (trainer, changed))
+    assert before
+    for number, moments in before.items():
+        assert all(torch.equal(value, now[number][name]) for name, value in moments.items())
 
 
 def test_rate_is_that_of_the_schedule(make_trainer: MakeTrainer, make_config: MakeConfig) -> None:
