@@ -322,7 +322,11 @@ def _received(loader: DataLoader[Batch | DhError]) -> Iterator[Batch]:
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    # Ctrl-C and the SIGTERM of `timeout` go to a whole group: they are for the main process to
+    # handle, which would die with a worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def _as_made(batch: Any) -> Any:

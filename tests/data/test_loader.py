@@ -352,6 +352,16 @@ def test_batch_survives_pickling_as_bytes_but_for_its_pixels(table: DetectionTab
     assert len(tensors) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "setpgrp"), reason="process groups are POSIX's")
+def test_a_signal_to_the_whole_group_does_not_reach_workers(table: DetectionTable) -> None:
+    before = set(multiprocessing.active_children())
+    batches = train_loader(table, workers=1).epoch(0)
+    next(batches)
+
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert os.getpgid(worker.pid) == worker.pid != os.getpgrp()
+
+
 def test_workers_by_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
 
