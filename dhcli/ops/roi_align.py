@@ -45,7 +45,7 @@ def align_rois(
     out  (N, C, size, size) float of the levels' dtype, channels_last
     """
     channels = levels[0].shape[1]
-    out = levels[0].new_zeros(len(rois), size, size, channels)
+    pooled, order = [levels[0].new_zeros(0, size, size, channels)], [level_of[:0]]
     for index, (features, scale) in enumerate(zip(levels, scales, strict=True)):
         rows = torch.nonzero(level_of == index).flatten()
         if not len(rows):
@@ -56,16 +56,19 @@ def align_rois(
         y = _read_axis(mine[:, 2::2] * scale, height, size, sampling_ratio, aligned)
         first_row = mine[:, 0].long()[:, None] * height + y.first  # (N, S), images below each other
         last_row = len(features) * height - 1
-        order, bags = _sums(y._replace(first=first_row), last_row, x, width - 1)
-        pooled = F.embedding_bag(
+        by_window, bags = _sums(y._replace(first=first_row), last_row, x, width - 1)
+        sums = F.embedding_bag(
             bags.cells,
             features.permute(0, 2, 3, 1).flatten(0, 2),
             bags.offsets,
             mode="sum",
             per_sample_weights=bags.weights.to(features.dtype),
         )
-        out.index_add_(0, rows[order], pooled.view(-1, size, size, channels))
-    return out.permute(0, 3, 1, 2)
+        pooled.append(sums.view(-1, size, size, channels))
+        order.append(rows[by_window])
+    # Not written into a whole: that would keep what is written for the gradient, and not read it
+    back = torch.argsort(torch.cat(order))
+    return torch.cat(pooled).index_select(0, back).permute(0, 3, 1, 2)
 
 
 class Bags(NamedTuple):
