@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class FrozenBatchNorm(nn.Module):
@@ -61,18 +63,43 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class ConvNorms(nn.Sequential):
-    """Layers in turn, each convolution together with the norm after it; they end with such a pair.
+    """Convolution, norm, ReLU, convolution, norm, and so on; a norm is the last.
 
     in   x (N, C, h, w);  rows as of `conv_norm`
     """
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        *first, conv, norm = self
-        layers = iter(first)
-        for layer in layers:
-            x = conv_norm(layer, next(layers), x) if isinstance(layer, nn.Conv2d) else layer(x)
-        assert isinstance(conv, nn.Conv2d)
-        return conv_norm(conv, norm, x, rows)
+        *layers, conv, norm = self
+        between: list[nn.Module] = []  # since the last convolution whose output is kept
+        for index in range(0, len(layers), 3):
+            first, following, relu = layers[index : index + 3]
+            if _is_cheap_to_repeat(following, x):
+                x, between = self._pass(between, first, x), [following, relu]
+            else:
+                whole = partial(conv_norm, first, following)
+                x, between = relu(self._pass(between, whole, x)), []
+        return self._pass(between, partial(conv_norm, conv, norm, rows=rows), x)
+
+    def _pass(
+        self, between: Sequence[nn.Module], conv: Callable[[Tensor], Tensor], x: Tensor
+    ) -> Tensor:
+        """conv(x after `between`); for the gradient what lies `between` is made again, not kept."""
+
+        def run(x: Tensor) -> Tensor:
+            for layer in between:
+                x = layer(x)
+            return conv(x)
+
+        if not between:
+            return run(x)
+        y: Tensor = checkpoint(
+            run,
+            x,
+            use_reentrant=False,  # this one stops before `conv`, whose result is there
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), _untracked(self)),
+        )
+        return y
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -91,6 +118,26 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, rows: Tensor | None =
     bias = shift if conv.bias is None else shift + scale * conv.bias
     weight, x = conv.weight * scale[:, None, None, None], take_rows(x, rows)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _is_cheap_to_repeat(norm: nn.Module, x: Tensor) -> bool:
+    """Whether its output is made again rather than kept: batch norm in training, on a CPU."""
+    return isinstance(norm, nn.BatchNorm2d) and norm.training and x.is_cpu
+
+
+@contextmanager
+def _untracked(network: nn.Module) -> Iterator[None]:
+    """Have what the batch norms of `network` see not count in their running statistics again."""
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (norm.momentum, norm.num_batches_tracked) in zip(norms, kept, strict=True):
+            pass
 
 
 def take_rows(x: Tensor, rows: Tensor | None) -> Tensor:
