@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dhcli.model.winograd import Conv3x3
+
 
 class Fpn(nn.Module):
     """C2 … C5 to P2 … P6, all with the same number of channels ("Feature Pyramid Networks").
@@ -21,9 +23,7 @@ class Fpn(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
-        self.output = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels
-        )
+        self.output = nn.ModuleList(Conv3x3(channels) for _ in in_channels)
         for conv in (*self.lateral, *self.output):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.constant_(conv.bias, 0)

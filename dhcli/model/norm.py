@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from dhcli.model.winograd import convolve
 
 
 class FrozenBatchNorm(nn.Module):
@@ -117,7 +118,7 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, rows: Tensor | None =
         return take_rows(norm(conv(x)), rows)
     bias = shift if conv.bias is None else shift + scale * conv.bias
     weight, x = conv.weight * scale[:, None, None, None], take_rows(x, rows)
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return convolve(conv, x, weight, bias)
 
 
 def _is_cheap_to_repeat(norm: nn.Module, x: Tensor) -> bool:
@@ -136,8 +137,8 @@ def _untracked(network: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for norm, (norm.momentum, norm.num_batches_tracked) in zip(norms, kept, strict=True):
-            pass
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def take_rows(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from dhcli.config.schema import Anchors
 from dhcli.config.schema import Rpn as RpnConfig
 from dhcli.model.init import init_normal
 from dhcli.model.losses import objectness_loss, regression_loss
+from dhcli.model.winograd import Conv3x3
 from dhcli.ops.anchors import STRIDES, cell_anchors, grid_anchors
 from dhcli.ops.batch import Target
 from dhcli.ops.boxes import encode_boxes
@@ -57,7 +58,7 @@ class Rpn(nn.Module):
         self.divides = anchors.convention == "torchvision"
         cells = level_anchors(anchors, strides)
         per_cell = cells.shape[1]
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv3x3(channels)
         self.cls = nn.Conv2d(channels, per_cell, 1)
         self.reg = nn.Conv2d(channels, per_cell * 4, 1)
         for conv in (self.conv, self.cls, self.reg):

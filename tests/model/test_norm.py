@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dhcli.model.norm import conv_norm, norm_layer
+from dhcli.model.branches import BottleneckBlock
+from dhcli.model.norm import conv_norm, norm_layer, take_rows
 
 
 def make_pair(kind: str, inputs: int, size: int, bias: bool) -> tuple[nn.Conv2d, nn.Module]:
@@ -71,3 +72,32 @@ def outputs_and_gradients(
     y = norm(conv(x)) if plain else conv_norm(conv, norm, x)
     weighted = y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
     return y, norm.running_var, *torch.autograd.grad(weighted.sum(), [x, conv.weight])
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([4, 0, 3])])
+def test_a_branch_keeps_less_and_gives_the_same(rows: Tensor | None) -> None:
+    """What lies between two convolutions is made again: equal to the bit, and counted once."""
+    torch.manual_seed(0)
+    block = BottleneckBlock(32, norm_layer("bn"))
+    plain = copy.deepcopy(block)
+    x = torch.randn(6, 32, 7, 7).to(memory_format=torch.channels_last)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = block(inputs[0], rows)
+    first, norm, relu, conv, second, also, last, third = plain.main
+    inner = relu(norm(first(inputs[1])))
+    inner = also(second(conv(inner)))
+    expected = torch.relu(conv_norm(last, third, inner, rows) + take_rows(inputs[1], rows))
+
+    assert torch.equal(y, expected)
+    narrow = {t.untyped_storage().data_ptr() for t in kept if t.shape == inner.shape}
+    assert len(narrow) == 2  # what the two convolutions gave, and nothing made of it
+    for out in (y, expected):
+        out.sin().sum().backward()
+    assert torch.equal(inputs[0].grad, inputs[1].grad)
+    for (name, weight), theirs in zip(block.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(weight.grad, theirs.grad), name
+    for (name, value), theirs in zip(block.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(value, theirs), name
