@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's mallopt(3)."""
 _NEVER = -1
-TRAINING = 32 * 2**20
+TRAINING = 64 * 2**20
 """Blocks up to this size are kept in training. Larger ones, of which a step has many of different
-lifetimes, leave holes: half a gigabyte of 5 at 2 × 800 × 1216, for another tenth of the time."""
+lifetimes, leave holes."""
 
 
 def keep_freed_memory(largest: int | None = None) -> None:
@@ -21,11 +22,27 @@ def keep_freed_memory(largest: int | None = None) -> None:
     on a CPU. Blocks of more than `largest` bytes still go back; None: no block does. Does nothing
     where the C library is another.
     """
-    if platform.libc_ver()[0] != "glibc":
+    libc = _glibc()
+    if libc is None:
         return
-    libc = ctypes.CDLL(None)
     libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     if largest is None:
         libc.mallopt(_MMAP_MAX, 0)
     else:
         libc.mallopt(_MMAP_THRESHOLD, largest)
+
+
+def give_holes_back() -> None:
+    """Give the system the memory that is free between blocks in use.
+
+    A training step does so between losses and gradients, where most is in use: holes too small
+    for a gradient are a tenth of its memory there. Does nothing where the C library is another.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from dhcli.data.loader import Batch
+from dhcli.engine.memory import give_holes_back
 from dhcli.engine.optimizer import set_rate
 from dhcli.engine.precision import Precision
 from dhcli.ops.batch import ImageBatch, Target
@@ -104,6 +105,8 @@ class Updater:
             losses = self.step(images, targets)
         total = torch.stack(list(losses.values())).sum()
         finite = _Answer(torch.isfinite(total))
+        if device.type == "cpu":
+            give_holes_back()
         self.scaler.scale(total / group).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()}, finite
 

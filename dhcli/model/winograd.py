@@ -75,9 +75,10 @@ def _suits(conv: nn.Conv2d) -> bool:
 
 
 def _gains(x: Tensor, weight: Tensor) -> bool:
-    exact = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    large = min(x.shape[2:]) >= LEAST_SIDE and x[:, 0].numel() >= 16 * LEAST_TILES
-    return x.is_cpu and exact and large
+    if not x.is_cpu or torch.is_autocast_enabled("cpu"):
+        return False
+    exact = x.dtype == weight.dtype == torch.float32
+    return exact and min(x.shape[2:]) >= LEAST_SIDE and x[:, 0].numel() >= 16 * LEAST_TILES
 
 
 class _Convolution(torch.autograd.Function):
