@@ -71,9 +71,11 @@ class ConvNorms(nn.Sequential):
 
     def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         *layers, conv, norm = self
+        assert isinstance(conv, nn.Conv2d)
         between: list[nn.Module] = []  # since the last convolution whose output is kept
         for index in range(0, len(layers), 3):
             first, following, relu = layers[index : index + 3]
+            assert isinstance(first, nn.Conv2d)
             if _is_cheap_to_repeat(following, x):
                 x, between = self._pass(between, first, x), [following, relu]
             else:
@@ -131,9 +133,9 @@ def _untracked(network: nn.Module) -> Iterator[None]:
     """Have what the batch norms of `network` see not count in their running statistics again."""
     norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
+    for norm, (_, batches) in zip(norms, kept, strict=True):
         norm.momentum = 0.0
-        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+        norm.num_batches_tracked = None if batches is None else batches.clone()
     try:
         yield
     finally:

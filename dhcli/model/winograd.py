@@ -138,7 +138,9 @@ def _weight_gradient(x: Tensor, given: Tensor) -> Tensor:
     matrices, of_kernel = _matrices(x.dtype), x.new_zeros(36, channels, outputs)
     for images, band in _bands(len(x), rows, columns):
         results = _rows(given[images], 4 * band.start, 4 * band.stop, 0, 4 * columns)
-        results = results.unflatten(2, (columns, 4)).unflatten(1, (-1, 4)).permute(2, 4, 0, 1, 3, 5)
+        results = results.reshape(len(results), -1, 4, columns, 4, outputs).permute(
+            2, 4, 0, 1, 3, 5
+        )
         of_products = (matrices.at.T @ results.reshape(16, -1)).view(36, -1, outputs)
         values = _tiles_at_points(x[images], band, columns)
         of_kernel.baddbmm_(values.transpose(1, 2), of_products)
