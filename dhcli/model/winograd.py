@@ -35,7 +35,7 @@ class WinogradConv(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         bias = None if conv.bias is None else conv.bias.detach()
-        self.register_buffer("kernel", _at_points(conv.weight.detach()))
+        self.register_buffer("kernel", _at_points(conv.weight.detach().double()).float())
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,10 +138,9 @@ def _weight_gradient(x: Tensor, given: Tensor) -> Tensor:
     matrices, of_kernel = _matrices(x.dtype), x.new_zeros(36, channels, outputs)
     for images, band in _bands(len(x), rows, columns):
         results = _rows(given[images], 4 * band.start, 4 * band.stop, 0, 4 * columns)
-        results = results.reshape(len(results), -1, 4, columns, 4, outputs).permute(
-            2, 4, 0, 1, 3, 5
-        )
-        of_products = (matrices.at.T @ results.reshape(16, -1)).view(36, -1, outputs)
+        blocks = results.reshape(len(results), -1, 4, columns, 4, outputs)
+        of_results = blocks.permute(2, 4, 0, 1, 3, 5).reshape(16, -1)
+        of_products = (matrices.at.T @ of_results).view(36, -1, outputs)
         values = _tiles_at_points(x[images], band, columns)
         of_kernel.baddbmm_(values.transpose(1, 2), of_products)
     gradient = (matrices.g.T @ of_kernel.flatten(1)).view(3, 3, channels, outputs)
