@@ -17,14 +17,17 @@ RESULTS = Path(__file__).parent / "results"
 
 def about(*packages: str) -> dict[str, str]:
     """Columns that say on what and how a row was measured."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    git = ["git", "-C", str(Path(__file__).parent)]
+    changed = [*git, "diff", "--quiet", "HEAD", "--", ":!results"]  # rows are not the program
+    dirty = "-dirty" if subprocess.run(changed).returncode else ""
+    commit = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True)
     versions = [f"python {platform.python_version()}"]
     versions += [f"{name} {version(name)}" for name in packages]
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     return {
         "machine": _machine(),
         "versions": ", ".join(versions),
-        "commit": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
+        "commit": commit.stdout.strip() + dirty,
         "command": shlex.join(["python", script, *sys.argv[1:]]),
     }
 

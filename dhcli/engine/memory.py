@@ -11,7 +11,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
 TRAINING = 64 * 2**20
 """Blocks up to this size are kept in training. Larger ones, of which a step has many of different
-lifetimes, leave holes."""
+lifetimes, leave holes: keeping all takes 0.6 GB of 5 at 2 × 800 × 1216, and is no faster."""
 
 
 def keep_freed_memory(largest: int | None = None) -> None:
