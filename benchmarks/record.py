@@ -20,14 +20,14 @@ def about(*packages: str) -> dict[str, str]:
     git = ["git", "-C", str(Path(__file__).parent)]
     changed = [*git, "diff", "--quiet", "HEAD", "--", ":!results"]  # rows are not the program
     dirty = "-dirty" if subprocess.run(changed).returncode else ""
-    commit = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True)
+    commit = subprocess.check_output([*git, "describe", "--always"], text=True)
     versions = [f"python {platform.python_version()}"]
     versions += [f"{name} {version(name)}" for name in packages]
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     return {
         "machine": _machine(),
         "versions": ", ".join(versions),
-        "commit": commit.stdout.strip() + dirty,
+        "commit": commit.strip() + dirty,
         "command": shlex.join(["python", script, *sys.argv[1:]]),
     }
 

@@ -41,7 +41,7 @@ class Runtime:
         if device.type == "cpu":
             keep_freed_memory()
             if precision.name == "fp32":
-                # Not the head: RoIs are so small that half of the tiles would lie beyond them
+                # Not the head: RoIs are so small that a quarter of the tiles lies beyond them
                 for part in (detector.backbone, detector.neck, detector.rpn):
                     use_winograd(part)
         if self.gate is not None:

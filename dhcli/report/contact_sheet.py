@@ -26,8 +26,7 @@ def write_contact_sheet(
     """Put `pictures`, files or images, on one page, row after row.
 
     Each is `width` pixels wide, see `tile_size`; `legend` is a line below them. Writes a PNG to
-    `path`.
-    Raises DhError where it cannot be written.
+    `path`. Raises DhError where it cannot be written.
     """
     tiles = [_tile(picture, width) for picture in pictures]
     height = max(tile.height for tile in tiles)
