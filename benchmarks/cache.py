@@ -23,8 +23,8 @@ import torch
 from record import RESULTS, about, add_row
 
 from dhcli.config.schema import Augment, Input
-from dhcli.data.cache import ImageCache, decode_to_file, decode_to_memory, decoded_size
-from dhcli.data.loader import Batch, TrainLoader
+from dhcli.data.loading.cache import ImageCache, decode_to_file, decode_to_memory, decoded_size
+from dhcli.data.loading.loader import Batch, TrainLoader
 from dhcli.data.shapes import shapes_table
 from dhcli.data.table import DetectionTable
 

@@ -153,7 +153,7 @@ def draw_photos(folder: Path, images: int) -> None:
 
 
 def read_ours(source: Path, _: Path) -> Callable[[], Any]:
-    import_module("dhcli.data.image")
+    import_module("dhcli.data.io.image")
     from dhcli.data.formats import read_dataset
 
     return lambda: read_dataset(source)
@@ -166,7 +166,7 @@ def read_pycocotools(source: Path, _: Path) -> Callable[[], Any]:
 
 
 def convert_ours(source: Path, target: Path, to: str) -> Callable[[], Any]:
-    import_module("dhcli.data.image")
+    import_module("dhcli.data.io.image")
     from dhcli.data.formats import read_dataset, write_dataset
 
     return lambda: write_dataset(read_dataset(source), target, to, images="none")

@@ -44,9 +44,9 @@ def do_job(preset: str, images: int, side: int) -> dict[str, Any]:
     import torch
 
     from dhcli.config.load import load_config
-    from dhcli.engine.predict import Request, predict
-    from dhcli.model.build import build_detector
-    from dhcli.model.detector import Detector
+    from dhcli.inference.predict import Request, predict
+    from dhcli.models.build import build_detector
+    from dhcli.models.detector import Detector
     from dhcli.weights.model_file import ModelFile, save_model
 
     torch.manual_seed(0)

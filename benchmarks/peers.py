@@ -17,7 +17,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d, batched_nms, roi_align
 
 from dhcli.config.schema import Config, ConvBranch, FcBranch, predicts
-from dhcli.model.pool import choose_levels
+from dhcli.models.two_stage.pool import choose_levels
 from dhcli.ops.anchors import STRIDES, cell_anchors, grid_anchors
 from dhcli.ops.batch import Detections, ImageBatch, Target
 from dhcli.ops.boxes import clip_boxes, decode_boxes, encode_boxes, enlarge_boxes

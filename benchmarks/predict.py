@@ -6,7 +6,7 @@
 
 Peers of the same architecture have the same weights, and their detections are compared. A peer has
 a process of its own, as its users have it: what dh's process does with freed memory
-(`dhcli/engine/memory.py`) would make it faster too; `--together` has both in one process.
+(`dhcli/runtime/memory.py`) would make it faster too; `--together` has both in one process.
 Rows are added to benchmarks/results/predict-cpu.csv.
 """
 
@@ -38,9 +38,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from dhcli.config.schema import Config
-from dhcli.engine.load import Runtime
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.ops.boxes import iou_matrix
+from dhcli.runtime.eager import Runtime
 
 
 @dataclass(frozen=True)

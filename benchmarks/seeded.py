@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
-from dhcli.model.build import build_detector
-from dhcli.model.detector import Detector
-from dhcli.model.head import BranchOutput
-from dhcli.model.norm import FrozenBatchNorm
+from dhcli.models.build import build_detector
+from dhcli.models.detector import Detector
+from dhcli.models.norms import FrozenBatchNorm
+from dhcli.models.two_stage.head import BranchOutput
 from dhcli.ops.batch import ImageBatch, Target
 
 CLASSES = 80

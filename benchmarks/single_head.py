@@ -29,20 +29,20 @@ from dhcli.cli.env import describe_machine
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
 from dhcli.data.formats import read_dataset
-from dhcli.data.loader import EvalLoader
-from dhcli.engine.data import load_data
-from dhcli.engine.evaluate import detect_table
-from dhcli.engine.load import choose_device
-from dhcli.engine.loop import Outcome
-from dhcli.engine.progress import Journal
-from dhcli.engine.run_folder import CONFIG
-from dhcli.engine.step import seed_all
-from dhcli.engine.train import Session, resume, start_run
+from dhcli.data.loading.loader import EvalLoader
+from dhcli.inference.evaluate import detect_table
 from dhcli.metrics.coco import coco_ap
-from dhcli.model.backbone import Backbone
+from dhcli.models.backbones.resnet import Backbone
 from dhcli.ops.batch import Detections, ImageBatch, Target
 from dhcli.report.console import err
 from dhcli.report.training import choose_display
+from dhcli.runtime.eager import choose_device
+from dhcli.training.data import load_data
+from dhcli.training.journal import Journal
+from dhcli.training.loop import Outcome
+from dhcli.training.run import Session, resume, start_run
+from dhcli.training.run_folder import CONFIG
+from dhcli.training.step import seed_all
 from dhcli.weights.model_file import read_model
 
 

@@ -31,12 +31,12 @@ from dhcli.cli.env import describe_machine, describe_torch
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
 from dhcli.data.shapes import draw_shapes
-from dhcli.engine.load import choose_device
-from dhcli.engine.progress import Journal
-from dhcli.engine.run_folder import CHECKPOINT, CONFIG, METRICS
-from dhcli.engine.train import Session, resume, train
 from dhcli.report.console import err
 from dhcli.report.training import choose_display
+from dhcli.runtime.eager import choose_device
+from dhcli.training.journal import Journal
+from dhcli.training.run import Session, resume, train
+from dhcli.training.run_folder import CHECKPOINT, CONFIG, METRICS
 
 FC: dict[str, Any] = {"kind": "fc", "width": 256}
 CONV: dict[str, Any] = {"kind": "conv", "width": 128, "residual": 3, "norm": "bn"}

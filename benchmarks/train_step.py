@@ -37,9 +37,9 @@ from seeded import (
 )
 from torch import Tensor, nn
 
-from dhcli.engine.memory import TRAINING, give_holes_back, keep_freed_memory
-from dhcli.model.build import build_detector
+from dhcli.models.build import build_detector
 from dhcli.ops.batch import ImageBatch, Target
+from dhcli.runtime.memory import TRAINING, give_holes_back, keep_freed_memory
 
 BARS = {("double-head", "plain"): 0.5, ("double-head-ext", "plain"): 0.6}
 MEMORY_BAR = 0.75

@@ -36,7 +36,7 @@ def small_model() -> Callable[..., ModelFile]:
     import torch
 
     from dhcli.config.schema import Config
-    from dhcli.model.build import build_detector
+    from dhcli.models.build import build_detector
     from dhcli.weights.model_file import ModelFile
 
     def make(*classes: str, seed: int = 0, **head: Any) -> ModelFile:

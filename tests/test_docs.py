@@ -47,7 +47,7 @@ def test_a_symbol_names_what_is_there(name: str) -> None:
 
 
 def test_the_table_of_findings_is_that_of_the_code() -> None:
-    from dhcli.data.findings import CODES
+    from dhcli.data.tools.findings import CODES
 
     page = (ROOT / "docs/your-data.md").read_text("utf-8")
 

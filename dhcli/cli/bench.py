@@ -12,9 +12,9 @@ from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
     from dhcli.config.schema import Config
-    from dhcli.engine.benchmark import Speed
-    from dhcli.engine.load import Runtime
-    from dhcli.model.detector import Detector
+    from dhcli.models.detector import Detector
+    from dhcli.runtime.eager import Runtime
+    from dhcli.studies.speed import Speed
 
 PRESET_CLASSES = 80
 """Classes of a detector that is made from a preset: COCO's."""
@@ -55,9 +55,9 @@ def bench(
       dh bench model.safetensors --precision bf16 --size 800x1216
       dh bench --preset coco-r50-ext --json
     """
-    from dhcli.engine.benchmark import drawn_batch, measure_speed
-    from dhcli.engine.load import Runtime, choose_device
     from dhcli.report.console import print_json
+    from dhcli.runtime.eager import Runtime, choose_device
+    from dhcli.studies.speed import drawn_batch, measure_speed
 
     detector, config = _load(model, preset, Runtime(device, precision, gate))
     height, width = _size(size, config)
@@ -81,8 +81,8 @@ def _load(model: Path | None, preset: str | None, runtime: Runtime) -> tuple[Det
     if (model is None) == (preset is None):
         raise ConfigError("give either a model file or --preset", hint="see `dh bench --help`")
     from dhcli.config.load import load_config
-    from dhcli.engine.load import load_detector
-    from dhcli.model.build import build_detector
+    from dhcli.models.build import build_detector
+    from dhcli.runtime.eager import load_detector
 
     if model is not None:
         detector, file = load_detector(model, runtime)
@@ -94,7 +94,7 @@ def _load(model: Path | None, preset: str | None, runtime: Runtime) -> tuple[Det
 def _size(text: str | None, config: Config) -> tuple[int, int]:
     """Height and width from `800x1216`, or of a photo of 640 × 480 after resizing."""
     if text is None:
-        from dhcli.data.transforms import resized_size
+        from dhcli.data.loading.transforms import resized_size
 
         width, height = resized_size(640, 480, config.input)
         return height, width

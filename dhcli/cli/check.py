@@ -20,14 +20,14 @@ from dhcli.cli.options import (
     preset_option,
 )
 from dhcli.config.load import load_config
-from dhcli.data.findings import CODES, Finding
+from dhcli.data.tools.findings import CODES, Finding
 
 if TYPE_CHECKING:
     from dhcli.config.schema import Config
     from dhcli.data.formats import Images
-    from dhcli.data.scan import Scan
     from dhcli.data.table import DetectionTable
-    from dhcli.engine.anchor_recall import AnchorRecall
+    from dhcli.data.tools.scan import Scan
+    from dhcli.studies.anchors import AnchorRecall
 
 LOG = "changes.log"
 """The file in a mended dataset that tells what was found."""
@@ -64,10 +64,10 @@ def check(
       dh check photos/ --preset small
     """
     from dhcli.atomic import require_free
-    from dhcli.data.checks import find_flaws
     from dhcli.data.formats import describe, read_dataset
-    from dhcli.data.scan import scan_images
-    from dhcli.data.statistics import measure
+    from dhcli.data.tools.check import find_flaws
+    from dhcli.data.tools.scan import scan_images
+    from dhcli.data.tools.statistics import measure
     from dhcli.report.console import err, out, print_json
     from dhcli.report.dataset import anchor_table, split_table
     from dhcli.report.findings import SHOWN, count_line, findings_text
@@ -118,7 +118,7 @@ def _measure_anchors(
     table: DetectionTable, settings: Config, findings: list[Finding]
 ) -> AnchorRecall:
     """How the anchors fit; classes that they miss join the `findings`."""
-    from dhcli.engine.anchor_recall import measure_anchors  # torch loads here
+    from dhcli.studies.anchors import measure_anchors  # torch loads here
 
     recall = measure_anchors(table, settings)
     findings += recall.findings(settings)
@@ -140,7 +140,7 @@ def _write_fixed(
 ) -> None:
     """Write the mended dataset in the format it was read from."""
     from dhcli.data.formats import write_dataset
-    from dhcli.data.mend import fix_table
+    from dhcli.data.tools.mend import fix_table
     from dhcli.report.console import err
 
     fixed = fix_table(table, scan)

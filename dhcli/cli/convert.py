@@ -125,8 +125,8 @@ def convert(
       dh convert aerial/ tiles/ --to yolo --tile 1024 --overlap 0.2
     """
     from dhcli.atomic import require_free
-    from dhcli.data.convert import Plan, apply_plan, write_plan
     from dhcli.data.formats import FORMATS, describe, read_dataset, require_format
+    from dhcli.data.tools.convert import Plan, apply_plan, write_plan
     from dhcli.report.console import err, out, print_json
 
     plan = Plan(

@@ -11,8 +11,8 @@ from dhcli.cli.options import Boxes, Data, Device, Gate, JsonFlag, Precision, Sc
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dhcli.config.read_out import ReadOut
-    from dhcli.engine.score import Evaluation, Request
+    from dhcli.config.heads import ReadOut
+    from dhcli.inference.score import Evaluation, Request
 
 
 def eval_(
@@ -87,8 +87,9 @@ def eval_(
       dh eval --detections results.json --data photos/ --metric coco,voc07
     """
     from dhcli.atomic import require_folder
-    from dhcli.engine.gate import check_limits, parse_limit
-    from dhcli.engine.score import Request, parse_metrics
+    from dhcli.inference.score import Request
+    from dhcli.metrics.bars import check_limits, parse_limit
+    from dhcli.metrics.names import parse_metrics
 
     metrics = parse_metrics(metric or ["coco"])
     limits = [parse_limit(text, metrics) for text in fail_under or []]
@@ -134,10 +135,10 @@ def _evaluate_model(
     batch_size: int | None,
     workers: int,
 ) -> dict[ReadOut, Evaluation]:
-    from dhcli.engine.evaluate import evaluate_model  # torch loads here, not for --detections
-    from dhcli.engine.load import Runtime
+    from dhcli.inference.evaluate import evaluate_model  # torch loads here, not for --detections
     from dhcli.report.console import err
-    from dhcli.report.progress import counting
+    from dhcli.report.counting import counting
+    from dhcli.runtime.eager import Runtime
 
     with counting("images") as progress:
         return evaluate_model(
@@ -153,7 +154,7 @@ def _evaluate_model(
 
 
 def _evaluate_results(detections: Path, data: Path, request: Request) -> Evaluation:
-    from dhcli.engine.score import evaluate_results
+    from dhcli.inference.score import evaluate_results
     from dhcli.report.console import err
 
     return evaluate_results(detections, data, request, say=err.print)
@@ -187,7 +188,7 @@ def _conclude_every(every: dict[ReadOut, Evaluation], folder: Path | None, *, js
 
 
 def _save(evaluation: Evaluation, folder: Path | None) -> None:
-    from dhcli.engine.score import save_evaluation
+    from dhcli.inference.score import save_evaluation
     from dhcli.report.console import err
     from dhcli.report.pr_curves import draw_pr_curves
 

@@ -72,9 +72,9 @@ def finetune(
     """
     if preset is None and config is None:
         preset = DEFAULT_PRESET
-    from dhcli.engine.finetune import finetune as run
-    from dhcli.engine.finetune import inherited_settings
-    from dhcli.engine.load import read_weights
+    from dhcli.runtime.eager import read_weights
+    from dhcli.training.finetune import finetune as run
+    from dhcli.training.finetune import inherited_settings
 
     source = read_weights(weights)
     inherited = inherited_settings(source.config)

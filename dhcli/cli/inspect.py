@@ -33,7 +33,7 @@ def inspect(
     """
     from dhcli.atomic import require_free
     from dhcli.data.formats import describe, read_dataset
-    from dhcli.data.statistics import measure
+    from dhcli.data.tools.statistics import measure
     from dhcli.report.console import err, print_json
     from dhcli.report.console import out as console
     from dhcli.report.dataset import statistics_tables

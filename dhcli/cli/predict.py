@@ -13,7 +13,7 @@ from dhcli.errors import ConfigError, DhError, suggest
 from dhcli.words import counted
 
 if TYPE_CHECKING:
-    from dhcli.engine.predict import Outcome
+    from dhcli.inference.predict import Outcome
 
 MOST_NAMED = 10
 """Unreadable images that are named; more are counted."""
@@ -82,12 +82,12 @@ def predict(
     """
     formats = _formats(_names(format or ["coco-json"]))
     names = None if classes is None else _names([classes])
-    from dhcli.engine.load import Runtime  # torch loads here, not on --help
-    from dhcli.engine.predict import Request
-    from dhcli.engine.predict import predict as run
+    from dhcli.inference.predict import Request
+    from dhcli.inference.predict import predict as run
     from dhcli.report.console import err, print_json
+    from dhcli.report.counting import counting
     from dhcli.report.draw import write_drawing
-    from dhcli.report.progress import counting
+    from dhcli.runtime.eager import Runtime  # torch loads here, not on --help
 
     drawer = write_drawing if draw else None
     request = Request(
@@ -115,7 +115,7 @@ def _names(texts: Sequence[str]) -> list[str]:
 
 
 def _formats(names: list[str]) -> list[str]:
-    from dhcli.engine.prediction_files import FORMATS
+    from dhcli.inference.writers import FORMATS
 
     known = [*FORMATS, "none"]
     for name in names:

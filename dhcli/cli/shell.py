@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dhcli.cli.commands import COMMANDS
-from dhcli.data.progress import watched_by
+from dhcli.data.io.progress import watched_by
 from dhcli.errors import DhError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Shell(TyperGroup):
         return name, load_command(name) if name and found else None, rest
 
     def invoke(self, ctx: Any) -> None:
-        from dhcli.report.progress import LongSteps
+        from dhcli.report.counting import LongSteps
 
         with watched_by(LongSteps()):
             super().invoke(ctx)  # what a command returns is no exit code

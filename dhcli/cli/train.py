@@ -23,8 +23,8 @@ from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dhcli.engine.loop import Outcome
-    from dhcli.engine.train import Session
+    from dhcli.training.loop import Outcome
+    from dhcli.training.run import Session
 
 TrainFolder = Annotated[
     Path | None,
@@ -89,7 +89,7 @@ def train(
         config = _config_of(resume)
     settings = [*option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=settings)
-    from dhcli.engine import train as engine
+    from dhcli.training import run as engine
 
     session = make_session("train", out, device, tensorboard)
     if resume is not None:
@@ -108,11 +108,11 @@ def option_settings(data: Path | None, val: Path | None, cache: str | None) -> l
 def make_session(command: str, out: Path | None, device: str, tensorboard: bool) -> Session:
     """Where and how to train, beside the configuration."""
     from dhcli.cli.env import describe_machine, describe_torch, installed_packages
-    from dhcli.engine.load import choose_device
-    from dhcli.engine.progress import Journal
-    from dhcli.engine.train import Session
     from dhcli.report.console import err, is_live
     from dhcli.report.training import choose_display
+    from dhcli.runtime.eager import choose_device
+    from dhcli.training.journal import Journal
+    from dhcli.training.run import Session
 
     line = shlex.join(["dh", *sys.argv[1:]])
     journal = Journal(choose_display(err, live=is_live()))
@@ -125,10 +125,10 @@ def conclude(outcome: Outcome, *, as_json: bool) -> None:
 
     Draws `curves.png` in the run folder.
     """
-    from dhcli.engine.train import way_on
     from dhcli.report.console import err, out, print_json
     from dhcli.report.curves import draw_curves
     from dhcli.report.training import history_table, outcome_json
+    from dhcli.training.run import way_on
 
     if outcome.position.history:
         draw_curves(outcome.position.history, outcome.run.path / "curves.png")

@@ -12,7 +12,7 @@ from dhcli.cli.options import JsonFlag, Overrides
 from dhcli.words import counted
 
 if TYPE_CHECKING:
-    from dhcli.engine.foreign import Imported
+    from dhcli.weights.exchange import Imported
 
 weights = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -61,9 +61,9 @@ def import_(
       dh weights import epoch_12.pth --classes instances_val2017.json
     """
     from dhcli.atomic import require_file
-    from dhcli.engine.foreign import conventions, import_weights  # torch loads here
     from dhcli.report.console import err, print_json
     from dhcli.weights.class_names import parse_class_names
+    from dhcli.weights.exchange import conventions, import_weights  # torch loads here
     from dhcli.weights.model_file import save_model
 
     require_file(out)
@@ -106,8 +106,8 @@ def export(
       dh weights export model.safetensors -o mmdet.pth --layout mmdet
     """
     from dhcli.atomic import require_file
-    from dhcli.engine.foreign import export_weights  # torch loads here, not on --help
     from dhcli.report.console import err
+    from dhcli.weights.exchange import export_weights  # torch loads here, not on --help
 
     require_file(out)
     for difference in export_weights(model, out, layout):
@@ -119,8 +119,8 @@ def _show(source: Path, found: Imported) -> None:
     from rich import box
     from rich.table import Table
 
-    from dhcli.engine.foreign import conventions
     from dhcli.report.console import out
+    from dhcli.weights.exchange import conventions
 
     out.print(f"{source}: {found.title}, {counted(len(found.model.classes), 'class')}")
     table = Table("part", box=box.SIMPLE_HEAD)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dhcli.model.detector import Detector
-from dhcli.model.rpn import UNIT_STD, RpnOutput
+from dhcli.models.detector import Detector
+from dhcli.models.two_stage.rpn import UNIT_STD, RpnOutput
 from dhcli.ops.batch import ImageBatch
 from dhcli.ops.nms import grouped_nms
 

@@ -19,14 +19,14 @@ from torch.export import Dim
 
 from dhcli.atomic import atomic_write
 from dhcli.config.schema import Input
-from dhcli.data.image import Pixels, read_image
-from dhcli.data.loader import collate_images
-from dhcli.data.transforms import resize, resized_size
-from dhcli.engine.load import restore_detector
+from dhcli.data.io.image import Pixels, read_image
+from dhcli.data.loading.loader import collate_images
+from dhcli.data.loading.transforms import resize, resized_size
 from dhcli.errors import ConfigError, DhError
 from dhcli.export.graph import DetectorGraph
-from dhcli.model.detector import Detector
+from dhcli.models.detector import Detector
 from dhcli.ops.batch import Detections, ImageBatch
+from dhcli.runtime.eager import restore_detector
 from dhcli.weights.model_file import ModelFile, description
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dhcli.data.statistics import Spread, Statistics
+from dhcli.data.tools.statistics import Spread, Statistics
 from dhcli.words import counted
 
 if TYPE_CHECKING:
-    from dhcli.engine.anchor_recall import AnchorRecall
+    from dhcli.studies.anchors import AnchorRecall
 
 MOST_CLASSES = 100
 """Classes that a table shows; --json has all."""

@@ -12,9 +12,9 @@ from PIL import Image
 
 from dhcli.atomic import atomic_folder
 from dhcli.data.formats.placing import is_region
-from dhcli.data.image import read_image
-from dhcli.data.statistics import MEDIUM, SMALL, find_objects
+from dhcli.data.io.image import read_image
 from dhcli.data.table import ANY_CLASS, DetectionTable
+from dhcli.data.tools.statistics import MEDIUM, SMALL, find_objects
 from dhcli.errors import DataError
 from dhcli.report.contact_sheet import tile_size, write_contact_sheet
 from dhcli.report.draw import draw_boxes

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dhcli.atomic import atomic_write
-from dhcli.data.image import Pixels
+from dhcli.data.io.image import Pixels
 
 if TYPE_CHECKING:
-    from dhcli.engine.prediction_files import Prediction
+    from dhcli.inference.writers import Prediction
 
 Box = tuple[float, float, float, float]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group
 from rich.text import Text
 
-from dhcli.data.findings import CODES, Finding
+from dhcli.data.tools.findings import CODES, Finding
 from dhcli.words import counted
 
 SHOWN = 5

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dhcli.config.read_out import ReadOut
+from dhcli.config.heads import ReadOut
 from dhcli.metrics.result import ApResult
 
 TITLES = {

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dhcli.engine.loop import Outcome
-from dhcli.engine.progress import Display, Interval, clock
+from dhcli.training.journal import Display, Interval, clock
+from dhcli.training.loop import Outcome
 
 
 class LineDisplay:

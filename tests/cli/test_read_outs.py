@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dhcli.cli import app
-from dhcli.model.detector import Detector
+from dhcli.models.detector import Detector
 from dhcli.weights.model_file import ModelFile, save_model
 
 READ_OUTS = [

@@ -74,7 +74,7 @@ def train(photos: Path, tmp_path: Path) -> Invoke:
 def test_images_that_do_not_fit_in_memory_are_one_clear_error(
     train: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dhcli.engine.cache.free_memory", lambda: 2_000)
+    monkeypatch.setattr("dhcli.training.decoded.free_memory", lambda: 2_000)
 
     result = train("--cache", "ram")
 

@@ -24,11 +24,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dhcli.data.checks import check_table
 from dhcli.data.formats import FORMATS, read_dataset, write_dataset
-from dhcli.data.mend import mend_table
-from dhcli.data.scan import scan_images
 from dhcli.data.table import ANY_CLASS, make_table
+from dhcli.data.tools.check import check_table
+from dhcli.data.tools.mend import mend_table
+from dhcli.data.tools.scan import scan_images
 from dhcli.errors import DhError
 
 INPUTS = int(os.environ.get("DH_FUZZ", "1200"))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dhcli.data.formats import read_dataset
-from dhcli.data.image import read_image
+from dhcli.data.io.image import read_image
 from dhcli.data.shapes import CLASSES, DISTRACTORS, draw_image, draw_shapes, shapes_table
 from dhcli.data.table import Flag
 from dhcli.errors import DhError

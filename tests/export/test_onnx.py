@@ -13,16 +13,16 @@ import torch
 from torch.export import Dim
 from torchvision.models.resnet import BasicBlock
 
-from dhcli.data.image import Pixels
-from dhcli.data.loader import collate_images
-from dhcli.engine.load import restore_detector
+from dhcli.data.io.image import Pixels
+from dhcli.data.loading.loader import collate_images
 from dhcli.errors import ConfigError, ModelError
 from dhcli.export import onnx as export
 from dhcli.export.graph import DetectorGraph, best_of_groups
 from dhcli.export.onnx import Agreement, agree, draw_test_picture, export_onnx
 from dhcli.export.onnx_operators import translations
-from dhcli.model import backbone
+from dhcli.models.backbones import resnet as backbone
 from dhcli.ops.batch import Detections, ImageBatch
+from dhcli.runtime.eager import restore_detector
 from dhcli.weights.model_file import ModelFile
 
 CPU = torch.device("cpu")

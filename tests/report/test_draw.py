@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dhcli.engine.prediction_files import Prediction
 from dhcli.errors import DhError
+from dhcli.inference.writers import Prediction
 from dhcli.report.draw import (
     HATCH,
     PALETTE,

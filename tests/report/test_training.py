@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from dhcli.engine.checkpoint import Position
-from dhcli.engine.loop import Outcome
-from dhcli.engine.progress import Interval
 from dhcli.report.training import choose_display, history_table, outcome_json
+from dhcli.training.checkpoint import Position
+from dhcli.training.journal import Interval
+from dhcli.training.loop import Outcome
 
 INTERVAL = Interval(
     epoch=1,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 
-from dhcli.engine.foreign import export_weights, import_weights
 from dhcli.errors import ModelError
 from dhcli.ops.anchors import STRIDES, cell_anchors
 from dhcli.weights.class_names import coco_names, parse_class_names
+from dhcli.weights.exchange import export_weights, import_weights
 from dhcli.weights.layouts import LAYOUTS
 from dhcli.weights.model_file import save_model
 

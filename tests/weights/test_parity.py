@@ -19,10 +19,10 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from typer.testing import CliRunner
 
 from dhcli.cli import app
-from dhcli.data.loader import collate_images
-from dhcli.data.transforms import resize, resized_size
-from dhcli.engine.foreign import import_weights
-from dhcli.engine.load import restore_detector
+from dhcli.data.loading.loader import collate_images
+from dhcli.data.loading.transforms import resize, resized_size
+from dhcli.runtime.eager import restore_detector
+from dhcli.weights.exchange import import_weights
 from dhcli.weights.model_file import save_model
 from tests.references import maskrcnn_benchmark, mmdet
 from tests.references.network import STRIDES

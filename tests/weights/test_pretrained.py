@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 
 from dhcli.config.schema import Backbone, Config
 from dhcli.errors import ConfigError, ModelError
-from dhcli.model.build import build_detector
+from dhcli.models.build import build_detector
 from dhcli.weights.plain_file import read_plain
 from dhcli.weights.pretrained import fetch_imagenet, load_backbone
 

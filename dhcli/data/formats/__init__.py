@@ -34,8 +34,8 @@ from dhcli.data.formats import (
     yolo,
 )
 from dhcli.data.formats.coco_results import read_results, results_of
-from dhcli.data.formats.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.formats.placing import Images, Placing, losses
+from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
 from dhcli.words import counted

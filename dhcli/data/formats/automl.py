@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dhcli.data.formats.columns import Columns, class_of, hull
-from dhcli.data.formats.csv_rows import as_row, first_row, read_rows
-from dhcli.data.formats.files import IMAGE_SUFFIXES
-from dhcli.data.formats.finding import find_files, locate_images, missing_sizes, read_as_splits
 from dhcli.data.formats.format import Format
+from dhcli.data.formats.locate import find_files, locate_images, missing_sizes, read_as_splits
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
+from dhcli.data.io.csv_rows import as_row, first_row, read_rows
+from dhcli.data.io.files import IMAGE_SUFFIXES
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted

@@ -33,12 +33,12 @@ from numpy.typing import NDArray
 from dhcli.data.formats.coco_entries import RAW, flags_of_row, parse_raw, read_entries
 from dhcli.data.formats.coco_results import results_of
 from dhcli.data.formats.columns import DONT_CARE, tidy
-from dhcli.data.formats.files import fill_sizes
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import begins_as
+from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
 from dhcli.data.formats.placing import Holds, Placing, writing
 from dhcli.data.ids import sound_ids
+from dhcli.data.io.files import fill_sizes
+from dhcli.data.io.json_text import begins_as
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
 from dhcli.words import counted
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from dhcli.data.file_bytes import FileBytes
 from dhcli.data.formats.columns import DONT_CARE, flags_of, hull, number_of, side_of
-from dhcli.data.formats.json_stream import JsonStream, NotPlain, Objects
-from dhcli.data.formats.json_text import JsonText, Take
+from dhcli.data.io.json_stream import JsonStream, NotPlain, Objects
+from dhcli.data.io.json_text import JsonText, Take
 from dhcli.data.table import ANY_CLASS, Flag, Strings
 from dhcli.errors import DataError
 

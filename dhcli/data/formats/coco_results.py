@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from dhcli.data.formats.columns import tidy
-from dhcli.data.formats.files import stem_of
-from dhcli.data.formats.json_stream import JsonStream, NotPlain, Objects
-from dhcli.data.formats.json_text import JsonText
+from dhcli.data.io.files import stem_of
+from dhcli.data.io.json_stream import JsonStream, NotPlain, Objects
+from dhcli.data.io.json_text import JsonText
 from dhcli.data.table import ANY_CLASS, DetectionTable, make_table
 from dhcli.errors import DataError
 

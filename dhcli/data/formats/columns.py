@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.files import fill_sizes
+from dhcli.data.io.files import fill_sizes
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings, make_table
 from dhcli.words import counted
 

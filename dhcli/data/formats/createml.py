@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.data.formats.columns import Columns, class_of, number_of
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import JsonText, begins_as
+from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
+from dhcli.data.io.json_text import JsonText, begins_as
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "*.json, a list of images with annotations (CreateML)"

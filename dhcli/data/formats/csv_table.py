@@ -32,11 +32,11 @@ from dhcli.data.formats.columns import (
     number_of,
     side_of,
 )
-from dhcli.data.formats.csv_rows import as_row, find_column, first_row, header_of, read_rows
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
+from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
 from dhcli.data.formats.openimages import sniff_openimages
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
+from dhcli.data.io.csv_rows import as_row, find_column, first_row, header_of, read_rows
 from dhcli.data.table import ANY_CLASS, OWN_COLUMN, DetectionTable, Flag, Strings
 from dhcli.errors import DataError
 

@@ -32,7 +32,10 @@ from dhcli.data.formats.columns import (
     tracks_of,
     whole_or,
 )
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
+from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
+from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     confine,
@@ -41,11 +44,8 @@ from dhcli.data.formats.files import (
     list_images,
     read_head,
 )
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, oddity
-from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
-from dhcli.data.formats.xml_text import escape_xml, parse_xml
+from dhcli.data.io.json_text import ODD, oddity
+from dhcli.data.io.xml_text import escape_xml, parse_xml
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 

@@ -29,11 +29,11 @@ from dhcli.data.formats.columns import (
     tracks_of,
     whole_or,
 )
-from dhcli.data.formats.files import stem_of
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as
+from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
 from dhcli.data.formats.placing import Holds, Placing, rows_of, track_of, writing
+from dhcli.data.io.files import stem_of
+from dhcli.data.io.json_text import ODD, JsonText, begins_as
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "annotations/*.json with categories and items (Datumaro)"

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dhcli.data.formats.columns import DONT_CARE, Columns, hull, is_set, number_of
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
+from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
@@ -27,9 +29,7 @@ from dhcli.data.formats.files import (
     split_folders,
     stem_of,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
-from dhcli.data.progress import track
+from dhcli.data.io.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted

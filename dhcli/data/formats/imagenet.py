@@ -15,7 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dhcli.data.formats import voc
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import Placing, writing
+from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     find_folders,
@@ -25,8 +27,6 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Placing, writing
 from dhcli.data.table import DetectionTable
 
 LOOKS_FOR = "Annotations/…/n01440764/*.xml (ImageNet)"

@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import DONT_CARE, Columns, flags_of, number_of
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import Holds, Placing, decimal, writing
+from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
@@ -33,9 +35,7 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal, writing
-from dhcli.data.progress import track
+from dhcli.data.io.progress import track
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted

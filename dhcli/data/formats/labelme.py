@@ -27,7 +27,9 @@ from dhcli.data.formats.columns import (
     number_of,
     side_of,
 )
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
+from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
@@ -39,10 +41,8 @@ from dhcli.data.formats.files import (
     split_folders,
     stem_of,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import JsonText, begins_as
-from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
-from dhcli.data.progress import track
+from dhcli.data.io.json_text import JsonText, begins_as
+from dhcli.data.io.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "*.json with shapes and imagePath, one an image (LabelMe)"

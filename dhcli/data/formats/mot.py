@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from dhcli.data.formats.columns import NO_TRACK, Columns, number_of, side_of, tracks_of, whole_or
-from dhcli.data.formats.csv_rows import first_row, read_rows
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of, writing
+from dhcli.data.io.csv_rows import first_row, read_rows
+from dhcli.data.io.files import (
     confine,
     list_folders,
     list_images,
@@ -32,8 +34,6 @@ from dhcli.data.formats.files import (
     split_folders,
     split_name,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of, writing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted

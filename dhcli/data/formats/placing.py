@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.coco_entries import IMAGE_FIELDS, RAW, parse_raw
 from dhcli.data.formats.columns import DONT_CARE, NO_TRACK
-from dhcli.data.formats.files import last_part, stem_of
-from dhcli.data.progress import track
+from dhcli.data.io.files import last_part, stem_of
+from dhcli.data.io.progress import track
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings
 from dhcli.words import counted
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dhcli.data.formats.columns import Columns, class_of, number_of
-from dhcli.data.formats.csv_rows import as_row, first_row, read_rows
-from dhcli.data.formats.files import list_files
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
+from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of, writing
+from dhcli.data.io.csv_rows import as_row, first_row, read_rows
+from dhcli.data.io.files import list_files
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 

@@ -29,7 +29,9 @@ from dhcli.data.formats.columns import (
     number_of,
     side_of,
 )
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
+from dhcli.data.io.files import (
     IMAGE_SUFFIXES,
     FilesByStem,
     list_files,
@@ -37,10 +39,8 @@ from dhcli.data.formats.files import (
     split_folders,
     stem_of,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
-from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
-from dhcli.data.progress import track
+from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.io.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 
 LOOKS_FOR = "ann/*.json beside img/, below a meta.json (Supervisely)"

@@ -32,12 +32,12 @@ from dhcli.data.formats.columns import (
     marks_of,
     number_of,
 )
-from dhcli.data.formats.csv_rows import first_row, header_of, read_rows
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of, writing
 from dhcli.data.formats.via_project import Project, is_project
+from dhcli.data.io.csv_rows import first_row, header_of, read_rows
+from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.data.formats.columns import hull
-from dhcli.data.formats.json_text import ODD, JsonText, begins_as, oddity
+from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.errors import DataError
 
 _IMAGE = 2

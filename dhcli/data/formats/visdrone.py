@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from dhcli.data.formats.columns import Columns, number_of
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
+from dhcli.data.io.files import (
     IMAGE_SUFFIXES,
     FilesByStem,
     find_folders,
@@ -33,9 +35,7 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
-from dhcli.data.progress import track
+from dhcli.data.io.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 

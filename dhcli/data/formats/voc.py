@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, number_of, side_of, tidy
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.placing import Holds, Placing, decimal, writing
+from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
@@ -39,10 +41,8 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal, writing
-from dhcli.data.formats.xml_text import escape_xml, read_xml
-from dhcli.data.progress import track
+from dhcli.data.io.progress import track
+from dhcli.data.io.xml_text import escape_xml, read_xml
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
 from dhcli.errors import DataError
 from dhcli.words import counted

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from dhcli.data.formats.columns import Columns, number_of
-from dhcli.data.formats.files import read_head, read_text
-from dhcli.data.formats.finding import find_files, locate_images, read_as_splits
 from dhcli.data.formats.format import Format
+from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
+from dhcli.data.io.files import read_head, read_text
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted

@@ -25,7 +25,10 @@ import yaml
 from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import Columns, number_of, tidy
-from dhcli.data.formats.files import (
+from dhcli.data.formats.format import Format
+from dhcli.data.formats.locate import find_end
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region, writing
+from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
@@ -44,10 +47,7 @@ from dhcli.data.formats.files import (
     split_name,
     stem_of,
 )
-from dhcli.data.formats.finding import find_end
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region, writing
-from dhcli.data.progress import track
+from dhcli.data.io.progress import track
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dhcli.data.formats import read_results, results_of
-from dhcli.data.formats.json_stream import NotPlain
+from dhcli.data.io.json_stream import NotPlain
 from dhcli.errors import DataError
 
 ROW = {"image_id": 42, "category_id": 17, "bbox": [1, 2, 3.5, 4], "score": 0.5}

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
-from dhcli.data.split import group_images
 from dhcli.data.table import Flag
+from dhcli.data.tools.split import group_images
 from dhcli.errors import DataError
 
 TUTORIAL = """filename,width,height,class,xmin,ymin,xmax,ymax

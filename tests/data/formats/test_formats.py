@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dhcli.data import progress
 from dhcli.data.formats import FORMATS, describe, read_dataset, write_dataset
 from dhcli.data.formats.placing import LEFT_OUT
-from dhcli.data.progress import watched_by
+from dhcli.data.io import progress
+from dhcli.data.io.progress import watched_by
 from dhcli.data.table import ANY_CLASS, Flag
 from dhcli.errors import ConfigError, DataError, DhError
 
@@ -491,7 +491,7 @@ def test_voc_coco_and_yolo_of_the_same_images_agree_where_voc_counts_from_0(real
 
 def test_formats_load_no_torch():
     code = (
-        "import sys, dhcli.data.formats, dhcli.data.checks, dhcli.data.split;"
+        "import sys, dhcli.data.formats, dhcli.data.tools.check, dhcli.data.tools.split;"
         "print([m for m in ('torch', 'albumentations', 'matplotlib') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dhcli.data.checks import check_table
 from dhcli.data.formats import read_dataset
 from dhcli.data.formats.voc import VOC_CLASSES, read_voc
 from dhcli.data.table import ANY_CLASS, Flag
+from dhcli.data.tools.check import check_table
 from dhcli.errors import DataError
 
 BOX = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox>"

@@ -1,0 +1,70 @@
+"""Rows of text files with separated columns, whatever separates them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from dhcli.data.io.files import read_head, read_text
+from dhcli.data.io.progress import FileProgress
+from dhcli.errors import DataError
+
+_TO_STRIP = re.compile(r"[^a-z0-9]")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a file that say anything, each with its line number, spaces stripped.
+
+    Columns are separated by tabs, by ";" (where decimals have commas) or by ",". Raises DataError.
+    """
+    yield from _rows(read_text(path), path)
+
+
+def first_row(path: Path) -> list[str]:
+    """The first row of a file, [] where it is none of separated columns."""
+    head, newline, _ = read_head(path).lstrip("\r\n").partition("\n")
+    try:
+        return next(_rows(head + newline, path), (0, []))[1]
+    except DataError:
+        return []
+
+
+def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    start = text.lstrip()
+    head = start[: start.find("\n")] if "\n" in start else start
+    separator = next(
+        (c for c in "\t;" if head.count(c) >= 3 or (c in head and "," not in head)), ","
+    )
+    lines = io.StringIO(text, newline="")
+    rows = csv.reader(lines, delimiter=separator)
+    progress = FileProgress(path, len(text))
+    try:
+        for row in rows:
+            progress.reached(lines.tell())
+            fields = [field.strip() for field in row]
+            if any(fields):
+                yield rows.line_num, fields
+    except csv.Error as error:
+        raise DataError(f"is not a table: {error}", where=f"{path}:{rows.line_num}") from None
+
+
+def header_of(fields: Sequence[str]) -> list[str]:
+    """Names of columns, in lower case and without what separates their words."""
+    return [_TO_STRIP.sub("", field.lower()) for field in fields]
+
+
+def find_column(header: Sequence[str], names: Iterable[str]) -> int | None:
+    """The number of the column that is called by the first of `names` that is there."""
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def as_row(fields: Iterable[str]) -> str:
+    """One line of a file separated by commas, fields quoted where they need it."""
+    return ",".join(map(_quoted, fields)) + "\n"
+
+
+def _quoted(field: str) -> str:
+    return f'"{field.replace(chr(34), chr(34) * 2)}"' if set(field) & set(',;"\n\r\t') else field

@@ -1,0 +1,75 @@
+"""Which images go into which batch: pure rules over image sizes, without reading a pixel."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.config.schema import Input
+from dhcli.data.io.image import read_size
+from dhcli.data.loading.transforms import resized_size
+from dhcli.data.table import DetectionTable
+
+Batches = list[NDArray[np.int64]]
+"""Image numbers, a batch an array."""
+
+
+def known_sizes(table: DetectionTable, *, upright: bool = True) -> NDArray[np.int64]:
+    """(I, 2) width, height of every image, read from the files' headers where not stated.
+
+    Raises DataError naming the first image that cannot be read.
+    """
+    sizes = table.sizes.astype(np.int64)
+    for image in np.flatnonzero((sizes <= 0).any(axis=1)):
+        sizes[image] = read_size(table.path(int(image)), upright=upright)
+    return sizes
+
+
+def training_batches(
+    sizes: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int, world: int = 1
+) -> Batches:
+    """The batches of an epoch, of all ranks: rank r takes numbers r, r + world, and so on.
+
+    Images are shuffled, landscape apart from portrait so that batches need little padding (at most
+    one mixes them), cut into batches, and the batches shuffled. Every image comes once, so one
+    batch may be short. With several ranks, up to world − 1 batches from the front are repeated at
+    the end, so that every rank has equally many. The same for the same (seed, epoch).
+    """
+    rng = np.random.default_rng((seed, epoch, 0))
+    order = rng.permutation(len(sizes))
+    portrait = sizes[order, 0] < sizes[order, 1]
+    order = np.concatenate([order[~portrait], order[portrait]])
+    cut = _cut(order, batch_size)
+    shuffled = [cut[number] for number in rng.permutation(len(cut))]
+    missing = -len(shuffled) % world
+    return shuffled + list(islice(cycle(shuffled), missing))
+
+
+def image_dice(seed: int, epoch: int, image: int) -> np.random.Generator:
+    """The random numbers that augment one image in one epoch, and nothing else."""
+    return np.random.default_rng((seed, epoch, image + 1))  # 0 shuffles the batches
+
+
+def evaluation_batches(sizes: NDArray[np.int64], batch_size: int, input: Input) -> Batches:
+    """Every image once, in batches of one padded shape, the largest shape first.
+
+    An image is so padded alike whatever the batch size, and its detections do not depend on it;
+    and a batch too large for memory shows at once.
+    """
+    unique, shape_of = np.unique(sizes, axis=0, return_inverse=True)
+    padded = np.array([_padded_size(size, input) for size in unique.tolist()]).reshape(-1, 2)
+    padded = padded[shape_of.reshape(-1)]
+    order = np.lexsort((padded[:, 0], -padded.prod(axis=1)))
+    changes = np.flatnonzero((np.diff(padded[order], axis=0) != 0).any(axis=1)) + 1
+    return [batch for group in np.split(order, changes) for batch in _cut(group, batch_size)]
+
+
+def _padded_size(size: list[int], input: Input) -> tuple[int, int]:
+    width, height = resized_size(size[0], size[1], input)
+    return width + -width % input.divisor, height + -height % input.divisor
+
+
+def _cut(order: NDArray[np.int64], length: int) -> Batches:
+    return [order[start : start + length] for start in range(0, len(order), length)]

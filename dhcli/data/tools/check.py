@@ -1,0 +1,329 @@
+"""What is wrong with a dataset. `findings.py` has the codes; `mend.py` mends what is found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.data.formats.voc import OFFSET
+from dhcli.data.ids import repeated_ids
+from dhcli.data.io.files import map_threads, read_bytes
+from dhcli.data.io.image import SIDEWAYS, read_orientation
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
+from dhcli.data.tools.findings import Finding
+from dhcli.data.tools.scan import Scan, scan_images
+from dhcli.words import counted
+
+_SLACK = 0.5
+"""Pixels that a box may lie over the edge by: what rounding does."""
+SPLITS = ("train", "trainval", "val", "test")
+"""The splits that are known, from what is learned from to what is measured on."""
+_NESTED = {("train", "trainval"), ("trainval", "val")}
+
+Mask = NDArray[np.bool_]
+
+
+def check_table(table: DetectionTable, *, decode: bool = False) -> list[Finding]:
+    """Everything found wrong with a dataset.
+
+    Of every image the header and the end of the file are read, or with `decode` all of it.
+    """
+    return find_flaws(table, scan_images(table, decode=decode))
+
+
+def find_flaws(table: DetectionTable, images: Scan) -> list[Finding]:
+    """Everything wrong with a dataset whose image files were looked at."""
+    upright, sizes = correct_sizes(table, images)
+    return [
+        *_check_whole(table),
+        *_check_ids(table),
+        *check_images(table, images),
+        *sizes,
+        *check_boxes(upright, ~images.is_bad),
+        *_check_splits(table),
+        *_check_copies(table, images),
+    ]
+
+
+def _check_whole(table: DetectionTable) -> Iterator[Finding]:
+    """Emptiness, and classes that nothing or two spellings stand for."""
+    if not len(table.boxes):
+        what = f"{counted(len(table), 'image')}, and not one box"
+        yield Finding("dataset-empty", str(table.root), what)
+    else:
+        for image in np.flatnonzero(np.diff(table.offsets) == 0).tolist():
+            yield Finding("image-empty", str(table.files[image]), "has no box")
+    for name, count in zip(table.classes, count_classes(table).tolist(), strict=True):
+        if not count:
+            yield Finding("class-unused", f"class {name}", "no box is of it")
+    for names in spellings(table.classes):
+        listed = ", ".join(f"`{name}`" for name in names)
+        what = f"{listed} differ in case or spacing only"
+        yield Finding("class-spelling", f"class {names[0]}", what)
+
+
+def count_classes(table: DetectionTable) -> NDArray[np.int64]:
+    """(K,) how many boxes are of each class."""
+    return np.bincount(table.labels[table.labels != ANY_CLASS], minlength=len(table.classes))
+
+
+def spellings(classes: tuple[str, ...]) -> list[list[str]]:
+    """Names that differ in case, spaces, `_` and `-` only, two and more together."""
+    alike = defaultdict(list)
+    for name in classes:
+        alike["".join(name.casefold().split()).replace("_", "").replace("-", "")].append(name)
+    return [names for names in alike.values() if len(names) > 1]
+
+
+def _check_ids(table: DetectionTable) -> Iterator[Finding]:
+    for row in np.flatnonzero(table.box_ids == 0).tolist():
+        yield Finding("id-zero", _place(table, row), _box_says(table, row, "id-zero"))
+    for row in np.flatnonzero(repeated_ids(table) & (table.box_ids != 0)).tolist():
+        yield Finding("id-repeated", _place(table, row), _box_says(table, row, "id-repeated"))
+
+
+def check_images(table: DetectionTable, images: Scan) -> Iterator[Finding]:
+    """The images that cannot be used."""
+    for image, what in images.bad.items():
+        code = "image-unreadable" if table.path(image).exists() else "image-missing"
+        yield Finding(code, str(table.files[image]), what)
+
+
+def correct_sizes(table: DetectionTable, images: Scan) -> tuple[DetectionTable, list[Finding]]:
+    """The table with the images' own sizes, and the images that were annotated with others.
+
+    Where the size told is that of the pixels before EXIF turns them, and all boxes lie within it,
+    the boxes are turned along.
+    """
+    told, real = table.sizes, images.sizes
+    differ = (told > 0).all(axis=1) & (told != real).any(axis=1) & ~images.is_bad
+    boxes, findings = table.boxes, []
+    sideways = _sideways(table, differ & (told == real[:, ::-1]).all(axis=1))
+    if sideways:
+        boxes = boxes.copy()
+    for image in np.flatnonzero(differ).tolist():
+        (width, height), size = told[image].tolist(), real[image].tolist()
+        what = f"annotated as {width}×{height}, but is {size[0]}×{size[1]}"
+        if image in sideways:
+            rows = table.rows(image)
+            boxes[rows] = turn_boxes(boxes[rows], sideways[image], (width, height))
+            code, what = "image-turned", f"{what} as EXIF turns it"
+        else:
+            code = "image-size"
+        findings.append(Finding(code, str(table.files[image]), what))
+    return replace(table, sizes=real, boxes=boxes), findings
+
+
+def _sideways(table: DetectionTable, candidates: Mask) -> dict[int, int]:
+    """Image number → EXIF orientation, where boxes were drawn before the turn."""
+    beyond = (table.boxes > np.tile(table.sizes, 2)[table.image_of_box] + _SLACK).any(axis=1)
+    images = np.flatnonzero(candidates)
+    images = np.setdiff1d(images, table.image_of_box[beyond])
+    turns = [read_orientation(table.path(image)) for image in images.tolist()]
+    pairs = zip(images.tolist(), turns, strict=True)
+    return {image: turn for image, turn in pairs if turn in SIDEWAYS}
+
+
+def turn_boxes(
+    boxes: NDArray[np.float64], orientation: int, size: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Boxes (M, 4) of an image of `size` (w, h), after EXIF `orientation` 5…8 turned it."""
+    width, height = size
+    y1, x1, y2, x2 = boxes.T  # x and y have changed places
+    if orientation in (6, 7):
+        x1, x2 = height - x2, height - x1
+    if orientation in (7, 8):
+        y1, y2 = width - y2, width - y1
+    return np.column_stack([x1, y1, x2, y2])
+
+
+def find_broken(table: DetectionTable) -> list[tuple[str, Mask]]:
+    """(code, (M,) bool) of boxes that are no use, each box under its first flaw."""
+    x1, y1, x2, y2 = table.boxes.T
+    width, height = table.sizes[table.image_of_box].T
+    known = (width > 0) & (height > 0)
+    outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
+    # xmin = xmax in a VOC file: a pixel wide by the letter, and nothing by what is meant.
+    nothing = int(table.about.get(OFFSET, 0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        thin = np.minimum(x2 - x1, y2 - y1)
+    masks = [
+        ("box-not-finite", ~np.isfinite(table.boxes).all(axis=1)),
+        ("box-inverted", (x2 < x1) | (y2 < y1)),
+        ("box-empty", (thin == 0) | (thin == nothing)),
+        ("box-outside", known & outside),
+        ("box-thin", thin <= 1),
+    ]
+    seen = np.zeros(len(table.boxes), np.bool_)
+    found = []
+    for code, mask in masks:
+        found.append((code, mask & ~seen))
+        seen |= mask
+    return found
+
+
+_SAID = {
+    "box-not-finite": "has a coordinate that is missing or not finite",
+    "box-inverted": "has its maximum before its minimum",
+    "box-empty": "has no area",
+    "box-thin": "is at most one pixel wide or high",
+    "box-outside": "lies outside the image",
+    "box-over-edge": "reaches over the image's edge",
+    "box-duplicate": "is there twice",
+    "class-unknown": "has a class that the dataset does not define",
+    "id-zero": "has no id, or id 0",
+    "id-repeated": "has the id of an earlier annotation",
+}
+
+
+def check_boxes(table: DetectionTable, usable: Mask) -> list[Finding]:
+    """Flaws of boxes, by image; `usable` (I,) bool tells the images whose boxes count."""
+    broken = find_broken(table)
+    sound = ~np.any([mask for _, mask in broken], axis=0)
+    limits = np.tile(table.sizes, 2)[table.image_of_box]
+    beyond = (table.boxes < -_SLACK) | (table.boxes > limits + _SLACK)
+    masks = [
+        *broken,
+        ("box-over-edge", sound & beyond.any(axis=1) & (limits > 0).all(axis=1)),
+        ("box-duplicate", sound & find_repeated(table)),
+        ("class-unknown", find_unknown(table)),
+    ]
+    counted = usable[table.image_of_box]
+    found = [
+        (row, Finding(code, _place(table, row), _box_says(table, row, code)))
+        for code, mask in masks
+        for row in np.flatnonzero(mask & counted).tolist()
+    ]
+    return [finding for _, finding in sorted(found, key=lambda pair: pair[0])]
+
+
+def find_unknown(table: DetectionTable) -> Mask:
+    """(M,) bool: boxes of no class that are not marked as regions to ignore."""
+    unknown: Mask = (table.labels == ANY_CLASS) & ~table.has(Flag.IGNORE)
+    return unknown
+
+
+def find_repeated(table: DetectionTable) -> Mask:
+    """(M,) bool: boxes that an earlier one of the same image equals, class included."""
+    keys = np.column_stack([table.image_of_box, table.labels, table.boxes])
+    order = np.lexsort(keys.T)
+    same = np.zeros(len(keys), np.bool_)
+    same[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    return same
+
+
+def _place(table: DetectionTable, row: int) -> str:
+    """Where box number `row` is told of: file and line, else annotation, else image and box."""
+    image = int(np.searchsorted(table.offsets, row, side="right")) - 1
+    files, lines = table.image_extras.get("annotation"), table.extras.get("line")
+    file = files[image] if isinstance(files, Strings) else ""
+    if file and lines is not None and lines[row] == lines[row]:  # NaN where sources were merged
+        return f"{file}:{int(lines[row])}"
+    if file:
+        return f"{file}, annotation {table.box_ids[row]}"
+    return f"{table.files[image]}, box {row - int(table.offsets[image]) + 1}"
+
+
+def _box_says(table: DetectionTable, row: int, code: str) -> str:
+    image = int(np.searchsorted(table.offsets, row, side="right")) - 1
+    label = int(table.labels[row])
+    name = "region" if label == ANY_CLASS else f"`{table.classes[label]}`"
+    first = int(table.about.get(OFFSET, 0))  # coordinates as the file has them
+    x1, y1, x2, y2 = table.boxes[row].tolist()
+    sides = ", ".join(f"{side:g}" for side in (x1 + first, y1 + first, x2, y2))
+    return f"{name} [{sides}] in {table.files[image]} {_SAID[code]}"
+
+
+def _check_splits(table: DetectionTable) -> Iterator[Finding]:
+    """What the splits leave out: images, and classes that others have."""
+    known = [name for name in SPLITS if len(table.splits.get(name, ()))]
+    left = len(table) - len(np.unique(np.concatenate([[], *table.splits.values()])))
+    if table.splits and left:
+        yield Finding("image-unsplit", str(table.root), f"{counted(left, 'image')} in no split")
+    counts = {name: count_classes(table.split(name)).tolist() for name in known}
+    for label, (name, total) in enumerate(zip(table.classes, count_classes(table), strict=True)):
+        absent = [split for split in known if not counts[split][label]]
+        if total and absent and len(known) > 1:
+            listed = ", ".join(f"`{split}`" for split in absent)
+            what = f"not one box, of {total:,}, is in {listed}"
+            yield Finding("split-class", f"class {name}", what)
+
+
+def _check_copies(table: DetectionTable, images: Scan) -> Iterator[Finding]:
+    """The same image twice: in two splits that should be apart, or under two names."""
+    files = table.files
+    for one, other, shared in find_shared(table):
+        for image in shared.tolist():
+            yield Finding("split-leak", files[image], f"is in both `{one}` and `{other}`")
+    for same in find_copies(table, images):
+        for image in same[1:]:
+            what = f"is the same image as {files[same[0]]}"
+            across = _across(table, same[0], image)
+            code = "split-leak" if across else "image-duplicate"
+            yield Finding(code, files[image], what + across)
+
+
+def apart_splits(table: DetectionTable) -> list[tuple[str, str]]:
+    """Pairs of splits that should share no image, what is learned from first."""
+    names = [name for name in SPLITS if name in table.splits]
+    return [pair for pair in combinations(names, 2) if pair not in _NESTED]
+
+
+def find_shared(table: DetectionTable) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """(split, split, image numbers) of images that two splits list, though they should not."""
+    for one, other in apart_splits(table):
+        yield one, other, np.intersect1d(table.splits[one], table.splits[other])
+
+
+def find_leaks(
+    learned: tuple[DetectionTable, Scan], measured: tuple[DetectionTable, Scan]
+) -> list[Finding]:
+    """The images to measure on whose content is among those to learn from, two tables of each."""
+    (one, ones), (other, others) = learned, measured
+    shared = np.intersect1d(ones.stamps[~ones.is_bad], others.stamps[~others.is_bad])
+    files = {_content(one, i): i for i in np.flatnonzero(np.isin(ones.stamps, shared)).tolist()}
+    found = []
+    for image in np.flatnonzero(np.isin(others.stamps, shared)).tolist():
+        twin = files.get(_content(other, image))
+        if twin is not None:
+            what = f"is the same image as {one.files[twin]}, which is learned from"
+            found.append(Finding("split-leak", other.files[image], what))
+    return found
+
+
+def _content(table: DetectionTable, image: int) -> bytes:
+    """What tells the content of an image's file from any other."""
+    return hashlib.blake2b(read_bytes(table.path(image))).digest()
+
+
+def _across(table: DetectionTable, first: int, second: int) -> str:
+    """In words, the splits that two images are in, where those should be apart; else ""."""
+    for one, other in apart_splits(table):
+        lists = table.splits[one], table.splits[other]
+        for a, b in ((first, second), (second, first)):
+            if a in lists[0] and b in lists[1]:
+                return f", across `{one}` and `{other}`"
+    return ""
+
+
+def find_copies(table: DetectionTable, images: Scan) -> list[list[int]]:
+    """Numbers of images of the same content, two and more together, by their first.
+
+    Only files of the same length and the same end are read.
+    """
+    stamps, counts = np.unique(images.stamps, return_counts=True)
+    candidates = np.flatnonzero(np.isin(images.stamps, stamps[counts > 1]) & ~images.is_bad)
+
+    same: dict[bytes, list[int]] = {}
+    numbers: list[int] = candidates.tolist()
+    digests = map_threads(partial(_content, table), numbers)
+    for image, digest in zip(numbers, digests, strict=True):
+        same.setdefault(digest, []).append(image)
+    return [group for group in same.values() if len(group) > 1]

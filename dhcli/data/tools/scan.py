@@ -1,0 +1,77 @@
+"""A look at every image file of a table: what can be told without decoding it."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.data.io.files import map_looks, map_threads, read_ends
+from dhcli.data.io.image import HEAD, jpeg_size, read_image, read_size
+from dhcli.data.table import DetectionTable
+from dhcli.errors import DataError
+
+_ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
+"""How files of a kind begin, and what stands at their end."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the files told.
+
+    sizes   (I, 2) int32 width, height from the headers; as annotated where that failed
+    stamps  (I,) int64, the same for files of the same content, rarely for others
+    bad     image number → what is wrong with the file
+    """
+
+    sizes: NDArray[np.int32]
+    stamps: NDArray[np.int64]
+    bad: dict[int, str]
+
+    @property
+    def is_bad(self) -> NDArray[np.bool_]:
+        """(I,) bool: images that cannot be used."""
+        mask = np.zeros(len(self.sizes), np.bool_)
+        mask[list(self.bad)] = True
+        return mask
+
+
+def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
+    """Look at header and end of every image; with `decode`, at all of it.
+
+    A file whose end mark is missing is decoded to find out.
+    """
+
+    def look(file: str) -> tuple[int, int, int] | str:
+        try:
+            return _look(f"{table.root}/{file}", decode)
+        except DataError as error:
+            return error.what
+
+    files = list(table.files)
+    if decode:
+        looks = map_threads(look, files, "decoding images")
+    else:
+        looks = map_looks(look, files, "looking at images")
+    sizes = table.sizes.copy()
+    stamps = np.zeros(len(table), np.int64)
+    bad: dict[int, str] = {}
+    for image, seen in enumerate(looks):
+        if isinstance(seen, str):
+            bad[image] = seen
+        else:
+            *sizes[image], stamps[image] = seen
+    return Scan(sizes, stamps, bad)
+
+
+def _look(path: str, decode: bool) -> tuple[int, int, int]:
+    """Width, height and stamp of an image file. Raises DataError if it cannot be read."""
+    head, tail, length = read_ends(path, HEAD)
+    width, height = jpeg_size(head) or read_size(Path(path))
+    end = next((end for begin, end in _ENDS.items() if head.startswith(begin)), b"")
+    if decode or end not in tail:
+        read_image(Path(path))
+    return width, height, length << 32 | zlib.crc32(tail)

@@ -1,0 +1,137 @@
+"""Cutting large images into tiles, boxes along: for aerial images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dhcli.data.formats.placing import Holds
+from dhcli.data.io.files import map_threads
+from dhcli.data.io.image import read_image
+from dhcli.data.table import DetectionTable, Flag, Strings
+from dhcli.errors import DataError
+
+_LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
+_QUALITY = 95
+HOLDS = Holds("", columns=frozenset(("pose",)), classless=True)
+"""What tiles keep of a box."""
+
+Windows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A table whose images are parts of other images.
+
+    table    T tiles, called as their image and where they begin: `folder/name_820_0.png`
+    sources  I files that they are cut from
+    source   (T,) which of those a tile is of
+    windows  (T, 4) xyxy pixels of the tile in its source
+    """
+
+    table: DetectionTable
+    sources: Sequence[Path]
+    source: Windows
+    windows: Windows
+
+
+def tile_table(table: DetectionTable, size: int, overlap: float, visible: float) -> Tiling:
+    """Cut each image into tiles of `size` pixels a side that overlap by the fraction `overlap`.
+
+    The last tile of a row ends at the image's edge; an image that is smaller is one tile. A box is
+    in every tile that shows some of it: marked truncated where at least the fraction `visible` of
+    its area is there, else a region to ignore. What else a format tells of a box, masks for one, is
+    left out but for poses. Raises DataError where the size of an image is not known.
+    """
+    unknown = np.flatnonzero((table.sizes <= 0).any(axis=1))
+    if len(unknown):
+        raise DataError("its size cannot be told", where=table.path(int(unknown[0])))
+    grids = [_windows(width, height, size, overlap) for width, height in table.sizes.tolist()]
+    source = np.repeat(np.arange(len(table)), [len(grid) for grid in grids])
+    windows = np.concatenate([np.zeros((0, 4), np.int64), *grids])
+    paths = [table.path(image) for image in range(len(table))]
+    return Tiling(
+        _cut_boxes(_repeat(table, source, windows), windows, visible), paths, source, windows
+    )
+
+
+def write_tiles(tiling: Tiling, folder: Path) -> DetectionTable:
+    """Cut the images of the tiles into `folder`; the table of what is there.
+
+    JPEG stays JPEG, at quality 95; all else becomes PNG. Raises DataError naming an image that
+    cannot be read.
+    """
+    targets = [folder / str(file) for file in tiling.table.files]
+    for parent in {target.parent for target in targets}:
+        parent.mkdir(parents=True, exist_ok=True)
+    ends = np.searchsorted(tiling.source, np.arange(len(tiling.sources) + 1))
+
+    def cut(number: int) -> None:
+        pixels = read_image(tiling.sources[number])
+        for tile in range(ends[number], ends[number + 1]):
+            x1, y1, x2, y2 = tiling.windows[tile].tolist()
+            part = Image.fromarray(pixels[y1:y2, x1:x2])
+            part.save(targets[tile], quality=_QUALITY, subsampling=0)
+
+    map_threads(cut, range(len(tiling.sources)), "cutting images")
+    return replace(tiling.table, root=folder)
+
+
+def _windows(width: int, height: int, size: int, overlap: float) -> Windows:
+    """(n, 4) xyxy of the tiles of one image, row after row."""
+    xs, ys = (_starts(side, size, overlap) for side in (width, height))
+    low = np.array([(x, y) for y in ys for x in xs], np.int64)
+    return np.hstack([low, np.minimum(low + size, (width, height))])
+
+
+def _starts(side: int, size: int, overlap: float) -> list[int]:
+    """Where the tiles along one side begin."""
+    last = max(side - size, 0)
+    return [*range(0, last, max(1, round(size * (1 - overlap)))), last]
+
+
+def _repeat(table: DetectionTable, source: Windows, windows: Windows) -> DetectionTable:
+    """The image of each tile with all its boxes, as if every tile were all of it."""
+    files = list(table.files)
+    tiles = table.take_images(source)
+    names = (
+        _name(files[image], x, y)
+        for image, (x, y) in zip(source.tolist(), windows[:, :2].tolist(), strict=True)
+    )
+    return replace(
+        tiles,
+        files=Strings.pack(names),
+        image_ids=np.arange(1, len(source) + 1, dtype=np.int64),
+        box_ids=np.arange(1, len(tiles.boxes) + 1, dtype=np.int64),
+        sizes=(windows[:, 2:] - windows[:, :2]).astype(np.int32),
+        splits={name: np.flatnonzero(np.isin(source, rows)) for name, rows in table.splits.items()},
+        extras={name: column for name, column in tiles.extras.items() if name in HOLDS.columns},
+        image_extras={},
+        about={},
+    )
+
+
+def _name(file: str, x: int, y: int) -> str:
+    path = PurePosixPath(file)
+    suffix = path.suffix if path.suffix.lower() in _LOSSY else ".png"
+    return str(path.with_name(f"{path.stem}_{x}_{y}{suffix}"))
+
+
+def _cut_boxes(tiles: DetectionTable, windows: Windows, visible: float) -> DetectionTable:
+    """The boxes as each tile shows them."""
+    tile = tiles.image_of_box
+    moved = tiles.boxes - np.tile(windows[:, :2], 2)[tile]
+    boxes = np.clip(moved, 0, np.tile(tiles.sizes, 2)[tile])
+    cut = (boxes != moved).any(axis=1)
+    area, seen = (np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (moved, boxes))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(cut, seen / area, 1)
+    mark = np.where(share >= visible, Flag.TRUNCATED.value, Flag.IGNORE.value)
+    flags = tiles.flags | np.where(cut, mark, 0).astype(np.uint8)
+    areas = np.where(cut, np.nan, tiles.areas)
+    return replace(tiles, boxes=boxes, flags=flags, areas=areas).keep_boxes(share > 0)

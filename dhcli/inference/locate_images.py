@@ -1,0 +1,62 @@
+"""Which images a command line means: files, folders and patterns become names below one folder."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dhcli.data.io.files import IMAGE_SUFFIXES, list_images
+from dhcli.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Images below `root`, each by its POSIX path from there; no name comes twice."""
+
+    root: Path
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def find_images(inputs: Sequence[str], *, skip: Path | None = None) -> ImageList:
+    """The images that `inputs` stand for: files, folders with all below them, and patterns.
+
+    The root is the deepest folder that holds all of the inputs, so that files of one name in
+    different folders keep different names. What lies below `skip` (an earlier run's results) is
+    left out. Raises DataError where an input is not there, or nothing is found.
+    """
+    bases: dict[str, None] = {}
+    files: list[str] = []
+    for path in (path for one in inputs for path in _expand(one)):
+        base = str((path if path.is_dir() else path.parent).resolve())
+        bases[base] = None
+        names = list_images(path, deep=True) if path.is_dir() else [path.name]
+        files += [f"{base}/{name}" for name in names]
+    if skip is not None:
+        below = f"{skip.resolve()}/"
+        files = [file for file in files if not file.startswith(below)]
+    if not files:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError("no images found", where=", ".join(inputs), hint=f"images are {suffixes}")
+    root = os.path.commonpath(bases)
+    start = len(root.rstrip("/")) + 1
+    return ImageList(Path(root), list(dict.fromkeys(file[start:] for file in files)))
+
+
+def _expand(one: str) -> list[Path]:
+    """The files and folders that an argument stands for."""
+    path = Path(one)
+    if path.exists():
+        return [path]
+    if not glob.has_magic(one):
+        raise DataError("no such image or folder", where=one)
+    found = map(Path, sorted(glob.glob(one, recursive=True)))  # noqa: PTH207 - Path's is relative
+    matches = [path for path in found if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES]
+    if not matches:
+        raise DataError("no image matches this pattern", where=one)
+    return matches

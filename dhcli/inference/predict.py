@@ -1,0 +1,174 @@
+"""From a model file and names of images to files of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dhcli.atomic import require_folder
+from dhcli.config.heads import choose_read_out
+from dhcli.data.io.progress import Count
+from dhcli.errors import ConfigError, suggest
+from dhcli.inference.locate_images import find_images
+from dhcli.inference.stream import Choice, Drawer, Summary, detect_images, drawing
+from dhcli.inference.writers import FORMATS, Place, find_twins
+from dhcli.runtime.eager import (
+    EXACT,
+    Runtime,
+    choose_device,
+    origin_lines,
+    read_weights,
+    restore_detector,
+)
+from dhcli.weights.transfer import match_names
+from dhcli.words import counted
+
+DEFAULT_FOLDER = Path("predictions")
+SHOWN = 0.3
+"""Score from which detections are drawn, where the user names none."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    images   files, folders, patterns
+    out      folder for the results; None: `predictions`, or `predictions-2` …, a new one
+    formats  names in `FORMATS`
+    draw     what draws a picture; None: no pictures
+    score    lowest score that is written and drawn; None: written as low as the model goes, drawn
+             from `SHOWN`
+    top      most detections an image; None: as many as the model gives
+    classes  names to keep; None: all
+    scores   the branch or fusion that scores; None: as the model is configured
+    boxes    the branch that places the boxes; None: as the model is configured
+    """
+
+    images: Sequence[str]
+    weights: Path
+    out: Path | None = None
+    formats: Sequence[str] = ("coco-json",)
+    draw: Drawer | None = None
+    score: float | None = None
+    top: int | None = None
+    classes: Sequence[str] | None = None
+    scores: str | None = None
+    boxes: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found, and where it is.
+
+    folder         with the results; None where none were wanted
+    lowest, shown  scores from which detections were written and drawn
+    """
+
+    summary: Summary
+    classes: tuple[str, ...]
+    folder: Path | None
+    device: str
+    lowest: float
+    shown: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome in plain values, for JSON."""
+        summary = self.summary
+        return {
+            "images": summary.images,
+            "unreadable": [{"image": name, "why": why} for name, why in summary.unreadable],
+            "detections": {name: summary.counts[k] for k, name in enumerate(self.classes)},
+            "score_from": self.lowest,
+            "drawn": {name: summary.shown[k] for k, name in enumerate(self.classes)},
+            "drawn_from": self.shown,
+            "seconds": round(summary.seconds, 3),
+            "images_per_second": round(summary.images / summary.seconds, 3),
+            "device": self.device,
+            "out": self.folder and str(self.folder),
+        }
+
+
+def predict(
+    request: Request,
+    *,
+    runtime: Runtime = EXACT,
+    batch_size: int | None = None,
+    say: Callable[[str], None],
+    progress: Count | None = None,
+) -> Outcome:
+    """Detect on the images of `request` and write what is asked for.
+
+    `batch_size` None is 1 on the CPU and 8 on a GPU. Raises DataError where there are no images or
+    none can be read, ModelError where the weights are no model file, ConfigError where they have
+    no such read-out.
+    """
+    folder = request.out or free_folder(DEFAULT_FOLDER)
+    require_folder(folder)
+    images = find_images(request.images, skip=folder)
+    place = choose_device(runtime.device)
+    model = read_weights(request.weights)
+    labels = _labels(request.classes, model.classes)
+    shown = SHOWN if request.score is None else request.score
+    choice = Choice(request.score, request.top, labels, shown)
+    model = replace(model, config=choice.configure(model.config))
+    lowest = model.config.model.detect.score_threshold
+    read_out = choose_read_out(model.config.model.head, request.scores, request.boxes)
+    detector = restore_detector(model, torch.device("cpu"), where=request.weights)
+    detector = runtime.prepare(detector)
+    detector.head.read_out = read_out
+    for line in origin_lines(request.weights, model):
+        say(line)
+    say(f"{counted(len(images), 'image')} below {images.root}, model {request.weights} on {place}")
+    drawn = f" and drawn from {shown:g}" if request.draw and shown != lowest else ""
+    say(
+        f"detections are {'written' if request.formats else 'counted'} from score {lowest:g}{drawn}"
+    )
+    with ExitStack() as stack:
+        if not folder.exists():
+            stack.callback(_drop_empty, folder)
+        where = Place(folder, model.classes, model.category_ids, find_twins(images.names))
+        writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
+        if request.draw is not None:
+            writers.append(stack.enter_context(drawing(where, request.draw, shown)))
+        summary = detect_images(
+            detector,
+            images,
+            model.config.input,
+            choice,
+            writers,
+            device=place,
+            batch_size=batch_size or (1 if place.type == "cpu" else 8),
+            progress=progress,
+        )
+    written = folder if request.formats or request.draw else None
+    return Outcome(summary, model.classes, written, str(place), lowest, shown)
+
+
+def _drop_empty(folder: Path) -> None:
+    """Remove a folder into which nothing came."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def free_folder(path: Path) -> Path:
+    """`path`, or with the first number from 2 where nothing is yet: predictions-2."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
+def _labels(names: Sequence[str] | None, known: Sequence[str]) -> tuple[int, ...] | None:
+    """Labels of the classes called `names`. Raises ConfigError that names the nearest."""
+    if names is None:
+        return None
+    for row in match_names(names, known, {}):
+        if row.source is None:
+            hint = suggest(row.name, known, "it knows")
+            raise ConfigError(f"the model knows no class `{row.name}`", hint=hint)
+    return tuple(known.index(row.source) for row in match_names(names, known, {}) if row.source)

@@ -1,0 +1,266 @@
+"""What detections are worth on a dataset: any metrics, what was compared, and its files. No torch.
+
+`dh eval --detections` lives on this alone; `evaluate.py` adds the detector.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.atomic import atomic_write
+from dhcli.config.heads import ReadOut, all_read_outs, choose_read_out
+from dhcli.config.schema import Head
+from dhcli.data.formats import describe, read_dataset, read_results, results_of
+from dhcli.data.table import DetectionTable
+from dhcli.errors import DataError
+from dhcli.metrics.coco import Engine, coco_ap
+from dhcli.metrics.kitti import kitti_ap
+from dhcli.metrics.names import Metric
+from dhcli.metrics.overlap import box_areas
+from dhcli.metrics.pair import check_common, is_region, match_classes, quote_names
+from dhcli.metrics.result import ApResult
+from dhcli.metrics.voc import voc_ap
+from dhcli.words import counted
+
+Say = Callable[[str], None]
+"""Takes a line for people."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure.
+
+    split    name of the split, `all` for every image; None: val, else test, else every image
+    metrics  which averages
+    engine   what computes COCO's
+    scores   the branch of a model, or the fusion, that scores; None: as it is configured
+    boxes    the branch of a model that places the boxes; None: as it is configured
+    every    every read-out of a model instead
+    """
+
+    split: str | None = None
+    metrics: tuple[Metric, ...] = ("coco",)
+    engine: Engine = "hotcoco"
+    scores: str | None = None
+    boxes: str | None = None
+    every: bool = False
+
+    def choose(self, head: Head) -> list[ReadOut]:
+        """The read-outs to measure. Raises ConfigError where `head` has none like it."""
+        if self.every:
+            return all_read_outs(head)
+        return [choose_read_out(head, self.scores, self.boxes)]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Detections beside the truth, and the metrics of them.
+
+    truth             the images that were evaluated, with all their boxes
+    found             the detections, classes and category ids those of `truth`
+    split             name of the split, `all` for every image
+    scored            classes that both sides know: the ones that count
+    unknown_to_model  classes of the data that are not scored
+    unknown_to_data   classes of the detections that are not scored
+    """
+
+    truth: DetectionTable
+    found: DetectionTable
+    split: str
+    scored: tuple[str, ...]
+    unknown_to_model: tuple[str, ...]
+    unknown_to_data: tuple[str, ...]
+    results: dict[Metric, ApResult]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: fractions in [0, 1], null for what is undefined."""
+        return {
+            "data": str(self.truth.root),
+            "split": self.split,
+            "images": len(self.truth),
+            "detections": len(self.found.boxes),
+            "classes": {
+                "scored": self.scored,
+                "unknown_to_model": self.unknown_to_model,
+                "unknown_to_data": self.unknown_to_data,
+            },
+            "metrics": {
+                metric: {
+                    "stats": _without_nan(result.stats),
+                    "per_class": {k: _without_nan(v) for k, v in result.per_class.items()},
+                }
+                for metric, result in self.results.items()
+            },
+        }
+
+
+def evaluate_results(detections: Path, data: Path, request: Request, *, say: Say) -> Evaluation:
+    """Score a COCO-results file of any tool on the dataset `data`.
+
+    Raises DataError where either cannot be read, or the file is not about these images.
+    """
+    table = read_dataset(data)
+    split, images = choose_split(table, request.split)
+    truth = table.take_images(images)
+    every = read_results(detections, table)
+    introduce(table, truth, split, every.classes, say)
+    found = every.take_images(images)
+    _check_overlap(every.image_of_box, table, images, split, detections, say)
+    return score(truth, found, split, request)
+
+
+def _check_overlap(
+    detected: NDArray[np.int64],
+    table: DetectionTable,
+    images: NDArray[np.int64],
+    split: str,
+    path: Path,
+    say: Say,
+) -> None:
+    """Say how many detections are on other images than those of the split.
+
+    `detected` (D,) has the image number of each detection in the file `path`, `images` those of
+    the split. Raises DataError where every one is on another.
+    """
+    elsewhere = ~np.isin(detected, images)
+    if not elsewhere.any():
+        return
+    others = np.unique(detected[elsewhere])
+    where = f"on {counted(len(others), 'image')} outside the split `{split}`"
+    count = counted(int(elsewhere.sum()), "detection")
+    if elsewhere.all():
+        homes = {name: int(np.isin(rows, others).sum()) for name, rows in table.splits.items()}
+        home = max(homes, key=lambda name: homes[name]) if any(homes.values()) else "all"
+        hint = f"measure on the images it was made for: `--split {home}`"
+        raise DataError(f"all it holds is {where}: {count}", where=path, hint=hint)
+    say(f"{count} {where}: left out")
+
+
+def choose_split(table: DetectionTable, name: str | None) -> tuple[str, NDArray[np.int64]]:
+    """The split to evaluate and its image numbers: `name`, else val, else test, else all.
+
+    Raises DataError where the dataset has no such split, or nothing in it.
+    """
+    if name is None:
+        name = next((split for split in ("val", "test") if len(table.splits.get(split, ()))), "all")
+    if name == "all" and name not in table.splits:
+        return name, np.arange(len(table), dtype=np.int64)
+    if not len(table.split(name)):  # raises where there is none of this name
+        raise DataError(f"the split `{name}` holds no images", where=table.root)
+    return name, table.splits[name]
+
+
+def introduce(
+    table: DetectionTable, truth: DetectionTable, split: str, known: Sequence[str], say: Say
+) -> None:
+    """Say what was recognised, which images are evaluated, and what cannot be scored.
+
+    `known` are the classes of the model or the detections.
+    Raises DataError where none of them is in the data.
+    """
+    say(describe(table))
+    which = "all images" if split == "all" else f"the split `{split}`"
+    say(f"evaluating {which}: {counted(len(truth), 'image')}, {counted(len(truth.boxes), 'box')}")
+    flat = int(np.sum((box_areas(truth.boxes) == 0) & ~is_region(truth)))
+    if flat:
+        say(f"boxes without area: {flat}; no detection can match them, and they count as missed")
+    check_common(known, truth)
+    if strangers := _without(truth.classes, known):
+        say(f"not scored, the model does not know them: {quote_names(strangers)}")
+    if absent := _without(known, truth.classes):
+        say(f"not scored, the data does not have them: {quote_names(absent)}")
+
+
+def score(
+    truth: DetectionTable,
+    found: DetectionTable,
+    split: str,
+    request: Request,
+    *,
+    others: str = "drop",
+) -> Evaluation:
+    """Measure `found` on the same images of `truth`. Classes are matched by name.
+
+    Boxes of classes that `found` does not know are left out of the truth (`others` "drop") or
+    become regions to ignore ("ignore"). KITTI's AP has its own rule for them and sees them all.
+    Raises DataError where no class is in common.
+    """
+    matched = match_classes(found, truth)
+    unknown_to_model = _without(truth.classes, found.classes)
+    scored = _without(truth.classes, unknown_to_model)
+    narrow = truth.with_classes(scored, others=others)
+    narrow_found = match_classes(found, narrow)
+
+    def measure(metric: Metric) -> ApResult:
+        match metric:
+            case "coco":
+                return coco_ap(narrow, narrow_found, engine=request.engine)
+            case "kitti":
+                return kitti_ap(truth, found)
+            case "voc07" | "voc12":
+                return voc_ap(narrow, narrow_found, rule=metric)
+
+    return Evaluation(
+        truth=truth,
+        found=matched,
+        split=split,
+        scored=scored,
+        unknown_to_model=unknown_to_model,
+        unknown_to_data=_without(found.classes, scored),
+        results={metric: measure(metric) for metric in request.metrics},
+    )
+
+
+def save_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Write the evaluation into `folder`; the files, all written whole.
+
+    metrics.json           what `as_dict` says
+    per_class.csv          a row a metric and class, empty what is undefined or not of that metric
+    predictions.bbox.json  the detections as COCO results
+    """
+    names = ("metrics.json", "per_class.csv", "predictions.bbox.json")
+    metrics, per_class, predictions = files = [folder / name for name in names]
+    with atomic_write(predictions) as file:
+        for index, row in enumerate(results_of(evaluation.found)):
+            file.write(b",\n" if index else b"[\n")
+            file.write(json.dumps(row).encode("utf-8"))
+        file.write(b"\n]\n" if len(evaluation.found.boxes) else b"[]\n")
+    with atomic_write(metrics) as file:
+        text = json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False)
+        file.write(f"{text}\n".encode())
+    with atomic_write(per_class) as file:
+        file.write(_per_class(evaluation.results).encode("utf-8", "surrogateescape"))
+    return files
+
+
+def _per_class(results: Mapping[Metric, ApResult]) -> str:
+    rows = [
+        {"metric": metric, "class": name} | _without_nan(values)
+        for metric, result in results.items()
+        for name, values in result.per_class.items()
+    ]
+    columns = dict.fromkeys(["metric", "class", *(name for row in rows for name in row)])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """The names that are not among `others`, in their order."""
+    return tuple(name for name in names if name not in others)
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

@@ -1,0 +1,238 @@
+"""Run a detector over images that need no annotations, in memory that does not grow with them.
+
+Images are decoded in threads ahead of the detector, and pictures drawn in threads behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dhcli.config.schema import Config, Input
+from dhcli.data.io.image import Pixels, Values, read_image
+from dhcli.data.io.progress import Count
+from dhcli.data.loading.loader import collate_images
+from dhcli.data.loading.transforms import resize, resized_size
+from dhcli.errors import DataError, DhError
+from dhcli.inference.locate_images import ImageList
+from dhcli.inference.writers import Place, Prediction, Writer
+from dhcli.models.detector import Detector
+from dhcli.ops.batch import Detections
+from dhcli.words import counted
+
+THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which detections are kept.
+
+    score   lowest score; None: as low as the model goes
+    top     most detections an image; None: as many as the model gives
+    labels  labels to keep; None: all
+    shown   score from which a detection is drawn
+    """
+
+    score: float | None = None
+    top: int | None = None
+    labels: tuple[int, ...] | None = None
+    shown: float = 0.3
+
+    def configure(self, config: Config) -> Config:
+        """The configuration whose detector gives all that is wanted, and little more."""
+        rule = config.model.detect
+        lowest = rule.score_threshold if self.score is None else self.score
+        most = max(rule.max_detections, self.top or 0)
+        rule = rule.model_copy(update={"score_threshold": lowest, "max_detections": most})
+        return config.model_copy(update={"model": config.model.model_copy(update={"detect": rule})})
+
+    def apply(self, image: Prediction) -> Prediction:
+        """The detections of an image that are kept, best first."""
+        rows = np.arange(len(image))
+        if self.labels is not None:
+            rows = rows[np.isin(image.labels, self.labels)]
+        return image.take(rows[: self.top])
+
+
+@dataclass
+class Summary:
+    """What came of it.
+
+    images      how many were read
+    unreadable  name and reason of those that were not
+    counts      detections of each label
+    shown       those of them with a score to be drawn
+    seconds     from the first image to the last result
+    """
+
+    images: int = 0
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    counts: Counter[int] = field(default_factory=Counter)
+    shown: Counter[int] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def detect_images(
+    detector: Detector,
+    images: ImageList,
+    input: Input,
+    choice: Choice,
+    writers: Sequence[Writer],
+    *,
+    device: torch.device,
+    batch_size: int = 1,
+    progress: Count | None = None,
+) -> Summary:
+    """Detect on `images` and give what is kept of every image to the `writers`, in order.
+
+    The detector is on `device`, in eval mode. A batch holds images of one size only, so results
+    do not depend on `batch_size`. An image that cannot be read is noted, and the rest is done.
+    Raises DataError where none could be read.
+    """
+    begun = time.perf_counter()
+    summary = Summary()
+    window = 1 if batch_size == 1 else 2 * batch_size
+    with _decode_ahead(images, input, ahead=window + THREADS) as decoded:
+        while chunk := list(islice(decoded, window)):
+            for image in _detect(detector, chunk, input.divisor, device, batch_size):
+                kept = choice.apply(image)
+                summary.images += 1
+                summary.counts.update(kept.labels.tolist())
+                summary.shown.update(kept.labels[kept.scores >= choice.shown].tolist())
+                for write in writers:
+                    write(kept)
+            summary.unreadable += [(one.name, one.problem) for one in chunk if one.problem]
+            if progress is not None:
+                progress(summary.images + len(summary.unreadable), len(images))
+    if not summary.images:
+        name, problem = summary.unreadable[0]
+        what = f"no image could be read; the first of {len(images)}: {problem}"
+        raise DataError(what, where=images.root / name)
+    summary.seconds = time.perf_counter() - begun
+    return summary
+
+
+Drawer = Callable[[Prediction, Sequence[str], Path], None]
+"""Draws what was found in an image, with the classes' names, to a file; called in threads."""
+
+
+@contextmanager
+def drawing(place: Place, draw: Drawer, lowest: float) -> Iterator[Writer]:
+    """A writer that has pictures drawn into `drawn/`, in threads; of scores from `lowest` up.
+
+    Pictures keep the image's name, and its format where that is JPEG or PNG, else become JPEG.
+    """
+    with ThreadPoolExecutor(THREADS, "draw") as pool:
+        waiting: deque[Future[None]] = deque()
+
+        def write(image: Prediction) -> None:
+            if len(waiting) > THREADS:
+                waiting.popleft().result()
+            keeps = image.name.lower().endswith((".jpg", ".jpeg", ".png"))
+            path = place.folder / "drawn" / (image.name if keeps else f"{image.name}.jpg")
+            shown = image.take(np.flatnonzero(image.scores >= lowest))
+            waiting.append(pool.submit(draw, shown, place.classes, path))
+
+        yield write
+        for future in waiting:
+            future.result()
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """An image as it is and as the network wants it, or the problem with it."""
+
+    name: str
+    pixels: Pixels | None = None
+    resized: Values | None = None
+    problem: str = ""
+
+
+@contextmanager
+def _decode_ahead(images: ImageList, input: Input, ahead: int) -> Iterator[Iterator[_Decoded]]:
+    """The images in order, decoded in threads; at most `ahead` wait to be taken."""
+    with ThreadPoolExecutor(THREADS, "decode") as pool:
+        waiting: deque[Future[_Decoded]] = deque()
+
+        def decoded() -> Iterator[_Decoded]:
+            for name in images.names:
+                waiting.append(pool.submit(_decode, images.root, name, input))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        try:
+            yield decoded()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _decode(root: Path, name: str, input: Input) -> _Decoded:
+    try:
+        pixels = read_image(root / name, upright=input.exif)
+    except DataError as error:
+        return _Decoded(name, problem=error.what)
+    size = resized_size(pixels.shape[1], pixels.shape[0], input)
+    return _Decoded(name, pixels, resize(pixels, size, input.interpolation))
+
+
+def _detect(
+    detector: Detector,
+    chunk: Sequence[_Decoded],
+    divisor: int,
+    device: torch.device,
+    batch_size: int,
+) -> list[Prediction]:
+    """What is found in the images of `chunk` that could be read, in their order."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, one in enumerate(chunk):
+        if one.resized is not None:
+            by_shape.setdefault(one.resized.shape, []).append(index)
+    found: dict[int, Prediction] = {}
+    for same in by_shape.values():
+        for start in range(0, len(same), batch_size):
+            part = same[start : start + batch_size]
+            results = _detect_batch(detector, [chunk[i] for i in part], divisor, device)
+            found.update(zip(part, results, strict=True))
+    return [found[index] for index in sorted(found)]
+
+
+def _detect_batch(
+    detector: Detector, part: Sequence[_Decoded], divisor: int, device: torch.device
+) -> list[Prediction]:
+    originals = [one.pixels for one in part if one.pixels is not None]
+    resized = [one.resized for one in part if one.resized is not None]
+    batch = collate_images(resized, [(x.shape[0], x.shape[1]) for x in originals], divisor)
+    try:
+        with torch.inference_mode():
+            results = detector.detect(batch.to(device))
+    except torch.OutOfMemoryError as error:
+        what = f"the GPU has too little memory for {counted(len(part), 'image')} at a time"
+        raise DhError(what, hint="try `--batch-size 1`, or `--device cpu`") from error
+    return [
+        _prediction(one.name, pixels, result)
+        for one, pixels, result in zip(part, originals, results, strict=True)
+    ]
+
+
+def _prediction(name: str, pixels: Pixels, result: Detections) -> Prediction:
+    return Prediction(
+        name,
+        (pixels.shape[1], pixels.shape[0]),
+        result.boxes.double().cpu().numpy(),
+        result.scores.double().cpu().numpy(),
+        result.labels.cpu().numpy(),
+        pixels,
+    )

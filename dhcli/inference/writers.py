@@ -1,0 +1,242 @@
+"""Files of predictions, written image by image so that memory does not grow with their number.
+
+Each kind is a context manager that gives a function to call with every image; its files take their
+place when the block ends well.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.atomic import atomic_write
+from dhcli.data.io.image import Pixels
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image, best first.
+
+    name    POSIX path of the image from the folder that all of them lie in
+    size    width, height in pixels, upright
+    boxes   (D, 4) float64 xyxy pixels of that size
+    scores  (D,) float64
+    labels  (D,) int64 in 0…K-1
+    pixels  the image, (height, width, 3) uint8 RGB
+    """
+
+    name: str
+    size: tuple[int, int]
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    pixels: Pixels
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, rows: NDArray[np.int64]) -> Prediction:
+        """The detections at `rows`, in that order."""
+        kept = {name: getattr(self, name)[rows] for name in ("boxes", "scores", "labels")}
+        return replace(self, **kept)
+
+    def rows(self) -> Iterator[tuple[list[float], float, int]]:
+        """Box, score and label of each detection, as Python numbers."""
+        columns = (self.boxes.tolist(), self.scores.tolist(), self.labels.tolist())
+        return zip(*columns, strict=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where predictions go, and how classes and images are named in them.
+
+    twins  names of images that differ from another's only in their suffix
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    twins: frozenset[str] = frozenset()
+
+    def file(self, kind: str, image: str, suffix: str) -> Path:
+        """The image's own file of a kind: the same path with another suffix.
+
+        Of twins, such as a.jpg and a.png, the suffix stays: a.jpg.txt.
+        """
+        path = PurePosixPath(image)
+        name = f"{path.name}{suffix}" if image in self.twins else f"{path.stem}{suffix}"
+        return self.folder / kind / path.with_name(name)
+
+
+Writer = Callable[[Prediction], None]
+
+
+def find_twins(images: Sequence[str]) -> frozenset[str]:
+    """Names that differ from another's only in their suffix."""
+    counts = Counter(str(PurePosixPath(image).with_suffix("")) for image in images)
+    if max(counts.values(), default=0) < 2:
+        return frozenset()
+    return frozenset(i for i in images if counts[str(PurePosixPath(i).with_suffix(""))] > 1)
+
+
+@contextmanager
+def write_coco_json(place: Place) -> Iterator[Writer]:
+    """`predictions.bbox.json`: COCO results, xywh pixels, `image_id` the image's name.
+
+    `categories.json` beside it names the category ids.
+    """
+    with atomic_write(place.folder / "predictions.bbox.json") as file:
+        file.write(b"[")
+        lead = "\n"
+
+        def write(image: Prediction) -> None:
+            nonlocal lead
+            for row in _coco_rows(image, place.category_ids):
+                file.write(f"{lead}{json.dumps(row)}".encode())
+                lead = ",\n"
+
+        yield write
+        file.write(b"\n]\n")
+    pairs = zip(place.category_ids, place.classes, strict=True)
+    categories = [{"id": number, "name": name} for number, name in pairs]
+    with atomic_write(place.folder / "categories.json") as file:
+        file.write(json.dumps({"categories": categories}, indent=1, ensure_ascii=False).encode())
+
+
+def _coco_rows(image: Prediction, ids: Sequence[int]) -> Iterator[dict[str, object]]:
+    for (x1, y1, x2, y2), score, label in image.rows():
+        yield {
+            "image_id": image.name,
+            "category_id": ids[label],
+            "bbox": [round(side, 3) for side in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 6),
+        }
+
+
+@contextmanager
+def write_csv(place: Place) -> Iterator[Writer]:
+    """`predictions.csv`: a line a detection, xyxy pixels."""
+    with atomic_write(place.folder / "predictions.csv") as file:
+        _write_rows(file, [("image", "class", "category_id", "score", "x1", "y1", "x2", "y2")])
+
+        def write(image: Prediction) -> None:
+            _write_rows(file, _csv_rows(image, place))
+
+        yield write
+
+
+def _csv_rows(image: Prediction, place: Place) -> Iterator[tuple[object, ...]]:
+    for box, score, label in image.rows():
+        sides = (f"{side:.3f}" for side in box)
+        names = (image.name, place.classes[label], place.category_ids[label])
+        yield (*names, f"{score:.6f}", *sides)
+
+
+def _write_rows(file: BinaryIO, rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    file.write(_encode(text.getvalue()))
+
+
+@contextmanager
+def write_yolo(place: Place) -> Iterator[Writer]:
+    """`yolo/`: a .txt an image with lines `class cx cy w h score`, and `classes.txt`.
+
+    Classes count from 0; the box is in fractions of the image.
+    """
+
+    def write(image: Prediction) -> None:
+        lines = [_yolo_line(*row, image.size) for row in image.rows()]
+        _write_text(place.file("yolo", image.name, ".txt"), lines)
+
+    yield write
+    _write_text(place.folder / "yolo" / "classes.txt", [f"{name}\n" for name in place.classes])
+
+
+def _yolo_line(box: list[float], score: float, label: int, size: tuple[int, int]) -> str:
+    (x1, y1, x2, y2), (width, height) = box, size
+    parts = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+    return f"{label} {' '.join(f'{part:.6f}' for part in parts)} {score:.6f}\n"
+
+
+@contextmanager
+def write_kitti(place: Place) -> Iterator[Writer]:
+    """`kitti/`: a .txt an image in KITTI's result format, 16 columns; unknown ones are its −1s.
+
+    Spaces in class names become `_`, since they part the columns.
+    """
+
+    def write(image: Prediction) -> None:
+        lines = [_kitti_line(box, s, place.classes[label]) for box, s, label in image.rows()]
+        _write_text(place.file("kitti", image.name, ".txt"), lines)
+
+    yield write
+
+
+def _kitti_line(box: list[float], score: float, name: str) -> str:
+    sides = " ".join(f"{side:.2f}" for side in box)
+    unknown = "-1 -1 -1 -1000 -1000 -1000 -10"  # size, place and turn in the world
+    return f"{'_'.join(name.split())} -1 -1 -10 {sides} {unknown} {score:.6f}\n"
+
+
+@contextmanager
+def write_voc(place: Place) -> Iterator[Writer]:
+    """`voc/`: a Pascal VOC .xml an image, each object with its score.
+
+    VOC counts pixels from 1 and includes the last: the minimum is one more, the maximum the same.
+    """
+
+    def write(image: Prediction) -> None:
+        objects = [_voc_object(box, s, place.classes[label]) for box, s, label in image.rows()]
+        text = _voc_head(image), *objects, "</annotation>\n"
+        _write_text(place.file("voc", image.name, ".xml"), text)
+
+    yield write
+
+
+def _voc_head(image: Prediction) -> str:
+    width, height = image.size
+    return (
+        f"<annotation>\n  <filename>{escape(PurePosixPath(image.name).name)}</filename>\n"
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
+    )
+
+
+def _voc_object(box: list[float], score: float, name: str) -> str:
+    x1, y1, x2, y2 = box
+    return (
+        f"  <object><name>{escape(name)}</name><difficult>0</difficult>"
+        f"<score>{score:.6f}</score>\n"
+        f"    <bndbox><xmin>{x1 + 1:.2f}</xmin><ymin>{y1 + 1:.2f}</ymin>"
+        f"<xmax>{x2:.2f}</xmax><ymax>{y2:.2f}</ymax></bndbox></object>\n"
+    )
+
+
+def _write_text(path: Path, lines: Sequence[str]) -> None:
+    with atomic_write(path) as file:
+        file.write(_encode("".join(lines)))
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+FORMATS: dict[str, Callable[[Place], AbstractContextManager[Writer]]] = {
+    "coco-json": write_coco_json,
+    "csv": write_csv,
+    "yolo": write_yolo,
+    "voc": write_voc,
+    "kitti": write_kitti,
+}
+"""What predictions can be written as."""

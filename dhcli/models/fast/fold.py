@@ -1,0 +1,28 @@
+"""Norms that are fixed, taken into the convolutions before them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dhcli.models.norms import FrozenBatchNorm
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Fold every batch norm that follows a convolution into its weights, for detection only.
+
+    What a fixed scale and shift make of a convolution is a convolution: the scale times its
+    weights, and a bias. So the result is the same up to rounding, and each norm's pass over the
+    activations is saved. GroupNorm depends on what it sees and stays.
+
+    Modules of a container run in the order they are listed in, in this package and in torchvision.
+    """
+    network.eval()
+    for module in network.modules():
+        for (name, conv), (after, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
+                folded = fuse_conv_bn_eval(conv, norm)  # type: ignore[arg-type]
+                setattr(module, name, folded)
+                setattr(module, after, nn.Identity())

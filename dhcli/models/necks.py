@@ -1,0 +1,49 @@
+"""From the backbone's features to those that proposals and branches see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dhcli.models.fast.winograd import Conv3x3
+
+
+class Fpn(nn.Module):
+    """C2 … C5 to P2 … P6, all with the same number of channels ("Feature Pyramid Networks").
+
+    Each level is a 1×1 of its own C plus the coarser level, doubled to its size, then a 3×3.
+    P6 is every second cell of P5.
+
+    in   C2 … C5  (B, c, h, w) float
+    out  P2 … P6  (B, channels, h, w) float, strides 4 … 64
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.output = nn.ModuleList(Conv3x3(channels) for _ in in_channels)
+        for conv in (*self.lateral, *self.output):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.constant_(conv.bias, 0)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        merged = [lateral(c) for lateral, c in zip(self.lateral, features, strict=True)]
+        for level in range(len(merged) - 1, 0, -1):
+            finer = merged[level - 1]
+            coarser = F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
+            merged[level - 1] = coarser.add_(finer)
+        levels = [output(p) for output, p in zip(self.output, merged, strict=True)]
+        return [*levels, levels[-1][:, :, ::2, ::2]]
+
+
+class LastFeatures(nn.Module):
+    """No pyramid: the backbone's coarsest features as they are.
+
+    in   … C4  (B, c, h, w) float
+    out  C4 alone, in a list
+    """
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return [features[-1]]

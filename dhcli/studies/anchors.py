@@ -1,0 +1,144 @@
+"""How well the anchors that the RPN starts from fit the objects of a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.config.schema import Config, Input
+from dhcli.data.loading.transforms import resized_size
+from dhcli.data.table import DetectionTable
+from dhcli.data.tools.findings import Finding
+from dhcli.data.tools.statistics import find_objects
+from dhcli.models.two_stage.rpn import level_anchors
+from dhcli.ops.anchors import C4_STRIDES, STRIDES
+
+IOU = 0.5
+"""What an anchor must share with an object to be near it."""
+ENOUGH = 0.8
+"""A class of which fewer objects have an anchor near them is worth a word."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnchorRecall:
+    """Objects of K classes by the level, of L, on which their best anchor lies.
+
+    counts  (K, L) int64 objects
+    near    (K, L) int64 those whose best anchor has an IoU of at least `IOU`
+    ious    (K,) mean IoU of the best anchors, NaN without objects
+    sides   (K,) median √area of the resized objects, pixels, NaN without objects
+    """
+
+    levels: tuple[str, ...]
+    classes: tuple[str, ...]
+    counts: NDArray[np.int64]
+    near: NDArray[np.int64]
+    ious: Floats
+    sides: Floats
+
+    def recall(self) -> Floats:
+        """(K,) the share of objects with an anchor near them, NaN without objects."""
+        with np.errstate(invalid="ignore"):
+            share: Floats = self.near.sum(axis=1) / self.counts.sum(axis=1)
+        return share
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """For JSON: by class, the counts of each level, and None where there are no objects."""
+        rows = zip(self.counts.tolist(), self.near.tolist(), self.ious, self.sides, strict=True)
+        return {
+            name: {
+                "objects": counts,
+                "near": near,
+                "mean_iou": None if np.isnan(iou) else round(float(iou), 4),
+                "median_side": None if np.isnan(side) else round(float(side), 2),
+            }
+            for name, (counts, near, iou, side) in zip(self.classes, rows, strict=True)
+        }
+
+    def findings(self, config: Config) -> list[Finding]:
+        """The classes that many anchors miss."""
+        rows = zip(self.classes, self.recall().tolist(), self.sides.tolist(), strict=True)
+        smallest, largest = min(config.model.anchors.sizes), max(config.model.anchors.sizes)
+        return [
+            Finding(
+                "anchor-recall",
+                f"class {name}",
+                f"an anchor has IoU {IOU:g} with {100 * share:.0f} % of its objects; their median "
+                f"side after resizing is {side:.0f} pixels, the anchors' {smallest:g} to "
+                f"{largest:g} (model.anchors.sizes, input.min_size)",
+            )
+            for name, share, side in rows
+            if share < ENOUGH
+        ]
+
+
+def measure_anchors(table: DetectionTable, config: Config) -> AnchorRecall:
+    """The best anchor of each object, at the size that `config` resizes images to."""
+    objects = find_objects(table)
+    known = np.asarray((objects.sizes > 0).all(axis=1))
+    objects = objects.keep_boxes(known[objects.image_of_box])
+    boxes, sizes = _resize(objects, config.input)
+    ious = _best_ious(boxes, sizes, config)  # (M, L)
+    level, best = ious.argmax(axis=1), ious.max(axis=1)
+    shape = (len(table.classes), ious.shape[1])
+    place: NDArray[np.int64] = objects.labels * shape[1] + level
+    near: NDArray[np.bool_] = best >= IOU
+    side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+    order = np.argsort(objects.labels, kind="stable")
+    ends = np.searchsorted(objects.labels[order], np.arange(1, shape[0]))
+    return AnchorRecall(
+        levels=tuple(f"P{level}" for level in range(2, 7)) if shape[1] > 1 else ("C4",),
+        classes=table.classes,
+        counts=np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape),
+        near=np.bincount(place[near], minlength=shape[0] * shape[1]).reshape(shape),
+        ious=np.array(
+            [np.mean(part) if len(part) else np.nan for part in np.split(best[order], ends)]
+        ),
+        sides=np.array(
+            [np.median(part) if len(part) else np.nan for part in np.split(side[order], ends)]
+        ),
+    )
+
+
+def _resize(table: DetectionTable, input: Input) -> tuple[Floats, NDArray[np.int64]]:
+    """Boxes (M, 4) in pixels of the resized images, and (M, 2) width, height of those, padded."""
+    sizes, which = np.unique(table.sizes, axis=0, return_inverse=True)
+    resized = np.array([resized_size(w, h, input) for w, h in sizes.tolist()], np.int64)
+    resized = resized.reshape(-1, 2)
+    scale = np.tile(resized / np.maximum(sizes, 1), 2)[which][table.image_of_box]
+    padded = -(-resized // input.divisor) * input.divisor
+    return table.boxes * scale, padded[which][table.image_of_box]
+
+
+def _best_ious(boxes: Floats, sizes: NDArray[np.int64], config: Config) -> Floats:
+    """(M, L) IoU of each box with the best anchor of each level.
+
+    Anchors of a shape lie on a grid, and the overlap falls with the distance along either axis: of
+    each shape the nearest cell is the best.
+    """
+    strides = STRIDES if config.model.neck.kind == "fpn" else C4_STRIDES
+    best = np.zeros((len(boxes), len(strides)))
+    for level, (cells, stride) in enumerate(
+        zip(level_anchors(config.model.anchors, strides), strides, strict=True)
+    ):
+        last = -(-sizes // stride) - 1
+        for anchor in cells.double().numpy():
+            middle = (boxes[:, :2] + boxes[:, 2:] - anchor[:2] - anchor[2:]) / 2
+            cell = np.clip(np.round(middle / stride), 0, last)
+            iou = _iou(boxes, np.tile(cell * stride, 2) + anchor)
+            np.maximum(best[:, level], iou, out=best[:, level])
+    return best
+
+
+def _iou(one: Floats, other: Floats) -> Floats:
+    """(M,) IoU of each box with the one beside it."""
+    low, high = np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:])
+    shared = (high - low).clip(0).prod(axis=1)
+    areas = (one[:, 2:] - one[:, :2]).prod(axis=1) + (other[:, 2:] - other[:, :2]).prod(axis=1)
+    iou: Floats = shared / (areas - shared)
+    return iou

@@ -1,0 +1,184 @@
+"""How fast a detector is here, where its time goes, and what the machine could do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dhcli.data.loading.loader import collate_images
+from dhcli.data.shapes import draw_image
+from dhcli.models.detector import Detector
+from dhcli.ops.batch import ImageBatch
+from dhcli.ops.box_rules import BoxRules
+from dhcli.training.journal import memory_used
+
+WARM_UP = 2
+SIDE = 2048
+"""Rows and columns of the matrices whose product shows what the machine can do."""
+NMS, REST = "NMS", "boxes and the rest"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured.
+
+    images_per_second  of all repeats together
+    latency            seconds a batch at the 50th, 90th and 99th percentile
+    parts              seconds a batch in each part of the detector, in the order they run
+    detections         an image, on the mean
+    gflop              arithmetic of the convolutions and products an image, in 10⁹ operations
+    gflop_per_second   of those, done in a second
+    matmul             the same of one large product of matrices, in the detector's precision
+    copy               10⁹ bytes a second read and written by a large copy
+    memory             bytes: the most a GPU's torch held, else the most this process held
+    """
+
+    images_per_second: float
+    latency: dict[str, float]
+    parts: dict[str, float]
+    detections: float
+    gflop: float
+    gflop_per_second: float
+    matmul: float
+    copy: float
+    memory: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers in plain values, for JSON."""
+        return asdict(self)
+
+
+def drawn_batch(size: tuple[int, int], count: int, divisor: int) -> ImageBatch:
+    """`count` drawn pictures of `size` (height, width), ready for a detector."""
+    rng = np.random.default_rng(0)
+    drawn = [draw_image(rng, (size[1], size[0])) for _ in range(count)]
+    return collate_images([np.asarray(one.image) for one in drawn], [size] * count, divisor)
+
+
+@torch.inference_mode()
+def measure_speed(detector: Detector, images: ImageBatch, repeats: int) -> Speed:
+    """Detect on `images` again and again; `detector` is prepared and on the images' device."""
+    device = images.pixels.device
+    for _ in range(WARM_UP):
+        found = detector.detect(images)
+    times = [_seconds(lambda: detector.detect(images), device) for _ in range(repeats)]
+    parts = _time_parts(detector, images, repeats)
+    with FlopCounterMode(display=False) as counter:
+        detector.detect(images)
+    gflop = counter.get_total_flops() / 1e9
+    matmul, copy = _limits(device, detector.dtype)
+    ranks = np.percentile(times, (50, 90, 99)).tolist()
+    return Speed(
+        images_per_second=len(images) * repeats / sum(times),
+        latency=dict(zip(("p50", "p90", "p99"), ranks, strict=True)),
+        parts=parts,
+        detections=sum(map(len, found)) / len(images),
+        gflop=gflop / len(images),
+        gflop_per_second=gflop / float(np.mean(times)),
+        matmul=matmul,
+        copy=copy,
+        memory=memory_used(device),
+    )
+
+
+def _time_parts(detector: Detector, images: ImageBatch, repeats: int) -> dict[str, float]:
+    """Mean seconds of a batch in each part; what is in none of them is the rest."""
+    device, head = images.pixels.device, detector.head
+    branches = {f"{name} branch": head.branch(name) for name in head.branches}
+    parts = {
+        "backbone": detector.backbone,
+        "neck": detector.neck,
+        "RPN": detector.rpn,
+        "pool": head.pool,
+        **branches,
+    }
+    spent = dict.fromkeys([*parts, NMS], 0.0)
+    with _timing(parts, spent, device), _timing_nms(detector, spent, device):
+        whole = sum(_seconds(lambda: detector.detect(images), device) for _ in range(repeats))
+    means = {name: seconds / repeats for name, seconds in spent.items()}
+    return means | {REST: whole / repeats - sum(means.values())}
+
+
+@contextmanager
+def _timing(
+    parts: dict[str, nn.Module], spent: dict[str, float], device: torch.device
+) -> Iterator[None]:
+    """While it lasts, each run of one of `parts` adds its seconds to `spent`."""
+    begun: dict[str, float] = {}
+
+    def start(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            begun[name] = _now(device)
+
+        return hook
+
+    def stop(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            spent[name] += _now(device) - begun[name]
+
+        return hook
+
+    hooks = [part.register_forward_pre_hook(start(name)) for name, part in parts.items()]
+    hooks += [part.register_forward_hook(stop(name)) for name, part in parts.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _timing_nms(
+    detector: Detector, spent: dict[str, float], device: torch.device
+) -> Iterator[None]:
+    """While it lasts, NMS of proposals and of detections adds its seconds to `spent`."""
+
+    class Timed(BoxRules):
+        def suppress(self, *given: Any) -> Tensor:
+            begun = _now(device)
+            kept = super().suppress(*given)
+            spent[NMS] += _now(device) - begun
+            return kept
+
+    rules = detector.rpn.rules
+    detector.rpn.rules = Timed(*rules)
+    try:
+        yield
+    finally:
+        detector.rpn.rules = rules
+
+
+def _limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """10⁹ operations a second of a product of matrices, 10⁹ bytes a second of a copy."""
+    matrix = torch.randn(SIDE, SIDE, device=device).to(dtype)
+    source = torch.ones(1 << 26, device=device)  # 256 MiB, more than a cache holds
+    target = torch.empty_like(source)
+    product = _best(lambda: matrix @ matrix, device)
+    copied = _best(lambda: target.copy_(source), device)
+    return 2 * SIDE**3 / product / 1e9, 2 * source.numel() * source.element_size() / copied / 1e9
+
+
+def _best(run: Callable[[], Tensor], device: torch.device) -> float:
+    run()
+    return min(_seconds(run, device) for _ in range(5))
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    begun = _now(device)
+    run()
+    return _now(device) - begun
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when all that was queued is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,190 @@
+"""From the configuration to the images and boxes that are learned from and validated on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.config.schema import Data
+from dhcli.data.formats import describe, read_dataset
+from dhcli.data.loading.cache import ImageCache
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.tools.check import find_leaks
+from dhcli.data.tools.findings import Finding
+from dhcli.data.tools.mend import mend_table
+from dhcli.data.tools.scan import Scan, scan_images
+from dhcli.data.tools.split import divide
+from dhcli.errors import ConfigError, DataError, suggest
+from dhcli.training.journal import Journal
+from dhcli.words import counted
+
+FIRST = 3
+"""Findings of a code that are shown; the log has all."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What to learn from, and what to validate on: None if nothing was set aside for it.
+
+    Both tables have the same classes, and boxes and images that can be used. A cache holds the
+    decoded images of its table.
+    """
+
+    train: DetectionTable
+    val: DetectionTable | None
+    train_cache: ImageCache | None = None
+    val_cache: ImageCache | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this data from other data, in plain values."""
+        return {
+            "root": str(self.train.root),
+            "classes": list(self.train.classes),
+            "train_images": len(self.train),
+            "train_boxes": len(self.train.boxes),
+            "val_images": len(self.val) if self.val else 0,
+            "val_boxes": len(self.val.boxes) if self.val else 0,
+        }
+
+
+def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
+    """Read, split, relabel, mend and check the data that `config` names.
+
+    Raises ConfigError where none is named, and DataError where it cannot be used.
+    """
+    if config.train is None:
+        raise ConfigError("no dataset is named", hint="`--data FOLDER`, or data.train in a file")
+    whole = _read(config.train, journal)
+    train, val = _split_one(whole, config, seed, journal) if config.val is None else (None, None)
+    if train is None:
+        assert config.val is not None
+        train = _named_split(whole, config.train_split)
+        val = _named_split(_read(config.val, journal), config.val_split)
+    names = _class_names(config, train)
+    learned = scan_images(train, decode=False)
+    prepared = _prepared(train, learned, "training", names, config, journal)
+    if val is None:
+        return TrainingData(prepared, None)
+    measured = scan_images(val, decode=False)
+    _tell(find_leaks((train, learned), (val, measured)), "validation", journal)
+    return TrainingData(prepared, _prepared(val, measured, "validation", names, config, journal))
+
+
+def _read(source: str, journal: Journal) -> DetectionTable:
+    table = read_dataset(Path(source))
+    journal.say(f"{source}: {describe(table)}")
+    return table
+
+
+def _named_split(table: DetectionTable, name: str) -> DetectionTable:
+    """The split `name`, or the whole of a dataset that names no splits."""
+    return table.split(name) if table.splits else table
+
+
+def _split_one(
+    table: DetectionTable, config: Data, seed: int, journal: Journal
+) -> tuple[DetectionTable, DetectionTable | None]:
+    """Training and validation images of a dataset that holds both."""
+    if table.splits:
+        train = table.split(config.train_split)
+        if len(table.splits.get(config.val_split, ())):
+            _check_apart(table, config)
+            return train, table.split(config.val_split)
+        is_there = config.val_split in table.splits
+        there = f"{'nothing is in its' if is_there else 'it has no'} split `{config.val_split}`"
+    else:
+        train, there = table, "it names no splits"
+    if not config.val_fraction:
+        journal.warn(f"{there}, and val_fraction is 0: nothing is validated, no best model kept")
+        return train, None
+    divided = divide(train, config.val_fraction, seed)
+    parts = divided.split("train"), divided.split("val")
+    journal.say(
+        f"{there}: {len(parts[1])} of {len(train)} images set aside for validation "
+        f"(data.val_fraction {config.val_fraction:g}, seed {seed})"
+    )
+    return parts
+
+
+def _check_apart(table: DetectionTable, config: Data) -> None:
+    shared = np.intersect1d(table.splits[config.train_split], table.splits[config.val_split])
+    if len(shared):
+        raise DataError(
+            f"splits `{config.train_split}` and `{config.val_split}` share "
+            f"{counted(len(shared), 'image')}, such as {table.files[int(shared[0])]}: AP would be "
+            "measured on what was learned",
+            where=table.root,
+            hint="name splits that are apart: `--set data.train_split=…`",
+        )
+
+
+def _class_names(config: Data, train: DetectionTable) -> tuple[str, ...]:
+    """The classes to learn; every one that is asked for must be there."""
+    if config.classes is None:
+        if not train.classes:
+            raise DataError("has no classes", where=train.root, hint="is it annotated at all?")
+        return train.classes
+    unknown = [name for name in config.classes if name not in train.classes]
+    if unknown:
+        raise DataError(
+            f"data.classes names `{unknown[0]}`, which the dataset does not have",
+            where=train.root,
+            hint=suggest(unknown[0], train.classes, "its classes are"),
+        )
+    return config.classes
+
+
+def _prepared(
+    table: DetectionTable,
+    images: Scan,
+    use: str,
+    names: tuple[str, ...],
+    config: Data,
+    journal: Journal,
+) -> DetectionTable:
+    table = table.with_classes(names, others=config.others)
+    table, findings = mend_table(table, images, on_bad_image=config.on_bad_image)
+    _tell(findings, use, journal)
+    if config.empty == "drop" and use == "training":
+        kept = np.flatnonzero(
+            np.bincount(table.image_of_box[_taught(table, config)], minlength=len(table))
+        )
+        left_out = counted(len(table) - len(kept), "image without objects")
+        journal.say(f"{left_out}: left out (data.empty)")
+        table = table.take_images(kept)
+    if not len(table):
+        raise DataError(f"no {use} images are left", where=table.root)
+    if not _taught(table, config).any():
+        what = f"no {use} image, of {len(table):,}, holds an object of the classes"
+        raise DataError(f"{what} {', '.join(names)}", where=table.root)
+    return table
+
+
+def _taught(table: DetectionTable, config: Data) -> NDArray[np.bool_]:
+    """(M,) bool: the boxes that are objects, not regions to ignore."""
+    ignored = Flag.CROWD | Flag.IGNORE
+    if config.difficult == "ignore":
+        ignored |= Flag.DIFFICULT
+    taught: NDArray[np.bool_] = (table.labels != ANY_CLASS) & ~table.has(ignored)
+    return taught
+
+
+def _tell(findings: list[Finding], use: str, journal: Journal) -> None:
+    if not findings:
+        return
+    counts = Counter(finding.code for finding in findings)
+    journal.warn(f"{counted(len(findings), 'finding')} in the {use} data (train.log has all):")
+    shown: Counter[str] = Counter()
+    for finding in findings:
+        shown[finding.code] += 1
+        mend = f" ({finding.training})" if finding.training else ""
+        line = f"  {finding.code}: {finding.where}: {finding.what}{mend}"
+        (journal.say if shown[finding.code] <= FIRST else journal.note)(line)
+    for code, count in counts.items():
+        if count > FIRST:
+            journal.say(f"  … and {count - FIRST} more {code}")

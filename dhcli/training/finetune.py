@@ -1,0 +1,68 @@
+"""A detector for new data that starts from a model that knows something already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dhcli.config.schema import Config
+from dhcli.models.build import build_detector
+from dhcli.runtime.eager import origin_lines
+from dhcli.training.data import load_data
+from dhcli.training.loop import Outcome
+from dhcli.training.run import Session, start_run, with_absolute_paths
+from dhcli.training.run_folder import require_new_run
+from dhcli.training.step import seed_all
+from dhcli.weights.model_file import ModelFile
+from dhcli.weights.transfer import Transfer, transfer
+
+SEEN = ("channels", "mean", "std", "interpolation")
+"""Of `input`, what the weights have learned to see; the image size is the new recipe's."""
+
+
+def inherited_settings(source: Config) -> list[str]:
+    """What a fine-tuned detector has from its source's configuration, in the form of `--set`.
+
+    The architecture and the look of the pixels: the weights mean nothing without them. They stand
+    above the preset and a file, and below the user's own `--set`.
+    """
+    values = source.model_dump(mode="json", by_alias=True)
+    model = [f"model={json.dumps(values['model'])}"]
+    return model + [f"input.{name}={json.dumps(values['input'][name])}" for name in SEEN]
+
+
+def finetune(config: Config, session: Session, source: ModelFile, weights: Path) -> Outcome:
+    """Train a detector for the classes of the data, starting from `source`, read from `weights`.
+
+    Everything but the predictors is copied; of those, the rows of classes known by name or by
+    `finetune.aliases`. Raises DhError where data or weights cannot be used.
+    """
+    require_new_run(session.out)
+    config = with_absolute_paths(config)
+    data = load_data(config.data, config.train.seed, session.journal)
+    seed_all(config.train.seed)
+    detector = build_detector(config, len(data.train.classes))
+    state, copied = transfer(
+        source, detector.state_dict(), data.train.classes, config.finetune.aliases
+    )
+    detector.load_state_dict(state)
+    session.journal.say(f"weights: {weights}")
+    for line in (*origin_lines(weights, source), *transfer_lines(copied)):
+        session.journal.say(line)
+    return start_run(config, detector, data, session)
+
+
+def transfer_lines(copied: Transfer) -> list[str]:
+    """The table of what was copied: a line a class, and what was left over."""
+    width = max(len("class"), *(len(row.name) for row in copied.rows))
+    origin = max(len("starts from"), *(len(row.source or "–") for row in copied.rows))
+    lines = [f"  {'class':<{width}}  {'starts from':<{origin}}  how"]
+    lines += [
+        f"  {row.name:<{width}}  {row.source or '–':<{origin}}  {row.how}" for row in copied.rows
+    ]
+    lines.append(copied.summary())
+    if copied.unused:
+        lines.append(f"not used of the weights: {', '.join(copied.unused)}")
+    if copied.fresh:
+        lines.append(f"new, as the weights have no such predictor: {', '.join(copied.fresh)}")
+    return lines

@@ -1,0 +1,311 @@
+"""The training loop: iterations, epochs, validations, and what is saved after them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+
+from dhcli.config.load import config_to_dict
+from dhcli.config.schema import Config
+from dhcli.data.loading.loader import Batch, EvalLoader, TrainLoader
+from dhcli.data.table import DetectionTable
+from dhcli.errors import DhError
+from dhcli.models.detector import Detector
+from dhcli.runtime.precision import choose_precision
+from dhcli.training.checkpoint import Position, save_checkpoint
+from dhcli.training.data import TrainingData
+from dhcli.training.ema import Ema
+from dhcli.training.journal import Interval, Journal, LossMeter, Stopwatch, memory_used
+from dhcli.training.optimizer import build_optimizer
+from dhcli.training.run_folder import BEST, CHECKPOINT, LAST, RunFolder
+from dhcli.training.schedule import base_rate, learning_rate, total_iterations
+from dhcli.training.step import Updater, seed_all
+from dhcli.training.stop import Stopped, StopRequest
+from dhcli.training.validate import validation_ap, validation_losses
+from dhcli.weights.model_file import ModelFile, save_model
+from dhcli.weights.state import load_state
+
+MOST_SKIPPED = 10
+"""Iterations in a row whose loss is not finite, after which skipping ends."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: at its end, by early stopping, or by the signal `signal`."""
+
+    run: RunFolder
+    status: Literal["finished", "early", "interrupted"]
+    position: Position
+    signal: int | None = None
+
+
+class Trainer:
+    """Trains a detector into a run folder.
+
+    Everything that decides what comes next is in `position`, `meter`, and the states of model,
+    optimiser, scaler and average; `state()` is all of it, and from `restore(state)` on training
+    goes on as if it had never stopped.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        detector: Detector,
+        data: TrainingData,
+        run: RunFolder,
+        journal: Journal,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        train = config.train
+        self.config, self.data, self.run, self.journal = config, data, run, journal
+        self.device, self.rank, self.world = device, rank, world
+        self.detector = detector.to(device)
+        self.precision = choose_precision(train.precision, device)
+        optimizer = build_optimizer(self.detector, train)
+        self.updater = Updater(self.detector, optimizer, self.precision, train.clip_norm)
+        self.ema = Ema(self.detector, train.ema) if train.ema else None
+        self.loader = TrainLoader(
+            data.train,
+            config.input,
+            config.augment,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            workers=train.workers,
+            rank=rank,
+            world=world,
+            difficult=config.data.difficult,
+            cache=data.train_cache,
+        )
+        self.val_loader = None if data.val is None else self._val_loader(data.val)
+        self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
+        self.total = total_iterations(train.schedule, self.epoch_length)
+        self.epochs = math.ceil(self.total / self.epoch_length)
+        self.position, self.meter, self.watch = Position(), LossMeter(), Stopwatch()
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done in the whole training."""
+        done = self.position.epoch * self.epoch_length + self.position.iteration
+        return min(done, self.total)  # the last epoch may be cut short
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: the last epoch is validated, too."""
+        return self.iteration >= self.total and not self.position.iteration
+
+    @property
+    def model(self) -> Detector:
+        """What is validated and saved: the average of the weights, where there is one."""
+        return self.ema.module if self.ema else self.detector
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether validations have long enough brought nothing better."""
+        return 0 < self.config.train.patience <= self.position.stale
+
+    def train(self) -> Outcome:
+        """Train to the end, or until a signal or early stopping ends it; save the state.
+
+        Raises DhError where a loss is not finite, an image cannot be read or a file not written.
+        """
+        with StopRequest() as stop:
+            try:
+                while not self.is_finished and not self.patience_is_over:
+                    self._train_epoch(stop)
+                    self._finish_epoch(stop)
+            except Stopped:
+                self.save()
+                return Outcome(self.run, "interrupted", self.position, stop.signal)
+        status: Literal["finished", "early"] = "finished" if self.is_finished else "early"
+        return Outcome(self.run, status, self.position)
+
+    def state(self) -> dict[str, Any]:
+        """The whole state, of tensors and plain values."""
+        return {
+            "model": self.detector.state_dict(),
+            "optimizer": self.updater.optimizer.state_dict(),
+            "scaler": self.updater.scaler.state_dict(),
+            "ema": self.ema and self.ema.state_dict(),
+            "position": asdict(self.position),
+            "meter": self.meter.state_dict(),
+            "config": config_to_dict(self.config),
+            "data": self.data.fingerprint(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, with the settings of the optimiser that are configured now."""
+        load_state(self.detector, state["model"], self.run.path / CHECKPOINT)
+        optimizer = self.updater.optimizer
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        if state["scaler"]:  # empty where the run began without fp16
+            self.updater.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.position = Position(**state["position"])
+        self.meter.load_state_dict(state["meter"])
+        self._reopen_epoch()
+
+    def save(self) -> None:
+        """Write last.safetensors and the whole state."""
+        self._save_model(LAST)
+        save_checkpoint(self.run.path / CHECKPOINT, self.state())
+        self.journal.event("saved", epoch=self.position.epoch, total_iteration=self.iteration)
+
+    def _reopen_epoch(self) -> None:
+        """Where a training is made longer whose end cut an epoch short, go on within that epoch."""
+        position = self.position
+        done = position.history[-1]["iteration"] if position.history else 0
+        if not position.iteration and done < min(self.iteration, self.total):
+            position.epoch, position.iteration = divmod(done, self.epoch_length)
+
+    def _val_loader(self, table: DetectionTable) -> EvalLoader:
+        train = self.config.train
+        return EvalLoader(
+            table,
+            self.config.input,
+            batch_size=train.batch_size,
+            workers=train.workers,
+            difficult=self.config.data.difficult,
+            cache=self.data.val_cache,
+        )
+
+    def _train_epoch(self, stop: StopRequest) -> None:
+        length = min(self.epoch_length, self.total - self.position.epoch * self.epoch_length)
+        self.detector.train()
+        self.watch.restart()
+        for group in self._groups(length):
+            self._iterate(group)
+            done = self.position.iteration
+            self.journal.display.tick(self.position.epoch + 1, done, length)
+            if done % self.config.train.log_every == 0 or done == length:
+                self._tell(length)
+            stop.check()
+
+    def _groups(self, length: int) -> Iterator[list[Batch]]:
+        """The batches of each iteration that the epoch still has to do."""
+        size = self.config.train.accumulate
+        batches = self.loader.epoch(self.position.epoch, start=self.position.iteration * size)
+        while self.position.iteration < length:
+            with self.watch.waiting():
+                group = list(islice(batches, size))
+            yield group
+
+    def _iterate(self, group: list[Batch]) -> None:
+        seed_all(self.config.train.seed, self.iteration, self.rank)
+        result = self.updater.update(group, self._rate(self.iteration))
+        if result.bad:
+            self._refuse([group[number] for number in result.bad], result.losses)
+        else:
+            self.position.skipped = 0
+            self.meter.add(result.losses)
+            if self.ema:
+                self.ema.update(self.detector)
+        self.position.iteration += 1
+        self.watch.iterations += 1
+        self.watch.images += sum(len(batch) for batch in group) * self.world
+
+    def _refuse(self, batches: list[Batch], losses: dict[str, torch.Tensor]) -> None:
+        """A loss is not finite: name it and its images, and stop or go on by rule."""
+        paths = [str(self.data.train.path(i)) for batch in batches for i in batch.indices]
+        parts = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+        what = f"the loss is not finite at epoch {self.position.epoch + 1}, iteration "
+        what += f"{self.position.iteration + 1} ({parts})"
+        self.position.skipped += 1
+        self.journal.event("non_finite", total_iteration=self.iteration, images=paths)
+        where = ", ".join(paths)
+        if self.config.train.non_finite == "stop":
+            hint = "try a lower learning rate, or `--set train.clip_norm=10`, and look at these "
+            hint += "images; `--set train.non_finite=skip` passes over such batches"
+            raise DhError(what, where=where, hint=hint)
+        if self.position.skipped >= MOST_SKIPPED:
+            what += f"; {MOST_SKIPPED} in a row were skipped"
+            raise DhError(what, where=where, hint="try a lower learning rate")
+        self.journal.warn(f"{where}: {what}; skipped")
+
+    def _tell(self, length: int) -> None:
+        images_per_second, data_share = self.watch.lap()
+        interval = Interval(
+            epoch=self.position.epoch + 1,
+            epochs=self.epochs,
+            iteration=self.position.iteration,
+            length=length,
+            rate=self._rate(self.iteration - 1),
+            losses=self.meter.interval(),
+            images_per_second=images_per_second,
+            data_share=data_share,
+            memory=memory_used(self.device),
+            eta=self.watch.eta(self.total - self.iteration),
+        )
+        self.journal.interval(interval, self.iteration)
+
+    def _rate(self, iteration: int) -> float:
+        """The learning rate of an iteration, counted from 0 over the whole training."""
+        train = self.config.train
+        base = base_rate(train, self.world)
+        return learning_rate(iteration, base, train.schedule, self.epoch_length)
+
+    def _finish_epoch(self, stop: StopRequest) -> None:
+        """Validate if it is due, write the epoch's row, save if it is due."""
+        position, train = self.position, self.config.train
+        epoch = position.epoch + 1
+        row = {"epoch": epoch, "iteration": self.iteration, "lr": self._rate(self.iteration - 1)}
+        row |= {f"train_{name}": value for name, value in self.meter.epoch().items()}
+        ends = self.iteration >= self.total
+        due = ends or (train.eval_every and epoch % train.eval_every == 0)
+        found = self._validate(stop) if due else {}
+        position.history.append(row | found)
+        position.epoch, position.iteration, self.meter = epoch, 0, LossMeter()
+        if found:
+            self._judge(epoch, found)
+        self.run.write_metrics(position.history)
+        self.journal.epoch(row | found, is_best=bool(found) and position.best_epoch == epoch)
+        if ends or self.patience_is_over or (train.save_every and epoch % train.save_every == 0):
+            self.save()
+
+    def _validate(self, stop: StopRequest) -> dict[str, float]:
+        """Validation losses as val_<part>, and the twelve AP numbers."""
+        if self.val_loader is None or self.data.val is None:
+            return {}
+        table = self.data.val
+
+        def tick(done: int) -> None:
+            self.journal.display.validating(done, len(table))
+            stop.check()
+
+        losses = validation_losses(self.model, self.val_loader, self.precision, tick)
+        stats = validation_ap(self.model, table, self.val_loader, self.device, tick)
+        return {f"val_{name}": value for name, value in losses.items()} | stats
+
+    def _judge(self, epoch: int, found: dict[str, float]) -> None:
+        """Keep the model if it is the best so far, and count the validations since that."""
+        position = self.position
+        if self.config.train.keep_epochs:
+            self._save_model(f"epoch_{epoch:03d}.safetensors")
+        position.stale += 1
+        if found["AP"] > (-1.0 if position.best_ap is None else position.best_ap):
+            position.best_ap, position.best_epoch, position.stale = found["AP"], epoch, 0
+            self._save_model(BEST)
+
+    def _save_model(self, name: str) -> None:
+        row = self.position.history[-1] if self.position.history else {}
+        metadata = {
+            "epoch": self.position.epoch,
+            "iteration": self.iteration,
+            "data": self.data.fingerprint(),
+            "metrics": {key: value for key, value in row.items() if math.isfinite(value)},
+        }
+        table = self.data.train
+        ids = tuple(table.category_ids.tolist())
+        state = self.model.state_dict()
+        save_model(
+            self.run.path / name, ModelFile(self.config, table.classes, ids, state, metadata)
+        )

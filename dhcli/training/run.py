@@ -1,0 +1,274 @@
+"""From a configuration to a trained model: start a run, or go on with one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dhcli.config.load import config_from_dict, dump_config
+from dhcli.config.schema import Config
+from dhcli.errors import ConfigError, DataError, DhError
+from dhcli.models.build import build_detector
+from dhcli.models.detector import Detector
+from dhcli.runtime.eager import read_weights
+from dhcli.runtime.memory import TRAINING, keep_freed_memory
+from dhcli.training.checkpoint import load_checkpoint
+from dhcli.training.data import TrainingData, load_data
+from dhcli.training.decoded import decoded_once
+from dhcli.training.journal import Journal
+from dhcli.training.loop import Outcome, Trainer
+from dhcli.training.run_folder import CHECKPOINT, CONFIG, RunFolder, make_run, require_new_run
+from dhcli.training.schedule import describe_rate
+from dhcli.training.step import seed_all
+from dhcli.weights.pretrained import load_backbone
+from dhcli.weights.transfer import Transfer, transfer
+from dhcli.words import counted
+
+START_ANEW = "start a new run from its model: `dh train --weights RUN/last.safetensors`"
+
+KEPT_ON_RESUME = ("batch_size", "accumulate", "seed", "optimizer", "ema")
+"""Settings of `train` that the place within an epoch, or the saved state, depends on."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and how a training runs, beside its configuration.
+
+    command      "train" or "finetune", for the place of the run folder
+    line         the command line, as it could be typed again
+    environment  versions and hardware that a result may depend on, for env.json
+    out          the run folder, None to choose one
+    tensorboard  write for TensorBoard too
+    """
+
+    command: str
+    line: str
+    environment: Mapping[str, Any]
+    device: torch.device
+    journal: Journal
+    out: Path | None = None
+    tensorboard: bool = False
+
+
+def train(config: Config, session: Session, weights: Path | None = None) -> Outcome:
+    """Train a new detector, from `weights` (a model file of the same classes) if they are given.
+
+    Raises DhError before the first iteration where data, weights or the run folder cannot be used.
+    """
+    require_new_run(session.out)
+    config = with_absolute_paths(config)
+    data = load_data(config.data, config.train.seed, session.journal)
+    seed_all(config.train.seed)
+    detector = build_detector(config, len(data.train.classes))
+    if weights is None:
+        said = load_backbone(detector, config.model.backbone)
+        session.journal.say(f"backbone weights: {said}")
+    else:
+        copied = _load_same_classes(detector, weights, data)
+        session.journal.say(f"weights: {weights}, {copied.summary()}")
+    return start_run(config, detector, data, session)
+
+
+def start_run(config: Config, detector: Detector, data: TrainingData, session: Session) -> Outcome:
+    """Train `detector` in a new run folder."""
+    run = make_run(session.command, config.name, session.out)
+    run.write_text("command.txt", session.line + "\n")
+    machine = {**session.environment, "device": str(session.device)}
+    run.write_text("env.json", json.dumps(machine, indent=2) + "\n")
+    return _run(config, detector, data, run, session)
+
+
+def resume(
+    path: Path,
+    config: Config,
+    session: Session,
+    build: Callable[[Config, int], Detector] = build_detector,
+) -> Outcome:
+    """Go on with the run in `path`, from its last checkpoint.
+
+    `config` is the run's own, perhaps with other settings of `train`; `build` makes the detector
+    from it and the number of classes. Raises ConfigError for a change that cannot be made now,
+    and DataError where the data is not what it was.
+    """
+    state = load_checkpoint(path / CHECKPOINT)
+    _check_changes(config_from_dict(state["config"]), config)
+    data = load_data(config.data, config.train.seed, session.journal)
+    _check_data(state["data"], data)
+    detector = build(config, len(data.train.classes))
+    return _run(config, detector, data, RunFolder(path), session, state)
+
+
+def _run(
+    config: Config,
+    detector: Detector,
+    data: TrainingData,
+    run: RunFolder,
+    session: Session,
+    state: dict[str, Any] | None = None,
+) -> Outcome:
+    journal = session.journal
+    if session.device.type == "cpu":
+        keep_freed_memory(TRAINING)
+    try:
+        journal.open(run, tensorboard=session.tensorboard)
+        with decoded_once(data, config, run.path, journal) as images:
+            trainer = Trainer(config, detector, images, run, journal, session.device)
+            if state is not None:
+                trainer.restore(state)
+                _check_unfinished(trainer)
+            run.require_space(_bytes_to_write(trainer))
+            run.write_text(CONFIG, dump_config(config))
+            _introduce(trainer, session)
+            outcome = _train_or_explain(trainer)
+    except DhError as error:
+        with contextlib.suppress(DhError):  # the log may be what cannot be written
+            journal.note(f"error: {error}")
+            journal.event("error", what=str(error))
+        raise
+    else:
+        journal.event(outcome.status, total_iteration=trainer.iteration)
+        return outcome
+    finally:
+        journal.close()
+
+
+def _train_or_explain(trainer: Trainer) -> Outcome:
+    """Train; if that fails, say which state is left, and turn lack of memory into a DhError."""
+    try:
+        return trainer.train()
+    except torch.OutOfMemoryError as error:
+        what = (
+            f"{trainer.device} has too little memory for "
+            f"{counted(trainer.config.train.batch_size, 'image')}"
+        )
+        hint = "the same recipe with less at a time: halve `train.batch_size`, double "
+        hint += "`train.accumulate`; or lower `input.max_size`"
+        raise DhError(what, hint=hint) from error
+    except DhError:
+        if (trainer.run.path / CHECKPOINT).exists():
+            trainer.journal.display.say(f"the last good state is kept; {way_on(trainer.run)}")
+        raise
+
+
+def way_on(run: RunFolder) -> str:
+    """How to go on with a run."""
+    return f"go on with: dh train --resume {shlex.quote(str(run.path))}"
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """`config` with data paths that mean the same in every working folder."""
+    data = config.data
+    paths = {
+        name: str(Path(value).expanduser().absolute())
+        for name, value in (("train", data.train), ("val", data.val))
+        if value is not None
+    }
+    return config.model_copy(update={"data": data.model_copy(update=paths)})
+
+
+def _introduce(trainer: Trainer, session: Session) -> None:
+    """Say what is about to happen."""
+    say, train = session.journal.say, trainer.config.train
+    val = f"{len(trainer.data.val)} to validate on" if trainer.data.val else "none to validate on"
+    say(f"{counted(len(trainer.data.train), 'image')} to learn from, {val}")
+    epochs = trainer.total / trainer.epoch_length  # the last one may be cut short
+    say(
+        f"epochs: {epochs:.4g} of {counted(trainer.epoch_length, 'iteration')}, "
+        f"{trainer.total:,} in all, on {trainer.device} in {trainer.precision.name}"
+    )
+    say(describe_rate(train, trainer.world))
+    for line in _branches_on_all(trainer.detector):
+        say(line)
+    if train.schedule.warmup > trainer.total // 2:
+        session.journal.warn(
+            f"warm-up (train.schedule.warmup) takes {counted(train.schedule.warmup, 'iteration')}, "
+            f"the whole training {trainer.total}"
+        )
+    say(f"run folder: {trainer.run.path}")
+    if trainer.iteration:
+        say(
+            f"resumed after iteration {trainer.position.iteration} of epoch "
+            f"{trainer.position.epoch + 1}: {session.line}"
+        )
+    session.journal.event(
+        "started", total_iteration=trainer.iteration, iterations=trainer.total, line=session.line
+    )
+
+
+def _branches_on_all(detector: nn.Module) -> list[str]:
+    """Why branches that only refine boxes run on all sampled RoIs, where they do."""
+    if not isinstance(detector, Detector):  # a benchmark trains another's
+        return []
+    branches = {name: detector.head.branch(name) for name in detector.head.branches}
+    return [
+        f"the branch `{name}` trains on all sampled RoIs, not only on objects: {branch.needs_all}"
+        for name, branch in branches.items()
+        if branch.cls is None and branch.needs_all is not None
+    ]
+
+
+def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Transfer:
+    """Copy the weights of a model file whose classes are those of the data, in any order."""
+    source, classes = read_weights(path), data.train.classes
+    if set(source.classes) != set(classes):
+        raise ConfigError(
+            f"knows the classes {', '.join(source.classes)}, the data {', '.join(classes)}",
+            where=path,
+            hint="`dh finetune` starts from a model of other classes",
+        )
+    state, copied = transfer(source, detector.state_dict(), classes, {})
+    detector.load_state_dict(state)
+    return copied
+
+
+def _check_changes(before: Config, now: Config) -> None:
+    """Refuse what cannot change between a checkpoint and its continuation."""
+    for section in ("data", "input", "augment", "model"):
+        if getattr(before, section) != getattr(now, section):
+            raise ConfigError(f"`{section}` cannot change when a run is resumed", hint=START_ANEW)
+    for name in KEPT_ON_RESUME:
+        if getattr(before.train, name) != getattr(now.train, name):
+            what = f"`train.{name}` cannot change when a run is resumed"
+            raise ConfigError(what, hint=START_ANEW)
+
+
+def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
+    now = data.fingerprint()
+    changed = [
+        f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]
+    ]
+    if changed:
+        what = f"is not the data that the run began with: {', '.join(changed)}"
+        raise DataError(what, where=data.train.root, hint=START_ANEW)
+
+
+def _check_unfinished(trainer: Trainer) -> None:
+    if trainer.is_finished:
+        what = f"is finished: {trainer.position.epoch} of {counted(trainer.epochs, 'epoch')}"
+        hint = "to train longer: `--set train.schedule.length=…`"
+        raise ConfigError(what, where=trainer.run.path, hint=hint)
+    if trainer.patience_is_over:
+        what = f"was stopped early: {trainer.position.stale} validations without a better AP"
+        raise ConfigError(what, where=trainer.run.path, hint="to go on: `--set train.patience=0`")
+
+
+def _bytes_to_write(trainer: Trainer) -> int:
+    """About the bytes the run still adds: two models, the state, and a copy while it is written."""
+    model = _size(trainer.model.state_dict().values())
+    trained = _size(weight for weight in trainer.detector.parameters() if weight.requires_grad)
+    moments = 1 if trainer.config.train.optimizer == "sgd" else 2
+    state = model * (2 if trainer.ema else 1) + trained * moments
+    there = sum(file.stat().st_size for file in trainer.run.path.iterdir() if file.is_file())
+    return max(2 * model + 2 * state - there, state)
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,141 @@
+"""One iteration: batches to losses to gradients to a move of the optimiser."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from dhcli.data.loading.loader import Batch
+from dhcli.ops.batch import ImageBatch, Target
+from dhcli.runtime.memory import give_holes_back
+from dhcli.runtime.precision import Precision
+from dhcli.training.optimizer import set_rate
+
+
+class HasLosses(Protocol):
+    """What training asks of a detector."""
+
+    def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Weighted loss parts by name; the loss is their sum."""
+        ...
+
+
+class TrainStep(nn.Module):
+    """A detector whose forward gives its losses, so that a wrapper such as DDP sees a forward."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
+        detector: HasLosses = self.detector  # type: ignore[assignment]
+        return detector.losses(images, targets)
+
+
+def seed_all(*numbers: int) -> None:
+    """Seed Python's, NumPy's and torch's generators from `numbers`.
+
+    Training does so at every iteration from (seed, iteration, rank). What is drawn is then a pure
+    function of these, as the learning rate is: it does not depend on what ran before (validation,
+    another number of workers, an interruption), and there is no hidden state to save.
+    """
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an iteration gave.
+
+    losses  name → () float32 on the device, means over the batches, detached
+    bad     numbers of the batches whose loss is not finite; if any, the optimiser did not move
+    """
+
+    losses: dict[str, Tensor]
+    bad: list[int]
+
+
+class Updater:
+    """Moves the weights of a detector by the gradient of a group of batches."""
+
+    def __init__(
+        self, detector: nn.Module, optimizer: Optimizer, precision: Precision, clip_norm: float
+    ) -> None:
+        self.step = TrainStep(detector)
+        self.optimizer = optimizer
+        self.precision = precision
+        self.clip_norm = clip_norm
+        self.scaler = torch.amp.GradScaler(precision.device.type, enabled=precision.name == "fp16")
+        self.weights = [weight for weight in detector.parameters() if weight.requires_grad]
+        # Forward passes move running statistics; a batch that is thrown away must not leave a trace
+        self.statistics = [x for x in detector.buffers() if x.is_floating_point()]
+        self.kept = [x.clone() for x in self.statistics]
+
+    def update(self, batches: Sequence[Batch], rate: float) -> StepResult:
+        """Take one iteration with learning rate `rate`; the gradient is the batches' mean.
+
+        If a loss is not finite, weights and statistics stay as they were.
+        """
+        _copy(self.statistics, self.kept)
+        self.optimizer.zero_grad(set_to_none=True)
+        results = [self._backward(batch, len(batches)) for batch in batches]
+        names = results[0][0]
+        losses = {n: torch.stack([parts[n] for parts, _ in results]).mean() for n in names}
+        bad = [number for number, (_, finite) in enumerate(results) if not finite.read()]
+        if bad:
+            _copy(self.kept, self.statistics)
+        else:
+            self._move(rate)
+        return StepResult(losses, bad)
+
+    def _backward(self, batch: Batch, group: int) -> tuple[dict[str, Tensor], _Answer]:
+        device = self.precision.device
+        images, targets = batch.images.to(device), [target.to(device) for target in batch.targets]
+        with self.precision.autocast():
+            losses = self.step(images, targets)
+        total = torch.stack(list(losses.values())).sum()
+        finite = _Answer(torch.isfinite(total))
+        if device.type == "cpu":
+            give_holes_back()
+        self.scaler.scale(total / group).backward()  # type: ignore[no-untyped-call]
+        return {name: loss.detach() for name, loss in losses.items()}, finite
+
+    def _move(self, rate: float) -> None:
+        set_rate(self.optimizer, rate)
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.weights, self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+def _copy(source: list[Tensor], target: list[Tensor]) -> None:
+    if source:  # a detector may have no buffers, and torch takes no empty lists
+        torch._foreach_copy_(target, source)
+
+
+class _Answer:
+    """A yes or no that a GPU works out, read without waiting for what was queued after it."""
+
+    def __init__(self, answer: Tensor) -> None:
+        self.event = None
+        if answer.is_cuda:
+            answer = answer.to("cpu", non_blocking=True)
+            self.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self.event.record()
+        self.answer = answer
+
+    def read(self) -> bool:
+        if self.event is not None:
+            self.event.synchronize()
+        return bool(self.answer)

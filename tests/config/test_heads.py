@@ -1,0 +1,97 @@
+"""Which scores and boxes can be read from which head, and why not others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from dhcli.config.heads import all_read_outs, choose_read_out, own_read_out
+from dhcli.config.schema import Head
+from dhcli.errors import ConfigError
+
+FC, CONV = {"kind": "fc"}, {"kind": "conv"}
+EXT = [{**FC, "lambda": 0.7}, {**CONV, "lambda": 0.8}]
+DOUBLE = [FC, CONV]
+
+
+def head(*branches: dict[str, Any], **settings: str) -> Head:
+    return Head.model_validate({"branches": branches, **settings})
+
+
+@pytest.mark.parametrize(
+    ("branches", "expected"),
+    [
+        (
+            EXT,
+            "fc/fc conv/conv fc/conv max/conv average/conv complementary/conv",  # Fig. 6, Table 3
+        ),
+        (DOUBLE, "fc/conv"),
+        ([{**FC, "lambda": 0.7}, CONV], "fc/fc fc/conv"),
+        (
+            [FC, {**CONV, "lambda": 0.8}],
+            "conv/conv fc/conv max/conv average/conv complementary/conv",
+        ),
+        ([{**FC, "lambda": 0.5}], "fc/fc"),
+        ([FC, {**FC, "name": "fc2", "focus": "reg"}], "fc/fc2"),
+        ([{**FC, "focus": "reg"}, {**CONV, "focus": "cls"}], "conv/fc"),
+    ],
+    ids=["Ext", "Double-Head", "λ_conv = 1", "λ_fc = 1", "single", "Double-FC", "Reverse"],
+)
+def test_every_read_out(branches: list[dict[str, Any]], expected: str) -> None:
+    every = all_read_outs(head(*branches))
+
+    assert " ".join("/".join(one) for one in every) == expected
+    assert own_read_out(head(*branches)) in every
+
+
+def test_what_is_not_asked_for_stays_as_it_is_configured() -> None:
+    one = head(*EXT, scores="max", boxes="fc")
+
+    assert choose_read_out(one, None, None) == ("max", "fc")
+    assert choose_read_out(one, "average", None) == ("average", "fc")
+    assert choose_read_out(one, None, "conv") == ("max", "conv")
+    assert choose_read_out(one, "auto", "auto") == ("complementary", "conv")
+
+
+@pytest.mark.parametrize(
+    ("branches", "scores", "boxes", "said"),
+    [
+        (
+            DOUBLE, "conv", None,
+            "--scores: `conv` has no classifier (its λ is 1); it can be auto, fc",
+        ),
+        (
+            DOUBLE, "max", None,
+            "--scores: `max` fuses two classifiers, but `conv` has no classifier (its λ is 1); "
+            "it can be auto, fc",
+        ),
+        (
+            DOUBLE, None, "fc",
+            "--boxes: `fc` has no box regression (its λ is 1); it can be auto, conv",
+        ),
+        (
+            [{**FC, "lambda": 0.5}], "average", None,
+            "--scores: `average` fuses two classifiers, but there is one branch; "
+            "it can be auto, fc",
+        ),
+        (
+            EXT, "cnov", None,
+            "--scores: there is no `cnov`; it can be auto, fc, conv, max, average, complementary",
+        ),
+        (EXT, None, "max", "--boxes: there is no `max`; it can be auto, fc, conv"),
+    ],
+)  # fmt: skip
+def test_what_a_head_cannot_give_says_why_and_what_it_can(
+    branches: list[dict[str, Any]], scores: str | None, boxes: str | None, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        choose_read_out(head(*branches), scores, boxes)
+
+    assert str(caught.value) == said
+
+
+def test_a_configuration_is_checked_by_the_same_rule() -> None:
+    with pytest.raises(ValidationError, match=r"`scores`: `conv` has no classifier"):
+        head(*DOUBLE, scores="conv")

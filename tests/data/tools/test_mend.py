@@ -1,0 +1,270 @@
+"""Every flaw drawn: it is found under its code, and gone from what `--fix` writes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from dhcli.data.formats import read_dataset, write_dataset
+from dhcli.data.formats.voc import OFFSET
+from dhcli.data.tools.check import check_table, find_flaws, turn_boxes
+from dhcli.data.tools.findings import CODES
+from dhcli.data.tools.mend import fix_table
+from dhcli.data.tools.scan import scan_images
+
+
+@pytest.fixture
+def coco(tmp_path, rng):
+    """A function that writes a COCO folder: images by split, boxes [id, image, class, x, y, w, h].
+
+    Image n of 40 × 30 pixels is `n.png`; `sizes` are what the file says of them.
+    """
+
+    def write(splits, boxes, classes=("cat", "dog"), sizes=None):
+        root = tmp_path / "in"
+        (root / "annotations").mkdir(parents=True)
+        for number in sorted({n for images in splits.values() for n in images}):
+            pixels = rng.integers(0, 255, (30, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(root / f"{number}.png")
+        for split, images in splits.items():
+            told = {
+                "images": [image(n, *(sizes or {}).get(n, (40, 30))) for n in images],
+                "annotations": [annotation(*box) for box in boxes if box[1] in images],
+                "categories": [{"id": k, "name": name} for k, name in enumerate(classes, 1)],
+            }
+            path = root / f"annotations/instances_{split}.json"
+            path.write_text(json.dumps(told), "utf-8")
+        return root
+
+    return write
+
+
+def image(number, width, height):
+    return {"id": number, "file_name": f"{number}.png", "width": width, "height": height}
+
+
+def annotation(number, image, category, *bbox):
+    row = {"image_id": image, "category_id": category, "bbox": bbox}
+    return row if number is None else row | {"id": number}
+
+
+def codes_of(table):
+    return {finding.code for finding in check_table(table, decode=True)}
+
+
+ONE = {"train": [1, 2], "val": [3]}
+SOUND = [(1, 1, 1, 1, 2, 9, 9), (2, 1, 2, 4, 4, 8, 8), (3, 2, 1, 5, 5, 9, 9), (4, 2, 2, 1, 1, 9, 9)]
+SOUND += [(5, 3, 1, 3, 3, 9, 9), (6, 3, 2, 2, 2, 8, 8)]
+"""Boxes of two classes in each of three images."""
+
+FLAWED_BOXES = {
+    "id-zero": (0, 1, 1, 9, 9, 9, 9),
+    "id-repeated": (2, 2, 1, 9, 9, 9, 9),
+    "box-not-finite": (9, 1, 1, float("nan"), 9, 9, 9),
+    "box-inverted": (9, 1, 1, 9, 9, -3, 9),
+    "box-empty": (9, 1, 1, 9, 9, 0, 9),
+    "box-outside": (9, 1, 1, 50, 9, 9, 9),
+    "box-thin": (9, 1, 1, 9, 9, 0.5, 9),
+    "box-over-edge": (9, 1, 1, 9, 9, 60, 9),
+    "box-duplicate": (9, 1, 1, 1, 2, 9, 9),
+    "class-unknown": (9, 1, 7, 9, 9, 9, 9),
+}
+
+
+@pytest.mark.parametrize("code", FLAWED_BOXES)
+def test_a_flawed_box_is_found_and_mended(coco, tmp_path, code):
+    table = read_dataset(coco(ONE, [*SOUND, FLAWED_BOXES[code]]))
+
+    assert codes_of(table) == {code}
+    assert codes_of(fixed(table, tmp_path)) == set()
+
+
+def test_exchanged_corners_of_files_from_1_are_those_of_the_file(coco):
+    table = read_dataset(coco(ONE, [*SOUND, (9, 1, 1, 8, 9, -4, 9)]))
+    row = int(np.flatnonzero(table.boxes[:, 0] == 8)[0])  # 9 and 4 in a file from 1
+
+    mended = fix_table(replace(table, about={OFFSET: "1"}), scan_images(table, decode=False))
+
+    assert table.boxes[row].tolist() == [8, 9, 4, 18]
+    assert [3, 9, 9, 18] in mended.boxes.tolist()
+
+
+def fixed(table, tmp_path):
+    """The mended table, after it was written and read again."""
+    mended = fix_table(table, scan_images(table, decode=True))
+    write_dataset(mended, tmp_path / "out", table.format)
+    return read_dataset(tmp_path / "out")
+
+
+def spoil_missing(root):
+    (root / "2.png").unlink()
+
+
+def spoil_unreadable(root):
+    (root / "2.png").write_bytes((root / "2.png").read_bytes()[:-500])
+
+
+def spoil_duplicate(root):
+    (root / "2.png").write_bytes((root / "1.png").read_bytes())
+
+
+def spoil_leak(root):
+    (root / "3.png").write_bytes((root / "1.png").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "left"),
+    [
+        (spoil_missing, "image-missing", ["1.png", "3.png"]),
+        (spoil_unreadable, "image-unreadable", ["1.png", "3.png"]),
+        (spoil_duplicate, "image-duplicate", ["1.png", "3.png"]),
+        (spoil_leak, "split-leak", ["2.png", "3.png"]),
+    ],
+)
+def test_a_flawed_image_is_found_and_left_out(coco, tmp_path, spoil, code, left):
+    root = coco(ONE, SOUND)
+    spoil(root)
+    table = read_dataset(root)
+
+    again = fixed(table, tmp_path)
+
+    assert codes_of(table) == {code}
+    assert codes_of(again) == set()
+    assert [name.removeprefix("images/") for name in again.files] == left
+
+
+def test_an_image_listed_in_two_splits_stays_where_it_is_measured_on(coco, tmp_path):
+    table = read_dataset(coco({"train": [1, 2], "val": [2, 3], "test": [3]}, SOUND))
+
+    again = fixed(table, tmp_path)
+
+    assert codes_of(table) == {"split-leak"}
+    assert codes_of(again) == set()
+    assert {name: len(rows) for name, rows in again.splits.items()} == {
+        "train": 1,
+        "val": 1,
+        "test": 1,
+    }
+
+
+def test_the_size_told_is_mended(coco, tmp_path):
+    table = read_dataset(coco(ONE, SOUND, sizes={2: (400, 300)}))
+
+    again = fixed(table, tmp_path)
+
+    assert codes_of(table) == {"image-size"}
+    assert codes_of(again) == set()
+    np.testing.assert_array_equal(again.boxes, table.boxes)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_drawn_before_exif_turned_the_image_are_turned(coco, tmp_path, orientation):
+    root = coco(ONE, SOUND)
+    with Image.open(root / "1.png") as picture:
+        exif = picture.getexif()
+        exif[0x0112] = orientation
+        picture.save(root / "1.png", exif=exif)
+    table = read_dataset(root)
+
+    again = fixed(table, tmp_path)
+
+    assert codes_of(table) == {"image-turned"}
+    assert codes_of(again) == set()
+    assert again.sizes[0].tolist() == [30, 40]
+    expected = turn_boxes(table.boxes[:2], orientation, (40, 30))
+    np.testing.assert_array_equal(again.boxes[:2], expected)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_turned_boxes_lie_on_the_turned_pixels(orientation):
+    canvas = Image.new("L", (40, 30))
+    canvas.paste(255, (3, 5, 12, 9))
+    exif = canvas.getexif()
+    exif[0x0112] = orientation
+    upright = ImageOps.exif_transpose(canvas)
+
+    turned = turn_boxes(np.array([[3.0, 5.0, 12.0, 9.0]]), orientation, (40, 30))
+
+    assert turned.tolist() == [list(upright.getbbox())]
+
+
+def test_spellings_become_one_and_unused_classes_go(coco, tmp_path):
+    boxes = [*SOUND, (9, 1, 3, 20, 20, 9, 9)]
+    table = read_dataset(coco(ONE, boxes, classes=("cat", "dog", "D og", "owl")))
+
+    again = fixed(table, tmp_path)
+
+    assert codes_of(table) == {"class-spelling", "class-unused", "split-class"}
+    assert codes_of(again) == set()
+    assert again.classes == ("cat", "dog")
+    assert np.bincount(again.labels).tolist() == [3, 4]
+
+
+def test_what_is_not_mended_is_named_all_the_same(coco, tmp_path):
+    table = read_dataset(coco({"train": [1, 2, 4], "val": [3]}, SOUND[:5]))
+
+    found = check_table(table)
+
+    assert {f.code: (f.where, f.what) for f in found} == {
+        "image-empty": ("4.png", "has no box"),
+        "split-class": ("class dog", "not one box, of 2, is in `val`"),
+    }
+    assert codes_of(fixed(table, tmp_path)) == {f.code for f in found}
+
+
+def test_images_in_no_split_are_counted(coco):
+    from dataclasses import replace
+
+    table = read_dataset(coco({"train": [1, 2, 3]}, SOUND))
+    table = replace(table, splits={"train": np.array([0, 1])})
+
+    assert [(f.code, f.what) for f in check_table(table)] == [
+        ("image-unsplit", "1 image in no split")
+    ]
+
+
+def test_ids_may_come_again_in_another_file(coco):
+    boxes = [(number % 4, *rest) for number, *rest in SOUND if number % 4]
+
+    assert not {f.code for f in check_table(read_dataset(coco(ONE, boxes)))} & {"id-repeated"}
+
+
+def test_masks_go_where_boxes_are_turned_only(coco, tmp_path):
+    root = coco({"train": [1, 2]}, SOUND)
+    path = root / "annotations/instances_train.json"
+    told = json.loads(path.read_text("utf-8"))
+    for row in told["annotations"]:
+        row["segmentation"] = [[1, 1, 5, 1, 5, 5]]
+    told["images"][0] |= {"width": 40, "height": 30}
+    path.write_text(json.dumps(told), "utf-8")
+    with Image.open(root / "1.png") as picture:
+        exif = picture.getexif()
+        exif[0x0112] = 6
+        picture.save(root / "1.png", exif=exif)
+
+    fixed(read_dataset(root), tmp_path)
+
+    told = json.loads((tmp_path / "out/annotations/instances_train.json").read_text("utf-8"))
+    masks = {row["id"]: bool(row["segmentation"]) for row in told["annotations"]}
+    assert masks == {1: False, 2: False, 3: True, 4: True}
+
+
+def test_fixing_changes_nothing_in_place(coco):
+    table = read_dataset(coco(ONE, [*SOUND, FLAWED_BOXES["box-over-edge"]]))
+    before, scan = table.boxes.copy(), scan_images(table, decode=False)
+
+    fix_table(table, scan)
+
+    np.testing.assert_array_equal(table.boxes, before)
+    assert {f.code for f in find_flaws(table, scan)} == {"box-over-edge"}
+
+
+def test_every_code_has_a_drawn_flaw():
+    elsewhere = {"dataset-empty", "anchor-recall"}  # test_checks.py, test_anchor_recall.py
+    here = {"image-missing", "image-unreadable", "image-duplicate", "split-leak", "image-size"}
+    here |= {"image-turned", "class-spelling", "class-unused", "split-class", "image-empty"}
+    here |= {"image-unsplit"}
+
+    assert set(FLAWED_BOXES) | here | elsewhere == set(CODES)

@@ -1,0 +1,90 @@
+"""Tiles cover every pixel, and boxes lie where the pixels are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dhcli.data.table import Flag, Strings, make_table
+from dhcli.data.tools.tile import tile_table, write_tiles
+from dhcli.errors import DataError
+
+
+def table_of(root=Path("root"), boxes=(), size=(100, 60), files=("a.png",), **columns):
+    counts = [len(boxes)] + [0] * (len(files) - 1)
+    return make_table(
+        root, files, [size] * len(files), counts, boxes, [0] * len(boxes), ("ship",), **columns
+    )
+
+
+@pytest.mark.parametrize("size", [(100, 60), (40, 40), (17, 90), (41, 39)])
+@pytest.mark.parametrize("overlap", [0, 0.25, 0.9])
+def test_tiles_cover_every_pixel_and_stay_inside(size, overlap):
+    tiling = tile_table(table_of(size=size), 40, overlap, 0.5)
+
+    covered = np.zeros((size[1], size[0]), np.bool_)
+    for x1, y1, x2, y2 in tiling.windows.tolist():
+        assert 0 <= x1 < x2 <= size[0]
+        assert 0 <= y1 < y2 <= size[1]
+        assert (x2 - x1, y2 - y1) == (min(40, size[0]), min(40, size[1]))
+        covered[y1:y2, x1:x2] = True
+    assert covered.all()
+    assert len(np.unique(tiling.windows, axis=0)) == len(tiling.windows)
+
+
+def test_boxes_are_whole_truncated_or_to_ignore():
+    boxes = [(5, 5, 15, 15), (36, 10, 46, 20), (32, 30, 42, 38), (10, 39, 20, 43)]
+    areas = np.array([77.0, 88, 99, 55])
+
+    tiling = tile_table(table_of(boxes=boxes, size=(80, 40), areas=areas), 40, 0, 0.5)
+
+    table = tiling.table
+    assert list(table.files) == ["a_0_0.png", "a_40_0.png"]
+    assert np.diff(table.offsets).tolist() == [4, 2]
+    assert table.boxes.tolist() == [
+        *([5, 5, 15, 15], [36, 10, 40, 20], [32, 30, 40, 38], [10, 39, 20, 40]),
+        *([0, 10, 6, 20], [0, 30, 2, 38]),
+    ]
+    whole, cut, region = 0, Flag.TRUNCATED, Flag.IGNORE
+    assert table.flags.tolist() == [whole, region, cut, region, cut, region]
+    np.testing.assert_array_equal(table.areas, [77, *[np.nan] * 5])
+
+
+def test_marks_and_splits_go_along_and_masks_do_not():
+    table = table_of(
+        boxes=[(5, 5, 15, 15)],
+        files=("d/a.JPG", "d/b.tif"),
+        flags=np.array([Flag.DIFFICULT], np.uint8),
+        splits={"train": np.array([1]), "val": np.array([0])},
+        extras={"coco": Strings.pack(["{}"]), "pose": Strings.pack(["Left"])},
+    )
+
+    tiles = tile_table(table, 60, 0, 0.5).table
+
+    assert list(tiles.files) == ["d/a_0_0.JPG", "d/a_40_0.JPG", "d/b_0_0.png", "d/b_40_0.png"]
+    assert {name: rows.tolist() for name, rows in tiles.splits.items()} == {
+        "train": [2, 3],
+        "val": [0, 1],
+    }
+    assert tiles.flags.tolist() == [Flag.DIFFICULT]
+    assert {name: list(column) for name, column in tiles.extras.items()} == {"pose": ["Left"]}
+
+
+def test_the_tiles_on_disk_are_the_pixels_of_their_windows(tmp_path, rng):
+    pixels = rng.integers(0, 255, (60, 100, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    tiling = tile_table(table_of(tmp_path), 40, 0.5, 0.5)
+
+    table = write_tiles(tiling, tmp_path / "tiles")
+
+    for tile, (x1, y1, x2, y2) in enumerate(tiling.windows.tolist()):
+        with Image.open(table.path(tile)) as image:
+            np.testing.assert_array_equal(np.asarray(image), pixels[y1:y2, x1:x2])
+
+
+def test_an_image_that_cannot_be_read_or_measured_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"a\.png: its size cannot be told"):
+        tile_table(table_of(size=(0, 0)), 40, 0.5, 0.5)
+    with pytest.raises(DataError, match=r"a\.png: no such image"):
+        write_tiles(tile_table(table_of(tmp_path), 40, 0.5, 0.5), tmp_path / "tiles")

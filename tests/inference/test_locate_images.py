@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dhcli.errors import DataError
+from dhcli.inference.locate_images import find_images
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("a/1.jpg", "a/2.PNG", "b/1.jpg", "b/deep/3.tif", "b/notes.txt", "b/.hid/4.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "root", "names"),
+    [
+        (["a"], "a", ["1.jpg", "2.PNG"]),
+        (["."], ".", ["a/1.jpg", "a/2.PNG", "b/1.jpg", "b/deep/3.tif"]),
+        (["a/1.jpg"], "a", ["1.jpg"]),
+        (["a/1.jpg", "b/1.jpg"], ".", ["a/1.jpg", "b/1.jpg"]),
+        (["b/deep", "b/1.jpg"], "b", ["deep/3.tif", "1.jpg"]),
+        (["a/1.jpg", "a", "a/../a/1.jpg"], "a", ["1.jpg", "2.PNG"]),
+        (["b/notes.txt"], "b", ["notes.txt"]),  # a file named by hand is taken at its word
+        (["*/1.*"], ".", ["a/1.jpg", "b/1.jpg"]),
+        (["b/*.*"], "b", ["1.jpg"]),  # a pattern is not
+        (["b/**/*.tif"], "b/deep", ["3.tif"]),
+    ],
+)
+def test_inputs_become_names_below_the_folder_that_holds_them_all(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str], root: str, names: list[str]
+) -> None:
+    monkeypatch.chdir(tree)
+
+    found = find_images(inputs)
+
+    assert found.root == (tree / root).resolve()
+    assert list(found.names) == names
+
+
+def test_results_of_an_earlier_run_are_left_out(tree: Path) -> None:
+    (tree / "a/out/drawn").mkdir(parents=True)
+    (tree / "a/out/drawn/1.jpg").touch()
+
+    found = find_images([str(tree / "a")], skip=tree / "a/out")
+
+    assert list(found.names) == ["1.jpg", "2.PNG"]
+
+
+def test_a_name_with_brackets_is_no_pattern(tree: Path) -> None:
+    (tree / "a/x[1].jpg").touch()
+
+    assert list(find_images([str(tree / "a/x[1].jpg")]).names) == ["x[1].jpg"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (["absent.jpg"], "absent.jpg: no such image or folder"),
+        (["b/*.gif"], "no image matches this pattern"),
+        (["b/.hid/../notes"], "no such image"),
+        (["empty"], "empty: no images found"),
+    ],
+)
+def test_what_is_not_there_is_an_error(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tree)
+    (tree / "empty").mkdir()
+
+    with pytest.raises(DataError, match=said):
+        find_images(inputs)

@@ -1,0 +1,192 @@
+"""Splits, classes by name, results files, and what is written. Torch plays no part."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dhcli.data.table import ANY_CLASS, make_table
+from dhcli.errors import ConfigError, DataError
+from dhcli.inference.score import (
+    Request,
+    choose_split,
+    evaluate_results,
+    save_evaluation,
+    score,
+)
+from dhcli.metrics.names import parse_metrics
+
+CAR, VAN = (0, 0, 50, 50), (100, 100, 150, 150)
+
+
+def table_of(boxes, labels, classes, **columns):
+    return make_table(
+        Path("drawn"), ["a.jpg"], [(300, 300)], [len(boxes)], boxes, labels, classes, **columns
+    )
+
+
+@pytest.mark.parametrize(
+    ("splits", "asked", "chosen"),
+    [
+        ("train val test", None, "val"),
+        ("train test", None, "test"),
+        ("train", None, "all"),
+        ("", None, "all"),
+        ("train val", "train", "train"),
+        ("train val", "all", "all"),
+    ],
+)
+def test_split_is_the_named_one_else_val_else_test_else_all(splits, asked, chosen) -> None:
+    files = [f"{i}.jpg" for i in range(9)]
+    numbers = {name: np.array([index]) for index, name in enumerate(splits.split())}
+    table = make_table(Path("x"), files, [(1, 1)] * 9, [0] * 9, [], [], ("a",), splits=numbers)
+
+    name, images = choose_split(table, asked)
+
+    assert name == chosen
+    expected = range(9) if chosen == "all" else numbers[chosen].tolist()
+    assert images.tolist() == list(expected)
+
+
+def test_an_empty_split_is_passed_over_or_an_error() -> None:
+    none = np.array([], np.int64)
+    splits = {"train": np.array([0]), "val": none}
+    table = table_of([CAR], [0], ("a",), splits=splits)
+
+    assert choose_split(table, None)[0] == "all"
+    with pytest.raises(DataError, match="the split `val` holds no images"):
+        choose_split(table, "val")
+
+
+def test_an_unknown_split_is_an_error_that_names_those_there_are() -> None:
+    table = table_of([CAR], [0], ("a",), splits={"train": np.array([0])})
+
+    with pytest.raises(DataError, match="no split `val`; the dataset has: train"):
+        choose_split(table, "val")
+
+
+@pytest.mark.parametrize(("others", "precision"), [("drop", 0.5), ("ignore", 1)])
+def test_classes_that_only_the_data_has(others, precision) -> None:
+    truth = table_of([CAR, VAN], [1, 0], ("Van", "Car"))
+    found = table_of([VAN, CAR], [0, 0], ("Car", "Tram"), scores=np.array([0.9, 0.8]))
+    request = Request(metrics=("coco", "voc07", "voc12", "kitti"))
+
+    evaluation = score(truth, found, "all", request, others=others)
+
+    results = evaluation.results
+    assert results["coco"].stats["AP"] == pytest.approx(precision)
+    assert results["voc12"].stats["mAP"] == pytest.approx(precision)
+    assert results["kitti"].stats["easy"] == 1  # Van is Car's neighbour, whatever `others` is
+    assert evaluation.scored == ("Car",)
+    assert evaluation.unknown_to_model == ("Van",)
+    assert evaluation.unknown_to_data == ("Tram",)
+    assert ANY_CLASS not in evaluation.truth.labels
+
+
+def test_document_holds_fractions_and_null_for_undefined() -> None:
+    truth = table_of([CAR], [0], ("a", "b"))
+    found = table_of([CAR], [0], ("a", "b"), scores=np.array([0.5]))
+
+    document = score(truth, found, "val", Request()).as_dict()
+
+    coco = json.loads(json.dumps(document, allow_nan=False))["metrics"]["coco"]
+    assert coco["stats"]["AP"] == pytest.approx(1)
+    assert coco["stats"]["APl"] is None
+    assert coco["per_class"]["b"]["AP"] is None
+    assert coco["per_class"]["a"]["objects"] == 1
+    assert document["split"] == "val"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """COCO JSON with sparse ids: a val file of two images, one object each."""
+    document = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 300, "height": 300} for i in (5, 9)],
+        "annotations": [
+            {"id": 0, "image_id": 5, "category_id": 42, "bbox": [0, 0, 50, 50]},
+            {"id": 1, "image_id": 9, "category_id": 7, "bbox": [10, 10, 40, 0], "iscrowd": 0},
+        ],
+        "categories": [{"id": 42, "name": "cat"}, {"id": 7, "name": "dog"}],
+    }
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(document), "utf-8")
+    return file
+
+
+RESULT = {"image_id": 5, "category_id": 42, "bbox": [0, 0, 50, 50], "score": 0.5}
+
+
+def write(path: Path, rows) -> Path:
+    path.write_text(json.dumps(rows), "utf-8")
+    return path
+
+
+def test_results_of_another_tool_are_scored(dataset, tmp_path) -> None:
+    said = []
+    results = write(tmp_path / "results.json", [RESULT])
+
+    evaluation = evaluate_results(results, dataset, Request(), say=said.append)
+
+    per_class = evaluation.results["coco"].per_class
+    assert per_class["cat"]["AP"] == pytest.approx(1)
+    assert per_class["dog"]["AP"] == 0
+    assert any("evaluating all images: 2 images, 2 boxes" in line for line in said)
+    assert any("boxes without area: 1;" in line for line in said)
+
+
+def test_an_empty_list_of_results_is_zero(dataset, tmp_path) -> None:
+    results = write(tmp_path / "results.json", [])
+
+    evaluation = evaluate_results(results, dataset, Request(), say=lambda _: None)
+
+    assert evaluation.results["coco"].stats["AP"] == 0
+
+
+def test_saved_predictions_have_the_datasets_ids_and_score_the_same(dataset, tmp_path) -> None:
+    results = write(tmp_path / "results.json", [RESULT, {**RESULT, "image_id": 9, "score": 0.25}])
+    first = evaluate_results(results, dataset, Request(), say=lambda _: None)
+
+    metrics, _, predictions = save_evaluation(first, tmp_path / "out/deep")
+
+    assert json.loads(predictions.read_text("utf-8")) == json.loads(results.read_text("utf-8"))
+    again = evaluate_results(predictions, dataset, Request(), say=lambda _: None)
+    document = json.loads(metrics.read_text("utf-8"))
+    assert (
+        document
+        == json.loads(json.dumps(again.as_dict()))
+        == json.loads(json.dumps(first.as_dict()))
+    )
+
+
+def test_saving_no_detections_writes_an_empty_list(dataset, tmp_path) -> None:
+    results = write(tmp_path / "results.json", [])
+    evaluation = evaluate_results(results, dataset, Request(), say=lambda _: None)
+
+    *_, predictions = save_evaluation(evaluation, tmp_path / "out")
+
+    assert json.loads(predictions.read_text("utf-8")) == []
+
+
+def test_metrics_are_words_between_commas() -> None:
+    assert parse_metrics(["kitti, coco", "coco"]) == ("kitti", "coco")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["coco,ap"], "unknown metric `ap`"), ([","], "no metric")]
+)
+def test_unknown_metrics_are_errors(names, said) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        parse_metrics(names)
+
+    assert error.value.hint == "there are: coco, voc07, voc12, kitti"
+
+
+def test_scoring_imports_no_torch() -> None:
+    code = (
+        "import sys, dhcli.inference.score, dhcli.metrics.bars; assert 'torch' not in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True)

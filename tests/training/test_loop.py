@@ -1,0 +1,417 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dhcli.config.schema import Config
+from dhcli.errors import DhError
+from dhcli.training.checkpoint import load_checkpoint
+from dhcli.training.loop import Trainer
+from dhcli.training.schedule import learning_rate
+from dhcli.training.validate import validation_losses
+from dhcli.weights.model_file import read_metadata, read_model
+
+MakeTrainer = Callable[..., Trainer]
+MakeConfig = Callable[..., Config]
+
+
+def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    average = trainer.ema.module.state_dict() if trainer.ema else {}
+    return trainer.detector.state_dict() | {f"ema.{name}": x for name, x in average.items()}
+
+
+def _assert_same(one: Trainer, other: Trainer) -> None:
+    theirs = _weights(other)
+    assert all(torch.equal(x, theirs[name]) for name, x in _weights(one).items())
+    metrics = [(t.run.path / "metrics.csv").read_text() for t in (one, other)]
+    assert metrics[0] == metrics[1]
+
+
+def _stop_at(recorder: Any, epoch: int, iteration: int, number: int = signal.SIGINT) -> None:
+    """Let a signal come when this iteration is done."""
+
+    def on_tick(*place: int) -> None:
+        if place == (epoch, iteration):
+            signal.raise_signal(number)
+
+    recorder.on_tick = on_tick
+
+
+SETTINGS = [
+    {},
+    {"optimizer": "adamw", "ema": 0.9, "clip_norm": 0.5},
+    {"accumulate": 2, "ema": 0.5, "schedule": {"kind": "cosine"}},
+    {"precision": "fp16", "schedule": {"unit": "iteration", "length": 9}},
+    {"workers": 2, "eval_every": 0},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: ",".join(settings) or "plain")
+@pytest.mark.parametrize("place", [(1, 1), (2, 1), (2, 2)], ids=str)
+def test_interrupted_and_resumed_equals_uninterrupted(
+    settings: dict[str, Any],
+    place: tuple[int, int],
+    make_trainer: MakeTrainer,
+    make_config: MakeConfig,
+    recorder: Any,
+) -> None:
+    config = make_config(**settings)
+    straight = make_trainer(config, "straight")
+    straight.train()
+
+    _stop_at(recorder, *place)
+    stopped = make_trainer(config, "stopped").train()
+    resumed = make_trainer(config, "stopped")
+    resumed.restore(load_checkpoint(resumed.run.path / "checkpoint.pt"))
+    recorder.on_tick = lambda *_: None
+    finished = resumed.train()
+
+    assert (stopped.status, stopped.signal) == ("interrupted", signal.SIGINT)
+    assert (finished.status, finished.signal) == ("finished", None)
+    _assert_same(straight, resumed)
+
+
+def test_workers_do_not_change_the_weights(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainers = [make_trainer(make_config(workers=n), f"workers{n}") for n in (0, 2)]
+
+    for trainer in trainers:
+        trainer.train()
+
+    _assert_same(*trainers)
+
+
+def test_validation_does_not_change_the_weights(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    with_val = make_trainer(make_config(), "with")
+    without = make_trainer(make_config(), "without", val=False)
+
+    with_val.train()
+    without.train()
+
+    assert all(torch.equal(x, _weights(without)[name]) for name, x in _weights(with_val).items())
+
+
+def test_validation_losses_are_drawn_alike_every_time(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(trainer._validate(_NoStop()))
+
+    assert found[0] == pytest.approx(found[1], rel=0, abs=0, nan_ok=True)
+    assert trainer.journal.display.validated == (7, 7)
+    assert found[0]["val_loss"] == found[0]["val_loss_cls"] + found[0]["val_loss_reg"]
+
+
+class _NoStop:
+    def check(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "INT"), (signal.SIGTERM, "TERM")])
+def test_signal_ends_after_the_iteration_and_saves(
+    number: int, name: str, make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    _stop_at(recorder, 2, 3, number)
+    handlers = signal.getsignal(number)
+
+    outcome = make_trainer(make_config()).train()
+
+    state = load_checkpoint(outcome.run.path / "checkpoint.pt")
+    assert (state["position"]["epoch"], state["position"]["iteration"]) == (1, 3)
+    assert outcome.signal == number
+    assert read_metadata(outcome.run.path / "last.safetensors").metadata["iteration"] == 7
+    assert signal.getsignal(number) == handlers
+
+
+@pytest.mark.parametrize(("call", "place"), [(5, (1, 4)), (9, (2, 4))], ids=["second", "last"])
+def test_signal_in_validation_repeats_the_validation(
+    call: int,
+    place: tuple[int, int],
+    make_trainer: MakeTrainer,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    straight = make_trainer(make_config(), "straight")
+    straight.train()
+    trainer = make_trainer(make_config(), "stopped")
+    detect, calls = trainer.detector.detect, []
+
+    def interrupted(images: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return detect(images)
+
+    monkeypatch.setattr(trainer.detector, "detect", interrupted)
+    outcome = trainer.train()
+    resumed = make_trainer(make_config(), "stopped")
+    resumed.restore(load_checkpoint(resumed.run.path / "checkpoint.pt"))
+
+    assert (outcome.position.epoch, outcome.position.iteration) == place
+    assert not resumed.is_finished
+    resumed.train()
+    assert resumed.is_finished
+    _assert_same(straight, resumed)
+
+
+def test_a_training_made_longer_goes_on_within_the_epoch_that_its_end_cut_short(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    short, long = (
+        make_config(schedule={"unit": "iteration", "length": length}) for length in (6, 11)
+    )
+    straight = make_trainer(long, "straight")
+    straight.train()
+    make_trainer(short, "longer").train()
+    resumed = make_trainer(long, "longer")
+    resumed.restore(load_checkpoint(resumed.run.path / "checkpoint.pt"))
+
+    assert resumed.iteration == 6
+    resumed.train()
+
+    theirs = _weights(straight)
+    assert all(torch.equal(x, theirs[name]) for name, x in _weights(resumed).items())
+    assert [row["iteration"] for row in resumed.position.history] == [4, 6, 8, 11]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_setting_of_the_optimiser_that_changes_on_resuming_takes_effect(
+    optimizer: str, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(optimizer=optimizer, weight_decay=1e-4))
+    trainer.train()
+    changed = make_trainer(make_config(optimizer=optimizer, weight_decay=0.5))
+
+    changed.restore(trainer.state())
+
+    assert changed.updater.optimizer.param_groups[0]["weight_decay"] == 0.5
+    before, now = (t.updater.optimizer.state_dict()["state"] for t in (trainer, changed))
+    assert before
+    for number, moments in before.items():
+        assert all(torch.equal(value, now[number][name]) for name, value in moments.items())
+
+
+def test_rate_is_that_of_the_schedule(make_trainer: MakeTrainer, make_config: MakeConfig) -> None:
+    config = make_config(log_every=1, lr=0.08, batch_size=2, reference_batch=4)
+    trainer = make_trainer(config)
+
+    trainer.train()
+
+    rates = [interval.rate for interval in trainer.journal.display.intervals]
+    schedule = config.train.schedule
+    assert rates == [learning_rate(i, 0.04, schedule, epoch_length=4) for i in range(12)]
+
+
+def test_best_model_is_the_one_of_the_best_epoch(
+    make_trainer: MakeTrainer, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.2, 0.5, 0.5, float("nan"), 0.3])
+    stats = {"AP50": 0.0, "AP75": 0.0}
+    monkeypatch.setattr(
+        "dhcli.training.loop.validation_ap", lambda *_: {"AP": next(values), **stats}
+    )
+    trainer = make_trainer(make_config(schedule={"length": 5}))
+
+    outcome = trainer.train()
+
+    best = read_model(outcome.run.path / "best.safetensors")
+    last = read_model(outcome.run.path / "last.safetensors")
+    assert (outcome.position.best_ap, outcome.position.best_epoch) == (0.5, 2)
+    assert (best.metadata["epoch"], last.metadata["epoch"]) == (2, 5)
+    assert best.metadata["metrics"]["AP"] == 0.5
+    assert best.classes == ("dot",)
+    assert torch.equal(last.state["cls.weight"], trainer.detector.cls.weight)
+
+
+def test_patience_ends_training(
+    make_trainer: MakeTrainer, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.2, 0.1, 0.1, 0.1])
+    stats = {"AP50": 0.0, "AP75": 0.0}
+    monkeypatch.setattr(
+        "dhcli.training.loop.validation_ap", lambda *_: {"AP": next(values), **stats}
+    )
+
+    outcome = make_trainer(make_config(schedule={"length": 9}, patience=2, save_every=0)).train()
+
+    assert (outcome.status, outcome.position.epoch) == ("early", 3)
+    assert load_checkpoint(outcome.run.path / "checkpoint.pt")["position"]["stale"] == 2
+
+
+@pytest.mark.parametrize(("every", "validated"), [(0, [5]), (2, [2, 4, 5]), (1, [1, 2, 3, 4, 5])])
+def test_validations_are_due(
+    every: int, validated: list[int], make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(schedule={"length": 5}, eval_every=every))
+
+    outcome = trainer.train()
+
+    rows = list(csv.DictReader((outcome.run.path / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert [int(row["epoch"]) for row in rows if row["AP"]] == validated
+    assert all(float(row["train_loss"]) > 0 for row in rows)
+    assert [bool(row["val_loss"]) for row in rows] == [bool(row["AP"]) for row in rows]
+
+
+@pytest.mark.parametrize(("every", "saves"), [(0, [5]), (2, [2, 4, 5]), (1, [1, 2, 3, 4, 5])])
+def test_state_is_saved_when_due_and_at_the_end(
+    every: int, saves: list[int], make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    config = make_config(schedule={"length": 5}, save_every=every, eval_every=0)
+
+    outcome = make_trainer(config).train()
+
+    lines = (outcome.run.path / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [event["epoch"] for event in events if event["event"] == "saved"] == saves
+    assert load_checkpoint(outcome.run.path / "checkpoint.pt")["position"]["epoch"] == 5
+
+
+def test_average_is_what_is_validated_and_saved(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(ema=0.9))
+
+    outcome = trainer.train()
+
+    saved = read_model(outcome.run.path / "last.safetensors").state["cls.weight"]
+    assert torch.equal(saved, trainer.ema.module.cls.weight)
+    assert not torch.equal(saved, trainer.detector.cls.weight)
+    losses = [
+        validation_losses(detector, trainer.val_loader, trainer.precision, lambda _: None)["loss"]
+        for detector in (trainer.ema.module, trainer.detector)
+    ]
+    assert outcome.position.history[-1]["val_loss"] == losses[0] != losses[1]
+
+
+def test_every_validated_model_is_kept_when_asked(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    outcome = make_trainer(make_config(keep_epochs=True)).train()
+
+    kept = sorted(file.name for file in outcome.run.path.glob("epoch_*.safetensors"))
+    assert kept == ["epoch_001.safetensors", "epoch_002.safetensors", "epoch_003.safetensors"]
+
+
+def test_events_are_json_lines_with_every_loss_part(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+
+    outcome = trainer.train()
+
+    lines = (outcome.run.path / "events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    intervals = [event for event in events if event["event"] == "interval"]
+    assert [event["total_iteration"] for event in intervals] == [2, 4, 6, 8, 10, 12]
+    for event in intervals:
+        losses = event["losses"]
+        assert losses["loss"] == pytest.approx(losses["loss_cls"] + losses["loss_reg"])
+    epochs = [event for event in events if event["event"] == "epoch"]
+    values = [event["losses"]["loss_cls"] for event in intervals]
+    assert [event["train_loss_cls"] for event in epochs] == pytest.approx(
+        [(values[0] + values[1]) / 2, (values[2] + values[3]) / 2, (values[4] + values[5]) / 2]
+    )
+
+
+def _poison(trainer: Trainer, images: set[int]) -> None:
+    """Make the loss of these images NaN."""
+    update = trainer.updater.update
+
+    def poisoned(batches: list[Any], rate: float) -> Any:
+        for batch in batches:
+            for place, image in enumerate(batch.indices):
+                if image in images:
+                    boxes = torch.full((1, 4), float("nan"))
+                    batch.targets[place].boxes = boxes.expand(1, 4)
+        return update(batches, rate)
+
+    losses = trainer.detector.losses
+
+    def with_nan(batch: Any, targets: list[Any]) -> Any:
+        found = losses(batch, targets)
+        spoiled = sum(target.boxes.sum() for target in targets) * 0
+        return found | {"loss_cls": found["loss_cls"] + spoiled}
+
+    trainer.updater.update = poisoned
+    trainer.detector.losses = with_nan
+
+
+def test_non_finite_loss_stops_and_names_images_and_parts(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+    _poison(trainer, {3})
+
+    with pytest.raises(DhError) as caught:
+        trainer.train()
+
+    assert "3.png" in caught.value.where
+    assert len(caught.value.where.split(", ")) <= 2
+    assert "loss_cls nan" in caught.value.what
+    assert "loss_reg 0." in caught.value.what
+    assert all(x.isfinite().all() for x in trainer.detector.state_dict().values())
+
+
+def test_non_finite_loss_is_skipped_when_asked(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(non_finite="skip", schedule={"length": 11}))
+    _poison(trainer, {3})
+
+    outcome = trainer.train()
+
+    assert outcome.status == "finished"
+    assert len(trainer.journal.display.warnings) == 11  # once an epoch
+    assert all("3.png" in warning for warning in trainer.journal.display.warnings)
+    assert all(x.isfinite().all() for x in trainer.detector.state_dict().values())
+    assert all(row["train_loss"] > 0 for row in outcome.position.history)
+
+
+def test_ten_skipped_in_a_row_stop(make_trainer: MakeTrainer, make_config: MakeConfig) -> None:
+    trainer = make_trainer(make_config(non_finite="skip", schedule={"length": 9}))
+    _poison(trainer, set(range(7)))
+
+    with pytest.raises(DhError, match="10 in a row were skipped"):
+        trainer.train()
+
+    assert len(trainer.journal.display.warnings) == 9
+
+
+def test_full_disk_keeps_the_last_good_checkpoint(
+    make_trainer: MakeTrainer, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(make_config())
+    fsync, good = os.fsync, {}
+
+    def full(descriptor: int) -> None:
+        path = trainer.run.path / "checkpoint.pt"
+        if path.exists():
+            good[path] = path.read_bytes()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(DhError, match="No space left on device"):
+        trainer.train()
+
+    path = trainer.run.path / "checkpoint.pt"
+    assert path.read_bytes() == good[path]
+    assert load_checkpoint(path)["position"]["epoch"] == 1
+    assert not list(trainer.run.path.glob(".*"))

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from dhcli.config.schema import Train
+from dhcli.errors import ConfigError
+from dhcli.training.optimizer import build_optimizer, set_rate
+
+
+def _network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Linear(4, 2))
+
+
+def test_adamw_spares_norms_and_biases_from_decay() -> None:
+    optimizer = build_optimizer(_network(), Train(optimizer="adamw", weight_decay=0.05))
+
+    decay = {w.shape: g["weight_decay"] for g in optimizer.param_groups for w in g["params"]}
+
+    assert decay == {(4, 3, 3, 3): 0.05, (2, 4): 0.05, (4,): 0.0, (2,): 0.0}
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_sgd_decays_everything_that_is_trained() -> None:
+    network = _network()
+    network[0].requires_grad_(False)
+
+    (group,) = build_optimizer(network, Train(weight_decay=0.1, momentum=0.8)).param_groups
+
+    assert [weight.shape for weight in group["params"]] == [(4,), (4,), (2, 4), (2,)]
+    assert (group["weight_decay"], group["momentum"]) == (0.1, 0.8)
+
+
+def test_all_frozen_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="all are frozen"):
+        build_optimizer(_network().requires_grad_(False), Train())
+
+
+def test_set_rate_reaches_every_group() -> None:
+    optimizer = build_optimizer(_network(), Train(optimizer="adamw"))
+
+    set_rate(optimizer, 0.125)
+
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dhcli.config.load import config_from_dict, load_config
+from dhcli.config.schema import Config
+from dhcli.data.table import DetectionTable
+from dhcli.errors import ConfigError, DataError, DhError, ModelError
+from dhcli.training.finetune import finetune, inherited_settings
+from dhcli.training.journal import Journal
+from dhcli.training.loop import Outcome
+from dhcli.training.run import Session, resume, train
+from dhcli.training.run_folder import RunFolder
+from dhcli.weights.model_file import ModelFile, read_model, save_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def small_config() -> Callable[..., Config]:
+    """A Double-Head on ResNet-18 that is small enough for a test; settings as for `--set`."""
+
+    def make(*overrides: str) -> Config:
+        settings = [
+            *("data.train=pictures", "data.val_fraction=0.3"),
+            *(
+                "input.min_size=64",
+                "input.max_size=64",
+                "model.neck.channels=16",
+                "augment.colour=0",
+            ),
+            *("model.head.branches.fc.width=16", "model.head.branches.conv.width=16"),
+            *("model.head.samples=16", "model.rpn.proposals_test=20"),
+            *("model.rpn.proposals_train=20", "model.rpn.samples=16"),
+            *(
+                "train.optimizer=sgd",
+                "train.lr=0.01",
+                "train.batch_size=2",
+                "train.workers=0",
+                "train.log_every=1",
+            ),
+            *("train.schedule.length=1", "train.schedule.steps=[1]", "train.schedule.warmup=0"),
+        ]
+        return load_config("small", overrides=[*settings, *overrides]).config
+
+    return make
+
+
+@pytest.fixture
+def session(tmp_path: Path, recorder: Any) -> Callable[..., Session]:
+    def make(name: str = "run", command: str = "train") -> Session:
+        journal = Journal(recorder)
+        return Session(command, f"dh {command} …", {"dh": "0"}, CPU, journal, tmp_path / name)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _pictures(monkeypatch: pytest.MonkeyPatch, table: DetectionTable) -> None:
+    """The dataset `pictures` is the tiny table, of classes `dot` and `dash`."""
+    both = replace(
+        table,
+        classes=("dot", "dash"),
+        labels=torch.tensor([0, 1, 0, 1, 0, 1, 0]).int().numpy(),
+        category_ids=torch.tensor([7, 42]).numpy(),
+    )
+    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: both)
+
+
+def _stop_after(recorder: Any, iteration: int) -> None:
+    def on_tick(_: int, done: int) -> None:
+        if done == iteration:
+            signal.raise_signal(signal.SIGINT)
+
+    recorder.on_tick = on_tick
+
+
+def test_run_folder_holds_everything(
+    small_config: Any, session: Any, tmp_path: Path, recorder: Any
+) -> None:
+    outcome = train(small_config(), session())
+
+    files = {file.name for file in outcome.run.path.iterdir()}
+    assert files >= {
+        *("config.yaml", "command.txt", "env.json", "events.jsonl", "metrics.csv"),
+        *("train.log", "last.safetensors", "checkpoint.pt"),
+    }
+    assert not {name for name in files if name.startswith(".")}
+    assert json.loads((tmp_path / "run/env.json").read_text())["device"] == "cpu"
+    model = read_model(outcome.run.path / "last.safetensors")
+    assert (model.classes, model.category_ids) == (("dot", "dash"), (7, 42))
+    assert set(recorder.intervals[0].losses) == {
+        *("loss_rpn_cls", "loss_rpn_reg", "loss_fc_cls", "loss_fc_reg"),
+        *("loss_conv_cls", "loss_conv_reg", "loss"),
+    }
+    log = (outcome.run.path / "train.log").read_text()
+    assert "epoch [1][3/3]" in log
+    assert "learning rate" in log
+
+
+def test_configuration_of_the_run_repeats_it(small_config: Any, session: Any) -> None:
+    config = small_config()
+    outcome = train(config, session())
+
+    again = load_config(file=outcome.run.path / "config.yaml").config
+
+    assert again.train == config.train
+    assert again.model == config.model
+    assert Path(again.data.train) == Path.cwd() / "pictures"
+
+
+def test_real_detector_resumes_to_the_bit(small_config: Any, session: Any, recorder: Any) -> None:
+    config = small_config("train.ema=0.9", "train.schedule.length=2")
+    straight = train(config, session("straight"))
+
+    _stop_after(recorder, 2)
+    stopped = train(config, session("stopped"))
+    recorder.on_tick = lambda *_: None
+    written = load_config(file=stopped.run.path / "config.yaml").config
+    resumed = resume(stopped.run.path, written, session("stopped"))
+
+    assert (stopped.status, resumed.status) == ("interrupted", "finished")
+    states = [
+        torch.load(outcome.run.path / "checkpoint.pt", weights_only=True)
+        for outcome in (straight, resumed)
+    ]
+    for name, value in states[0]["model"].items():
+        assert torch.equal(value, states[1]["model"][name]), name
+    rows = [(outcome.run.path / "metrics.csv").read_text() for outcome in (straight, resumed)]
+    assert rows[0] == rows[1]
+    assert any("resumed after iteration 2 of epoch 1" in line for line in recorder.lines)
+
+
+@pytest.fixture
+def stopped(small_config: Any, session: Any, recorder: Any) -> Outcome:
+    """A run that was interrupted after its first iteration."""
+    _stop_after(recorder, 1)
+    outcome = train(small_config(), session())
+    recorder.on_tick = lambda *_: None
+    return outcome
+
+
+def test_resuming_refuses_what_cannot_change(stopped: Outcome, session: Any) -> None:
+    path = stopped.run.path
+
+    for override, named in (
+        ("train.batch_size=4", "train.batch_size"),
+        ("train.seed=1", "train.seed"),
+        ("model.head.samples=8", "model"),
+        ("augment.flip=0", "augment"),
+    ):
+        config = load_config(file=path / "config.yaml", overrides=[override]).config
+        with pytest.raises(ConfigError, match=f"`{named}` cannot change"):
+            resume(path, config, session())
+
+
+def test_resuming_a_finished_run_says_how_to_train_longer(stopped: Outcome, session: Any) -> None:
+    path = stopped.run.path
+    resume(path, load_config(file=path / "config.yaml").config, session())
+
+    with pytest.raises(ConfigError, match="is finished: 1 of 1 epoch") as caught:
+        resume(path, load_config(file=path / "config.yaml").config, session())
+    longer = load_config(file=path / "config.yaml", overrides=["train.schedule.length=2"]).config
+    outcome = resume(path, longer, session())
+
+    assert "train.schedule.length" in str(caught.value.hint)
+    assert outcome.position.epoch == 2
+    assert load_config(file=path / "config.yaml").config.train.schedule.length == 2
+
+
+def test_resuming_on_other_data_is_refused(
+    stopped: Outcome, session: Any, monkeypatch: pytest.MonkeyPatch, table: DetectionTable
+) -> None:
+    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: table)
+    config = load_config(file=stopped.run.path / "config.yaml").config
+
+    with pytest.raises(DataError, match=r"classes .'dot', 'dash'. → .'dot'."):
+        resume(stopped.run.path, config, session())
+
+
+def test_resuming_without_a_checkpoint(tmp_path: Path, small_config: Any, session: Any) -> None:
+    with pytest.raises(ModelError, match="no such checkpoint"):
+        resume(tmp_path, small_config(), session())
+
+
+def test_full_disk_is_said_before_training(
+    small_config: Any, session: Any, monkeypatch: pytest.MonkeyPatch, recorder: Any
+) -> None:
+    usage = type("usage", (), {"free": 1_000_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+
+    with pytest.raises(DhError, match="1 MB are free"):
+        train(small_config(), session())
+
+    assert not recorder.intervals
+
+
+def test_error_is_in_the_log_and_the_way_on_is_said(
+    stopped: Outcome, session: Any, monkeypatch: pytest.MonkeyPatch, recorder: Any
+) -> None:
+    def refuse(self: RunFolder, rows: Any) -> None:
+        raise DhError("cannot be written: No space left on device", where="metrics.csv")
+
+    monkeypatch.setattr(RunFolder, "write_metrics", refuse)
+    path = stopped.run.path
+
+    with pytest.raises(DhError, match="No space left"):
+        resume(path, load_config(file=path / "config.yaml").config, session())
+
+    assert f"dh train --resume {path}" in recorder.lines[-1]
+    assert "error: metrics.csv: cannot be written" in (path / "train.log").read_text()
+
+
+def _model_of(outcome: Outcome) -> ModelFile:
+    return read_model(outcome.run.path / "last.safetensors")
+
+
+def test_training_starts_from_a_model_of_the_same_classes(
+    stopped: Outcome, small_config: Any, session: Any, tmp_path: Path, recorder: Any
+) -> None:
+    model = _model_of(stopped)
+    order = torch.tensor([0, 2, 1])
+    permuted = model.state | {
+        "head.branches.fc.cls.weight": model.state["head.branches.fc.cls.weight"][order]
+    }
+    other = ModelFile(model.config, ("dash", "dot"), (1, 2), permuted)
+    save_model(tmp_path / "other.safetensors", other)
+    config = small_config("train.lr=1e-30", "train.weight_decay=0")
+
+    outcome = train(config, session("next"), tmp_path / "other.safetensors")
+
+    name = "head.branches.fc.cls.weight"
+    assert torch.equal(_model_of(outcome).state[name], model.state[name])
+    assert any("other.safetensors" in line for line in recorder.lines)
+
+
+def test_training_refuses_a_model_of_other_classes(
+    stopped: Outcome, small_config: Any, session: Any, tmp_path: Path
+) -> None:
+    model = _model_of(stopped)
+    other = ModelFile(model.config, ("cat", "dog"), (1, 2), model.state)
+    save_model(tmp_path / "other.safetensors", other)
+
+    with pytest.raises(
+        ConfigError, match="knows the classes cat, dog, the data dot, dash"
+    ) as caught:
+        train(small_config(), session("next"), tmp_path / "other.safetensors")
+
+    assert "dh finetune" in str(caught.value.hint)
+
+
+def test_finetuning_keeps_rows_with_their_classes(
+    stopped: Outcome, small_config: Any, session: Any, tmp_path: Path, recorder: Any
+) -> None:
+    model = _model_of(stopped)
+    source = ModelFile(model.config, ("DASH", "point"), (1, 2), model.state)
+    config = small_config("train.lr=1e-30", "train.weight_decay=0", "finetune.aliases.dot=point")
+
+    outcome = finetune(config, session("tuned", "finetune"), source, tmp_path / "source")
+
+    before, after = model.state, _model_of(outcome).state
+    for branch in ("fc", "conv"):
+        cls, reg = (f"head.branches.{branch}.{task}.weight" for task in ("cls", "reg"))
+        assert torch.equal(after[cls], before[cls][[0, 2, 1]])  # background, point, DASH
+        assert torch.equal(after[reg], before[reg][[4, 5, 6, 7, 0, 1, 2, 3]])
+    assert torch.equal(after["backbone.conv1.weight"], before["backbone.conv1.weight"])
+    shown = [line.split() for line in recorder.lines]
+    assert ["dot", "point", "alias"] in shown
+    assert ["dash", "DASH", "alike"] in shown
+    assert outcome.run.path.name == "tuned"
+
+
+def test_architecture_and_pixels_come_from_the_weights_and_set_stands_above() -> None:
+    source = config_from_dict(
+        {
+            "input": {"min_size": 64, "max_size": 64, "channels": "bgr", "std": [1, 1, 1]},
+            "model": {"backbone": {"name": "resnet18", "frozen_stages": 0}},
+            "train": {"lr": 7.0},
+        }
+    )
+
+    overrides = [*inherited_settings(source), "model.backbone.frozen_stages=5"]
+    config = load_config("finetune", overrides=overrides).config
+
+    alone = load_config("finetune").config
+    assert config.model.backbone.name == "resnet18"
+    assert config.model.backbone.frozen_stages == 5
+    assert config.model.head == source.model.head
+    assert (config.input.channels, config.input.std) == ("bgr", (1, 1, 1))
+    assert config.input.min_size == alone.input.min_size
+    assert config.train == alone.train
+
+
+def test_frozen_stages_do_not_move(
+    stopped: Outcome, small_config: Any, session: Any, tmp_path: Path
+) -> None:
+    config = small_config("model.backbone.frozen_stages=5")
+
+    outcome = finetune(config, session("tuned"), _model_of(stopped), stopped.run.path)
+
+    before, after = _model_of(stopped).state, _model_of(outcome).state
+    moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+    assert moved == {"neck", "rpn", "head"}

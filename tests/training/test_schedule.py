@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dhcli.config.schema import Schedule, Train
+from dhcli.training.schedule import base_rate, describe_rate, learning_rate, total_iterations
+
+STEP = Schedule(kind="step", length=12, steps=(8, 11), gamma=0.1, warmup=4, warmup_factor=0.2)
+
+
+@pytest.mark.parametrize(
+    ("iteration", "factor"),
+    [
+        (0, 0.2),  # warm-up starts from its factor
+        (1, 0.4),
+        (3, 0.8),
+        (4, 1.0),  # and ends
+        (5, 1.0),
+        (79, 1.0),  # the last iteration of the eighth epoch
+        (80, 0.1),
+        (109, 0.1),
+        (110, 0.01),
+    ],
+)
+def test_steps_in_epochs(iteration: int, factor: float) -> None:
+    assert learning_rate(iteration, 0.5, STEP, epoch_length=10) == pytest.approx(0.5 * factor)
+
+
+def test_steps_in_iterations_do_not_know_epochs() -> None:
+    schedule = Schedule(unit="iteration", length=90, steps=(60,), warmup=0)
+
+    rates = [learning_rate(i, 1.0, schedule, epoch_length=7) for i in (59, 60)]
+
+    assert rates == pytest.approx([1.0, 0.1])
+    assert total_iterations(schedule, 7) == 90
+
+
+def test_cosine_falls_from_one_to_zero() -> None:
+    schedule = Schedule(kind="cosine", length=4, warmup=0)
+
+    rates = [learning_rate(i, 2.0, schedule, epoch_length=3) for i in (0, 3, 6, 11, 12)]
+
+    last = 1 + math.cos(math.pi * 11 / 12)
+    assert rates == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, last, 0.0])
+    assert total_iterations(schedule, 3) == 12
+
+
+def test_rate_follows_images_a_step_processes_and_accumulation_counted() -> None:
+    train = Train(lr=0.01, batch_size=2, accumulate=3, reference_batch=8)
+
+    assert base_rate(train, world=4) == pytest.approx(0.03)
+    assert "0.03 = 0.01 × 24 / 8" in describe_rate(train, world=4)
+
+
+def test_rate_stays_when_told_to() -> None:
+    train = Train(lr=0.01, batch_size=2, reference_batch=8, scale_lr=False)
+
+    assert base_rate(train) == 0.01
+    assert "scale_lr=false" in describe_rate(train)
