@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/folder.py --preset demo --images 100 1000 10000 --side 64
 
 Random weights of `--preset` on drawn JPEGs (links to a few files). The share is the time within
-`Detector.detect` over that from the first image to the last result; each number of images runs in
+`EagerRunner.detect` over that from the first image to the last result; each number of images runs in
 a process of its own. Rows are added to `benchmarks/results/folder.csv`.
 """
 
@@ -46,13 +46,13 @@ def do_job(preset: str, images: int, side: int) -> dict[str, Any]:
     from dhcli.config.load import load_config
     from dhcli.inference.predict import Request, predict
     from dhcli.models.build import build_detector
-    from dhcli.models.detector import Detector
+    from dhcli.runtime.eager import EagerRunner
     from dhcli.weights.model_file import ModelFile, save_model
 
     torch.manual_seed(0)
     config = load_config(preset, overrides=["model.backbone.weights=none"]).config
     spent = 0.0
-    plain = Detector.detect
+    plain = EagerRunner.detect
 
     def timed(*given: Any) -> Any:
         nonlocal spent
@@ -61,7 +61,7 @@ def do_job(preset: str, images: int, side: int) -> dict[str, Any]:
         spent += time.perf_counter() - begun
         return found
 
-    Detector.detect = timed  # type: ignore[method-assign]
+    EagerRunner.detect = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw(folder / "images", images, side)

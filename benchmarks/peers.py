@@ -18,11 +18,12 @@ from torchvision.ops import FrozenBatchNorm2d, batched_nms, roi_align
 
 from dhcli.config.schema import Config, ConvBranch, FcBranch, predicts
 from dhcli.models.two_stage.pool import choose_levels
-from dhcli.ops.anchors import STRIDES, cell_anchors, grid_anchors
+from dhcli.ops.anchors import cell_anchors, grid_anchors
 from dhcli.ops.batch import Detections, ImageBatch, Target
 from dhcli.ops.boxes import clip_boxes, decode_boxes, encode_boxes, enlarge_boxes
 from dhcli.ops.match import match_boxes, sample_matches
 
+STRIDES = (4, 8, 16, 32, 64)
 UNIT = (1.0, 1.0, 1.0, 1.0)
 
 
@@ -146,7 +147,7 @@ class PlainDetector(nn.Module):
         """Logits and deltas of one branch for boxes (N, 4) in images (N,)."""
         branch, pool = self.branches[name], self.config.model.pool
         rois = torch.cat([owner[:, None].float(), enlarge_boxes(boxes, branch.scale)], 1)
-        level_of = choose_levels(boxes)
+        level_of = choose_levels(boxes, STRIDES[:4])
         out = levels[0].new_zeros(len(boxes), levels[0].shape[1], pool.size, pool.size)
         for i in range(4):
             rows = torch.nonzero(level_of == i).flatten()

@@ -37,10 +37,12 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
+from dhcli.config.detecting import DetectOptions
 from dhcli.config.schema import Config
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.ops.boxes import iou_matrix
-from dhcli.runtime.eager import Runtime
+from dhcli.runtime.eager import prepare
+from dhcli.runtime.precision import choose_detecting_precision
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,11 @@ def measure(row: Row, images: ImageBatch, repeats: int, together: bool) -> dict[
     alive = set_detections(detector, images, row.detections)
     make = make_peer if together else start_peer
     peer = make(row, config, detector.state_dict(), images)
-    plain = detector.detect(images)
-    detector = Runtime("cpu", row.precision, row.gate).prepare(detector)
-    found, theirs = detector.detect(images), peer()
+    options = DetectOptions(gate=row.gate)
+    [plain] = detector.detect(images)
+    precision = choose_detecting_precision(row.precision, torch.device("cpu"))
+    detector = prepare(detector, precision)
+    [found], theirs = detector.detect(images, options), peer()
     same = row.peer == "plain" and row.precision == "fp32" and row.gate is None
     return {
         "peer": row.peer,
@@ -119,7 +123,7 @@ def measure(row: Row, images: ImageBatch, repeats: int, together: bool) -> dict[
         "same": f"{agreement(found, theirs):.4f}" if same else "",
         "same_as_unprepared": f"{agreement(found, plain):.4f}",
         "bar": row.bar,
-        **compare(lambda: detector.detect(images), peer, repeats),
+        **compare(lambda: detector.detect(images, options), peer, repeats),
     }
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
 from dhcli.models.build import build_detector
-from dhcli.models.detector import Detector
 from dhcli.models.norms import FrozenBatchNorm
-from dhcli.models.two_stage.head import BranchOutput
+from dhcli.models.two_stage.branches import BranchOutput
+from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.ops.batch import ImageBatch, Target
 
 CLASSES = 80
@@ -65,10 +66,10 @@ def seeded_targets(count: int, height: int, width: int, objects: int = 8) -> lis
     return targets
 
 
-def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> Detector:
+def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> TwoStageDetector:
     """A detector whose activations are of ordinary size on `images` and logits vary by `spread`."""
     torch.manual_seed(0)
-    detector = build_detector(config, CLASSES).eval()
+    detector: Any = build_detector(config, CLASSES).eval()
     for branch in detector.head.branches.values():
         for layer in (branch.cls, branch.reg):
             if layer is not None:
@@ -89,7 +90,7 @@ def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> 
     return detector
 
 
-def set_detections(detector: Detector, images: ImageBatch, wanted: int | None) -> int:
+def set_detections(detector: TwoStageDetector, images: ImageBatch, wanted: int | None) -> int:
     """Choose the background bias for about `wanted` detections an image; None: all survive.
 
     Returns how many proposals have a class above the score threshold.
@@ -108,7 +109,7 @@ def set_detections(detector: Detector, images: ImageBatch, wanted: int | None) -
             bias = (low + high) / 2
             shifted = {name: _shift(output, bias) for name, output in outputs.items()}
             scores = head.scores(head.read_out, shifted)[:, 1:]
-            alive = (scores > detector.config.score_threshold).any(1)
+            alive = (scores > detector.rule.score_threshold).any(1)
             if wanted is None:
                 break
             # two or three overlapping proposals make a detection

@@ -20,23 +20,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from dhcli.cli.env import describe_machine
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
 from dhcli.data.formats import read_dataset
 from dhcli.data.loading.loader import EvalLoader
-from dhcli.inference.evaluate import detect_table
+from dhcli.inference.evaluate import detect_tables
 from dhcli.metrics.coco import coco_ap
-from dhcli.models.backbones.resnet import Backbone
+from dhcli.models.backbones.resnet import ResNetFeatures
+from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections, ImageBatch, Target
 from dhcli.report.console import err
 from dhcli.report.training import choose_display
-from dhcli.runtime.eager import choose_device
+from dhcli.runtime.device import choose_device
+from dhcli.runtime.eager import EagerRunner
 from dhcli.training.data import load_data
 from dhcli.training.journal import Journal
 from dhcli.training.loop import Outcome
@@ -46,13 +49,13 @@ from dhcli.training.step import seed_all
 from dhcli.weights.model_file import read_model
 
 
-class SingleHead(nn.Module):
-    """torchvision's FasterRCNN behind the two methods of dh's Detector."""
+class SingleHead(Detector):
+    """torchvision's FasterRCNN behind the contract."""
 
     def __init__(self, config: Config, classes: int) -> None:
         super().__init__()
         settings, pixels = config.model.backbone, config.input
-        backbone = Backbone(settings.name, settings.norm, settings.frozen_stages)
+        backbone = ResNetFeatures(settings.name, settings.norm, settings.frozen_stages)
         layers = {f"layer{i}": str(i - 1) for i in (1, 2, 3, 4)}
         pyramid = BackboneWithFPN(backbone, layers, backbone.channels, 256)
         anchors = config.model.anchors
@@ -80,7 +83,9 @@ class SingleHead(nn.Module):
         losses: dict[str, Tensor] = self.model(_split(images), wanted)
         return losses
 
-    def detect(self, images: ImageBatch) -> list[Detections]:
+    def detect(
+        self, images: ImageBatch, options: DetectOptions = AS_CONFIGURED
+    ) -> list[list[Detections]]:
         self.model.eval()
         found = []
         for result, size, original in zip(
@@ -89,7 +94,7 @@ class SingleHead(nn.Module):
             scale = (original / size).flip(0).repeat(2)
             boxes = result["boxes"] * scale
             found.append(Detections(boxes, result["scores"], result["labels"] - 1))
-        return found
+        return [found]
 
 
 def _split(images: ImageBatch) -> list[Tensor]:
@@ -122,13 +127,10 @@ def main() -> None:
     model.load_state_dict(best.state)
     truth = read_dataset(options.data).split(options.eval_split)
     truth = truth.with_classes(best.classes, others=best.config.data.others)
-    found = detect_table(
-        model.to(device).eval(),  # type: ignore[arg-type]
-        truth,
-        EvalLoader(truth, best.config.input, batch_size=1, workers=0),
-        device=device,
-        classes=best.classes,
-    )
+    about = (best.config, best.classes, best.category_ids)
+    runner = EagerRunner(model.to(device).eval(), *about, device)
+    loader = EvalLoader(truth, best.config.input, batch_size=1, workers=0)
+    [found] = detect_tables(runner, truth, loader)
     print(json.dumps({"train_seconds": round(seconds), **coco_ap(truth, found).stats}))
 
 

@@ -33,7 +33,7 @@ from dhcli.config.schema import Config
 from dhcli.data.shapes import draw_shapes
 from dhcli.report.console import err
 from dhcli.report.training import choose_display
-from dhcli.runtime.eager import choose_device
+from dhcli.runtime.device import choose_device
 from dhcli.training.journal import Journal
 from dhcli.training.run import Session, resume, train
 from dhcli.training.run_folder import CHECKPOINT, CONFIG, METRICS

@@ -38,6 +38,7 @@ from seeded import (
 from torch import Tensor, nn
 
 from dhcli.models.build import build_detector
+from dhcli.models.fast import prepare_for_training
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.runtime.memory import TRAINING, give_holes_back, keep_freed_memory
 
@@ -202,6 +203,7 @@ def make_side(
     config = seeded_config(row)
     if side == "ours":
         model: Any = build_detector(config, CLASSES)
+        prepare_for_training(model)  # as `dh train` has it
     else:
         model = PlainDetector(config, CLASSES)
     model.load_state_dict(torch.load(weights, mmap=True))

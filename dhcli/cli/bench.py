@@ -11,18 +11,22 @@ from dhcli.cli.options import Device, Gate, JsonFlag, Precision, complete_preset
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dhcli.config.detecting import DetectOptions
     from dhcli.config.schema import Config
-    from dhcli.models.detector import Detector
-    from dhcli.runtime.eager import Runtime
+    from dhcli.runtime.runner import Runner
     from dhcli.studies.speed import Speed
 
 PRESET_CLASSES = 80
 """Classes of a detector that is made from a preset: COCO's."""
 
+NUMBERS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""What a precision computes in."""
+
 
 def bench(
     model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="Model file to measure.")
+        Path | None,
+        typer.Argument(metavar="MODEL", help="Model file to measure or exported .onnx."),
     ] = None,
     preset: Annotated[
         str | None,
@@ -55,21 +59,22 @@ def bench(
       dh bench model.safetensors --precision bf16 --size 800x1216
       dh bench --preset coco-r50-ext --json
     """
+    from dhcli.config.detecting import DetectOptions
     from dhcli.report.console import print_json
-    from dhcli.runtime.eager import Runtime, choose_device
-    from dhcli.studies.speed import drawn_batch, measure_speed
+    from dhcli.studies.speed import drawn_pictures, measure_speed
 
-    detector, config = _load(model, preset, Runtime(device, precision, gate))
-    height, width = _size(size, config)
-    images = drawn_batch((height, width), batch_size, config.input.divisor)
-    speed = measure_speed(detector, images.to(choose_device(device)), repeats)
+    options = DetectOptions(gate=gate, device=device, precision=precision)
+    runner = _open(model, preset, options)
+    height, width = _size(size, runner.config)
+    pictures = drawn_pictures((height, width), batch_size, runner.divisor)
+    speed = measure_speed(runner, pictures, repeats, options)
     about = {
         "model": str(model) if model else preset,
         "image": f"{height}x{width}",
         "batch_size": batch_size,
-        "device": str(choose_device(device)),
-        "precision": str(detector.dtype).removeprefix("torch."),
-        "gate": detector.config.gate,
+        "device": runner.place,
+        "precision": NUMBERS[runner.precision],
+        "gate": options.over(runner.config.model.detect).gate,
     }
     if as_json:
         print_json(about | speed.as_dict())
@@ -77,18 +82,17 @@ def bench(
         _show(about, speed)
 
 
-def _load(model: Path | None, preset: str | None, runtime: Runtime) -> tuple[Detector, Config]:
+def _open(model: Path | None, preset: str | None, options: DetectOptions) -> Runner:
     if (model is None) == (preset is None):
         raise ConfigError("give either a model file or --preset", hint="see `dh bench --help`")
-    from dhcli.config.load import load_config
-    from dhcli.models.build import build_detector
-    from dhcli.runtime.eager import load_detector
+    from dhcli.runtime.runner import open_runner
 
     if model is not None:
-        detector, file = load_detector(model, runtime)
-        return detector, file.config
-    config = load_config(preset).config
-    return runtime.prepare(build_detector(config, PRESET_CLASSES)), config
+        return open_runner(model, options)
+    from dhcli.config.load import load_config
+    from dhcli.runtime.eager import EagerRunner
+
+    return EagerRunner.untrained(load_config(preset).config, PRESET_CLASSES, options)
 
 
 def _size(text: str | None, config: Config) -> tuple[int, int]:
@@ -119,11 +123,14 @@ def _show(about: dict[str, Any], speed: Speed) -> None:
         table.add_row(name, f"{seconds * 1e3:.1f}", f"{seconds / whole:.0%}")
     table.add_section()
     table.add_row("whole", f"{whole * 1e3:.1f}", "")
-    out.print(table)
+    if speed.parts:
+        out.print(table)
     latency = ", ".join(f"{name} {s * 1e3:.1f} ms" for name, s in speed.latency.items())
     out.print(f"{speed.images_per_second:.2f} images a second; {latency}")
+    counted = speed.gflop is not None and speed.gflop_per_second is not None
+    own = f"{speed.gflop:.1f} GFLOP per image, {speed.gflop_per_second:.1f} GFLOP/s; " * counted
     out.print(
-        f"{speed.gflop:.1f} GFLOP an image, {speed.gflop_per_second:.1f} GFLOP/s; this machine's "
-        f"product of matrices {speed.matmul:.1f} GFLOP/s, copy {speed.copy:.1f} GB/s"
+        f"{own}this machine's product of matrices {speed.matmul:.1f} GFLOP/s, "
+        f"copy {speed.copy:.1f} GB/s"
     )
     out.print(f"{speed.memory / 1e9:.2f} GB at most; {speed.detections:.1f} detections an image")

@@ -11,15 +11,18 @@ from dhcli.cli.options import Boxes, Data, Device, Gate, JsonFlag, Precision, Sc
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
+    from dhcli.config.detecting import DetectOptions
     from dhcli.config.heads import ReadOut
-    from dhcli.inference.score import Evaluation, Request
+    from dhcli.inference.score import Evaluation, Measures
 
 
 def eval_(
     data: Data,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", "-w", metavar="FILE", help="Model file to evaluate."),
+        typer.Option(
+            "--weights", "-w", metavar="FILE", help="Model file to evaluate or exported .onnx."
+        ),
     ] = None,
     detections: Annotated[
         Path | None,
@@ -87,42 +90,43 @@ def eval_(
       dh eval --detections results.json --data photos/ --metric coco,voc07
     """
     from dhcli.atomic import require_folder
-    from dhcli.inference.score import Request
+    from dhcli.config.detecting import DetectOptions
+    from dhcli.inference.score import Measures
     from dhcli.metrics.bars import check_limits, parse_limit
     from dhcli.metrics.names import parse_metrics
 
     metrics = parse_metrics(metric or ["coco"])
     limits = [parse_limit(text, metrics) for text in fail_under or []]
-    request = Request(split, metrics, engine, scores, boxes, every=read_outs is not None)
-    _check_beside(weights, detections, request, limited=bool(limits))
+    measures = Measures(split, metrics, engine, scores, boxes, every=read_outs is not None)
+    _check_beside(weights, detections, measures, limited=bool(limits))
     if out is not None:
         require_folder(out)
-    runtime = (device, precision, gate)
-    if request.every and weights is not None:
-        every = _evaluate_model(weights, data, request, runtime, batch_size, workers)
+    options = DetectOptions(gate=gate, device=device, precision=precision)
+    if measures.every and weights is not None:
+        every = _evaluate_model(weights, data, measures, options, batch_size, workers)
         _conclude_every(every, out, json=json)
         return
     if weights is not None:
         [evaluation] = _evaluate_model(
-            weights, data, request, runtime, batch_size, workers
+            weights, data, measures, options, batch_size, workers
         ).values()
     elif detections is not None:
-        evaluation = _evaluate_results(detections, data, request)
+        evaluation = _evaluate_results(detections, data, measures)
     _conclude(evaluation, out, json=json)
     check_limits(evaluation.results, limits)
 
 
 def _check_beside(
-    weights: Path | None, detections: Path | None, request: Request, *, limited: bool
+    weights: Path | None, detections: Path | None, measures: Measures, *, limited: bool
 ) -> None:
     """Raise ConfigError for options that do not go together."""
     if (weights is None) == (detections is None):
         raise ConfigError("give either --weights or --detections", hint="see `dh eval --help`")
-    chosen = request.scores is not None or request.boxes is not None
-    if detections is not None and (chosen or request.every):
+    chosen = measures.scores is not None or measures.boxes is not None
+    if detections is not None and (chosen or measures.every):
         what = "--scores, --boxes and --read-outs are about a model, not about --detections"
         raise ConfigError(what)
-    if request.every and (chosen or limited):
+    if measures.every and (chosen or limited):
         what = "--read-outs measures all, and --scores, --boxes and --fail-under speak of one"
         raise ConfigError(what)
 
@@ -130,22 +134,21 @@ def _check_beside(
 def _evaluate_model(
     weights: Path,
     data: Path,
-    request: Request,
-    runtime: tuple[str, str, float | None],
+    measures: Measures,
+    options: DetectOptions,
     batch_size: int | None,
     workers: int,
 ) -> dict[ReadOut, Evaluation]:
     from dhcli.inference.evaluate import evaluate_model  # torch loads here, not for --detections
     from dhcli.report.console import err
     from dhcli.report.counting import counting
-    from dhcli.runtime.eager import Runtime
 
     with counting("images") as progress:
         return evaluate_model(
             weights,
             data,
-            request,
-            runtime=Runtime(*runtime),
+            measures,
+            options=options,
             batch_size=batch_size,
             workers=workers,
             say=err.print,
@@ -153,11 +156,11 @@ def _evaluate_model(
         )
 
 
-def _evaluate_results(detections: Path, data: Path, request: Request) -> Evaluation:
+def _evaluate_results(detections: Path, data: Path, measures: Measures) -> Evaluation:
     from dhcli.inference.score import evaluate_results
     from dhcli.report.console import err
 
-    return evaluate_results(detections, data, request, say=err.print)
+    return evaluate_results(detections, data, measures, say=err.print)
 
 
 def _conclude(evaluation: Evaluation, folder: Path | None, *, json: bool) -> None:

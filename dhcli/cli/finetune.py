@@ -72,9 +72,9 @@ def finetune(
     """
     if preset is None and config is None:
         preset = DEFAULT_PRESET
-    from dhcli.runtime.eager import read_weights
     from dhcli.training.finetune import finetune as run
     from dhcli.training.finetune import inherited_settings
+    from dhcli.weights.open import read_weights
 
     source = read_weights(weights)
     inherited = inherited_settings(source.config)

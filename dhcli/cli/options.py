@@ -110,7 +110,8 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FILE",
-        help="Model file, such as model.safetensors, or another program's (see `dh weights`).",
+        help="Model file, such as model.safetensors; an exported .onnx; or another program's file "
+        "(see `dh weights`).",
     ),
 ]
 

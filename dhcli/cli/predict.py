@@ -82,12 +82,12 @@ def predict(
     """
     formats = _formats(_names(format or ["coco-json"]))
     names = None if classes is None else _names([classes])
+    from dhcli.config.detecting import DetectOptions
     from dhcli.inference.predict import Request
     from dhcli.inference.predict import predict as run
     from dhcli.report.console import err, print_json
     from dhcli.report.counting import counting
     from dhcli.report.draw import write_drawing
-    from dhcli.runtime.eager import Runtime  # torch loads here, not on --help
 
     drawer = write_drawing if draw else None
     request = Request(
@@ -96,7 +96,7 @@ def predict(
     with counting("images") as progress:
         outcome = run(
             request,
-            runtime=Runtime(device, precision, gate),
+            options=DetectOptions(gate=gate, device=device, precision=precision),
             batch_size=batch_size,
             say=err.print,
             progress=progress,

@@ -110,7 +110,7 @@ def make_session(command: str, out: Path | None, device: str, tensorboard: bool)
     from dhcli.cli.env import describe_machine, describe_torch, installed_packages
     from dhcli.report.console import err, is_live
     from dhcli.report.training import choose_display
-    from dhcli.runtime.eager import choose_device
+    from dhcli.runtime.device import choose_device
     from dhcli.training.journal import Journal
     from dhcli.training.run import Session
 

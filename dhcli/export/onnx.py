@@ -19,14 +19,15 @@ from torch.export import Dim
 
 from dhcli.atomic import atomic_write
 from dhcli.config.schema import Input
-from dhcli.data.io.image import Pixels, read_image
+from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.loader import collate_images
 from dhcli.data.loading.transforms import resize, resized_size
 from dhcli.errors import ConfigError, DhError
 from dhcli.export.graph import DetectorGraph
-from dhcli.models.detector import Detector
+from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.runtime.eager import restore_detector
+from dhcli.runtime.onnx import INPUTS, OUTPUTS, graph_divisor
 from dhcli.weights.model_file import ModelFile, description
 
 if TYPE_CHECKING:
@@ -91,21 +92,22 @@ def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:
     """The detector as an ONNX model of any height and width, multiples of what it is padded to."""
     from dhcli.export.onnx_operators import translations
 
-    divisor = _divisor(model.config.input)
-    example = _batch(draw_test_picture(5 * divisor, 7 * divisor, seed=0), divisor)
-    graph = DetectorGraph(detector, len(model.classes)).eval()
+    divisor = graph_divisor(model.config.input.divisor)
+    picture = draw_test_picture(5 * divisor, 7 * divisor, seed=0)
+    example = _batch(_as_input(picture, model.config.input), divisor)
+    graph = DetectorGraph(detector).eval()
     free = {2: divisor * Dim("rows", min=1), 3: divisor * Dim("columns", min=1)}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            arguments = (example.pixels, example.sizes[0])
+            arguments = (example.pixels, example.sizes[0], example.sizes[0])
             program = torch.export.export(
-                graph, arguments, dynamic_shapes=(free, None), strict=False
+                graph, arguments, dynamic_shapes=(free, None, None), strict=False
             )
             exported = torch.onnx.export(
                 program,
                 opset_version=opset,
-                output_names=["boxes", "scores", "labels"],
+                output_names=OUTPUTS,
                 custom_translation_table=translations(),
                 verbose=False,
             )
@@ -124,10 +126,11 @@ def compare(content: bytes, detector: Detector, pictures: Iterable[ImageBatch]) 
     rows = []
     for picture in pictures:
         batch = ImageBatch(picture.pixels, picture.sizes, picture.sizes)
-        inputs = {"pixels": batch.pixels.numpy(), "size": batch.sizes[0].numpy()}
-        found = session.run(["boxes", "scores", "labels"], inputs)
+        values = (batch.pixels, batch.sizes[0], batch.sizes[0])
+        inputs = {name: value.numpy() for name, value in zip(INPUTS, values, strict=True)}
+        found = session.run(OUTPUTS, inputs)
         with torch.inference_mode():
-            expected = detector.detect(batch)[0]
+            [[expected]] = detector.detect(batch)
         height, width = batch.sizes[0].tolist()
         rows.append(agree((width, height), expected, found))
     return rows
@@ -154,18 +157,17 @@ def agree(size: tuple[int, int], expected: Detections, found: Sequence[NDArray[A
 
 
 def _pictures(input: Input, images: Sequence[Path]) -> Iterable[ImageBatch]:
-    divisor = _divisor(input)
+    divisor = graph_divisor(input.divisor)
     if images:
         for path in images:
             image = read_image(path, upright=input.exif)
             size = resized_size(image.shape[1], image.shape[0], input)
-            resized = resize(image, size, input.interpolation)
-            yield _batch(np.rint(resized).astype(np.uint8), divisor)  # what the graph takes
+            yield _batch(resize(image, size, input.interpolation), divisor)
         return
     sizes = [resized_size(4, 3, input), resized_size(3, 4, input)]
     sizes.append((max(1, input.min_size // 2), max(1, input.min_size * 3 // 5)))
     for seed, (width, height) in enumerate(sizes):
-        yield _batch(draw_test_picture(width, height, seed=seed), divisor)
+        yield _batch(_as_input(draw_test_picture(width, height, seed=seed), input), divisor)
 
 
 def draw_test_picture(width: int, height: int, *, seed: int) -> Pixels:
@@ -183,13 +185,13 @@ def draw_test_picture(width: int, height: int, *, seed: int) -> Pixels:
     return np.asarray(picture)
 
 
-def _batch(image: Pixels, divisor: int) -> ImageBatch:
+def _batch(image: Values, divisor: int) -> ImageBatch:
     return collate_images([image], [image.shape[:2]], divisor)
 
 
-def _divisor(input: Input) -> int:
-    """Height and width of the graph's input are multiples of this: 32, for the pyramid's sake."""
-    return math.lcm(32, input.divisor)
+def _as_input(image: Values, input: Input) -> Values:
+    """Pixels of the kind that resizing leaves: rounded, unless `float` resizes them."""
+    return image.astype(np.float32 if input.interpolation == "float" else np.uint8)
 
 
 def _finish(proto: ModelProto, model: ModelFile) -> ModelProto:
@@ -213,7 +215,7 @@ def _finish(proto: ModelProto, model: ModelFile) -> ModelProto:
             {
                 "min_size": input.min_size,
                 "max_size": input.max_size,
-                "pad_to_multiple_of": _divisor(input),
+                "pad_to_multiple_of": graph_divisor(input.divisor),
                 "interpolation": input.interpolation,
                 "channels": "rgb, 0-255; order, mean and deviation are in the graph",
             }

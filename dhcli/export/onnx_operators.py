@@ -12,16 +12,26 @@ op: Any = opset18
 """Operators, traced; what they return stands for values, which onnxscript's types do not say."""
 INT64 = 7
 """ONNX's number of the type."""
+UNLIMITED = 2**31 - 1
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Operator → its ONNX form, for `torch.onnx.export`."""
+    from dhcli.ops import nms_operator  # noqa: F401 - registers dh.best_of_groups
+
     dh, torchvision = torch.ops.dh, torch.ops.torchvision
     return {dh.best_of_groups.default: suppress, torchvision.roi_align.default: pool}
 
 
 def suppress(
-    boxes: Any, scores: Any, groups: Any, count: int, iou_threshold: float, limit: int
+    boxes: Any,
+    scores: Any,
+    groups: Any,
+    count: int,
+    iou_threshold: float,
+    most: int,
+    per_group: int,
+    keep_ties: bool,
 ) -> Any:
     """`best_of_groups` as NonMaxSuppression, which knows groups (it calls them classes).
 
@@ -32,16 +42,25 @@ def suppress(
     member = op.Equal(op.Unsqueeze(numbers, second), op.Unsqueeze(groups, first))
     elsewhere = op.Constant(value_float=-1.0)
     by_group = op.Where(member, op.Unsqueeze(scores, first), elsewhere)  # (count, N)
+    # No group gives more than `most` to the best `most`, but for ties
+    of_a_group = per_group or (UNLIMITED if keep_ties else most)
     chosen = op.NonMaxSuppression(
         op.Unsqueeze(boxes, first),
         op.Unsqueeze(by_group, first),
-        op.Constant(value_ints=[limit]),
+        op.Constant(value_ints=[of_a_group]),
         op.Constant(value_floats=[iou_threshold]),
         op.Constant(value_floats=[-0.5]),
     )  # (n, 3): image, group, row
     rows = op.Gather(chosen, op.Constant(value_int=2), axis=1)
-    kept = op.Min(op.Shape(rows), op.Constant(value_ints=[limit]))
-    _, order = op.TopK(op.Gather(scores, rows), kept)
+    kept_scores = op.Gather(scores, rows)
+    kept = op.Min(op.Shape(rows), op.Constant(value_ints=[most]))
+    best, order = op.TopK(kept_scores, kept)
+    if keep_ties:
+        # above every score, so that there is a least one where nothing is kept
+        nothing = op.Constant(value_floats=[2.0])
+        least = op.ReduceMin(op.Concat(best, nothing, axis=0), keepdims=1)
+        tied = op.Cast(op.GreaterOrEqual(kept_scores, least), to=INT64)
+        _, order = op.TopK(kept_scores, op.ReduceSum(tied, first, keepdims=1))
     return op.Gather(rows, order)
 
 

@@ -8,24 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dhcli.atomic import require_folder
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import choose_read_out
 from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError, suggest
 from dhcli.inference.locate_images import find_images
-from dhcli.inference.stream import Choice, Drawer, Summary, detect_images, drawing
+from dhcli.inference.stream import Drawer, Kept, Summary, detect_images, drawing
 from dhcli.inference.writers import FORMATS, Place, find_twins
-from dhcli.runtime.eager import (
-    EXACT,
-    Runtime,
-    choose_device,
-    origin_lines,
-    read_weights,
-    restore_detector,
-)
-from dhcli.weights.transfer import match_names
+from dhcli.runtime.runner import Runner, open_runner
+from dhcli.weights.class_names import match_names
 from dhcli.words import counted
 
 DEFAULT_FOLDER = Path("predictions")
@@ -96,7 +88,7 @@ class Outcome:
 def predict(
     request: Request,
     *,
-    runtime: Runtime = EXACT,
+    options: DetectOptions = AS_CONFIGURED,
     batch_size: int | None = None,
     say: Callable[[str], None],
     progress: Count | None = None,
@@ -110,20 +102,15 @@ def predict(
     folder = request.out or free_folder(DEFAULT_FOLDER)
     require_folder(folder)
     images = find_images(request.images, skip=folder)
-    place = choose_device(runtime.device)
-    model = read_weights(request.weights)
-    labels = _labels(request.classes, model.classes)
+    runner = open_runner(request.weights, options)
+    labels = _labels(request.classes, runner.classes)
+    options = asked(request, options, runner)
+    lowest = options.over(runner.config.model.detect).score_threshold
     shown = SHOWN if request.score is None else request.score
-    choice = Choice(request.score, request.top, labels, shown)
-    model = replace(model, config=choice.configure(model.config))
-    lowest = model.config.model.detect.score_threshold
-    read_out = choose_read_out(model.config.model.head, request.scores, request.boxes)
-    detector = restore_detector(model, torch.device("cpu"), where=request.weights)
-    detector = runtime.prepare(detector)
-    detector.head.read_out = read_out
-    for line in origin_lines(request.weights, model):
+    for line in runner.lines:
         say(line)
-    say(f"{counted(len(images), 'image')} below {images.root}, model {request.weights} on {place}")
+    on = f"model {request.weights} on {runner.place}"
+    say(f"{counted(len(images), 'image')} below {images.root}, {on}")
     drawn = f" and drawn from {shown:g}" if request.draw and shown != lowest else ""
     say(
         f"detections are {'written' if request.formats else 'counted'} from score {lowest:g}{drawn}"
@@ -131,22 +118,29 @@ def predict(
     with ExitStack() as stack:
         if not folder.exists():
             stack.callback(_drop_empty, folder)
-        where = Place(folder, model.classes, model.category_ids, find_twins(images.names))
+        where = Place(folder, runner.classes, runner.category_ids, find_twins(images.names))
         writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
         if request.draw is not None:
             writers.append(stack.enter_context(drawing(where, request.draw, shown)))
         summary = detect_images(
-            detector,
+            runner,
             images,
-            model.config.input,
-            choice,
+            Kept(request.top, labels, shown),
             writers,
-            device=place,
-            batch_size=batch_size or (1 if place.type == "cpu" else 8),
+            options=options,
+            batch_size=batch_size or (8 if runner.place.startswith("cuda") else 1),
             progress=progress,
         )
     written = folder if request.formats or request.draw else None
-    return Outcome(summary, model.classes, written, str(place), lowest, shown)
+    return Outcome(summary, runner.classes, written, runner.place, lowest, shown)
+
+
+def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOptions:
+    """`options` by which the runner gives all that is wanted, and little more."""
+    config = runner.config.model
+    read_out = choose_read_out(config.head, request.scores, request.boxes)
+    most = request.top if request.top and request.top > config.detect.max_detections else None
+    return replace(options, threshold=request.score, most=most).reading(read_out)
 
 
 def _drop_empty(folder: Path) -> None:

@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Request:
+class Measures:
     """What to measure.
 
     split    name of the split, `all` for every image; None: val, else test, else every image
@@ -104,19 +104,19 @@ class Evaluation:
         }
 
 
-def evaluate_results(detections: Path, data: Path, request: Request, *, say: Say) -> Evaluation:
+def evaluate_results(detections: Path, data: Path, measures: Measures, *, say: Say) -> Evaluation:
     """Score a COCO-results file of any tool on the dataset `data`.
 
     Raises DataError where either cannot be read, or the file is not about these images.
     """
     table = read_dataset(data)
-    split, images = choose_split(table, request.split)
+    split, images = choose_split(table, measures.split)
     truth = table.take_images(images)
     every = read_results(detections, table)
     introduce(table, truth, split, every.classes, say)
     found = every.take_images(images)
     _check_overlap(every.image_of_box, table, images, split, detections, say)
-    return score(truth, found, split, request)
+    return score(truth, found, split, measures)
 
 
 def _check_overlap(
@@ -185,7 +185,7 @@ def score(
     truth: DetectionTable,
     found: DetectionTable,
     split: str,
-    request: Request,
+    measures: Measures,
     *,
     others: str = "drop",
 ) -> Evaluation:
@@ -204,7 +204,7 @@ def score(
     def measure(metric: Metric) -> ApResult:
         match metric:
             case "coco":
-                return coco_ap(narrow, narrow_found, engine=request.engine)
+                return coco_ap(narrow, narrow_found, engine=measures.engine)
             case "kitti":
                 return kitti_ap(truth, found)
             case "voc07" | "voc12":
@@ -217,7 +217,7 @@ def score(
         scored=scored,
         unknown_to_model=unknown_to_model,
         unknown_to_data=_without(found.classes, scored),
-        results={metric: measure(metric) for metric in request.metrics},
+        results={metric: measure(metric) for metric in measures.metrics},
     )
 
 

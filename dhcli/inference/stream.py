@@ -16,47 +16,35 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from dhcli.config.schema import Config, Input
+from dhcli.config.detecting import DetectOptions
+from dhcli.config.schema import Input
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.io.progress import Count
-from dhcli.data.loading.loader import collate_images
+from dhcli.data.loading.pictures import collate_pictures
 from dhcli.data.loading.transforms import resize, resized_size
-from dhcli.errors import DataError, DhError
+from dhcli.errors import DataError
 from dhcli.inference.locate_images import ImageList
 from dhcli.inference.writers import Place, Prediction, Writer
-from dhcli.models.detector import Detector
-from dhcli.ops.batch import Detections
-from dhcli.words import counted
+from dhcli.runtime.runner import Found, Runner
 
 THREADS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
-class Choice:
+class Kept:
     """Which detections are kept.
 
-    score   lowest score; None: as low as the model goes
-    top     most detections an image; None: as many as the model gives
+    top     most detections per image; None: as many as the model gives
     labels  labels to keep; None: all
     shown   score from which a detection is drawn
     """
 
-    score: float | None = None
     top: int | None = None
     labels: tuple[int, ...] | None = None
     shown: float = 0.3
 
-    def configure(self, config: Config) -> Config:
-        """The configuration whose detector gives all that is wanted, and little more."""
-        rule = config.model.detect
-        lowest = rule.score_threshold if self.score is None else self.score
-        most = max(rule.max_detections, self.top or 0)
-        rule = rule.model_copy(update={"score_threshold": lowest, "max_detections": most})
-        return config.model_copy(update={"model": config.model.model_copy(update={"detect": rule})})
-
-    def apply(self, image: Prediction) -> Prediction:
+    def of(self, image: Prediction) -> Prediction:
         """The detections of an image that are kept, best first."""
         rows = np.arange(len(image))
         if self.labels is not None:
@@ -66,7 +54,7 @@ class Choice:
 
 @dataclass
 class Summary:
-    """What came of it.
+    """What was read, found and not read.
 
     images      how many were read
     unreadable  name and reason of those that were not
@@ -83,34 +71,32 @@ class Summary:
 
 
 def detect_images(
-    detector: Detector,
+    runner: Runner,
     images: ImageList,
-    input: Input,
-    choice: Choice,
+    kept: Kept,
     writers: Sequence[Writer],
     *,
-    device: torch.device,
+    options: DetectOptions,
     batch_size: int = 1,
     progress: Count | None = None,
 ) -> Summary:
     """Detect on `images` and give what is kept of every image to the `writers`, in order.
 
-    The detector is on `device`, in eval mode. A batch holds images of one size only, so results
-    do not depend on `batch_size`. An image that cannot be read is noted, and the rest is done.
-    Raises DataError where none could be read.
+    A batch holds images of one size only, so results do not depend on `batch_size`. An image that
+    cannot be read is noted, and the rest is done. Raises DataError where none could be read.
     """
     begun = time.perf_counter()
     summary = Summary()
     window = 1 if batch_size == 1 else 2 * batch_size
-    with _decode_ahead(images, input, ahead=window + THREADS) as decoded:
+    with _decode_ahead(images, runner.config.input, ahead=window + THREADS) as decoded:
         while chunk := list(islice(decoded, window)):
-            for image in _detect(detector, chunk, input.divisor, device, batch_size):
-                kept = choice.apply(image)
+            for image in _detect(runner, chunk, options, batch_size):
+                found = kept.of(image)
                 summary.images += 1
-                summary.counts.update(kept.labels.tolist())
-                summary.shown.update(kept.labels[kept.scores >= choice.shown].tolist())
+                summary.counts.update(found.labels.tolist())
+                summary.shown.update(found.labels[found.scores >= kept.shown].tolist())
                 for write in writers:
-                    write(kept)
+                    write(found)
             summary.unreadable += [(one.name, one.problem) for one in chunk if one.problem]
             if progress is not None:
                 progress(summary.images + len(summary.unreadable), len(images))
@@ -189,11 +175,7 @@ def _decode(root: Path, name: str, input: Input) -> _Decoded:
 
 
 def _detect(
-    detector: Detector,
-    chunk: Sequence[_Decoded],
-    divisor: int,
-    device: torch.device,
-    batch_size: int,
+    runner: Runner, chunk: Sequence[_Decoded], options: DetectOptions, batch_size: int
 ) -> list[Prediction]:
     """What is found in the images of `chunk` that could be read, in their order."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -204,35 +186,30 @@ def _detect(
     for same in by_shape.values():
         for start in range(0, len(same), batch_size):
             part = same[start : start + batch_size]
-            results = _detect_batch(detector, [chunk[i] for i in part], divisor, device)
+            results = _detect_batch(runner, [chunk[i] for i in part], options)
             found.update(zip(part, results, strict=True))
     return [found[index] for index in sorted(found)]
 
 
 def _detect_batch(
-    detector: Detector, part: Sequence[_Decoded], divisor: int, device: torch.device
+    runner: Runner, part: Sequence[_Decoded], options: DetectOptions
 ) -> list[Prediction]:
     originals = [one.pixels for one in part if one.pixels is not None]
     resized = [one.resized for one in part if one.resized is not None]
-    batch = collate_images(resized, [(x.shape[0], x.shape[1]) for x in originals], divisor)
-    try:
-        with torch.inference_mode():
-            results = detector.detect(batch.to(device))
-    except torch.OutOfMemoryError as error:
-        what = f"the GPU has too little memory for {counted(len(part), 'image')} at a time"
-        raise DhError(what, hint="try `--batch-size 1`, or `--device cpu`") from error
+    sizes = [(x.shape[0], x.shape[1]) for x in originals]
+    [results] = runner.detect(collate_pictures(resized, sizes, runner.divisor), options)
     return [
         _prediction(one.name, pixels, result)
         for one, pixels, result in zip(part, originals, results, strict=True)
     ]
 
 
-def _prediction(name: str, pixels: Pixels, result: Detections) -> Prediction:
+def _prediction(name: str, pixels: Pixels, result: Found) -> Prediction:
     return Prediction(
         name,
         (pixels.shape[1], pixels.shape[0]),
-        result.boxes.double().cpu().numpy(),
-        result.scores.double().cpu().numpy(),
-        result.labels.cpu().numpy(),
+        result.boxes.astype(np.float64),
+        result.scores.astype(np.float64),
+        result.labels,
         pixels,
     )

@@ -1,21 +1,26 @@
-"""From configuration to modules: the only place that knows both."""
+"""From a configuration to a detector. Modules take their own section of it and plain arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from dhcli.config.schema import Config, Neck
-from dhcli.models.backbones.resnet import Backbone
-from dhcli.models.detector import Detector
+from dhcli.config.schema import Backbone, Config, Neck
+from dhcli.config.schema import Model as TwoStage
+from dhcli.models.backbones.resnet import ResNetFeatures
+from dhcli.models.contract import Detector
+from dhcli.models.detector import Pixels
 from dhcli.models.necks import Fpn, LastFeatures
+from dhcli.models.select import Nms, Select
 from dhcli.models.two_stage.branches import Res5Trunk
+from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.models.two_stage.head import Head
 from dhcli.models.two_stage.pool import Pool
 from dhcli.models.two_stage.rpn import Rpn
-from dhcli.ops.anchors import C4_STRIDES, STRIDES
+from dhcli.ops.anchors import level_anchors
 from dhcli.ops.box_rules import BoxRules
 
 
@@ -24,41 +29,63 @@ def build_detector(config: Config, classes: int) -> Detector:
 
     In channels_last memory, which convolutions on current CPUs and GPUs run fastest in.
     """
+    detector = BUILDERS[type(config.model)](config, classes)
+    return detector.to(memory_format=torch.channels_last)
+
+
+def anchors_of(config: Config) -> list[tuple[int, Tensor]]:
+    """Of each level that anchors lie on its stride in pixels, and those of a cell (A, 4) xyxy."""
+    with torch.device("meta"):
+        neck, _, _ = _build_neck(_build_backbone(config.model.backbone), config.model.neck)
+    return list(zip(neck.strides, level_anchors(config.model.anchors, neck.strides), strict=True))
+
+
+def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
+    """Double-Head, and every other head of branches on proposals."""
     model = config.model
-    backbone = Backbone(
-        model.backbone.name,
-        model.backbone.norm,
-        model.backbone.frozen_stages,
-        model.backbone.stride_in_1x1,
-        model.backbone.bn_epsilon,
-    )
-    neck, channels, strides, res5 = _features(backbone, model.neck)
-    rules = BoxRules(model.legacy_plus_one, model.clamp_shrinking, model.nms)
+    backbone = _build_backbone(model.backbone)
+    neck, pooled, res5 = _build_neck(backbone, model.neck)
+    rules, nms = BoxRules(model.legacy_plus_one, model.clamp_shrinking), Nms(model.nms)
     pool = Pool(
         model.pool.size,
         model.pool.sampling_ratio,
         model.pool.aligned,
-        model.legacy_plus_one,
-        model.pool.level_epsilon,
-        strides[:4],
+        pooled,
+        legacy_plus_one=model.legacy_plus_one,
+        level_epsilon=model.pool.level_epsilon,
     )
-    detector = Detector(
+    return TwoStageDetector(
+        Pixels(config.input),
         backbone,
         neck,
-        Rpn(channels, model.anchors, model.rpn, rules, strides),
-        Head(model.head, pool, channels, classes, rules, res5),
-        config.input,
+        Rpn(neck.channels, neck.strides, model.anchors, model.rpn, rules, nms),
+        Head(model.head, pool, neck.channels, classes, rules, res5),
+        Select(rules, nms, classes),
         model.detect,
     )
-    return detector.to(memory_format=torch.channels_last)
 
 
-def _features(
-    backbone: Backbone, config: Neck
-) -> tuple[nn.Module, int, Sequence[int], Res5Trunk | None]:
-    """The neck, the channels and strides of its features, and the last stage if the head has it."""
+def _build_backbone(config: Backbone) -> ResNetFeatures:
+    return ResNetFeatures(
+        config.name,
+        config.norm,
+        config.frozen_stages,
+        config.stride_in_1x1,
+        config.bn_epsilon,
+    )
+
+
+def _build_neck(
+    backbone: ResNetFeatures, config: Neck
+) -> tuple[Fpn | LastFeatures, Sequence[int], Res5Trunk | None]:
+    """The neck, the strides of the levels that RoIs are pooled from, the last stage if taken."""
     if config.kind == "fpn":
-        return Fpn(backbone.channels, config.channels), config.channels, STRIDES, None
+        fpn = Fpn(backbone.channels, backbone.strides, config.channels)
+        return fpn, backbone.strides, None
     width = backbone.channels[-1]
     res5 = Res5Trunk(backbone.take_last_stage(), width)
-    return LastFeatures(), backbone.channels[-1], C4_STRIDES, res5
+    return LastFeatures(backbone.channels, backbone.strides), backbone.strides[-1:], res5
+
+
+BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {TwoStage: build_two_stage}
+"""What builds a detector, by the class of its section `model`."""

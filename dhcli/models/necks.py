@@ -1,4 +1,4 @@
-"""From the backbone's features to those that proposals and branches see."""
+"""From the backbone's features to those that a finder sees."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dhcli.models.fast.winograd import Conv3x3
-
 
 class Fpn(nn.Module):
     """C2 … C5 to P2 … P6, all with the same number of channels ("Feature Pyramid Networks").
 
     Each level is a 1×1 of its own C plus the coarser level, doubled to its size, then a 3×3.
-    P6 is every second cell of P5.
+    P6 is every second cell of P5. A backbone with other strides has other levels.
 
     in   C2 … C5  (B, c, h, w) float
-    out  P2 … P6  (B, channels, h, w) float, strides 4 … 64
+    out  P2 … P6  (B, channels, h, w) float, of `strides`
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], in_strides: Sequence[int], channels: int = 256
+    ) -> None:
         super().__init__()
+        self.channels = channels
+        self.strides = [*in_strides, 2 * in_strides[-1]]
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
-        self.output = nn.ModuleList(Conv3x3(channels) for _ in in_channels)
+        self.output = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels
+        )
         for conv in (*self.lateral, *self.output):
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.constant_(conv.bias, 0)
@@ -44,6 +48,11 @@ class LastFeatures(nn.Module):
     in   … C4  (B, c, h, w) float
     out  C4 alone, in a list
     """
+
+    def __init__(self, in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
+        super().__init__()
+        self.channels = in_channels[-1]
+        self.strides = [in_strides[-1]]
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         return [features[-1]]

@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-STRIDES = (4, 8, 16, 32, 64)
-"""Pixels between neighbouring cells of P2 … P6."""
-C4_STRIDES = (16,)
-"""The same of C4, where there is no pyramid."""
+from dhcli.config.schema import Anchors
 
 
 def cell_anchors(size: float, stride: int, ratios: Sequence[float], convention: str) -> Tensor:
@@ -46,3 +43,13 @@ def grid_anchors(
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     shift = torch.stack([columns, rows, columns, rows], dim=-1)  # (height, width, 4)
     return (shift[:, :, None] + cell).reshape(-1, 4)
+
+
+def level_anchors(anchors: Anchors, strides: Sequence[int]) -> Tensor:
+    """One size a level, or on a single level all sizes, ratio by ratio: (levels, A, 4) float32."""
+    sizes = [[size] for size in anchors.sizes] if len(strides) > 1 else [list(anchors.sizes)]
+    cells = [
+        [cell_anchors(size, stride, anchors.ratios, anchors.convention) for size in level]
+        for level, stride in zip(sizes, strides, strict=True)
+    ]
+    return torch.stack([torch.stack(level, dim=1).flatten(0, 1) for level in cells])

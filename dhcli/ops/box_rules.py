@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from dhcli.ops.boxes import clip_boxes, decode_boxes
-from dhcli.ops.nms import grouped_nms
 
 
 class BoxRules(NamedTuple):
-    """How boxes are decoded, clipped, suppressed and scaled back. See `config.schema.Model`."""
+    """How boxes are decoded, clipped and scaled back. See `config.schema.Model`."""
 
     legacy_plus_one: bool = False
     clamp_shrinking: bool = True
-    nms: str = "exact"
 
     def decode(self, deltas: Tensor, anchors: Tensor, std: tuple[float, ...]) -> Tensor:
         """See `decode_boxes`."""
@@ -25,10 +23,6 @@ class BoxRules(NamedTuple):
     def clip(self, boxes: Tensor, sizes: Tensor) -> Tensor:
         """See `clip_boxes`."""
         return clip_boxes(boxes, sizes, legacy_plus_one=self.legacy_plus_one)
-
-    def suppress(self, boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-        """See `grouped_nms`."""
-        return grouped_nms(boxes, scores, groups, threshold, self.nms)
 
     def has_area(self, boxes: Tensor, least: float = 0.0) -> Tensor:
         """Whether each of `boxes` (N, 4) has sides of `least` pixels or, at 0, any: (N,) bool.
@@ -48,3 +42,7 @@ class BoxRules(NamedTuple):
         if not self.legacy_plus_one:
             return scaled
         return torch.cat([scaled[:, :2], scaled[:, 2:] + (1 - scale)], dim=1)
+
+
+PLAIN = BoxRules()
+"""What a detector has that no other program trained."""

@@ -2,9 +2,64 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
+
+FEW = 4000
+"""Numbers (four a box) up to which torchvision's `batched_nms` moves the boxes on a CPU."""
+
+
+class Limits(NamedTuple):
+    """How many boxes are kept.
+
+    most       of all groups
+    per_group  of one group, before `most` are counted; 0: all
+    keep_ties  beside `most` also all that score as high as the last of them
+    """
+
+    most: int
+    per_group: int = 0
+    keep_ties: bool = False
+
+
+def best_of_groups(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    iou_threshold: float,
+    limits: Limits,
+    *,
+    count: int,
+    how: str = "exact",
+) -> Tensor:
+    """Indices of the best boxes that no better box of their group overlaps, best score first.
+
+    in   boxes  (N, 4) float xyxy;  scores  (N,) float;  groups  (N,) int64 in 0 … count − 1
+         how    see `grouped_nms`
+    out  (n,) int64
+    """
+    if torch.compiler.is_exporting():
+        from dhcli.ops.nms_operator import exported_best  # registers an operator, for export alone
+
+        moved = _as_moved(boxes, groups, how)
+        kept: Tensor = exported_best(moved, scores, groups, count, iou_threshold, *limits)
+        return kept
+    keep = grouped_nms(boxes, scores, groups, iou_threshold, how)
+    return take_best(keep, scores, groups, limits)
+
+
+def take_best(keep: Tensor, scores: Tensor, groups: Tensor, limits: Limits) -> Tensor:
+    """Of `keep` (n,), best first, what `limits` leave."""
+    most, per_group, keep_ties = limits
+    if per_group:
+        keep = keep[_rank_in_group(groups[keep]) < per_group]
+    if keep_ties and len(keep) > most:
+        most = int((scores[keep] >= scores[keep[most - 1]]).sum())
+    return keep[:most]
 
 
 def grouped_nms(
@@ -34,3 +89,21 @@ def grouped_nms(
     moved = exact - low + (groups * step)[:, None]
     keep: Tensor = nms(moved, scores.double(), iou_threshold)
     return keep
+
+
+def _as_moved(boxes: Tensor, groups: Tensor, how: str) -> Tensor:
+    """Boxes rounded as `how` rounds them by moving; a runtime's own NMS knows groups."""
+    if how == "exact":
+        return boxes
+    # One box more, so that there is a largest coordinate where there are no boxes
+    largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
+    moved = boxes + (groups.to(boxes) * (largest + 1))[:, None]
+    if how == "mmdet":
+        return moved
+    many = 4 * torch.ones_like(groups).sum() > FEW
+    return torch.where(many, boxes, moved)
+
+
+def _rank_in_group(groups: Tensor) -> Tensor:
+    """How many of the same group stand before each of `groups` (N,): (N,) int64."""
+    return F.one_hot(groups).cumsum(0).gather(1, groups[:, None])[:, 0] - 1

@@ -1,91 +1,125 @@
-"""From a model file to a detector that is ready to detect."""
+"""A model file, or another program's weights, run by torch as the modules that they are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from dhcli.errors import ConfigError
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, check_gate
+from dhcli.config.heads import ReadOut
+from dhcli.config.schema import Config
+from dhcli.data.loading.pictures import Pictures
+from dhcli.errors import DhError
 from dhcli.models.build import build_detector
-from dhcli.models.detector import Detector
-from dhcli.models.fast.fold import fold_norms
-from dhcli.models.fast.winograd import use_winograd
+from dhcli.models.contract import Detector
+from dhcli.models.fast import prepare_for_detecting
+from dhcli.models.state import check_state, load_state
+from dhcli.ops.batch import Detections, ImageBatch
+from dhcli.runtime.device import choose_device
 from dhcli.runtime.memory import keep_freed_memory
-from dhcli.runtime.precision import DTYPES, choose_detecting_precision
-from dhcli.weights.exchange import import_weights
-from dhcli.weights.model_file import ModelFile, read_model
-from dhcli.weights.recognise import is_foreign
-from dhcli.weights.state import check_state, load_state
+from dhcli.runtime.precision import DTYPES, Precision, choose_detecting_precision
+from dhcli.runtime.runner import Found
+from dhcli.weights.model_file import ModelFile
+from dhcli.weights.open import origin_lines, read_weights
+from dhcli.words import counted
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how a detector detects.
+@dataclass
+class EagerRunner:
+    """A detector on its device: see `Runner`. One that trains is left in the mode it was in."""
 
-    device     a name for `choose_device`
-    precision  "fp32", "bf16", "fp16" or "auto", see `choose_detecting_precision`
-    gate       see `model.detect.gate`; None: as the model is configured
-    """
-
-    device: str = "auto"
+    detector: Detector
+    config: Config
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    device: torch.device
     precision: str = "fp32"
-    gate: float | None = None
+    lines: list[str] = field(default_factory=list)
 
-    def prepare(self, detector: Detector) -> Detector:
-        """`detector` made fast at detecting, in place; it is no more to be trained or saved."""
-        device = choose_device(self.device)
-        precision = choose_detecting_precision(self.precision, device)
-        fold_norms(detector)
-        if device.type == "cpu":
-            keep_freed_memory()
-            if precision.name == "fp32":
-                # Not the head: RoIs are so small that a quarter of the tiles lies beyond them
-                for part in (detector.backbone, detector.neck, detector.rpn):
-                    use_winograd(part)
-        if self.gate is not None:
-            _check_gate(detector)
-            detector.config = detector.config.model_copy(update={"gate": self.gate})
-        detector.compute_in(DTYPES.get(precision.name, torch.float32))
-        return detector.to(device).to(memory_format=torch.channels_last).eval()
+    @classmethod
+    def open(cls, path: Path, options: DetectOptions = AS_CONFIGURED) -> EagerRunner:
+        """The detector of the file of weights `path`, made fast at detecting.
+
+        Raises ModelError where the file is none or its weights do not fit it, ConfigError where
+        the device or precision of `options` cannot be had here.
+        """
+        choose_device(options.device)  # before a large file is read
+        model = read_weights(path)
+        return cls.of(model, options, origin_lines(path, model), path)
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelFile,
+        options: DetectOptions = AS_CONFIGURED,
+        lines: Sequence[str] = (),
+        where: Path | None = None,
+    ) -> EagerRunner:
+        """The detector of a file's content, as of `open`; `where` it is, for the messages."""
+        device = choose_device(options.device)
+        precision = choose_detecting_precision(options.precision, device)
+        check_gate(model.config.model, options.gate)
+        detector = prepare(restore_detector(model, torch.device("cpu"), where=where), precision)
+        about = (model.config, model.classes, model.category_ids)
+        return cls(detector, *about, device, precision.name, list(lines))
+
+    @classmethod
+    def untrained(
+        cls, config: Config, classes: int, options: DetectOptions = AS_CONFIGURED
+    ) -> EagerRunner:
+        """The detector that `config` describes, with random weights and nameless classes."""
+        names = tuple(f"class {number}" for number in range(1, classes + 1))
+        state = build_detector(config, classes).state_dict()
+        return cls.of(ModelFile(config, names, tuple(range(1, classes + 1)), state), options)
+
+    @property
+    def place(self) -> str:
+        """The device's name."""
+        return str(self.device)
+
+    @property
+    def divisor(self) -> int:
+        """As configured."""
+        return self.config.input.divisor
+
+    def read_outs(self) -> list[ReadOut]:
+        """See `Runner`."""
+        return self.detector.read_outs()
+
+    def detect(
+        self, pictures: Pictures, options: DetectOptions = AS_CONFIGURED
+    ) -> list[list[Found]]:
+        """See `Runner`. Raises DhError where a GPU has too little memory."""
+        was_training = self.detector.training
+        if was_training:
+            self.detector.eval()
+        try:
+            with torch.inference_mode():
+                every = self.detector.detect(as_batch(pictures).to(self.device), options)
+        except torch.OutOfMemoryError as error:
+            what = f"the GPU has too little memory for {counted(len(pictures), 'image')} at a time"
+            raise DhError(what, hint="try `--batch-size 1`, or `--device cpu`") from error
+        finally:
+            if was_training:
+                self.detector.train()
+        return [[_as_found(one) for one in of_read_out] for of_read_out in every]
 
 
-EXACT = Runtime()
+def prepare(detector: Detector, precision: Precision) -> Detector:
+    """`detector` made fast at detecting, in place, on the precision's device.
 
-
-def _check_gate(detector: Detector) -> None:
-    """Raise ConfigError where one branch alone scores: a gate would do nothing."""
-    branches = [detector.head.branch(name) for name in detector.head.branches]
-    if sum(branch.cls is not None for branch in branches) < 2:
-        what = "a gate is for fused scores, and only one branch of this model classifies"
-        raise ConfigError(what, where="--gate", hint="leave it out: its second branch waits anyway")
-
-
-def load_detector(path: Path, runtime: Runtime) -> tuple[Detector, ModelFile]:
-    """The detector of a file of weights, ready to detect, and the file's content.
-
-    Raises ModelError where the file is none or its weights do not fit it, ConfigError where
-    `runtime` cannot be had here.
+    It is no more to be trained or saved. Anchors, boxes, scores and NMS stay float32.
     """
-    model = read_weights(path)
-    return runtime.prepare(restore_detector(model, torch.device("cpu"), where=path)), model
-
-
-def read_weights(path: Path) -> ModelFile:
-    """A model file, or another program's weights with their own conventions.
-
-    Raises ModelError as `read_model` and `import_weights` do.
-    """
-    return import_weights(path).model if is_foreign(path) else read_model(path)
-
-
-def origin_lines(path: Path, model: ModelFile) -> list[str]:
-    """What another program's detector was taken for; nothing of one trained here."""
-    origin = model.metadata.get("origin")
-    if origin is None:
-        return []
-    return [f"{path}: {model.config.about}", *(f"note: {note}" for note in origin["notes"])]
+    on_cpu = precision.device.type == "cpu"
+    if on_cpu:
+        keep_freed_memory()
+    prepare_for_detecting(detector, winograd=on_cpu and precision.name == "fp32")
+    for part in detector.parts().values():
+        part.to(DTYPES.get(precision.name, torch.float32))
+    return detector.to(precision.device).to(memory_format=torch.channels_last).eval()
 
 
 def restore_detector(model: ModelFile, device: torch.device, where: object = None) -> Detector:
@@ -98,34 +132,21 @@ def restore_detector(model: ModelFile, device: torch.device, where: object = Non
     return detector.to(device).eval()
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called "auto", "cpu", "cuda", "cuda:1" or "mps"; auto is a GPU if there is one.
-
-    Raises ConfigError where there is no such device here.
-    """
-    if name == "auto":
-        name = _best_device()
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        hint = "auto, cpu, cuda, cuda:0 or mps"
-        raise ConfigError(f"unknown device `{name}`", where="--device", hint=hint) from error
-    if device.type not in _available() or (device.index or 0) >= _available()[device.type]:
-        there_are = ", ".join(_available())
-        what = f"there is no `{name}` here"
-        raise ConfigError(what, where="--device", hint=f"there are: {there_are}")
-    return device
+def as_batch(pictures: Pictures) -> ImageBatch:
+    """The same memory as tensors."""
+    return ImageBatch(
+        torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2),
+        torch.from_numpy(pictures.sizes),
+        torch.from_numpy(pictures.originals),
+    )
 
 
-def _best_device() -> str:
-    return next(name for name in ("cuda", "mps", "cpu") if name in _available())
+def as_pictures(images: ImageBatch) -> Pictures:
+    """The same memory as arrays; `images` are on the CPU."""
+    return Pictures(
+        images.pixels.permute(0, 2, 3, 1).numpy(), images.sizes.numpy(), images.originals.numpy()
+    )
 
 
-def _available() -> dict[str, int]:
-    """Kinds of device that can be used here, and how many of each."""
-    kinds = {"cpu": 1}
-    if torch.cuda.is_available():
-        kinds["cuda"] = torch.cuda.device_count()
-    if torch.backends.mps.is_available():
-        kinds["mps"] = 1
-    return kinds
+def _as_found(found: Detections) -> Found:
+    return Found(*(part.cpu().numpy() for part in (found.boxes, found.scores, found.labels)))

@@ -13,8 +13,7 @@ from dhcli.data.loading.transforms import resized_size
 from dhcli.data.table import DetectionTable
 from dhcli.data.tools.findings import Finding
 from dhcli.data.tools.statistics import find_objects
-from dhcli.models.two_stage.rpn import level_anchors
-from dhcli.ops.anchors import C4_STRIDES, STRIDES
+from dhcli.models.build import anchors_of
 
 IOU = 0.5
 """What an anchor must share with an object to be near it."""
@@ -121,11 +120,9 @@ def _best_ious(boxes: Floats, sizes: NDArray[np.int64], config: Config) -> Float
     Anchors of a shape lie on a grid, and the overlap falls with the distance along either axis: of
     each shape the nearest cell is the best.
     """
-    strides = STRIDES if config.model.neck.kind == "fpn" else C4_STRIDES
-    best = np.zeros((len(boxes), len(strides)))
-    for level, (cells, stride) in enumerate(
-        zip(level_anchors(config.model.anchors, strides), strides, strict=True)
-    ):
+    levels = anchors_of(config)
+    best = np.zeros((len(boxes), len(levels)))
+    for level, (stride, cells) in enumerate(levels):
         last = -(-sizes // stride) - 1
         for anchor in cells.double().numpy():
             middle = (boxes[:, :2] + boxes[:, 2:] - anchor[:2] - anchor[2:]) / 2

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dhcli.data.loading.loader import collate_images
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
+from dhcli.data.loading.pictures import Pictures, collate_pictures
 from dhcli.data.shapes import draw_image
-from dhcli.models.detector import Detector
-from dhcli.ops.batch import ImageBatch
-from dhcli.ops.box_rules import BoxRules
+from dhcli.runtime.eager import EagerRunner
+from dhcli.runtime.precision import DTYPES
+from dhcli.runtime.runner import Runner
 from dhcli.training.journal import memory_used
 
 WARM_UP = 2
 SIDE = 2048
 """Rows and columns of the matrices whose product shows what the machine can do."""
-NMS, REST = "NMS", "boxes and the rest"
+REST = "boxes and the rest"
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class Speed:
     """What was measured.
 
     images_per_second  of all repeats together
-    latency            seconds a batch at the 50th, 90th and 99th percentile
-    parts              seconds a batch in each part of the detector, in the order they run
-    detections         an image, on the mean
-    gflop              arithmetic of the convolutions and products an image, in 10⁹ operations
-    gflop_per_second   of those, done in a second
+    latency            seconds per batch at the 50th, 90th and 99th percentile
+    parts              seconds per batch in each part of the detector, in the order they run
+    detections         per image, on the mean
+    gflop              arithmetic of the convolutions and products per image, in 10⁹ operations
+    gflop_per_second   of those, done per second; both None where they cannot be counted
     matmul             the same of one large product of matrices, in the detector's precision
     copy               10⁹ bytes a second read and written by a large copy
     memory             bytes: the most a GPU's torch held, else the most this process held
@@ -45,8 +46,8 @@ class Speed:
     latency: dict[str, float]
     parts: dict[str, float]
     detections: float
-    gflop: float
-    gflop_per_second: float
+    gflop: float | None
+    gflop_per_second: float | None
     matmul: float
     copy: float
     memory: int
@@ -56,53 +57,57 @@ class Speed:
         return asdict(self)
 
 
-def drawn_batch(size: tuple[int, int], count: int, divisor: int) -> ImageBatch:
+def drawn_pictures(size: tuple[int, int], count: int, divisor: int) -> Pictures:
     """`count` drawn pictures of `size` (height, width), ready for a detector."""
     rng = np.random.default_rng(0)
     drawn = [draw_image(rng, (size[1], size[0])) for _ in range(count)]
-    return collate_images([np.asarray(one.image) for one in drawn], [size] * count, divisor)
+    return collate_pictures([np.asarray(one.image) for one in drawn], [size] * count, divisor)
 
 
-@torch.inference_mode()
-def measure_speed(detector: Detector, images: ImageBatch, repeats: int) -> Speed:
-    """Detect on `images` again and again; `detector` is prepared and on the images' device."""
-    device = images.pixels.device
+def measure_speed(
+    runner: Runner, pictures: Pictures, repeats: int, options: DetectOptions = AS_CONFIGURED
+) -> Speed:
+    """Detect on `pictures` again and again. What runs an exported file has no parts to time."""
+    eager = runner if isinstance(runner, EagerRunner) else None
+    device = torch.device("cpu") if eager is None else eager.device
+
+    def detect() -> int:
+        return sum(len(found.scores) for found in runner.detect(pictures, options)[0])
+
     for _ in range(WARM_UP):
-        found = detector.detect(images)
-    times = [_seconds(lambda: detector.detect(images), device) for _ in range(repeats)]
-    parts = _time_parts(detector, images, repeats)
-    with FlopCounterMode(display=False) as counter:
-        detector.detect(images)
-    gflop = counter.get_total_flops() / 1e9
-    matmul, copy = _limits(device, detector.dtype)
+        found = detect()
+    times = [_seconds(detect, device) for _ in range(repeats)]
+    parts = {} if eager is None else _time_parts(eager, detect, repeats)
+    gflop = None if eager is None else _count_gflop(detect)
+    matmul, copy = _limits(device, DTYPES.get(runner.precision, torch.float32))
     ranks = np.percentile(times, (50, 90, 99)).tolist()
     return Speed(
-        images_per_second=len(images) * repeats / sum(times),
+        images_per_second=len(pictures) * repeats / sum(times),
         latency=dict(zip(("p50", "p90", "p99"), ranks, strict=True)),
         parts=parts,
-        detections=sum(map(len, found)) / len(images),
-        gflop=gflop / len(images),
-        gflop_per_second=gflop / float(np.mean(times)),
+        detections=found / len(pictures),
+        gflop=None if gflop is None else gflop / len(pictures),
+        gflop_per_second=None if gflop is None else gflop / float(np.mean(times)),
         matmul=matmul,
         copy=copy,
         memory=memory_used(device),
     )
 
 
-def _time_parts(detector: Detector, images: ImageBatch, repeats: int) -> dict[str, float]:
+def _count_gflop(detect: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        detect()
+    return float(counter.get_total_flops()) / 1e9
+
+
+def _time_parts(
+    runner: EagerRunner, detect: Callable[[], object], repeats: int
+) -> dict[str, float]:
     """Mean seconds of a batch in each part; what is in none of them is the rest."""
-    device, head = images.pixels.device, detector.head
-    branches = {f"{name} branch": head.branch(name) for name in head.branches}
-    parts = {
-        "backbone": detector.backbone,
-        "neck": detector.neck,
-        "RPN": detector.rpn,
-        "pool": head.pool,
-        **branches,
-    }
-    spent = dict.fromkeys([*parts, NMS], 0.0)
-    with _timing(parts, spent, device), _timing_nms(detector, spent, device):
-        whole = sum(_seconds(lambda: detector.detect(images), device) for _ in range(repeats))
+    parts = runner.detector.parts()
+    spent = dict.fromkeys(parts, 0.0)
+    with _timing(parts, spent, runner.device):
+        whole = sum(_seconds(detect, runner.device) for _ in range(repeats))
     means = {name: seconds / repeats for name, seconds in spent.items()}
     return means | {REST: whole / repeats - sum(means.values())}
 
@@ -133,27 +138,6 @@ def _timing(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _timing_nms(
-    detector: Detector, spent: dict[str, float], device: torch.device
-) -> Iterator[None]:
-    """While it lasts, NMS of proposals and of detections adds its seconds to `spent`."""
-
-    class Timed(BoxRules):
-        def suppress(self, *given: Any) -> Tensor:
-            begun = _now(device)
-            kept = super().suppress(*given)
-            spent[NMS] += _now(device) - begun
-            return kept
-
-    rules = detector.rpn.rules
-    detector.rpn.rules = Timed(*rules)
-    try:
-        yield
-    finally:
-        detector.rpn.rules = rules
 
 
 def _limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:

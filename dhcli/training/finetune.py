@@ -7,13 +7,13 @@ from pathlib import Path
 
 from dhcli.config.schema import Config
 from dhcli.models.build import build_detector
-from dhcli.runtime.eager import origin_lines
 from dhcli.training.data import load_data
 from dhcli.training.loop import Outcome
 from dhcli.training.run import Session, start_run, with_absolute_paths
 from dhcli.training.run_folder import require_new_run
 from dhcli.training.step import seed_all
 from dhcli.weights.model_file import ModelFile
+from dhcli.weights.open import origin_lines
 from dhcli.weights.transfer import Transfer, transfer
 
 SEEN = ("channels", "mean", "std", "interpolation")
@@ -42,9 +42,7 @@ def finetune(config: Config, session: Session, source: ModelFile, weights: Path)
     data = load_data(config.data, config.train.seed, session.journal)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
-    state, copied = transfer(
-        source, detector.state_dict(), data.train.classes, config.finetune.aliases
-    )
+    state, copied = transfer(source, detector, data.train.classes, config.finetune.aliases)
     detector.load_state_dict(state)
     session.journal.say(f"weights: {weights}")
     for line in (*origin_lines(weights, source), *transfer_lines(copied)):

@@ -15,7 +15,10 @@ from dhcli.config.schema import Config
 from dhcli.data.loading.loader import Batch, EvalLoader, TrainLoader
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DhError
-from dhcli.models.detector import Detector
+from dhcli.models.contract import Detector
+from dhcli.models.fast import prepare_for_training
+from dhcli.models.state import load_state
+from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.precision import choose_precision
 from dhcli.training.checkpoint import Position, save_checkpoint
 from dhcli.training.data import TrainingData
@@ -28,7 +31,6 @@ from dhcli.training.step import Updater, seed_all
 from dhcli.training.stop import Stopped, StopRequest
 from dhcli.training.validate import validation_ap, validation_losses
 from dhcli.weights.model_file import ModelFile, save_model
-from dhcli.weights.state import load_state
 
 MOST_SKIPPED = 10
 """Iterations in a row whose loss is not finite, after which skipping ends."""
@@ -68,6 +70,7 @@ class Trainer:
         self.config, self.data, self.run, self.journal = config, data, run, journal
         self.device, self.rank, self.world = device, rank, world
         self.detector = detector.to(device)
+        prepare_for_training(self.detector)
         self.precision = choose_precision(train.precision, device)
         optimizer = build_optimizer(self.detector, train)
         self.updater = Updater(self.detector, optimizer, self.precision, train.clip_norm)
@@ -282,8 +285,14 @@ class Trainer:
             stop.check()
 
         losses = validation_losses(self.model, self.val_loader, self.precision, tick)
-        stats = validation_ap(self.model, table, self.val_loader, self.device, tick)
+        stats = validation_ap(self._runner(), table, self.val_loader, tick)
         return {f"val_{name}": value for name, value in losses.items()} | stats
+
+    def _runner(self) -> EagerRunner:
+        """What is validated, as `dh eval` would run it."""
+        table = self.data.train
+        ids = tuple(table.category_ids.tolist())
+        return EagerRunner(self.model, self.config, table.classes, ids, self.device)
 
     def _judge(self, epoch: int, found: dict[str, float]) -> None:
         """Keep the model if it is the best so far, and count the validations since that."""

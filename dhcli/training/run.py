@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dhcli.config.load import config_from_dict, dump_config
 from dhcli.config.schema import Config
 from dhcli.errors import ConfigError, DataError, DhError
 from dhcli.models.build import build_detector
-from dhcli.models.detector import Detector
-from dhcli.runtime.eager import read_weights
+from dhcli.models.contract import Detector
 from dhcli.runtime.memory import TRAINING, keep_freed_memory
 from dhcli.training.checkpoint import load_checkpoint
 from dhcli.training.data import TrainingData, load_data
@@ -28,6 +27,7 @@ from dhcli.training.loop import Outcome, Trainer
 from dhcli.training.run_folder import CHECKPOINT, CONFIG, RunFolder, make_run, require_new_run
 from dhcli.training.schedule import describe_rate
 from dhcli.training.step import seed_all
+from dhcli.weights.open import read_weights
 from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.transfer import Transfer, transfer
 from dhcli.words import counted
@@ -69,7 +69,7 @@ def train(config: Config, session: Session, weights: Path | None = None) -> Outc
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
     if weights is None:
-        said = load_backbone(detector, config.model.backbone)
+        said = load_backbone(detector.features(), config.model.backbone)
         session.journal.say(f"backbone weights: {said}")
     else:
         copied = _load_same_classes(detector, weights, data)
@@ -185,7 +185,7 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         f"{trainer.total:,} in all, on {trainer.device} in {trainer.precision.name}"
     )
     say(describe_rate(train, trainer.world))
-    for line in _branches_on_all(trainer.detector):
+    for line in trainer.detector.notes():
         say(line)
     if train.schedule.warmup > trainer.total // 2:
         session.journal.warn(
@@ -203,18 +203,6 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     )
 
 
-def _branches_on_all(detector: nn.Module) -> list[str]:
-    """Why branches that only refine boxes run on all sampled RoIs, where they do."""
-    if not isinstance(detector, Detector):  # a benchmark trains another's
-        return []
-    branches = {name: detector.head.branch(name) for name in detector.head.branches}
-    return [
-        f"the branch `{name}` trains on all sampled RoIs, not only on objects: {branch.needs_all}"
-        for name, branch in branches.items()
-        if branch.cls is None and branch.needs_all is not None
-    ]
-
-
 def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Transfer:
     """Copy the weights of a model file whose classes are those of the data, in any order."""
     source, classes = read_weights(path), data.train.classes
@@ -224,7 +212,7 @@ def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Tr
             where=path,
             hint="`dh finetune` starts from a model of other classes",
         )
-    state, copied = transfer(source, detector.state_dict(), classes, {})
+    state, copied = transfer(source, detector, classes, {})
     detector.load_state_dict(state)
     return copied
 

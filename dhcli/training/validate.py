@@ -8,10 +8,11 @@ import torch
 
 from dhcli.data.loading.loader import EvalLoader
 from dhcli.data.table import DetectionTable
-from dhcli.inference.evaluate import detect_table
+from dhcli.inference.evaluate import detect_tables
 from dhcli.metrics.coco import coco_ap
-from dhcli.models.detector import Detector
+from dhcli.models.contract import Detector
 from dhcli.runtime.precision import Precision
+from dhcli.runtime.runner import Runner
 from dhcli.training.step import seed_all
 
 Tick = Callable[[int], None]
@@ -47,18 +48,14 @@ def validation_losses(
 
 
 def validation_ap(
-    detector: Detector,
+    runner: Runner,
     table: DetectionTable,
     loader: EvalLoader,
-    device: torch.device,
     tick: Tick,
 ) -> dict[str, float]:
     """COCO's twelve numbers by name, in the precision that `dh eval` measures them in.
 
     `loader` gives the images of `table`.
     """
-    detector.eval()
-    found = detect_table(
-        detector, table, loader, device=device, progress=lambda done, _: tick(done)
-    )
+    [found] = detect_tables(runner, table, loader, progress=lambda done, _: tick(done))
     return coco_ap(table, found).stats

@@ -1,11 +1,14 @@
-"""Names of classes for weights that come without: given by the user, or COCO's."""
+"""Names of classes: for weights that come without, and which of two lists mean the same."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from dhcli.errors import ConfigError
 
@@ -15,6 +18,18 @@ class ClassNames(NamedTuple):
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which known class a name means, and how it was found.
+
+    `how`: by an alias, the exact name, alike but for case, spaces, `-` and `_`; or it is new.
+    """
+
+    name: str
+    source: str | None
+    how: Literal["alias", "exact", "alike", "new"]
 
 
 def parse_class_names(text: str) -> ClassNames:
@@ -67,3 +82,31 @@ def _checked(names: tuple[str, ...], ids: tuple[int, ...]) -> ClassNames:
     if not names or len(set(names)) != len(names):
         raise ConfigError("class names must be different, and at least one", where="--classes")
     return ClassNames(names, ids)
+
+
+def match_names(
+    classes: Sequence[str], known: Sequence[str], aliases: Mapping[str, str]
+) -> tuple[Match, ...]:
+    """For each of `classes` the one of `known` it starts from: alias, else exact, else alike.
+
+    Two known names that are alike to one another are matched exactly or not at all.
+    """
+    counts = Counter(map(_plain, known))
+    alike = {_plain(name): name for name in known if counts[_plain(name)] == 1}
+    return tuple(_match(name, known, alike, aliases) for name in classes)
+
+
+def _match(
+    name: str, known: Sequence[str], alike: Mapping[str, str], aliases: Mapping[str, str]
+) -> Match:
+    if name in aliases:
+        return Match(name, aliases[name], "alias")
+    if name in known:
+        return Match(name, name, "exact")
+    if _plain(name) in alike:
+        return Match(name, alike[_plain(name)], "alike")
+    return Match(name, None, "new")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).casefold()

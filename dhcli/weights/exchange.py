@@ -15,13 +15,12 @@ from dhcli.atomic import atomic_write
 from dhcli.config.load import config_from_dict, config_to_dict
 from dhcli.config.schema import Config
 from dhcli.errors import ModelError
-from dhcli.models.build import build_detector
-from dhcli.ops.anchors import STRIDES, cell_anchors
+from dhcli.models.build import anchors_of, build_detector
+from dhcli.models.state import check_state
 from dhcli.weights.class_names import ClassNames, coco_names
 from dhcli.weights.foreign import Foreign, Row, convert, export_state, read_foreign
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName
 from dhcli.weights.model_file import ModelFile, read_model
-from dhcli.weights.state import check_state
 from dhcli.words import counted
 
 SHORT = {"resnet18": "r18", "resnet34": "r34", "resnet50": "r50", "resnet101": "r101"}
@@ -156,12 +155,11 @@ def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassName
 
 def _check_anchors(foreign: Foreign, config: Config) -> None:
     """Compare the anchors of a cell, where the file has them, with those of the configuration."""
-    name, anchors = LAYOUTS[foreign.layout].ANCHORS, config.model.anchors
-    for level, (size, stride) in enumerate(zip(anchors.sizes, STRIDES, strict=True)):
+    name, sizes = LAYOUTS[foreign.layout].ANCHORS, config.model.anchors.sizes
+    for level, (size, (_, ours)) in enumerate(zip(sizes, anchors_of(config), strict=True)):
         stored = foreign.state.get(name.format(level=level)) if name else None
         if stored is None:
             continue
-        ours = cell_anchors(size, stride, anchors.ratios, anchors.convention)
         if not _agree(stored, ours, inclusive=config.model.legacy_plus_one):
             raise ModelError(
                 f"its anchors on level {level} are {stored.tolist()}, not those of size {size:g}",

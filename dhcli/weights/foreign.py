@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dhcli.config.schema import Config
 from dhcli.errors import ModelError
+from dhcli.models.state import shorten
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName, Pair
 from dhcli.weights.layouts.torchvision import modern
 from dhcli.weights.plain_file import read_plain
 from dhcli.weights.recognise import is_described
-from dhcli.weights.state import shorten
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -31,6 +31,15 @@ LAYOUT = 1
 """Version of the JSON object; a file of a higher one needs a newer dh."""
 
 WAY_OUT = "give a model.safetensors that `dh train` or `dh finetune` wrote"
+
+
+class Description(NamedTuple):
+    """What travels with the weights of a model, see ModelHeader."""
+
+    config: Config
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -127,13 +136,14 @@ def read_metadata(path: Path) -> ModelHeader:
     if text is None:
         what = "holds bare safetensors weights, without the description that dh adds"
         raise ModelError(what, where=path, hint=WAY_OUT)
-    config, classes, category_ids, metadata = _parse(text, path)
-    return ModelHeader(config, classes, category_ids, metadata, shapes)
+    return ModelHeader(*parse_description(text, path), shapes)
 
 
-def _parse(
-    text: str, path: Path
-) -> tuple[Config, tuple[str, ...], tuple[int, ...], dict[str, Any]]:
+def parse_description(text: str, path: Path) -> Description:
+    """What `description` made of a model. Raises ModelError where it is damaged, or of another dh.
+
+    `path` is the file that holds it, for the messages.
+    """
     try:
         about = json.loads(text)
         _check_layout(about["layout"], path)
@@ -145,7 +155,8 @@ def _parse(
             raise ValueError("parts that do not agree")  # noqa: TRY301 - one place turns it into words
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError("its description is damaged", where=path, hint=WAY_OUT) from error
-    return _checked_config(settings, path, metadata), classes, category_ids, metadata
+    config = _checked_config(settings, path, metadata)
+    return Description(config, classes, category_ids, metadata)
 
 
 def _check_layout(layout: object, path: Path) -> None:

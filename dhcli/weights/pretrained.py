@@ -9,13 +9,13 @@ from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import get_model_weights
 
 from dhcli.config.schema import Backbone
 from dhcli.errors import ConfigError, ModelError
+from dhcli.models.contract import Features
 from dhcli.weights.plain_file import read_plain
-from dhcli.weights.state import load_state
 
 FROM_SCRATCH = (
     "train from scratch: `--set model.backbone.weights=none --set model.backbone.norm=gn "
@@ -23,12 +23,14 @@ FROM_SCRATCH = (
 )
 
 
-def load_backbone(detector: nn.Module, config: Backbone) -> str:
+def load_backbone(features: Features | None, config: Backbone) -> str:
     """Put the weights that `config.weights` names into the backbone; say which, in a line.
 
     Raises ModelError where they cannot be had or do not fit, and ConfigError where a part without
     weights would stay fixed.
     """
+    if features is None:
+        return "none, the whole detector starts from random ones"
     if config.weights == "none":
         _check_trainable(config)
         return "none, it starts from random ones"
@@ -39,17 +41,8 @@ def load_backbone(detector: nn.Module, config: Backbone) -> str:
         hint = "keep its norm: `--set model.backbone.norm=frozen_bn`"
         raise ModelError(what, where=path, hint=hint)
     hint = f"the backbone is {config.name}: `--set model.backbone.name=…` names another"
-    load_state(_whole_backbone(detector), state, where=path, hint=hint)
+    features.load_pretrained(state, path, hint)
     return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
-
-
-def _whole_backbone(detector: nn.Module) -> nn.Module:
-    """The backbone under torchvision's names, with its last stage wherever that is."""
-    backbone, owner = (
-        next(module for module in detector.modules() if hasattr(module, part))
-        for part in ("layer3", "layer4")  # a res5 branch takes layer4 from the backbone
-    )
-    return nn.ModuleDict({**dict(backbone.named_children()), **dict(owner.named_children())})
 
 
 def fetch_imagenet(name: str) -> Path:

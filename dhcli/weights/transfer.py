@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from dhcli.errors import ConfigError, ModelError, suggest
+from dhcli.models.contract import Detector, Predictor
+from dhcli.models.state import compare, is_counter
+from dhcli.weights.class_names import Match, match_names
 from dhcli.weights.model_file import ModelFile
-from dhcli.weights.state import compare, is_counter
 from dhcli.words import counted
-
-PREDICTOR = re.compile(r"head\.branches\.[^.]+\.(cls|reg)\.(weight|bias)")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Where the predictors of one class start from.
-
-    `how`: named by an alias, the exact name, alike but for case, spaces, `-` and `_`, or new.
-    """
-
-    name: str
-    source: str | None
-    how: Literal["alias", "exact", "alike", "new"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +25,7 @@ class Transfer:
     fresh   predictors that the source does not have and that keep their initialisation
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[Match, ...]
     unused: tuple[str, ...]
     fresh: tuple[str, ...]
 
@@ -52,15 +38,15 @@ class Transfer:
 
 def transfer(
     source: ModelFile,
-    state: Mapping[str, Tensor],
+    detector: Detector,
     classes: Sequence[str],
     aliases: Mapping[str, str],
 ) -> tuple[dict[str, Tensor], Transfer]:
-    """The state dict that a detector of `classes` starts from, and the table of what was copied.
+    """The state dict that `detector`, of `classes`, starts from, and the table of what was copied.
 
-    `state` is the new detector's fresh state dict; neither it nor `source` is changed. Everything
-    but the predictors is copied whole. Of the predictors, the background's row and the rows of
-    classes that the source knows are copied, cls and reg alike; the others stay as they are.
+    Neither `detector` nor `source` is changed. Everything but the predictors is copied whole. Of
+    the predictors, the background's rows and those of classes that the source knows are copied;
+    the others stay as they are in `detector`.
     Raises ConfigError where an alias names an unknown class, with the nearest name, and ModelError
     where the networks are not alike.
     """
@@ -71,50 +57,28 @@ def transfer(
         for new, row in enumerate(rows)
         if row.source is not None
     ]
-    predictors = [name for name in state if PREDICTOR.fullmatch(name)]
-    started = _copy_rest(source, state)
+    predictors = detector.predictors()
+    started = _copy_rest(source, detector.state_dict(), predictors)
     sizes = (len(source.classes), len(classes))
-    fresh = [name for name in predictors if not _copy(name, source.state, started, pairs, sizes)]
+    fresh = [
+        name
+        for name, predictor in predictors.items()
+        if not _copy(predictor, source.state.get(name), started[name], pairs, sizes)
+    ]
     used = {row.source for row in rows}
     unused = tuple(name for name in source.classes if name not in used)
     return started, Transfer(rows, unused, tuple(fresh))
 
 
-def match_names(
-    classes: Sequence[str], known: Sequence[str], aliases: Mapping[str, str]
-) -> tuple[Row, ...]:
-    """For each of `classes` the one of `known` it starts from: alias, else exact, else alike.
-
-    Two known names that are alike to one another are matched exactly or not at all.
-    """
-    counts = Counter(map(_plain, known))
-    alike = {_plain(name): name for name in known if counts[_plain(name)] == 1}
-    return tuple(_match(name, known, alike, aliases) for name in classes)
-
-
-def _match(
-    name: str, known: Sequence[str], alike: Mapping[str, str], aliases: Mapping[str, str]
-) -> Row:
-    if name in aliases:
-        return Row(name, aliases[name], "alias")
-    if name in known:
-        return Row(name, name, "exact")
-    if _plain(name) in alike:
-        return Row(name, alike[_plain(name)], "alike")
-    return Row(name, None, "new")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name).casefold()
-
-
-def _copy_rest(source: ModelFile, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copy_rest(
+    source: ModelFile, state: Mapping[str, Tensor], predictors: Mapping[str, Predictor]
+) -> dict[str, Tensor]:
     """A copy of `state` with everything but the predictors taken from `source`."""
-    rest = {name: tensor for name, tensor in state.items() if not PREDICTOR.fullmatch(name)}
+    rest = {name: tensor for name, tensor in state.items() if name not in predictors}
     given = {
         name: tensor
         for name, tensor in source.state.items()
-        if name in rest or not (PREDICTOR.fullmatch(name) or is_counter(name))
+        if name in rest or not (_is_predictor(name, predictors) or is_counter(name))
     }
     differences = compare(rest, given)
     if differences:
@@ -128,30 +92,47 @@ def _copy_rest(source: ModelFile, state: Mapping[str, Tensor]) -> dict[str, Tens
     }
 
 
+def _is_predictor(name: str, predictors: Mapping[str, Predictor]) -> bool:
+    """Whether a tensor of the source is a predictor beside those that the new detector has.
+
+    A branch may have had a classifier or a box regression that it now has not.
+    """
+    places = {_owner(one) for one in predictors} - {""}
+    return _owner(name) in places
+
+
+def _owner(name: str) -> str:
+    """The module that holds the layer of a tensor: `a.b` of `a.b.cls.weight`."""
+    return name.rpartition(".")[0].rpartition(".")[0]
+
+
 def _copy(
-    name: str,
-    source: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
+    predictor: Predictor,
+    old: Tensor | None,
+    new: Tensor,
     pairs: Sequence[tuple[int, int]],
     sizes: tuple[int, int],
 ) -> bool:
-    """Copy the rows of one predictor in place; False where the source has none of its shape.
+    """Copy the rows of one predictor into `new`; False where the source has none of its shape.
 
-    cls has K+1 rows, background first; reg has four a class, with or without the background's
-    (`model.head.background_box`), or where it is class-agnostic as many in both.
+    in   pairs  (new class, source's class) of those that are known
+         sizes  classes of the source, of the new detector
     """
-    old, new = source.get(name), target[name]
     if old is None or old.shape[1:] != new.shape[1:]:
         return False
-    group = 1 if ".cls." in name else 4
-    moves = list(pairs)
-    firsts = [len(tensor) // group - size for tensor, size in zip((old, new), sizes, strict=True)]
-    if firsts == [1, 1]:
-        moves = [(0, 0), *((to + 1, origin + 1) for to, origin in pairs)]
-    elif firsts != [0, 0]:
-        if group == 1 or len(old) != len(new) or len(old) > 8:
+    group = predictor.group
+    first = 1 if predictor.background == "first" else 0
+    beside = 0 if predictor.background == "none" else 1
+    if not predictor.by_class:
+        if len(old) != len(new):
             return False
-        moves = [(row, row) for row in range(len(old) // 4)]
+        new[:] = old
+        return True
+    if [len(old), len(new)] != [(size + beside) * group for size in sizes]:
+        return False
+    moves = [(to + first, origin + first) for to, origin in pairs]
+    if beside:
+        moves.append((0, 0) if first else (sizes[1], sizes[0]))
     for to, origin in moves:
         new[to * group : (to + 1) * group] = old[origin * group : (origin + 1) * group]
     return True

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from dhcli.cli import app
-from dhcli.models.detector import Detector
+from dhcli.models.detector import FeatureDetector
 from dhcli.weights.model_file import ModelFile, save_model
 
 READ_OUTS = [
@@ -68,8 +68,8 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def test_all_read_outs_are_one_table_of_one_pass(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passes, extract = [], Detector.extract
-    monkeypatch.setattr(Detector, "extract", lambda *a: passes.append(1) or extract(*a))
+    passes, extract = [], FeatureDetector.extract
+    monkeypatch.setattr(FeatureDetector, "extract", lambda *a: passes.append(1) or extract(*a))
 
     result = evaluate("ext", "--read-outs", "all", "--metric", "coco,voc07")
 

@@ -16,8 +16,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from typer.testing import CliRunner, Result
 
 from dhcli.cli import app
-from dhcli.runtime.eager import origin_lines, read_weights
 from dhcli.weights.model_file import ModelFile, read_model, save_model
+from dhcli.weights.open import origin_lines, read_weights
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ from dhcli.data.io.image import Pixels
 from dhcli.data.loading.loader import collate_images
 from dhcli.errors import ConfigError, ModelError
 from dhcli.export import onnx as export
-from dhcli.export.graph import DetectorGraph, best_of_groups
+from dhcli.export.graph import DetectorGraph
 from dhcli.export.onnx import Agreement, agree, draw_test_picture, export_onnx
 from dhcli.export.onnx_operators import translations
 from dhcli.models.backbones import resnet as backbone
 from dhcli.ops.batch import Detections, ImageBatch
+from dhcli.ops.nms import Limits, best_of_groups
 from dhcli.runtime.eager import restore_detector
 from dhcli.weights.model_file import ModelFile
 
@@ -36,6 +37,10 @@ def batch_of(image: Pixels) -> ImageBatch:
     return collate_images([image], [image.shape[:2]], 32)
 
 
+def inputs_of(batch: ImageBatch) -> tuple[torch.Tensor, ...]:
+    return batch.pixels, batch.sizes[0], batch.originals[0]
+
+
 @pytest.mark.parametrize("head", [{}, {"branches": FOCUSED}, {"class_agnostic": True}])
 @pytest.mark.parametrize(("width", "height"), [(96, 70), (32, 32), (1, 200)])
 def test_the_graph_detects_what_the_detector_detects(
@@ -45,8 +50,8 @@ def test_the_graph_detects_what_the_detector_detects(
     batch = batch_of(draw_test_picture(width, height, seed=1))
 
     with torch.inference_mode():
-        boxes, scores, labels = DetectorGraph(detector, 2)(batch.pixels, batch.sizes[0])
-        expected = detector.detect(batch)[0]
+        boxes, scores, labels = DetectorGraph(detector)(*inputs_of(batch))
+        [[expected]] = detector.detect(batch)
 
     assert len(expected) > 0
     torch.testing.assert_close(boxes, expected.boxes)
@@ -56,43 +61,63 @@ def test_the_graph_detects_what_the_detector_detects(
 
 def test_the_graph_bears_that_nothing_is_found(small_model: Callable[..., ModelFile]) -> None:
     detector = restore_detector(small_model("a", branches=FOCUSED), CPU)
-    detector.config = detector.config.model_copy(update={"score_threshold": 1.0})
+    detector.rule = detector.rule.model_copy(update={"score_threshold": 1.0})
     batch = batch_of(draw_test_picture(64, 64, seed=1))
 
     with torch.inference_mode():
-        boxes, scores, labels = DetectorGraph(detector, 1)(batch.pixels, batch.sizes[0])
+        boxes, scores, labels = DetectorGraph(detector)(*inputs_of(batch))
 
     assert (boxes.shape, scores.shape, labels.shape) == ((0, 4), (0,), (0,))
 
 
 class Suppress(torch.nn.Module):
+    def __init__(self, limits: Limits, how: str) -> None:
+        super().__init__()
+        self.limits, self.how = limits, how
+
     def forward(
         self, boxes: torch.Tensor, scores: torch.Tensor, groups: torch.Tensor
     ) -> torch.Tensor:
-        return best_of_groups(boxes, scores, groups, 3, 0.5, 20)
+        return best_of_groups(boxes, scores, groups, 0.5, self.limits, count=3, how=self.how)
 
 
-def test_suppression_in_onnx_is_that_of_torch() -> None:
+@pytest.mark.parametrize(
+    ("limits", "how"),
+    [
+        (Limits(20), "exact"),
+        (Limits(20, per_group=4), "mmdet"),
+        (Limits(20, keep_ties=True), "torchvision"),
+    ],
+)
+def test_suppression_in_onnx_is_that_of_torch(limits: Limits, how: str) -> None:
     def draw(count: int) -> tuple[torch.Tensor, ...]:
         corner = torch.rand(count, 2) * 60
         boxes = torch.cat([corner, corner + 5 + torch.rand(count, 2) * 40], dim=1)
-        return boxes, torch.rand(count), torch.randint(0, 3, (count,))
+        scores = torch.rand(count)
+        if limits.keep_ties:  # ten different scores
+            scores = (scores * 10).floor() / 10 + 0.05
+        return boxes, scores, torch.randint(0, 3, (count,))
 
     torch.manual_seed(0)
-    n = Dim("n")
+    n, plain = Dim("n"), Suppress(limits, how)
     program = torch.export.export(
-        Suppress(), draw(50), dynamic_shapes=({0: n}, {0: n}, {0: n}), strict=False
+        plain, draw(50), dynamic_shapes=({0: n}, {0: n}, {0: n}), strict=False
     )
     exported = torch.onnx.export(program, custom_translation_table=translations(), verbose=False)
     session = onnxruntime.InferenceSession(exported.model_proto.SerializeToString())
 
-    for count in (50, 7, 300):
+    for count in (50, 7, 300, 1200):
         example = draw(count)
         names = [value.name for value in session.get_inputs()]
         inputs = {name: x.numpy() for name, x in zip(names, example, strict=True)}
         (kept,) = session.run(None, inputs)
-        assert kept.tolist() == best_of_groups(*example, 3, 0.5, 20).tolist()
-        assert len(kept) == min(20, len(kept))
+        expected = plain(*example)
+        if limits.keep_ties:  # boxes of one score suppress one another in any order
+            assert len(kept) == pytest.approx(len(expected), abs=5)
+            assert example[1][kept].min() >= example[1][expected].min()
+        else:
+            assert kept.tolist() == expected.tolist()
+            assert len(kept) <= 20
 
 
 @pytest.fixture
@@ -121,6 +146,7 @@ def test_what_is_exported_agrees_at_three_sizes_and_says_what_it_is(
     assert not proto.functions
     shape = proto.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_param or dim.dim_value for dim in shape] == [1, 3, "height", "width"]
+    assert [one.name for one in proto.graph.input] == ["pixels", "size", "original"]
     assert b"site-packages" not in exported.read_bytes()
 
 

@@ -1,34 +1,35 @@
 """Running a detector over a dataset, with one that reads its answer off the image."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 import dhcli.inference.evaluate as module
+from dhcli.config.detecting import AS_CONFIGURED
 from dhcli.config.schema import Config, Data, Input
 from dhcli.data.loading.loader import EvalLoader
 from dhcli.data.table import make_table
 from dhcli.errors import DataError
-from dhcli.inference.evaluate import detect_table, evaluate_model
-from dhcli.inference.score import Request
+from dhcli.inference.evaluate import detect_tables, evaluate_model
+from dhcli.inference.score import Measures
+from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections
-from dhcli.runtime.eager import Runtime
-from dhcli.weights.model_file import ModelFile
+from dhcli.runtime.eager import EagerRunner
 
 SIZES = [(60, 40), (40, 60), (64, 40), (40, 64), (50, 50), (60, 40), (42, 60)]
 SMALL = Input(min_size=32, max_size=64)
 CPU = torch.device("cpu")
 
 
-class Brightness(nn.Module):
+class Brightness(Detector):
     """Finds one object in every image brighter than 15: all of it, scored by its brightness."""
 
-    def detect(self, images):
+    def detect(self, images, options=AS_CONFIGURED):
         assert not self.training
         assert not torch.is_grad_enabled()
         found = []
@@ -39,10 +40,16 @@ class Brightness(nn.Module):
             seen = torch.tensor([[0.0, 0.0, width, height]])[: int(bright > 15 / 255)]
             labels = torch.ones(len(seen), dtype=torch.int64)
             found.append(Detections(seen, bright.expand(len(seen)), labels))
-        return found
+        return [found for _ in options.read_outs or [None]]
 
-    def detect_each(self, images, read_outs):
-        return [self.detect(images) for _ in read_outs]
+
+def runner_of(detector, classes=("dog", "cat")):
+    ids = tuple(range(1, len(classes) + 1))
+    return EagerRunner(detector, Config(input=SMALL), classes, ids, CPU)
+
+
+def detect_table(detector, table, loader, classes=("dog", "cat"), progress=None):
+    return detect_tables(runner_of(detector, classes), table, loader, progress=progress)[0]
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def loader_of(table, batch_size=2):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_detections_stand_with_their_images(table, batch_size) -> None:
-    found = detect_table(Brightness(), table, loader_of(table, batch_size), device=CPU)
+    found = detect_table(Brightness(), table, loader_of(table, batch_size))
 
     assert np.diff(found.offsets).tolist() == [0, 1, 1, 1, 1, 1, 1]
     assert found.boxes.tolist() == [[0, 0, *size] for size in SIZES[1:]]
@@ -87,7 +94,7 @@ def test_detections_stand_with_their_images(table, batch_size) -> None:
 
 
 def test_classes_of_the_detector_can_be_named(table) -> None:
-    found = detect_table(Brightness(), table, loader_of(table), device=CPU, classes=("a", "b", "c"))
+    found = detect_table(Brightness(), table, loader_of(table), classes=("a", "b", "c"))
 
     assert found.classes == ("a", "b", "c")
     assert found.category_ids.tolist() == [1, 2, 3]
@@ -97,7 +104,7 @@ def test_classes_of_the_detector_can_be_named(table) -> None:
 def test_detector_keeps_its_mode(table, training) -> None:
     detector = Brightness().train(training)
 
-    detect_table(detector, table, loader_of(table), device=CPU)
+    detect_table(detector, table, loader_of(table))
 
     assert detector.training is training
 
@@ -106,7 +113,7 @@ def test_progress_counts_images(table) -> None:
     seen = []
 
     detect_table(
-        Brightness(), table, loader_of(table, 3), device=CPU,
+        Brightness(), table, loader_of(table, 3),
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
 
@@ -117,7 +124,7 @@ def test_progress_counts_images(table) -> None:
 def test_no_images_are_no_detections(table) -> None:
     none = table.take_images(np.zeros(0, np.int64))
 
-    found = detect_table(Brightness(), none, loader_of(none), device=CPU)
+    found = detect_table(Brightness(), none, loader_of(none))
 
     assert len(found) == len(found.boxes) == len(found.scores) == 0
 
@@ -127,7 +134,7 @@ def test_an_unreadable_image_is_named_and_the_mode_kept(table, folder) -> None:
     detector = Brightness().train()
 
     with pytest.raises(DataError, match=r"3\.png"):
-        detect_table(detector, table, loader_of(table), device=CPU)
+        detect_table(detector, table, loader_of(table))
 
     assert detector.training
 
@@ -138,9 +145,8 @@ def use_model(monkeypatch):
 
     def use(classes, others="error"):
         config = Config(input=SMALL, data=Data(others=others))
-        ids = tuple(range(1, len(classes) + 1))
-        model = ModelFile(config=config, classes=classes, category_ids=ids, state={})
-        monkeypatch.setattr(module, "load_detector", lambda *_: (Brightness(), model))
+        runner = replace(runner_of(Brightness().eval(), classes), config=config)
+        monkeypatch.setattr(module, "open_runner", lambda *_: runner)
 
     return use
 
@@ -152,8 +158,7 @@ def test_evaluate_model_matches_classes_by_name(folder, use_model) -> None:
     [evaluation] = evaluate_model(
         Path("m"),
         folder,
-        Request(),
-        runtime=Runtime("cpu"),
+        Measures(),
         batch_size=2,
         workers=0,
         say=said.append,
@@ -174,7 +179,7 @@ def test_no_class_in_common_is_said_before_anything_is_detected(folder, use_mode
 
     with pytest.raises(DataError, match="no class in common"):
         evaluate_model(
-            Path("m"), folder, Request(), runtime=Runtime("cpu"), workers=0,
+            Path("m"), folder, Measures(), workers=0,
             say=lambda _: None, progress=lambda *done: counted.append(done),
         )  # fmt: skip
 
@@ -186,8 +191,6 @@ def test_an_unreadable_image_is_an_error_that_says_how_to_find_all(folder, use_m
     (folder / "3.png").write_bytes(b"no image")
 
     with pytest.raises(DataError, match=r"3\.png") as caught:
-        evaluate_model(
-            Path("m"), folder, Request(), runtime=Runtime("cpu"), workers=0, say=lambda _: None
-        )
+        evaluate_model(Path("m"), folder, Measures(), workers=0, say=lambda _: None)
 
     assert "dh check --decode" in str(caught.value.hint)

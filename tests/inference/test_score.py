@@ -11,7 +11,7 @@ import pytest
 from dhcli.data.table import ANY_CLASS, make_table
 from dhcli.errors import ConfigError, DataError
 from dhcli.inference.score import (
-    Request,
+    Measures,
     choose_split,
     evaluate_results,
     save_evaluation,
@@ -72,7 +72,7 @@ def test_an_unknown_split_is_an_error_that_names_those_there_are() -> None:
 def test_classes_that_only_the_data_has(others, precision) -> None:
     truth = table_of([CAR, VAN], [1, 0], ("Van", "Car"))
     found = table_of([VAN, CAR], [0, 0], ("Car", "Tram"), scores=np.array([0.9, 0.8]))
-    request = Request(metrics=("coco", "voc07", "voc12", "kitti"))
+    request = Measures(metrics=("coco", "voc07", "voc12", "kitti"))
 
     evaluation = score(truth, found, "all", request, others=others)
 
@@ -90,7 +90,7 @@ def test_document_holds_fractions_and_null_for_undefined() -> None:
     truth = table_of([CAR], [0], ("a", "b"))
     found = table_of([CAR], [0], ("a", "b"), scores=np.array([0.5]))
 
-    document = score(truth, found, "val", Request()).as_dict()
+    document = score(truth, found, "val", Measures()).as_dict()
 
     coco = json.loads(json.dumps(document, allow_nan=False))["metrics"]["coco"]
     assert coco["stats"]["AP"] == pytest.approx(1)
@@ -128,7 +128,7 @@ def test_results_of_another_tool_are_scored(dataset, tmp_path) -> None:
     said = []
     results = write(tmp_path / "results.json", [RESULT])
 
-    evaluation = evaluate_results(results, dataset, Request(), say=said.append)
+    evaluation = evaluate_results(results, dataset, Measures(), say=said.append)
 
     per_class = evaluation.results["coco"].per_class
     assert per_class["cat"]["AP"] == pytest.approx(1)
@@ -140,19 +140,19 @@ def test_results_of_another_tool_are_scored(dataset, tmp_path) -> None:
 def test_an_empty_list_of_results_is_zero(dataset, tmp_path) -> None:
     results = write(tmp_path / "results.json", [])
 
-    evaluation = evaluate_results(results, dataset, Request(), say=lambda _: None)
+    evaluation = evaluate_results(results, dataset, Measures(), say=lambda _: None)
 
     assert evaluation.results["coco"].stats["AP"] == 0
 
 
 def test_saved_predictions_have_the_datasets_ids_and_score_the_same(dataset, tmp_path) -> None:
     results = write(tmp_path / "results.json", [RESULT, {**RESULT, "image_id": 9, "score": 0.25}])
-    first = evaluate_results(results, dataset, Request(), say=lambda _: None)
+    first = evaluate_results(results, dataset, Measures(), say=lambda _: None)
 
     metrics, _, predictions = save_evaluation(first, tmp_path / "out/deep")
 
     assert json.loads(predictions.read_text("utf-8")) == json.loads(results.read_text("utf-8"))
-    again = evaluate_results(predictions, dataset, Request(), say=lambda _: None)
+    again = evaluate_results(predictions, dataset, Measures(), say=lambda _: None)
     document = json.loads(metrics.read_text("utf-8"))
     assert (
         document
@@ -163,7 +163,7 @@ def test_saved_predictions_have_the_datasets_ids_and_score_the_same(dataset, tmp
 
 def test_saving_no_detections_writes_an_empty_list(dataset, tmp_path) -> None:
     results = write(tmp_path / "results.json", [])
-    evaluation = evaluate_results(results, dataset, Request(), say=lambda _: None)
+    evaluation = evaluate_results(results, dataset, Measures(), say=lambda _: None)
 
     *_, predictions = save_evaluation(evaluation, tmp_path / "out")
 

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.errors import DataError, DhError
 from dhcli.inference import stream
 from dhcli.inference.locate_images import ImageList, find_images
-from dhcli.inference.stream import Choice, Summary, detect_images, drawing
+from dhcli.inference.stream import Kept, Summary, detect_images, drawing
 from dhcli.inference.writers import Place, Prediction
-from dhcli.runtime.eager import restore_detector
+from dhcli.runtime.eager import EagerRunner
 from dhcli.weights.model_file import ModelFile
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -36,20 +34,16 @@ def photos(tmp_path: Path, rng: np.random.Generator) -> ImageList:
 
 
 def run(
-    model: ModelFile, photos: ImageList, choice: Choice | None = None, batch_size: int = 1
+    model: ModelFile,
+    photos: ImageList,
+    kept: Kept | None = None,
+    batch_size: int = 1,
+    options: DetectOptions = AS_CONFIGURED,
 ) -> tuple[list[Prediction], Summary]:
     found: list[Prediction] = []
-    choice = choice or Choice()
-    detector = restore_detector(model, CPU)
-    detector.config = choice.configure(model.config).model.detect
+    runner = EagerRunner.of(model, DetectOptions(device="cpu"))
     summary = detect_images(
-        detector,
-        photos,
-        model.config.input,
-        choice,
-        [found.append],
-        device=CPU,
-        batch_size=batch_size,
+        runner, photos, kept or Kept(), [found.append], options=options, batch_size=batch_size
     )
     return found, summary
 
@@ -86,13 +80,13 @@ def test_a_batch_holds_one_shape(
     small_model: Callable[..., ModelFile], photos: ImageList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: list[int] = []
-    collate = stream.collate_images
+    collate = stream.collate_pictures
 
     def watch(images, originals, divisor):  # type: ignore[no-untyped-def]
         shapes.append(len({image.shape for image in images}))
         return collate(images, originals, divisor)
 
-    monkeypatch.setattr(stream, "collate_images", watch)
+    monkeypatch.setattr(stream, "collate_pictures", watch)
     run(small_model("a"), photos, batch_size=4)
 
     assert set(shapes) == {1}
@@ -115,22 +109,14 @@ def test_a_choice_keeps_classes_scores_and_the_best(
     every, _ = run(model, photos)
     middle = float(np.median(every[0].scores))
 
-    found, summary = run(model, photos, Choice(score=middle, top=3, labels=(0, 2), shown=middle))
+    kept = Kept(top=3, labels=(0, 2), shown=middle)
+    found, summary = run(model, photos, kept, options=DetectOptions(threshold=middle))
 
     for all_of, one in zip(every, found, strict=True):
         wanted = (all_of.scores > middle) & (all_of.labels != 1)
         np.testing.assert_allclose(one.scores, all_of.scores[wanted][:3], atol=1e-6)
     assert max(map(len, found)) == 3
     assert summary.shown == summary.counts
-
-
-def test_a_choice_of_more_than_the_model_gives_asks_it_for_more(
-    small_model: Callable[..., ModelFile],
-) -> None:
-    rule = Choice(top=500).configure(small_model("a").config).model.detect
-
-    assert (rule.max_detections, rule.score_threshold) == (500, 0.05)
-    assert Choice(top=5).configure(small_model("a").config).model.detect.max_detections == 100
 
 
 def test_where_nothing_can_be_read_it_is_an_error(
@@ -166,9 +152,9 @@ def test_images_are_decoded_ahead_but_not_without_bound(
     monkeypatch.setattr(stream, "read_image", counting)
     monkeypatch.setattr(stream, "THREADS", 3)
     model = small_model("a")
-    detector = restore_detector(model, CPU)
-    detector.config = detector.config.model_copy(update={"score_threshold": 1.0})
-    detect_images(detector, images, model.config.input, Choice(), [finish], device=CPU)
+    options = DetectOptions(threshold=1.0, device="cpu")
+    runner = EagerRunner.of(model, options)
+    detect_images(runner, images, Kept(), [finish], options=options)
 
     assert done == 25
     assert 2 <= most <= 1 + 3 + 2

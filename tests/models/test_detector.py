@@ -6,19 +6,31 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from dhcli.config.schema import Config
 from dhcli.models.build import build_detector
+from dhcli.models.fast import prepare_for_training
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.boxes import iou_matrix
 
 MakeConfig = Callable[..., Config]
 
 
+@pytest.fixture(params=["plain", "fast"])
+def make_ready(request: pytest.FixtureRequest) -> Callable[[nn.Module], None]:
+    """What is done to a detector before it trains: nothing, or what `dh train` does."""
+    return prepare_for_training if request.param == "fast" else lambda _: None
+
+
 def test_losses_reach_every_parameter_even_without_objects(
-    small_config: MakeConfig, batch: ImageBatch, targets: list[Target]
+    small_config: MakeConfig,
+    batch: ImageBatch,
+    targets: list[Target],
+    make_ready: Callable[[nn.Module], None],
 ) -> None:
     detector = build_detector(small_config(), classes=3)
+    make_ready(detector)
     empty = targets[1]
 
     losses = detector.losses(batch, [empty, empty])
@@ -29,11 +41,12 @@ def test_losses_reach_every_parameter_even_without_objects(
 
 
 def test_an_image_that_is_all_ignored_leaves_no_trace(
-    small_config: MakeConfig, batch: ImageBatch
+    small_config: MakeConfig, batch: ImageBatch, make_ready: Callable[[nn.Module], None]
 ) -> None:
     """Neither an anchor nor a RoI is sampled."""
     fc, conv = ({"name": kind, "kind": kind, "lambda": 1.0} for kind in ("fc", "conv"))
     detector = build_detector(small_config(fc, conv), classes=3).train()
+    make_ready(detector)
     everything = torch.tensor([[-1e5, -1e5, 1e5, 1e5]])
     target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), everything)
 
@@ -53,6 +66,7 @@ def test_mixed_precision_has_the_gradients_of_full(
     for mixed in (True, False):
         torch.manual_seed(0)
         detector = build_detector(small_config(), classes=3)
+        prepare_for_training(detector)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             losses = detector.losses(batch, targets)
         sum(losses.values()).backward()
@@ -74,7 +88,7 @@ def test_losses_have_the_papers_names(
 
 
 def test_padding_is_zero_after_normalising(small_config: MakeConfig, batch: ImageBatch) -> None:
-    x = build_detector(small_config(), classes=3).normalise(batch)
+    x = build_detector(small_config(), classes=3).pixels(batch)
 
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert (x[1, :, 50:] == 0).all()
@@ -88,7 +102,7 @@ def test_bgr_input(small_config: MakeConfig, batch: ImageBatch) -> None:
         update={"input": small_config().input.model_copy(update={"channels": "bgr"})}
     )
 
-    x = build_detector(config, classes=3).normalise(batch)
+    x = build_detector(config, classes=3).pixels(batch)
 
     blue_first = (batch.pixels[0, 2, 0, 0].item() - 123.675) / 58.395
     assert x[0, 0, 0, 0].item() == pytest.approx(blue_first, abs=1e-5)
@@ -107,7 +121,7 @@ def test_detections_are_sorted_within_the_original_image(
         }
     )
 
-    found = build_detector(config, classes=3).eval().detect(batch)
+    found = build_detector(config, classes=3).eval().detect(batch)[0]
 
     for detections, original in zip(found, batch.originals, strict=True):
         assert len(detections) == 100
@@ -124,7 +138,7 @@ def test_half_precision_still_gives_float32_boxes(
     detector = build_detector(small_config(), classes=3).eval()
 
     with torch.autocast("cpu", torch.bfloat16):
-        found = detector.detect(batch)
+        [found] = detector.detect(batch)
 
     assert {d.boxes.dtype for d in found} == {torch.float32}
     assert {d.scores.dtype for d in found} == {torch.float32}
@@ -172,7 +186,7 @@ def test_two_images_are_learnt_by_heart(small_config: MakeConfig) -> None:
         optimizer.step()
 
     with torch.inference_mode():
-        found = detector.eval().detect(images)
+        [found] = detector.eval().detect(images)
     for detections, target in zip(found, targets, strict=True):
         right = (detections.labels == target.labels[:, None]) & (detections.scores > 0.5)
         iou = iou_matrix(target.boxes, detections.boxes) * right
@@ -187,8 +201,8 @@ def test_ties_of_the_last_one_stay_when_told(small_config: MakeConfig) -> None:
 
     def kept(**rules: object) -> list[float]:
         detector = build_detector(small_config(), classes=1)
-        detector.config = detector.config.model_copy(update=rules)
-        found = detector.select(boxes, scores, torch.zeros(6, dtype=torch.int64), size, size)
+        rule, labels = detector.rule.model_copy(update=rules), torch.zeros(6, dtype=torch.int64)
+        found = detector.select(boxes, scores, labels, size, size, rule)
         return [round(score, 1) for score in found.scores.tolist()]
 
     assert kept(max_detections=3) == [0.9, 0.8, 0.5]

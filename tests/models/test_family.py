@@ -129,7 +129,7 @@ def test_it_learns_and_detects(name: str) -> None:
     losses = detector.losses(images, [target])
     sum(losses.values()).backward()
     with torch.inference_mode():
-        [found] = detector.eval().detect(images)
+        [[found]] = detector.eval().detect(images)
 
     weights = {
         f"loss_{branch}_{task}": detector.head.branch(branch).weight(task)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dhcli.models.norms import conv_norm, norm_layer, take_rows
+from dhcli.models.fast import prepare_for_training
+from dhcli.models.fast.norms import conv_norm, take_rows
+from dhcli.models.norms import norm_layer
 from dhcli.models.two_stage.branches import BottleneckBlock
 
 
@@ -80,6 +82,7 @@ def test_a_branch_keeps_less_and_gives_the_same(rows: Tensor | None) -> None:
     torch.manual_seed(0)
     block = BottleneckBlock(32, norm_layer("bn"))
     plain = copy.deepcopy(block)
+    prepare_for_training(block)
     x = torch.randn(6, 32, 7, 7).to(memory_format=torch.channels_last)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
 

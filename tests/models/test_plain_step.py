@@ -19,7 +19,8 @@ from benchmarks.seeded import (
     seeded_images,
     seeded_targets,
 )
-from dhcli.models.two_stage.rpn import level_anchors
+from dhcli.models.fast import prepare_for_training
+from dhcli.ops.anchors import level_anchors
 from dhcli.ops.batch import Target
 
 SIZE = 64, 96
@@ -35,9 +36,10 @@ WITHOUT_EFFECT = ".out.0.bias"
 """A bias before a batch norm: its gradient is nothing but rounding."""
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("row", PRESETS)
 def test_a_training_step_is_the_plain_transcriptions(
-    row: str, monkeypatch: pytest.MonkeyPatch
+    row: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, images = seeded_config(row, *NARROW), seeded_images(2, *SIZE)
     targets = [Target(t.boxes.double(), t.labels, t.ignore) for t in seeded_targets(2, *SIZE)]
@@ -47,7 +49,9 @@ def test_a_training_step_is_the_plain_transcriptions(
         output = ours.rpn(ours.extract(images))
         proposals = ours.rpn.propose(output, images.sizes, training=True)
     monkeypatch.setattr(Tensor, "float", Tensor.double)  # of losses, anchors and RoIs
-    ours.double().dtype = torch.float64
+    ours.double()
+    if fast:
+        prepare_for_training(ours)
     ours.rpn.cells = level_anchors(config.model.anchors, ours.rpn.strides)
     plain = PlainDetector(config, CLASSES).double()
     plain.load_state_dict(ours.state_dict())
@@ -60,6 +64,11 @@ def test_a_training_step_is_the_plain_transcriptions(
         losses.append(side.train().losses(images, targets))
         sum(losses[-1].values()).backward()
 
+    check_same(ours, plain, losses)
+
+
+def check_same(ours: nn.Module, plain: nn.Module, losses: list[dict[str, Tensor]]) -> None:
+    """Losses, gradients and running statistics of both sides."""
     assert losses[0].keys() == losses[1].keys()
     for name, loss in losses[0].items():
         assert loss.item() == pytest.approx(losses[1][name].item(), rel=1e-11)

@@ -6,7 +6,8 @@ import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from dhcli.ops.anchors import STRIDES, cell_anchors, grid_anchors
+from dhcli.ops.anchors import cell_anchors, grid_anchors
+from tests.references.network import STRIDES
 
 RATIOS = (0.5, 1.0, 2.0)
 

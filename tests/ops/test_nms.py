@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torchvision.ops import nms
+from torchvision.ops import batched_nms, nms
 
 from dhcli.ops.nms import grouped_nms
 
@@ -36,3 +36,31 @@ def test_nothing_in_nothing_out() -> None:
     empty = torch.zeros(0)
 
     assert grouped_nms(torch.zeros(0, 4), empty, empty.long(), 0.5).shape == (0,)
+
+
+def random_boxes(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(count, 2, generator=generator) * 1000
+    return torch.cat([corner, corner + 5 + torch.rand(count, 2, generator=generator) * 300], 1)
+
+
+def test_nms_in_others_arithmetic() -> None:
+    boxes, scores = random_boxes(600), torch.rand(600)
+    classes = torch.arange(600) % 80
+    theirs = batched_nms(boxes, scores, classes, 0.5)
+
+    assert torch.equal(grouped_nms(boxes, scores, classes, 0.5, "torchvision"), theirs)
+
+
+def test_mmdets_nms_rounds_what_it_moves() -> None:
+    """Two boxes of class 79 whose IoU is a hair above 1/2: moved by 79 · 1025, a hair below."""
+    boxes = torch.tensor(
+        [[0.0, 0.0, 30.0, 15.0], [10.001, 0.0, 40.001, 15.0], [0.0, 0.0, 1024.0, 1.0]]
+    )
+    scores, classes = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([79, 79, 0])
+    near = boxes.clone()
+    near[1, [0, 2]] = torch.tensor([9.998, 39.998])  # exactly IoU > 1/2; rounded to 10 and 40
+
+    assert grouped_nms(near, scores, classes, 0.5, "exact").tolist() == [0, 2]
+    assert grouped_nms(near, scores, classes, 0.5, "mmdet").tolist() == [0, 1, 2]
+    assert grouped_nms(boxes, scores, classes, 0.5, "exact").tolist() == [0, 1, 2]

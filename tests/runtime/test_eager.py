@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from dhcli.config.detecting import DetectOptions
+from dhcli.data.loading.pictures import collate_pictures
 from dhcli.errors import ConfigError, ModelError
 from dhcli.ops.batch import ImageBatch
-from dhcli.runtime.eager import Runtime, choose_device, load_detector, restore_detector
+from dhcli.runtime.eager import EagerRunner, restore_detector
 from dhcli.weights.model_file import ModelFile, save_model
 
 CPU = torch.device("cpu")
+ON_CPU = DetectOptions(device="cpu")
 
 
 def test_a_model_file_becomes_the_detector_it_was(
@@ -20,11 +25,11 @@ def test_a_model_file_becomes_the_detector_it_was(
     saved = small_model("car", "van")
     save_model(tmp_path / "m.safetensors", saved)
 
-    detector, model = load_detector(tmp_path / "m.safetensors", Runtime("cpu"))
+    runner = EagerRunner.open(tmp_path / "m.safetensors", ON_CPU)
 
-    assert not detector.training
-    assert model.classes == ("car", "van")
-    state = detector.head.state_dict()  # the rest is folded, and convolves another way
+    assert not runner.detector.training
+    assert runner.classes == ("car", "van")
+    state = runner.detector.head.state_dict()  # the rest is folded, and convolves another way
     assert all(torch.equal(state[name], saved.state[f"head.{name}"]) for name in state)
 
 
@@ -36,7 +41,7 @@ def test_weights_that_do_not_fit_are_listed_with_the_file(
     save_model(tmp_path / "m.safetensors", lying)
 
     with pytest.raises(ModelError, match="of another shape") as caught:
-        load_detector(tmp_path / "m.safetensors", Runtime("cpu"))
+        EagerRunner.open(tmp_path / "m.safetensors", ON_CPU)
 
     assert "head.branches.fc.cls.weight 3×24 instead of 2×24" in str(caught.value)
     assert str(tmp_path / "m.safetensors") in str(caught.value)
@@ -52,68 +57,47 @@ def test_a_description_of_a_giant_takes_no_memory(small_model: Callable[..., Mod
         restore_detector(ModelFile(config, one.classes, one.category_ids, one.state), CPU)
 
 
-def test_auto_is_the_cpu_where_there_is_nothing_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-
-    assert choose_device("auto") == CPU
-
-
-@pytest.mark.parametrize(("name", "chosen"), [("auto", "cuda"), ("cuda:1", "cuda:1")])
-def test_a_gpu_is_chosen(name: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-
-    assert choose_device(name) == torch.device(chosen)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("gpu", "unknown device `gpu`"),
-        ("cuda", "there is no `cuda` here"),
-        ("cpu:3", "there is no `cpu:3` here"),
-        ("meta", "there is no `meta` here"),
-    ],
-)
-def test_a_device_that_is_not_there_is_an_error(
-    name: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-    with pytest.raises(ConfigError, match=said):
-        choose_device(name)
-
-
 @torch.inference_mode()
 def test_a_prepared_detector_finds_the_same_and_bf16_nearly(
     small_model: Callable[..., ModelFile], tmp_path: Path
 ) -> None:
     model = small_model("car", "van", scores="fc")
     images = ImageBatch(torch.randint(256, (1, 3, 64, 96)).byte(), *[torch.tensor([[64, 96]])] * 2)
-    plain = restore_detector(model, CPU)
-    plain.config = plain.config.model_copy(update={"score_threshold": 0.0, "max_detections": 20})
-    [expected] = plain.detect(images)
+    options = replace(ON_CPU, threshold=0.0, most=20)
+    [[expected]] = restore_detector(model, CPU).detect(images, options)
 
     for precision, tolerance in (("fp32", 1e-4), ("bf16", 0.05)):
-        detector = Runtime("cpu", precision).prepare(restore_detector(model, CPU))
-        detector.config = plain.config
-        [found] = detector.detect(images)
-        assert detector.backbone.conv1.weight.dtype == {"fp32": torch.float32}.get(
+        runner = EagerRunner.of(model, replace(options, precision=precision))
+        [[found]] = runner.detector.detect(images, options)
+        assert runner.detector.backbone.conv1.weight.dtype == {"fp32": torch.float32}.get(
             precision, torch.bfloat16
         )
+        assert runner.precision == precision
         assert found.boxes.dtype == found.scores.dtype == torch.float32
         assert torch.allclose(found.scores, expected.scores, atol=tolerance)
 
 
 def test_fp16_is_refused_on_a_cpu(small_model: Callable[..., ModelFile]) -> None:
     with pytest.raises(ConfigError, match="fp16 is for GPUs"):
-        Runtime("cpu", "fp16").prepare(restore_detector(small_model("car"), CPU))
+        EagerRunner.of(small_model("car"), replace(ON_CPU, precision="fp16"))
 
 
 def test_a_gate_needs_two_scores(small_model: Callable[..., ModelFile]) -> None:
-    both = Runtime("cpu", gate=0.1).prepare(restore_detector(small_model("car"), CPU))
-    assert both.config.gate == 0.1
+    EagerRunner.of(small_model("car"), replace(ON_CPU, gate=0.1))
     one = small_model("car", branches=[{"kind": "fc", "width": 8, "lambda": 0.5}])
     with pytest.raises(ConfigError, match="only one branch"):
-        Runtime("cpu", gate=0.1).prepare(restore_detector(one, CPU))
+        EagerRunner.of(one, replace(ON_CPU, gate=0.1))
+
+
+def test_what_is_asked_for_is_never_written_into_the_detector(
+    small_model: Callable[..., ModelFile],
+) -> None:
+    runner = EagerRunner.of(small_model("car"), ON_CPU)
+    pictures = collate_pictures([np.full((64, 96, 3), 90, np.uint8)], [(64, 96)], 32)
+    usual = runner.detect(pictures)
+
+    few = runner.detect(pictures, replace(ON_CPU, threshold=0.0, most=3, gate=0.2))
+
+    assert len(few[0][0].scores) <= 3
+    again = runner.detect(pictures)
+    assert all(np.array_equal(a, b) for a, b in zip(usual[0][0], again[0][0], strict=True))

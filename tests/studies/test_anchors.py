@@ -7,8 +7,9 @@ from torchvision.ops import box_iou
 
 from dhcli.config.schema import Config
 from dhcli.data.table import make_table
-from dhcli.ops.anchors import STRIDES, cell_anchors, grid_anchors
+from dhcli.ops.anchors import cell_anchors, grid_anchors
 from dhcli.studies.anchors import measure_anchors
+from tests.references.network import STRIDES
 
 
 def config_of(**anchors):

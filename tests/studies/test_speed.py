@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import torch
 
-from dhcli.runtime.eager import Runtime, restore_detector
+from dhcli.config.detecting import DetectOptions
+from dhcli.runtime.eager import EagerRunner
 from dhcli.studies import speed as benchmark
-from dhcli.studies.speed import drawn_batch, measure_speed
+from dhcli.studies.speed import REST, drawn_pictures, measure_speed
 from dhcli.weights.model_file import ModelFile
 
 
@@ -17,12 +17,15 @@ def test_arithmetic_is_that_of_the_layers(
     small_model: Callable[..., ModelFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "SIDE", 64)
-    detector = Runtime("cpu").prepare(restore_detector(small_model("car"), torch.device("cpu")))
-    one, two = drawn_batch((64, 96), 1, 32), drawn_batch((64, 96), 2, 32)
+    runner = EagerRunner.of(small_model("car"), DetectOptions(device="cpu"))
+    one, two = drawn_pictures((64, 96), 1, 32), drawn_pictures((64, 96), 2, 32)
 
-    single, double = measure_speed(detector, one, 1), measure_speed(detector, two, 1)
+    single, double = measure_speed(runner, one, 1), measure_speed(runner, two, 1)
 
     stem = 2 * 3 * 64 * 49 * 32 * 48 / 1e9  # multiplications and additions of one layer
     assert stem < single.gflop < 3
     assert double.gflop == pytest.approx(single.gflop, rel=0.3)
     assert single.images_per_second > 0
+    names = ["backbone", "neck", "RPN", "pool", "fc branch", "conv branch", "NMS", REST]
+    assert list(single.parts) == names
+    assert all(seconds > 0 for seconds in single.parts.values())

@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.load import config_from_dict
 from dhcli.config.schema import Config
 from dhcli.data.table import DetectionTable, make_table
+from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections, ImageBatch, Target
 from dhcli.training.data import TrainingData
 from dhcli.training.journal import Interval, Journal
@@ -24,7 +26,7 @@ from dhcli.training.run_folder import RunFolder
 CPU = torch.device("cpu")
 
 
-class TinyDetector(nn.Module):
+class TinyDetector(Detector):
     """A convolution, batch norm, and losses that draw random numbers, as sampling does."""
 
     def __init__(self) -> None:
@@ -42,11 +44,12 @@ class TinyDetector(nn.Module):
             "loss_reg": 0.1 * (x.float().sum(1) - noise).square().mean(),
         }
 
-    def detect(self, images: ImageBatch) -> list[Detections]:
+    def detect(
+        self, images: ImageBatch, options: DetectOptions = AS_CONFIGURED
+    ) -> list[list[Detections]]:
         box = torch.tensor([[4.0, 4.0, 20.0, 20.0]]) + self.cls.bias.detach()
-        return [
-            Detections(box, torch.ones(1), torch.zeros(1, dtype=torch.long)) for _ in images.sizes
-        ]
+        label = torch.zeros(1, dtype=torch.long)
+        return [[Detections(box, torch.ones(1), label) for _ in images.sizes]]
 
 
 class Recorder:

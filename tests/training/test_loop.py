@@ -151,11 +151,11 @@ def test_signal_in_validation_repeats_the_validation(
     trainer = make_trainer(make_config(), "stopped")
     detect, calls = trainer.detector.detect, []
 
-    def interrupted(images: Any) -> Any:
+    def interrupted(images: Any, options: Any) -> Any:
         calls.append(1)
         if len(calls) == call:
             signal.raise_signal(signal.SIGTERM)
-        return detect(images)
+        return detect(images, options)
 
     monkeypatch.setattr(trainer.detector, "detect", interrupted)
     outcome = trainer.train()

@@ -8,6 +8,7 @@ import torch
 
 from dhcli.data.loading.loader import EvalLoader
 from dhcli.data.table import DetectionTable
+from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.precision import Precision
 from dhcli.training.validate import validation_ap, validation_losses
 
@@ -41,7 +42,9 @@ def test_ap_has_the_twelve_numbers(
     detector.cls.bias.data.zero_()  # it then finds the very boxes of the table
     done: list[int] = []
 
-    stats = validation_ap(detector, table, loader, CPU, done.append)
+    runner = EagerRunner(detector, make_config(), ("dot",), (1,), CPU)
+
+    stats = validation_ap(runner, table, loader, done.append)
 
     assert len(stats) == 12
     assert (stats["AP"], stats["AP75"], stats["AR1"]) == (1.0, 1.0, 1.0)

@@ -11,11 +11,12 @@ from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 
 from dhcli.errors import ModelError
-from dhcli.ops.anchors import STRIDES, cell_anchors
+from dhcli.ops.anchors import cell_anchors
 from dhcli.weights.class_names import coco_names, parse_class_names
 from dhcli.weights.exchange import export_weights, import_weights
 from dhcli.weights.layouts import LAYOUTS
 from dhcli.weights.model_file import save_model
+from tests.references.network import STRIDES
 
 KEYS = Path(__file__).parent / "keys"
 LISTS = {"mmdet": "mmdet_double_head_r50", "maskrcnn-benchmark": "authors_double_head_ext_r50"}

@@ -239,7 +239,7 @@ def check_torchvision(folder: Path, photos: dict[str, NDArray[np.uint8]], *sizes
         size = resized_size(width, height, model.config.input)
         resized = resize(pixels, size, model.config.input.interpolation)
 
-        ours = detector.detect(collate_images([resized], [(height, width)], 32))[0]
+        [[ours]] = detector.detect(collate_images([resized], [(height, width)], 32))
 
         assert len(ours) > 10
         expected = zip(theirs["labels"] - 1, theirs["scores"], theirs["boxes"], strict=True)

@@ -44,7 +44,7 @@ def test_a_state_dict_of_torch_is_loaded(
     state = {prefix + name: tensor for name, tensor in weights.items()}
     torch.save({wrapped: state, "epoch": 3} if wrapped else state, path)
 
-    said = load_backbone(one, backbone(path))
+    said = load_backbone(one.features(), backbone(path))
 
     assert said == str(path)
     assert torch.equal(one.backbone.layer4[1].conv2.weight, weights["layer4.1.conv2.weight"])
@@ -56,7 +56,7 @@ def test_the_backbone_of_a_safetensors_detector_is_loaded(tmp_path: Path, weight
     state = {f"backbone.{name}": tensor for name, tensor in weights.items() if "fc." not in name}
     save_file(state | {"neck.x": torch.zeros(1)}, path)
 
-    load_backbone(one, backbone(path))
+    load_backbone(one.features(), backbone(path))
 
     assert torch.equal(one.backbone.conv1.weight, weights["conv1.weight"])
 
@@ -69,7 +69,7 @@ def test_imagenet_comes_from_the_cache(
     path.parent.mkdir()
     torch.save(weights, path)
 
-    said = load_backbone(one, backbone("imagenet"))
+    said = load_backbone(one.features(), backbone("imagenet"))
 
     assert said == f"ImageNet, {path}"
     assert torch.equal(one.backbone.conv1.weight, weights["conv1.weight"])
@@ -93,11 +93,11 @@ def test_without_a_net_the_place_in_the_cache_and_the_way_out_are_named(
 
 
 def test_no_weights_need_a_norm_that_learns_and_nothing_frozen() -> None:
-    assert "random" in load_backbone(detector("gn"), backbone("none", "gn", 0))
+    assert "random" in load_backbone(detector("gn").features(), backbone("none", "gn", 0))
     with pytest.raises(ConfigError, match="frozen_bn fixes statistics"):
-        load_backbone(detector(), backbone("none"))
+        load_backbone(detector().features(), backbone("none"))
     with pytest.raises(ConfigError, match="2 parts of the backbone would stay fixed"):
-        load_backbone(detector("bn"), backbone("none", "bn"))
+        load_backbone(detector("bn").features(), backbone("none", "bn"))
 
 
 def test_batch_norm_does_not_fit_group_norm(tmp_path: Path, weights: Any) -> None:
@@ -105,7 +105,7 @@ def test_batch_norm_does_not_fit_group_norm(tmp_path: Path, weights: Any) -> Non
     torch.save(weights, path)
 
     with pytest.raises(ModelError, match="holds batch norm"):
-        load_backbone(detector("gn"), backbone(path, "gn"))
+        load_backbone(detector("gn").features(), backbone(path, "gn"))
 
 
 def test_weights_of_another_depth_are_an_error(tmp_path: Path, weights: Any) -> None:
@@ -113,7 +113,7 @@ def test_weights_of_another_depth_are_an_error(tmp_path: Path, weights: Any) -> 
     torch.save({name: x for name, x in weights.items() if "layer4" not in name}, path)
 
     with pytest.raises(ModelError, match=r"missing: layer4\.0\.conv1\.weight") as caught:
-        load_backbone(detector(), backbone(path))
+        load_backbone(detector().features(), backbone(path))
 
     assert "resnet18" in str(caught.value.hint)
 

@@ -5,9 +5,17 @@ import torch
 from torch import Tensor
 
 from dhcli.errors import ConfigError, ModelError
-from dhcli.weights.transfer import Row, match_names, transfer
+from dhcli.models.contract import Detector
+from dhcli.runtime.eager import restore_detector
+from dhcli.weights.class_names import Match, match_names
+from dhcli.weights.model_file import ModelFile
+from dhcli.weights.transfer import transfer
 
 CLS, REG = "head.branches.fc.cls", "head.branches.conv.reg"
+
+
+def detector(model: ModelFile) -> Detector:
+    return restore_detector(model, torch.device("cpu"))
 
 
 def rows(tensor: Tensor, label: int, group: int = 4) -> Tensor:
@@ -16,18 +24,18 @@ def rows(tensor: Tensor, label: int, group: int = 4) -> Tensor:
 
 def test_rows_go_with_their_names_and_new_ones_stay(small_model) -> None:
     source = small_model("car", "person", "Traffic Light", seed=1)
-    fresh = small_model("person", "tram", "traffic_light", "auto", seed=2).state
-    kept = {name: tensor.clone() for name, tensor in fresh.items()}
+    fresh = detector(small_model("person", "tram", "traffic_light", "auto", seed=2))
+    kept = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
 
     started, table = transfer(
         source, fresh, ("person", "tram", "traffic_light", "auto"), {"auto": "car"}
     )
 
     assert table.rows == (
-        Row("person", "person", "exact"),
-        Row("tram", None, "new"),
-        Row("traffic_light", "Traffic Light", "alike"),
-        Row("auto", "car", "alias"),
+        Match("person", "person", "exact"),
+        Match("tram", None, "new"),
+        Match("traffic_light", "Traffic Light", "alike"),
+        Match("auto", "car", "alias"),
     )
     assert table.unused == ()
     assert table.summary() == "4 classes: 1 exact, 1 new, 1 alike, 1 alias"
@@ -43,32 +51,32 @@ def test_rows_go_with_their_names_and_new_ones_stay(small_model) -> None:
 
 def test_the_rest_is_copied_whole_and_inputs_stay(small_model) -> None:
     source = small_model("a", seed=1)
-    fresh = small_model("b", "c", seed=2).state
-    kept = {name: tensor.clone() for name, tensor in fresh.items()}
+    fresh = detector(small_model("b", "c", seed=2))
+    kept = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
 
     started, table = transfer(source, fresh, ("b", "c"), {})
 
-    rest = [name for name in fresh if ".cls." not in name and ".reg." not in name]
+    rest = [name for name in fresh.state_dict() if ".cls." not in name and ".reg." not in name]
     assert len(rest) > 50
     assert all(torch.equal(started[name], source.state[name]) for name in rest)
-    assert all(torch.equal(fresh[name], kept[name]) for name in fresh)
+    assert all(torch.equal(fresh.state_dict()[name], kept[name]) for name in fresh.state_dict())
     assert table.unused == ("a",)
     assert table.fresh == ()
 
 
 def test_one_class_to_another_copies_no_row_but_the_background(small_model) -> None:
-    source, fresh = small_model("a", seed=1), small_model("b", seed=2).state
+    source, fresh = small_model("a", seed=1), detector(small_model("b", seed=2))
 
     started, _ = transfer(source, fresh, ("b",), {})
 
-    assert torch.equal(started[f"{REG}.weight"], fresh[f"{REG}.weight"])
+    assert torch.equal(started[f"{REG}.weight"], fresh.state_dict()[f"{REG}.weight"])
     assert torch.equal(started[f"{CLS}.weight"][0], source.state[f"{CLS}.weight"][0])
-    assert torch.equal(started[f"{CLS}.weight"][1], fresh[f"{CLS}.weight"][1])
+    assert torch.equal(started[f"{CLS}.weight"][1], fresh.state_dict()[f"{CLS}.weight"][1])
 
 
 def test_class_agnostic_boxes_are_copied_whole(small_model) -> None:
     source = small_model("a", "b", seed=1, class_agnostic=True)
-    fresh = small_model("c", "d", "e", seed=2, class_agnostic=True).state
+    fresh = detector(small_model("c", "d", "e", seed=2, class_agnostic=True))
 
     started, _ = transfer(source, fresh, ("c", "d", "e"), {})
 
@@ -80,7 +88,7 @@ def test_predictors_that_the_source_has_not_stay_fresh_and_are_named(small_model
         {"kind": "fc", "width": 24},
         {"kind": "conv", "width": 32, "residual": 2, "non_local": 1, "norm": "gn"},
     ]
-    source, fresh = small_model("a", seed=1, branches=plain), small_model("a", seed=2).state
+    source, fresh = small_model("a", seed=1, branches=plain), detector(small_model("a", seed=2))
 
     started, table = transfer(source, fresh, ("a",), {})
 
@@ -89,12 +97,12 @@ def test_predictors_that_the_source_has_not_stay_fresh_and_are_named(small_model
         for predictor in ("fc.reg", "conv.cls")
         for part in ("weight", "bias")
     }
-    assert all(torch.equal(started[name], fresh[name]) for name in table.fresh)
+    assert all(torch.equal(started[name], fresh.state_dict()[name]) for name in table.fresh)
 
 
 def test_another_network_is_an_error(small_model) -> None:
     narrow = [{"kind": "fc", "width": 8}, {"kind": "conv", "width": 32, "norm": "gn"}]
-    source, fresh = small_model("a", branches=narrow), small_model("a").state
+    source, fresh = small_model("a", branches=narrow), detector(small_model("a"))
 
     with pytest.raises(ModelError, match="of another network") as caught:
         transfer(source, fresh, ("a",), {})
@@ -113,7 +121,7 @@ def test_another_network_is_an_error(small_model) -> None:
 def test_an_alias_of_an_unknown_class_is_an_error(
     small_model, aliases: dict[str, str], said: str, hint: str
 ) -> None:
-    source, fresh = small_model("car", "person"), small_model("van").state
+    source, fresh = small_model("car", "person"), detector(small_model("van"))
 
     with pytest.raises(ConfigError, match=said) as caught:
         transfer(source, fresh, ("van",), aliases)
@@ -136,11 +144,11 @@ def test_an_alias_comes_before_the_exact_name_and_exact_before_alike() -> None:
 
 def test_rows_of_boxes_are_found_behind_the_backgrounds(small_model) -> None:
     source = small_model("a", "b", seed=1, background_box=True)
-    fresh = small_model("b", "c", "d", seed=2, background_box=True).state
+    fresh = detector(small_model("b", "c", "d", seed=2, background_box=True))
 
     started, table = transfer(source, fresh, ("b", "c", "d"), {})
 
     assert torch.equal(started[f"{REG}.weight"][4:8], source.state[f"{REG}.weight"][8:12])
     assert torch.equal(started[f"{REG}.weight"][:4], source.state[f"{REG}.weight"][:4])
-    assert torch.equal(started[f"{REG}.weight"][8:], fresh[f"{REG}.weight"][8:])
+    assert torch.equal(started[f"{REG}.weight"][8:], fresh.state_dict()[f"{REG}.weight"][8:])
     assert table.fresh == ()

@@ -30,6 +30,7 @@ from dhcli.data.loading.batching import (
     training_batches,
 )
 from dhcli.data.loading.cache import ImageCache
+from dhcli.data.loading.pictures import collate_pictures
 from dhcli.data.loading.transforms import (
     Sample,
     augment_sample,
@@ -87,20 +88,10 @@ def _rebuild_batch(
 def collate_images(
     images: Sequence[Values], originals: Sequence[tuple[int, int]], divisor: int
 ) -> ImageBatch:
-    """Lay B resized images into one batch, zeros to the right of and below each.
-
-    in   images     each (H, W, 3) uint8 or float32 RGB
-         originals  height, width of each before resizing
-         divisor    the batch's height and width are multiples of it
-    """
-    sizes = [image.shape[:2] for image in images]
-    height, width = (max(side) + -max(side) % divisor for side in zip(*sizes, strict=True))
-    kind = torch.float32 if images[0].dtype == np.float32 else torch.uint8
-    pixels = torch.zeros(len(images), height, width, 3, dtype=kind)
-    canvas = pixels.numpy()
-    for place, image, (h, w) in zip(canvas, images, sizes, strict=True):
-        place[:h, :w] = image
-    return ImageBatch(pixels.permute(0, 3, 1, 2), torch.tensor(sizes), torch.tensor(originals))
+    """`collate_pictures` as tensors of the same memory."""
+    laid = collate_pictures(images, originals, divisor)
+    pixels = torch.from_numpy(laid.pixels).permute(0, 3, 1, 2)
+    return ImageBatch(pixels, torch.from_numpy(laid.sizes), torch.from_numpy(laid.originals))
 
 
 class TrainLoader:

@@ -9,6 +9,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dhcli.models.norms import FrozenBatchNorm
 
+FIXED = (FrozenBatchNorm, nn.BatchNorm2d)
+"""Norms that are a scale and a shift when nothing learns."""
+
 
 def fold_norms(network: nn.Module) -> None:
     """Fold every batch norm that follows a convolution into its weights, for detection only.
@@ -18,11 +21,12 @@ def fold_norms(network: nn.Module) -> None:
     activations is saved. GroupNorm depends on what it sees and stays.
 
     Modules of a container run in the order they are listed in, in this package and in torchvision.
+    Exact types only: a subclass of a norm may also hold an activation (timm's BatchNormAct2d).
     """
     network.eval()
     for module in network.modules():
         for (name, conv), (after, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm | nn.BatchNorm2d):
+            if type(conv) is nn.Conv2d and type(norm) in FIXED:
                 folded = fuse_conv_bn_eval(conv, norm)  # type: ignore[arg-type]
                 setattr(module, name, folded)
                 setattr(module, after, nn.Identity())

@@ -42,11 +42,8 @@ class WinogradConv(nn.Module):
         return _convolve(x, self.kernel, self.bias)
 
 
-class Conv3x3(nn.Conv2d):
-    """A 3×3 convolution of stride 1 and padding 1, by `convolve`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, padding=1)
+class FastConv(nn.Conv2d):
+    """A convolution whose training goes by `convolve`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve(self, x, self.weight, self.bias)
@@ -54,21 +51,27 @@ class Conv3x3(nn.Conv2d):
 
 def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What `conv` would make of `x` with this weight and bias; by Winograd where training gains."""
-    if conv.training and _suits(conv) and _gains(x, weight):
+    if conv.training and suits(conv) and _gains(x, weight):
         y: Tensor = _Convolution.apply(x, weight, bias)
         return y
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def use_winograd(network: nn.Module) -> None:
-    """Have `network` convolve by `WinogradConv` wherever that is faster, for detection only."""
-    for module in network.modules():
-        for name, part in list(module.named_children()):
-            if isinstance(part, nn.Conv2d) and _suits(part):
-                setattr(module, name, WinogradConv(part))
+def use_winograd(network: nn.Module, without: tuple[type[nn.Module], ...] = ()) -> None:
+    """Have `network` convolve by `WinogradConv` wherever that is faster, for detection only.
+
+    Modules of the exact types `without` are left as they are, with all that is in them. A subclass
+    of nn.Conv2d may do more than a convolution, and is left too.
+    """
+    for name, part in list(network.named_children()):
+        if type(part) is nn.Conv2d and suits(part):
+            setattr(network, name, WinogradConv(part))
+        elif type(part) not in without:
+            use_winograd(part, without)
 
 
-def _suits(conv: nn.Conv2d) -> bool:
+def suits(conv: nn.Conv2d) -> bool:
+    """Whether `conv` is one that Winograd computes, wide enough to gain."""
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     plain = shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.padding_mode == "zeros"
     return plain and min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS

@@ -1,19 +1,23 @@
-"""The two kinds of branch: fully connected layers, and residual blocks.
+"""A branch of the head: a trunk, fully connected or of residual blocks, and what reads from it.
 
-A branch turns pooled RoIs (N, C, S, S) into vectors (N, D), from which its predictors read.
+A trunk turns pooled RoIs (N, C, S, S) into vectors (N, D), from which the predictors read.
 Sizes are those of "Rethinking Classification and Localization for Object Detection", §4.1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dhcli.config.schema import AnyBranch as BranchConfig
+from dhcli.config.schema import ConvBranch, FcBranch, predicts
+from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.init import init_normal
-from dhcli.models.norms import ConvNorms, take_rows
+from dhcli.models.norms import ConvNorms, norm_layer
 
 Norm = Callable[[int], nn.Module]
 
@@ -42,10 +46,8 @@ class ConvTrunk(nn.Sequential):
 
     A widening block, then bottlenecks, the first `non_local` of them after a non-local block each.
 
-    in   x     (N, C, S, S) float
-         rows  (n,) int64, those that are wanted; the others only count in the norms' statistics,
-               so that the last block's widest layer need not run on them. None: all
-    out  (N or n, width) float
+    in   (N, C, S, S) float
+    out  (N, width) float
     """
 
     width: int
@@ -67,13 +69,6 @@ class ConvTrunk(nn.Sequential):
             blocks.append(BottleneckBlock(width, norm))
         super().__init__(*blocks, CellMean())
         self.width = width
-
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        *blocks, last, mean = self
-        for block in blocks:
-            x = block(x)
-        means: Tensor = mean(last(x, rows))
-        return means
 
 
 class Res5Trunk(nn.Module):
@@ -121,8 +116,8 @@ class WideningBlock(nn.Module):
         )
         self.shortcut = ConvNorms(_conv(channels, width, 1), norm(width))
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        return F.relu_(self.main(x, rows).add_(self.shortcut(x, rows)))
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(self.main(x).add_(self.shortcut(x)))
 
 
 class BottleneckBlock(nn.Module):
@@ -142,8 +137,8 @@ class BottleneckBlock(nn.Module):
             norm(width),
         )
 
-    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        return F.relu_(self.main(x, rows).add_(take_rows(x, rows)))
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(self.main(x).add_(x))
 
 
 class NonLocalBlock(nn.Module):
@@ -188,17 +183,71 @@ def _conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
     return conv
 
 
-def fuse_scores(first: Tensor, second: Tensor, how: str) -> Tensor:
-    """Scores of two classifiers as one, class by class (Table 3).
+class BranchOutput(NamedTuple):
+    """logits (N, K+1) float, background first; deltas (N, K or 1, 4) float; None: not predicted."""
 
-    max            the larger
-    average        the mean
-    complementary  s = s_fc + s_conv (1 − s_fc)  (Eq. 4); symmetric, never below either
+    logits: Tensor | None
+    deltas: Tensor | None
 
-    Both (N, K+1) float probabilities.
+    def take(self, rows: Tensor) -> BranchOutput:
+        """The rows (n,) of what is predicted."""
+        return BranchOutput(*(part if part is None else part[rows] for part in self))
+
+
+class Branch(nn.Module):
+    """A trunk and up to two predictors, `cls` and `reg`; a predictor of weight 0 is not there.
+
+    in   (N, C, S, S) float pooled RoIs
+    out  BranchOutput
     """
-    if how == "max":
-        return torch.maximum(first, second)
-    if how == "average":
-        return (first + second) / 2
-    return first + second * (1 - first)
+
+    def __init__(self, config: BranchConfig, trunk: Trunk, classes: int, head: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = trunk
+        self.first_box = int(head.background_box)
+        boxes = (1 if head.class_agnostic else classes) + self.first_box
+        self.cls = _predictor(self, "cls", classes + 1, std=0.01)
+        self.reg = _predictor(self, "reg", boxes * 4, std=0.001)
+
+    def forward(self, pooled: Tensor) -> BranchOutput:
+        return self.predict(self.trunk(pooled))
+
+    def predict(self, x: Tensor) -> BranchOutput:
+        """What the predictors read from the trunk's vectors (N, D)."""
+        logits = self.cls(x) if self.cls is not None else None
+        if self.reg is None:
+            return BranchOutput(logits, None)
+        return BranchOutput(logits, self.reg(x).unflatten(1, (-1, 4))[:, self.first_box :])
+
+    def weight(self, task: str) -> float:
+        """ω times λ or 1 − λ: the weight of the branch's loss for `task` (Eq. 1, 2, 3)."""
+        config = self.config
+        share = config.lambda_ if config.focus == task else 1 - config.lambda_
+        return config.omega * share
+
+
+def build_trunk(config: BranchConfig, channels: int, side: int, res5: Res5Trunk | None) -> Trunk:
+    """The trunk that `config` describes; `res5` is the one that the backbone gave away."""
+    if isinstance(config, FcBranch):
+        return FcTrunk(channels, side, config.width, config.layers)
+    if isinstance(config, ConvBranch):
+        return ConvTrunk(
+            channels,
+            norm_layer(config.norm),
+            config.width,
+            config.residual,
+            config.non_local,
+            config.non_local_groups,
+            config.non_local_normalise,
+        )
+    assert res5 is not None  # the configuration was checked: the backbone gave its last stage
+    return res5
+
+
+def _predictor(branch: Branch, task: str, outputs: int, std: float) -> nn.Linear | None:
+    if not predicts(branch.config, task):
+        return None
+    layer = nn.Linear(branch.trunk.width, outputs)
+    init_normal(layer, std)
+    return layer

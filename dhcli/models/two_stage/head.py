@@ -12,33 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from dhcli.config.heads import ReadOut, own_read_out
-from dhcli.config.schema import FUSIONS, ConvBranch, FcBranch, predicts
-from dhcli.config.schema import AnyBranch as BranchConfig
+from dhcli.config.schema import FUSIONS
 from dhcli.config.schema import Head as HeadConfig
-from dhcli.models.init import init_normal
 from dhcli.models.losses import classification_loss, regression_loss
-from dhcli.models.norms import norm_layer
-from dhcli.models.two_stage.branches import ConvTrunk, FcTrunk, Res5Trunk, Trunk, fuse_scores
+from dhcli.models.two_stage.branches import Branch, BranchOutput, Res5Trunk, build_trunk
 from dhcli.models.two_stage.pool import Pool
-from dhcli.models.two_stage.rpn import PLAIN
 from dhcli.ops.batch import Target
-from dhcli.ops.box_rules import BoxRules
+from dhcli.ops.box_rules import PLAIN, BoxRules
 from dhcli.ops.boxes import encode_boxes
 from dhcli.ops.match import match_boxes, sample_matches
 
 GROUP = 256
 """RoIs that a CPU runs through a branch at a time: 50 MB an activation of the conv branch."""
-
-
-class BranchOutput(NamedTuple):
-    """logits (N, K+1) float, background first; deltas (N, K or 1, 4) float; None: not predicted."""
-
-    logits: Tensor | None
-    deltas: Tensor | None
-
-    def take(self, rows: Tensor) -> BranchOutput:
-        """The rows (n,) of what is predicted."""
-        return BranchOutput(*(part if part is None else part[rows] for part in self))
 
 
 class Rois(NamedTuple):
@@ -71,53 +56,6 @@ class Scored(NamedTuple):
     boxes: Tensor
 
 
-class Branch(nn.Module):
-    """A trunk and up to two predictors, `cls` and `reg`; a predictor of weight 0 is not there.
-
-    in   pooled  (N, C, S, S) float pooled RoIs
-         rows    (n,) int64, those that are wanted, of a conv branch; None: all
-    out  BranchOutput
-    """
-
-    def __init__(self, config: BranchConfig, trunk: Trunk, classes: int, head: HeadConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.trunk = trunk
-        self.first_box = int(head.background_box)
-        boxes = (1 if head.class_agnostic else classes) + self.first_box
-        self.cls = _predictor(self, "cls", classes + 1, std=0.01)
-        self.reg = _predictor(self, "reg", boxes * 4, std=0.001)
-
-    def forward(self, pooled: Tensor, rows: Tensor | None = None) -> BranchOutput:
-        x = self.trunk(pooled) if rows is None else self.trunk(pooled, rows)  # (N, D)
-        logits = self.cls(x) if self.cls is not None else None
-        if self.reg is None:
-            return BranchOutput(logits, None)
-        return BranchOutput(logits, self.reg(x).unflatten(1, (-1, 4))[:, self.first_box :])
-
-    @property
-    def needs_all(self) -> str | None:
-        """Why training must run it on all sampled RoIs, or None: objects alone give the same.
-
-        Only objects have a regression loss, but batch norm makes each RoI depend on the others.
-        """
-        if self.cls is not None:
-            return "it classifies"
-        norms = (isinstance(m, nn.BatchNorm2d) and m.training for m in self.trunk.modules())
-        return "its batch norm depends on the others (norm: gn does not)" if any(norms) else None
-
-    @property
-    def reads_objects(self) -> bool:
-        """Whether the loss reads nothing but objects, and the trunk can leave the others out."""
-        return self.cls is None and isinstance(self.trunk, ConvTrunk)
-
-    def weight(self, task: str) -> float:
-        """ω times λ or 1 − λ: the weight of the branch's loss for `task` (Eq. 1, 2, 3)."""
-        config = self.config
-        share = config.lambda_ if config.focus == task else 1 - config.lambda_
-        return config.omega * share
-
-
 class Head(nn.Module):
     """Branches, their losses, and scores and boxes read from them."""
 
@@ -136,32 +74,41 @@ class Head(nn.Module):
         self.rules = rules
         self.branches = nn.ModuleDict()
         for branch in config.branches:
-            trunk = _build_trunk(branch, channels, pool.size, res5)
+            trunk = build_trunk(branch, channels, pool.size, res5)
             self.branches[branch.name] = Branch(branch, trunk, classes, config)
         self.read_out = own_read_out(config)
 
     def run(
-        self,
-        name: str,
-        levels: Sequence[Tensor],
-        boxes: Tensor,
-        images: Tensor,
-        rows: Tensor | None = None,
+        self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
     ) -> BranchOutput:
-        """What the branch `name` says of `boxes` (N, 4) in images (N,), or of `rows` of them."""
-        branch = self.branch(name)
-        pooled = self.pool(levels, boxes, images, branch.config.roi_scale)
-        output: BranchOutput = branch(pooled.contiguous(memory_format=torch.channels_last), rows)
+        """What the branch `name` says of `boxes` (N, 4) in images (N,)."""
+        output: BranchOutput = self.branch(name)(self.pooled(name, levels, boxes, images))
         return output
+
+    def pooled(self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+        """What the branch `name` sees of `boxes`: (N, C, S, S), channels_last."""
+        pooled: Tensor = self.pool(levels, boxes, images, self.branch(name).config.roi_scale)
+        return pooled.contiguous(memory_format=torch.channels_last)
 
     def run_in_groups(
         self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
     ) -> BranchOutput:
         """As `run`, on a CPU some RoIs at a time: one does not depend on another in detection."""
+        if torch.compiler.is_exporting():
+            return self._run_exported(name, levels, boxes, images)
         size = GROUP if boxes.is_cpu else max(len(boxes), 1)
         groups = zip(torch.split(boxes, size), torch.split(images, size), strict=True)
         logits, deltas = zip(*(self.run(name, levels, *group) for group in groups), strict=True)
         return BranchOutput(*(None if of[0] is None else torch.cat(of) for of in (logits, deltas)))
+
+    def _run_exported(
+        self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
+    ) -> BranchOutput:
+        """As `run`, with one RoI more that is thrown away: no runtime convolves an empty batch."""
+        boxes = torch.cat([boxes.new_tensor([[0, 0, 1, 1]]), boxes])
+        images = torch.cat([images.new_zeros(1), images])
+        output = self.run(name, levels, boxes, images)
+        return BranchOutput(*(None if part is None else part[1:] for part in output))
 
     def branch(self, name: str) -> Branch:
         """The branch `name`."""
@@ -174,22 +121,37 @@ class Head(nn.Module):
     ) -> dict[str, Tensor]:
         """loss_<branch>_cls and loss_<branch>_reg, weighted by ω and λ."""
         rois = self.sample(proposals, targets)
-        goals = encode_boxes(rois.goals, rois.boxes, self.config.box_std)
-        objects, losses = _objects(rois.classes), {}
+        goals = self.goals(rois)
+        losses: dict[str, Tensor] = {}
         for name in self.branches:
-            branch = self.branch(name)
-            seen = slice(None) if branch.needs_all is not None else objects
-            wanted = objects if branch.needs_all is not None and branch.reads_objects else None
-            output = self.run(name, levels, rois.boxes[seen], rois.images[seen], wanted)
-            rows = seen if wanted is None else wanted
-            classes = rois.classes[rows]
-            if output.logits is not None:
-                loss = classification_loss(output.logits, classes)
-                losses[f"loss_{name}_cls"] = loss * branch.weight("cls")
-            if output.deltas is not None:
-                loss = self._box_loss(output.deltas, goals[rows], classes, len(rois.classes))
-                losses[f"loss_{name}_reg"] = loss * branch.weight("reg")
+            output = self.run(name, levels, rois.boxes, rois.images)
+            losses |= self.branch_losses(name, output, rois.classes, goals, len(goals))
         return losses
+
+    def goals(self, rois: Rois) -> Tensor:
+        """The deltas (N, 4) that would take each RoI to its object."""
+        return encode_boxes(rois.goals, rois.boxes, self.config.box_std)
+
+    def branch_losses(
+        self, name: str, output: BranchOutput, classes: Tensor, goals: Tensor, sampled: int
+    ) -> dict[str, Tensor]:
+        """The weighted losses of one branch, of what it says about n of the `sampled` RoIs.
+
+        in   output   of n RoIs;  classes (n,) int64, 0 for background;  goals (n, 4) float32
+        """
+        branch = self.branch(name)
+        losses: dict[str, Tensor] = {}
+        if output.logits is not None:
+            loss = classification_loss(output.logits, classes)
+            losses[f"loss_{name}_cls"] = loss * branch.weight("cls")
+        if output.deltas is not None:
+            loss = self._box_loss(output.deltas, goals, classes, sampled)
+            losses[f"loss_{name}_reg"] = loss * branch.weight("reg")
+        return losses
+
+    def notes(self) -> list[str]:
+        """What a user should know of how the branches train."""
+        return []
 
     @torch.no_grad()
     def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> Rois:
@@ -233,7 +195,7 @@ class Head(nn.Module):
         scorers = {name for read_out in read_outs for name in self.scorers(read_out)}
         first, *others = (name for name in self.branches if name in scorers)
         outputs = {first: self.run_in_groups(first, levels, boxes, images)}
-        passed = torch.arange(len(boxes), device=boxes.device)
+        passed = torch.arange(boxes.shape[0], device=boxes.device)
         if gate and others:
             passed = _pass_gate(outputs[first], gate)
             outputs[first] = outputs[first].take(passed)
@@ -242,11 +204,13 @@ class Head(nn.Module):
         found = []
         for read_out in read_outs:
             scores = self.scores(read_out, outputs)
-            rows, labels = torch.nonzero(scores[:, 1:] > threshold, as_tuple=True)
+            above = scores[:, 1:] > threshold
+            rows, labels = torch.nonzero(above, as_tuple=True)
             if read_out.boxes in outputs:
                 deltas, own = outputs[read_out.boxes].deltas, rows
             else:  # a branch that does not score: the head has no other read-out with its boxes
-                alive, own = torch.unique(rows, return_inverse=True)
+                alive = torch.nonzero(above.any(dim=1)).flatten()
+                own = above.any(dim=1).long().cumsum(0)[rows] - 1  # of the rows that are alive
                 deltas = self.run_in_groups(
                     read_out.boxes, levels, boxes[alive], images[alive]
                 ).deltas
@@ -277,12 +241,6 @@ class Head(nn.Module):
         return regression_loss(deltas[rows, column], goals[rows], beta, sampled)
 
 
-def _objects(classes: Tensor) -> Tensor:
-    """Rows (n,) of the objects; the first where there is none, so that all weights take part."""
-    rows = torch.nonzero(classes).flatten()
-    return rows if len(rows) else torch.arange(min(1, len(classes)), device=classes.device)
-
-
 def _pass_gate(output: BranchOutput, gate: float) -> Tensor:
     """Rows (n,) of the proposals that have a foreground class of score `gate` or more."""
     assert output.logits is not None  # it is the output of a branch that scores
@@ -290,26 +248,17 @@ def _pass_gate(output: BranchOutput, gate: float) -> Tensor:
     return torch.nonzero(scores.amax(1) >= gate).flatten()
 
 
-def _build_trunk(config: BranchConfig, channels: int, side: int, res5: Res5Trunk | None) -> Trunk:
-    if isinstance(config, FcBranch):
-        return FcTrunk(channels, side, config.width, config.layers)
-    if isinstance(config, ConvBranch):
-        return ConvTrunk(
-            channels,
-            norm_layer(config.norm),
-            config.width,
-            config.residual,
-            config.non_local,
-            config.non_local_groups,
-            config.non_local_normalise,
-        )
-    assert res5 is not None  # the configuration was checked: the backbone gave its last stage
-    return res5
+def fuse_scores(first: Tensor, second: Tensor, how: str) -> Tensor:
+    """Scores of two classifiers as one, class by class (Table 3).
 
+    max            the larger
+    average        the mean
+    complementary  s = s_fc + s_conv (1 − s_fc)  (Eq. 4); symmetric, never below either
 
-def _predictor(branch: Branch, task: str, outputs: int, std: float) -> nn.Linear | None:
-    if not predicts(branch.config, task):
-        return None
-    layer = nn.Linear(branch.trunk.width, outputs)
-    init_normal(layer, std)
-    return layer
+    Both (N, K+1) float probabilities.
+    """
+    if how == "max":
+        return torch.maximum(first, second)
+    if how == "average":
+        return (first + second) / 2
+    return first + second * (1 - first)

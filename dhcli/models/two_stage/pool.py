@@ -8,30 +8,28 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from dhcli.models.fast.roi_align import align_rois
-from dhcli.ops.anchors import STRIDES
 from dhcli.ops.boxes import box_area, enlarge_boxes
 
-LEVELS = STRIDES[:4]
-"""RoIs are pooled from P2 … P5."""
 
+def choose_levels(boxes: Tensor, strides: Sequence[int], epsilon: float = 1e-6) -> Tensor:
+    """The pyramid level of each box, 0 for the finest: (N,) int64 (FPN, Eq. 1).
 
-def choose_levels(boxes: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """The pyramid level of each box, 0 for P2 … 3 for P5: (N,) int64 (FPN, Eq. 1).
-
-    A box of 224² pixels belongs to P4: level = ⌊2 + log2(√area / 224)⌋ = ⌊log2(√area / 56)⌋.
+    A box of 224² pixels belongs to the level of stride 16: with P2 of stride 4 as level 0,
+    level = ⌊2 + log2(√area / 224)⌋ = ⌊log2(√area / 56)⌋.
 
     in   boxes    (N, 4) float xyxy, before any enlarging
+         strides  of the levels, each twice the one before
          epsilon  added to √area / 56, against rounding on the border of two levels
     """
-    level = torch.floor(torch.log2(box_area(boxes).sqrt() / 56 + epsilon))
-    return level.clamp(0, len(LEVELS) - 1).long()
+    least = 14 * strides[0]  # the side of a box that belongs to the finest level
+    level = torch.floor(torch.log2(box_area(boxes).sqrt() / least + epsilon))
+    return level.clamp(0, len(strides) - 1).long()
 
 
 class Pool(nn.Module):
     """RoIs to size × size cells.
 
-    in   levels  P2 … P5, or what else has the `strides` (B, C, h, w) float
+    in   levels  P2 … P5, or what else has the `strides` (B, C, h, w) float; more are not read
          boxes   (N, 4) float32 xyxy in pixels of the resized image
          images  (N,) int64, the image in the batch that a box lies in
          scale   enlarges the box about its centre; the level is that of the box as it was
@@ -43,36 +41,30 @@ class Pool(nn.Module):
         size: int,
         sampling_ratio: int,
         aligned: bool,
+        strides: Sequence[int],
+        *,
         legacy_plus_one: bool = False,
         level_epsilon: float = 1e-6,
-        strides: Sequence[int] = LEVELS,
     ) -> None:
         super().__init__()
         self.size = size
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
+        self.strides = strides
         self.legacy_plus_one = legacy_plus_one
         self.level_epsilon = level_epsilon
-        self.strides = strides
 
     def forward(
         self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, scale: float = 1.0
     ) -> Tensor:
-        level_of = choose_levels(boxes, self.level_epsilon).clamp(max=len(self.strides) - 1)
+        level_of = choose_levels(boxes, self.strides, self.level_epsilon)
         rois = torch.cat([images[:, None].to(boxes.dtype), enlarge_boxes(boxes, scale)], dim=1)
         if self.legacy_plus_one:
             rois = rois - rois.new_tensor([0, 0, 0, 1, 1])
-        levels = levels[: len(self.strides)]
-        if boxes.is_cpu and not torch.compiler.is_exporting():
-            scales = [1 / stride for stride in self.strides]
-            rule = (self.size, self.sampling_ratio, self.aligned)
-            return align_rois(levels, level_of, rois, scales, *rule)
-        return self._align_by_torchvision(levels, level_of, rois)
+        return self.align(levels[: len(self.strides)], level_of, rois)
 
-    def _align_by_torchvision(
-        self, levels: Sequence[Tensor], level_of: Tensor, rois: Tensor
-    ) -> Tensor:
-        """For GPUs and for export, which translates the operator."""
+    def align(self, levels: Sequence[Tensor], level_of: Tensor, rois: Tensor) -> Tensor:
+        """The cells (N, C, size, size) of `rois` (N, 5: image, xyxy), each from its level (N,)."""
         # `len` of a number that only the data tell is refused by export
         shape = (rois.shape[0], levels[0].shape[1], self.size, self.size)
         out = levels[0].new_zeros(shape)

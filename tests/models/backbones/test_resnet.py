@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dhcli.models.backbones.resnet import Backbone
+from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.norms import norm_layer
 
 
@@ -23,8 +23,8 @@ def test_frozen_norms_are_batch_norm_in_eval_mode_without_its_epsilon_if_told() 
 
 
 def test_eval_bn_learns_scale_and_shift_and_keeps_its_statistics() -> None:
-    learned = {name for name, _ in Backbone("resnet18", "eval_bn", 2).bn1.named_parameters()}
-    backbone = Backbone("resnet18", "eval_bn", frozen_stages=2).train()
+    learned = {name for name, _ in ResNetFeatures("resnet18", "eval_bn", 2).bn1.named_parameters()}
+    backbone = ResNetFeatures("resnet18", "eval_bn", frozen_stages=2).train()
     state = {name: x.clone() for name, x in backbone.state_dict().items() if "running" in name}
 
     sum(level.sum() for level in backbone(torch.randn(1, 3, 64, 64))).backward()

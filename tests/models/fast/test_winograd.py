@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dhcli.models.fast import winograd
-from dhcli.models.fast.winograd import LEAST_CHANNELS, Conv3x3, WinogradConv, use_winograd
+from dhcli.models.fast.winograd import LEAST_CHANNELS, FastConv, WinogradConv, use_winograd
 
 SHAPES = [(1, 8, 12, 16), (0, 8, 4, 4), (2, 8, 13, 19), (1, 8, 1, 1), (3, 8, 4, 5), (1, 8, 90, 70)]
 
@@ -40,6 +40,14 @@ def test_rounding_is_that_of_float32() -> None:
     assert error < 3e-6
 
 
+class Standardised(nn.Conv2d):
+    """Does more than a convolution, as timm's StdConv2d does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
 def test_only_convolutions_that_it_computes_are_replaced() -> None:
     wide = LEAST_CHANNELS
     network = nn.Sequential(
@@ -52,9 +60,11 @@ def test_only_convolutions_that_it_computes_are_replaced() -> None:
         nn.Conv2d(wide, wide, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(wide, wide, 1),
         nn.Conv2d(wide, wide // 2, 3, padding=1),
+        Standardised(wide, wide, 3, padding=1),
+        nn.ModuleDict({"left": nn.Sequential(nn.Conv2d(wide, wide, 3, padding=1))}),
     )
 
-    use_winograd(network)
+    use_winograd(network, without=(nn.ModuleDict,))
 
     replaced = [name for name, part in network.named_modules() if isinstance(part, WinogradConv)]
     assert replaced == ["0", "1.0"]
@@ -71,7 +81,7 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("everywhere")
 def test_training_has_torchs_gradients(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    conv = Conv3x3(8)
+    conv = FastConv(8, 8, 3, padding=1)
     x = torch.randn(shape, requires_grad=True)
     given = torch.randn(shape)
 
@@ -88,7 +98,7 @@ def test_training_has_torchs_gradients(shape: tuple[int, ...]) -> None:
 
 def test_rounding_of_gradients_is_that_of_float32() -> None:
     torch.manual_seed(0)
-    conv = Conv3x3(256)
+    conv = FastConv(256, 256, 3, padding=1)
     x = torch.randn(1, 256, 48, 48).relu_().requires_grad_()
     y = conv(x)
     assert type(y.grad_fn).__name__ == "_ConvolutionBackward"
@@ -105,7 +115,7 @@ def test_rounding_of_gradients_is_that_of_float32() -> None:
 
 @pytest.mark.parametrize("case", ["detecting", "bfloat16", "autocast", "small", "RoIs"])
 def test_elsewhere_torchs_own_convolution_runs(case: str) -> None:
-    conv = Conv3x3(LEAST_CHANNELS).train(case != "detecting")
+    conv = FastConv(LEAST_CHANNELS, LEAST_CHANNELS, 3, padding=1).train(case != "detecting")
     shape = {"small": (1, 16, 16), "RoIs": (300, 7, 7)}.get(case, (2, 32, 48))
     x = torch.randn(shape[0], LEAST_CHANNELS, *shape[1:])
     if case == "bfloat16":

@@ -15,8 +15,8 @@ from dhcli.models.two_stage.branches import (
     FcTrunk,
     NonLocalBlock,
     WideningBlock,
-    fuse_scores,
 )
+from dhcli.models.two_stage.head import fuse_scores
 
 BN = norm_layer("bn")
 MEBI = 2**20
@@ -121,20 +121,3 @@ def test_fusion(how: str, expected: float) -> None:
 
     assert fuse_scores(fc, conv, how).item() == pytest.approx(expected)
     assert torch.equal(fuse_scores(fc, conv, how), fuse_scores(conv, fc, how))
-
-
-@pytest.mark.parametrize("residual", [1, 2])
-@pytest.mark.parametrize("norm", ["bn", "gn", "frozen_bn"])
-def test_rows_that_are_wanted_are_those_of_all(residual: int, norm: str) -> None:
-    torch.manual_seed(0)
-    trunk = ConvTrunk(8, norm_layer(norm), width=32, residual=residual)
-    x = torch.randn(9, 8, 7, 7, requires_grad=True)
-    rows = torch.tensor([5, 2])
-
-    few, all_of_them = trunk(x, rows), trunk(x)[rows]
-
-    assert torch.allclose(few, all_of_them, atol=1e-5)
-    weights = [x, *(weight for weight in trunk.parameters() if weight.requires_grad)]
-    found, expected = (torch.autograd.grad(out.sin().sum(), weights) for out in (few, all_of_them))
-    for mine, theirs in zip(found, expected, strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-4)

@@ -15,7 +15,7 @@ from torchvision.ops import roi_align
 from dhcli.config.schema import Config
 from dhcli.export.graph import DetectorGraph
 from dhcli.models.build import build_detector
-from dhcli.models.detector import Detector
+from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.ops.batch import ImageBatch
 from dhcli.weights.pretrained import load_backbone
 
@@ -34,7 +34,7 @@ def c4_config(**backbone: Any) -> Config:
     return Config.model_validate({"input": {"min_size": 64, "max_size": 96}, "model": model})
 
 
-def c4(**backbone: Any) -> Detector:
+def c4(**backbone: Any) -> TwoStageDetector:
     return build_detector(c4_config(**backbone), classes=3).eval()
 
 
@@ -44,7 +44,7 @@ def test_the_parts_are_those_of_a_whole_resnet(tmp_path: Any) -> None:
     detector = c4()
     config = c4_config(weights=str(tmp_path / "w.pth")).model.backbone
 
-    load_backbone(detector, config)
+    load_backbone(detector.features(), config)
 
     x = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
@@ -102,9 +102,9 @@ def test_the_graph_that_is_exported_detects_the_same() -> None:
     size = torch.tensor([[64, 96]])
     batch = ImageBatch(torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8), size, size)
 
-    boxes, scores, labels = DetectorGraph(detector, 3)(batch.pixels, size[0])
+    boxes, scores, labels = DetectorGraph(detector)(batch.pixels, size[0], size[0])
 
-    [expected] = detector.detect(batch)
+    [[expected]] = detector.detect(batch)
     torch.testing.assert_close(boxes, expected.boxes)
     torch.testing.assert_close(scores, expected.scores)
     assert torch.equal(labels, expected.labels)

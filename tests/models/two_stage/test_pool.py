@@ -8,6 +8,8 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 
 from dhcli.models.two_stage.pool import Pool, choose_levels
 
+STRIDES = (4, 8, 16, 32)
+
 
 def levels() -> list[torch.Tensor]:
     return [torch.randn(2, 8, 256 // stride, 320 // stride) for stride in (4, 8, 16, 32)]
@@ -26,7 +28,7 @@ def test_same_as_torchvision() -> None:
     order = torch.argsort(images, stable=True)  # theirs takes a list of boxes an image
     expected = theirs(pyramid, [rois[images == i] for i in (0, 1)], [(256, 320)] * 2)
 
-    pooled = Pool(7, sampling_ratio=2, aligned=False)(features, rois, images)
+    pooled = Pool(7, 2, False, STRIDES)(features, rois, images)
 
     assert torch.allclose(pooled[order], expected, atol=1e-5)
 
@@ -35,14 +37,14 @@ def test_levels_of_known_sides() -> None:
     sides = torch.tensor([10.0, 111.0, 112.0, 223.0, 224.0, 447.0, 448.0, 5000.0])
     rois = torch.stack([sides * 0, sides * 0, sides, sides], dim=1)
 
-    assert choose_levels(rois).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert choose_levels(rois, STRIDES).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_the_level_is_chosen_before_the_box_is_enlarged() -> None:
     features = [torch.full((1, 1, 512 // s, 512 // s), float(s)) for s in (4, 8, 16, 32)]
     roi = torch.tensor([[100.0, 100.0, 200.0, 200.0]])  # enlarged 1.3 times it would be P3's
 
-    pooled = Pool(7, 0, aligned=True)(features, roi, torch.tensor([0]), scale=1.3)
+    pooled = Pool(7, 0, True, STRIDES)(features, roi, torch.tensor([0]), scale=1.3)
 
     assert torch.allclose(pooled, torch.tensor(4.0))
 
@@ -52,7 +54,7 @@ def test_enlarged_boxes_are_not_clipped() -> None:
     roi = torch.tensor([[0.0, 0.0, 40.0, 40.0]])
     wide = torch.tensor([[0.0, -6.0, -6.0, 46.0, 46.0]])
 
-    pooled = Pool(7, 2, aligned=True)([feature] * 4, roi, torch.tensor([0]), scale=1.3)
+    pooled = Pool(7, 2, True, STRIDES)([feature] * 4, roi, torch.tensor([0]), scale=1.3)
 
     assert torch.allclose(pooled, roi_align(feature, wide, 7, 0.25, 2, True), atol=1e-5)
 
@@ -66,13 +68,17 @@ def test_legacy_pixels_take_one_from_the_maximum() -> None:
     expected = roi_align(feature, torch.tensor([[0, low, low, high, high]]), 7, 0.25, 2, False)
     ours = torch.tensor([[x1, x1, x2 + 1, x2 + 1]])
 
-    pooled = Pool(7, 2, False, legacy_plus_one=True)([feature] * 4, ours, torch.tensor([0]), 1.3)
+    pooled = Pool(7, 2, False, STRIDES, legacy_plus_one=True)(
+        [feature] * 4, ours, torch.tensor([0]), 1.3
+    )
 
     assert torch.allclose(pooled, expected, atol=1e-5)
 
 
 def test_no_boxes() -> None:
-    pooled = Pool(7, 0, True)(levels(), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    pooled = Pool(7, 0, True, STRIDES)(
+        levels(), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    )
 
     assert pooled.shape == (0, 8, 7, 7)
 

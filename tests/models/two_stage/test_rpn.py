@@ -8,10 +8,13 @@ from torchvision.ops import nms
 
 from dhcli.config.schema import Anchors
 from dhcli.config.schema import Rpn as RpnConfig
+from dhcli.models.select import Nms
 from dhcli.models.two_stage.rpn import Rpn, RpnOutput
 from dhcli.ops.batch import Target
+from dhcli.ops.box_rules import PLAIN
 from dhcli.ops.boxes import decode_boxes
 
+STRIDES = (4, 8, 16, 32, 64)
 SIZES = torch.tensor([[120, 150], [96, 128]])
 UNIT = (1.0, 1.0, 1.0, 1.0)
 NONE = torch.zeros(0, 4)
@@ -22,7 +25,8 @@ def pyramid(batch: int = 2, channels: int = 8) -> list[torch.Tensor]:
 
 
 def make_rpn(**settings: object) -> Rpn:
-    rpn = Rpn(8, Anchors(sizes=(8, 16, 32, 64, 128)), RpnConfig(**settings))
+    anchors = Anchors(sizes=(8, 16, 32, 64, 128))
+    rpn = Rpn(8, STRIDES, anchors, RpnConfig(**settings), PLAIN, Nms())
     for conv in (rpn.cls, rpn.reg):
         torch.nn.init.normal_(conv.weight, std=0.3)
     return rpn
@@ -80,39 +84,6 @@ def test_proposals_of_a_batch_share_one_limit_when_told() -> None:
     assert sum(map(len, proposals)) == 30
 
 
-def test_a_few_anchors_seen_again_are_those_of_the_whole_map() -> None:
-    rpn = make_rpn()
-    levels = [level.requires_grad_() for level in pyramid()]
-    output = rpn(levels)
-    corners = torch.tensor(output.counts).cumsum(0) - 1  # the last of each level, on its border
-    rows = torch.cat([torch.randperm(len(output.anchors))[:60], corners, torch.tensor([0])])
-    images = torch.arange(len(rows)) % 2
-    weights = [*levels, *(rpn.get_parameter(f"{name}.weight") for name in ("conv", "cls", "reg"))]
-    weights += [rpn.conv.bias, rpn.cls.bias, rpn.reg.bias]
-
-    logits, deltas = rpn.revisit(levels, output.counts, images, rows)
-
-    plain = output.logits[images, rows], output.deltas[images, rows]
-    assert torch.allclose(logits, plain[0], atol=1e-5)
-    assert torch.allclose(deltas, plain[1], atol=1e-5)
-    found, expected = (
-        torch.autograd.grad(one.sin().sum() + other.sin().sum(), weights)
-        for one, other in ((logits, deltas), plain)
-    )
-    for mine, theirs in zip(found, expected, strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-4)
-
-
-def test_a_level_may_have_none_of_the_anchors_that_are_seen_again() -> None:
-    rpn, levels = make_rpn(), pyramid()
-    output = rpn(levels)
-
-    logits, deltas = rpn.revisit(levels, output.counts, torch.tensor([0]), torch.tensor([7]))
-
-    assert torch.allclose(logits, output.logits[0, [7]], atol=1e-5)
-    assert deltas.shape == (1, 4)
-
-
 def output_of(
     logits: list[float], deltas: list[list[float]], anchors: list[list[float]]
 ) -> RpnOutput:
@@ -122,8 +93,9 @@ def output_of(
 
 def losses_of(rpn: Rpn, output: RpnOutput, target: Target) -> dict[str, torch.Tensor]:
     """Losses where the RPN says `output` of its one image."""
-    rpn.revisit = lambda _, __, *at: (output.logits[at], output.deltas[at])
-    return rpn.losses([], output, [target])
+    sampled = rpn.sample(output, [target])
+    at = sampled.images, sampled.anchors
+    return rpn.losses(output.logits[at], output.deltas[at], sampled)
 
 
 def test_losses_by_hand() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dhcli.errors import ModelError
-from dhcli.weights.state import load_state, shorten
+from dhcli.models.state import load_state, shorten
 
 
 def test_differences_are_listed_shortly_and_nothing_is_copied() -> None:

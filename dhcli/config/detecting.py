@@ -1,0 +1,59 @@
+"""How to detect this time, over what a model is configured for. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dhcli.config.heads import ReadOut
+from dhcli.config.schema import Detect, Model, predicts
+from dhcli.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """What a user asks of a detector; passed along, never written into it. None: as configured.
+
+    threshold      lowest score of a detection
+    most           most detections per image
+    gate           see `model.detect.gate`
+    nms_threshold  IoU above which the lower-scored of two boxes of a class goes
+    read_outs      the ways to read it, each its own list of detections
+    device         auto, cpu, cuda, cuda:1 or mps
+    precision      fp32, bf16, fp16 or auto: what the network computes in
+    """
+
+    threshold: float | None = None
+    most: int | None = None
+    gate: float | None = None
+    nms_threshold: float | None = None
+    read_outs: tuple[ReadOut, ...] | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+
+    def over(self, configured: Detect) -> Detect:
+        """The rule that holds: what is asked for, else what is configured."""
+        asked = {
+            "score_threshold": self.threshold,
+            "max_detections": self.most,
+            "gate": self.gate,
+            "nms_threshold": self.nms_threshold,
+        }
+        given = {key: value for key, value in asked.items() if value is not None}
+        return configured.model_copy(update=given) if given else configured
+
+    def reading(self, *read_outs: ReadOut) -> DetectOptions:
+        """The same options, read in these ways."""
+        return replace(self, read_outs=read_outs)
+
+
+AS_CONFIGURED = DetectOptions()
+
+
+def check_gate(model: Model, gate: float | None) -> None:
+    """Raise ConfigError where a gate would do nothing: one branch alone scores."""
+    if gate is None:
+        return
+    if sum(predicts(branch, "cls") for branch in model.head.branches) < 2:
+        what = "a gate is for fused scores, and only one branch of this model classifies"
+        hint = "remove it: this model already skips its box branch where it cannot matter"
+        raise ConfigError(what, where="--gate", hint=hint)

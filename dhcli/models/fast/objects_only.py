@@ -1,0 +1,107 @@
+"""A head whose branches, where they only refine boxes, train on objects alone.
+
+Only objects have a regression loss. So of a branch that does not classify,
+
+    its trunk's norms                    RoIs that go in     RoIs that come out
+    do not see the batch (GroupNorm)     objects             objects
+    see the batch (batch norm learns)    all: the objects'   objects, where the trunk can leave
+                                         numbers depend on   the others out of its last block
+                                         the others'         (ConvTrunk); else all
+
+and of one that classifies, all go in and come out. Exact: what is left out has no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dhcli.models.fast.norms import take_rows
+from dhcli.models.two_stage.branches import (
+    BottleneckBlock,
+    Branch,
+    ConvTrunk,
+    WideningBlock,
+)
+from dhcli.models.two_stage.head import Head
+from dhcli.ops.batch import Target
+
+
+class ObjectsHead(Head):
+    """A head that runs its branches on the RoIs that their losses read."""
+
+    def losses(
+        self, levels: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        rois = self.sample(proposals, targets)
+        goals, objects = self.goals(rois), _objects(rois.classes)
+        losses: dict[str, Tensor] = {}
+        for name in self.branches:
+            branch = self.branch(name)
+            inside = slice(None) if why_all(branch) else objects
+            pooled = self.pooled(name, levels, rois.boxes[inside], rois.images[inside])
+            rows: Tensor | slice = inside
+            if why_all(branch) and _can_leave_out(branch):
+                rows = objects
+                output = branch.predict(branch.trunk(pooled, objects))
+            else:
+                output = branch(pooled)
+            losses |= self.branch_losses(
+                name, output, rois.classes[rows], goals[rows], len(rois.classes)
+            )
+        return losses
+
+    def notes(self) -> list[str]:
+        branches = {name: self.branch(name) for name in self.branches}
+        return [
+            f"the branch `{name}` trains on all sampled RoIs, not only on objects: {why}"
+            for name, branch in branches.items()
+            if branch.cls is None and (why := why_all(branch)) is not None
+        ]
+
+
+def why_all(branch: Branch) -> str | None:
+    """Why training must run `branch` on all sampled RoIs; None: objects alone give the same."""
+    if branch.cls is not None:
+        return "it classifies"
+    norms = (isinstance(m, nn.BatchNorm2d) and m.training for m in branch.trunk.modules())
+    return "its batch norm depends on the others (norm: gn does not)" if any(norms) else None
+
+
+def _can_leave_out(branch: Branch) -> bool:
+    """Whether the loss reads nothing but objects, and the trunk can leave the others out."""
+    return branch.cls is None and isinstance(branch.trunk, ObjectsTrunk)
+
+
+def _objects(classes: Tensor) -> Tensor:
+    """Rows (n,) of the objects; the first where there is none, so that all weights take part."""
+    rows = torch.nonzero(classes).flatten()
+    return rows if len(rows) else torch.arange(min(1, len(classes)), device=classes.device)
+
+
+class ObjectsTrunk(ConvTrunk):
+    """A conv trunk whose last block's widest layer runs on the wanted rows (n,) alone."""
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        *blocks, last, mean = self
+        for block in blocks:
+            x = block(x)
+        means: Tensor = mean(last(x, rows))
+        return means
+
+
+class ObjectsWideningBlock(WideningBlock):
+    """Ours, of which only the wanted rows (n,) are given."""
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        return F.relu_(self.main(x, rows).add_(self.shortcut(x, rows)))
+
+
+class ObjectsBottleneckBlock(BottleneckBlock):
+    """Ours, of which only the wanted rows (n,) are given."""
+
+    def forward(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        return F.relu_(self.main(x, rows).add_(take_rows(x, rows)))

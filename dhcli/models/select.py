@@ -1,0 +1,74 @@
+"""From scored boxes to detections."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dhcli.config.schema import Detect
+from dhcli.ops.batch import Detections
+from dhcli.ops.box_rules import BoxRules
+from dhcli.ops.nms import Limits, best_of_groups
+
+
+class Nms(nn.Module):
+    """Non-maximum suppression as a module: so that its time can be told from its callers'.
+
+    See `best_of_groups`; `how` is the arithmetic of `grouped_nms`.
+    """
+
+    def __init__(self, how: str = "exact") -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        groups: Tensor,
+        iou_threshold: float,
+        limits: Limits,
+        count: int,
+    ) -> Tensor:
+        return best_of_groups(
+            boxes, scores, groups, iou_threshold, limits, count=count, how=self.how
+        )
+
+
+class Select(nn.Module):
+    """Of the scored boxes of one image, the best of each overlapping group.
+
+    in   boxes (D, 4) float32 xyxy in resized pixels, scores (D,), labels (D,) int64
+         size, original  (2,) int64 height, width of the resized and of the original image
+    out  Detections in pixels of the original image
+    """
+
+    def __init__(self, rules: BoxRules, nms: Nms, classes: int) -> None:
+        super().__init__()
+        self.rules = rules
+        self.nms = nms
+        self.classes = classes
+
+    def forward(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        size: Tensor,
+        original: Tensor,
+        rule: Detect,
+    ) -> Detections:
+        boxes = self.rules.clip(boxes, size)
+        if rule.min_size:
+            large = torch.nonzero(self.rules.has_area(boxes, rule.min_size)).flatten()
+            boxes, scores, labels = boxes[large], scores[large], labels[large]
+        rescaled = self.rules.rescale(boxes, (original / size).flip(0).to(boxes.dtype))
+        keep = self.nms(
+            rescaled if rule.nms_on == "original" else boxes,
+            scores,
+            labels,
+            rule.nms_threshold,
+            Limits(rule.max_detections, keep_ties=rule.keep_ties),
+            self.classes,
+        )
+        return Detections(rescaled[keep], scores[keep], labels[keep])

@@ -1,0 +1,103 @@
+"""Faster R-CNN with a head of branches: proposals first, then what they are and where they end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
+from dhcli.config.heads import ReadOut, all_read_outs
+from dhcli.config.schema import Detect
+from dhcli.models.contract import Features, Predictor
+from dhcli.models.detector import FeatureDetector, Pixels
+from dhcli.models.select import Select
+from dhcli.models.two_stage.head import Head, Scored
+from dhcli.models.two_stage.rpn import Rpn
+from dhcli.ops.batch import Detections, ImageBatch, Target
+
+
+class TwoStageDetector(FeatureDetector):
+    """Pixels, backbone, neck; the RPN proposes, the head scores and refines, `select` chooses."""
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        backbone: Features,
+        neck: nn.Module,
+        rpn: Rpn,
+        head: Head,
+        select: Select,
+        rule: Detect,
+    ) -> None:
+        super().__init__(pixels, backbone, neck)
+        self.rpn = rpn
+        self.head = head
+        self.select = select
+        self.rule = rule
+
+    def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """The parts of L = ω_fc L_fc + ω_conv L_conv + L_rpn (Eq. 1); see the contract."""
+        levels = self.extract(images)
+        proposals, losses = self.rpn.learn(levels, images.sizes, targets)
+        return losses | self.head.losses(levels, proposals, targets)
+
+    def detect(
+        self, images: ImageBatch, options: DetectOptions = AS_CONFIGURED
+    ) -> list[list[Detections]]:
+        """What is in each image by each read-out; the network runs once for all of them."""
+        rule = options.over(self.rule)
+        levels = self.extract(images)
+        proposals = self.rpn.propose(self.rpn(levels), images.sizes, training=False)
+        owners = [torch.full_like(p[:, 0], i).long() for i, p in enumerate(proposals)]
+        boxes, owner = torch.cat(proposals), torch.cat(owners)
+        read_outs = options.read_outs or (self.head.read_out,)
+        every = self.head.detect(read_outs, levels, boxes, owner, rule.score_threshold, rule.gate)
+        return [self._divide(scored, owner[scored.rows], images, rule) for scored in every]
+
+    def parts(self) -> dict[str, nn.Module]:
+        branches = {f"{name} branch": self.head.branch(name) for name in self.head.branches}
+        return {
+            "backbone": self.backbone,
+            "neck": self.neck,
+            "RPN": self.rpn,
+            "pool": self.head.pool,
+            **branches,
+            "NMS": self.select.nms,
+        }
+
+    def predictors(self) -> dict[str, Predictor]:
+        config = self.head.config
+        found: dict[str, Predictor] = {}
+        boxes = Predictor(
+            4, "first" if config.background_box else "none", not config.class_agnostic
+        )
+        for name in self.head.branches:
+            branch = self.head.branch(name)
+            kinds = (("cls", branch.cls, Predictor(1, "first")), ("reg", branch.reg, boxes))
+            for task, layer, predictor in kinds:
+                if layer is not None:
+                    place = f"head.branches.{name}.{task}"
+                    found |= {f"{place}.{part}": predictor for part in ("weight", "bias")}
+        return found
+
+    def read_outs(self) -> list[ReadOut]:
+        own = self.head.read_out
+        return [own, *(one for one in all_read_outs(self.head.config) if one != own)]
+
+    def notes(self) -> list[str]:
+        return self.head.notes()
+
+    def _divide(
+        self, scored: Scored, owner: Tensor, images: ImageBatch, rule: Detect
+    ) -> list[Detections]:
+        """The detections of each image, of scored boxes that lie in the images `owner` (D,)."""
+        found = []
+        for i in range(images.sizes.shape[0]):
+            mine = torch.nonzero(owner == i).flatten()
+            boxes, scores, labels = (x[mine] for x in (scored.boxes, scored.scores, scored.labels))
+            found.append(
+                self.select(boxes, scores, labels, images.sizes[i], images.originals[i], rule)
+            )
+        return found

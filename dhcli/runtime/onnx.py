@@ -1,0 +1,123 @@
+"""A detector that `dh export` wrote, run by ONNX Runtime. No torch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
+from dhcli.config.heads import ReadOut, own_read_out
+from dhcli.data.loading.pictures import Pictures
+from dhcli.errors import ConfigError, DhError, ModelError
+from dhcli.runtime.runner import Found
+from dhcli.weights.model_file import Description, parse_description
+from dhcli.weights.recognise import look_at, read_head
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+INPUTS = ["pixels", "size", "original"]
+OUTPUTS = ["boxes", "scores", "labels"]
+PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+EXPORT_AGAIN = "export the model again"
+
+
+class OnnxRunner:
+    """See `Runner`. Thresholds and limits are those it was exported with, or stricter ones."""
+
+    def __init__(self, session: InferenceSession, about: Description, device: str) -> None:
+        self.session = session
+        self.config, self.classes, self.category_ids = about[:3]
+        self.place = f"ONNX Runtime on {device}"
+        self.precision = "fp32"
+        self.divisor = graph_divisor(self.config.input.divisor)
+        self.lines: list[str] = []
+        self._kind = np.float32 if "float" in session.get_inputs()[0].type else np.uint8
+
+    @classmethod
+    def open(cls, path: Path, options: DetectOptions = AS_CONFIGURED) -> OnnxRunner:
+        """The detector of the file `path`.
+
+        Raises ModelError where the file is not one that `dh export` wrote, ConfigError where the
+        device or precision of `options` cannot be had.
+        """
+        read_head(path, absent="`dh export model.safetensors` writes such files")
+        if find_spec("onnxruntime") is None:
+            hint = "pip install 'dhcli[export]'"
+            raise DhError("an exported file needs onnxruntime to run", where=path, hint=hint)
+        import onnxruntime
+
+        device = _choose_device(options.device, onnxruntime.get_available_providers())
+        if options.precision not in ("fp32", "auto"):
+            what = f"an exported file computes in fp32, not in {options.precision}"
+            raise ConfigError(what, where="--precision", hint="give the model file instead")
+        try:
+            session = onnxruntime.InferenceSession(path, providers=[PROVIDERS[device]])
+        except Exception as error:  # the runtime has exceptions of its own for damaged files
+            what = f"cannot be opened by ONNX Runtime: it is {look_at(path)}"
+            raise ModelError(what, where=path, hint=EXPORT_AGAIN) from error
+        text = session.get_modelmeta().custom_metadata_map.get("dh")
+        if text is None:
+            what = "is an ONNX file without the description that dh adds"
+            raise ModelError(what, where=path, hint="only what `dh export` wrote can be run")
+        if [one.name for one in session.get_inputs()] != INPUTS:
+            raise ModelError("was exported by another dh", where=path, hint=EXPORT_AGAIN)
+        return cls(session, parse_description(text, path), device)
+
+    def read_outs(self) -> list[ReadOut]:
+        """The one it was exported with."""
+        return [own_read_out(self.config.model.head)]
+
+    def detect(
+        self, pictures: Pictures, options: DetectOptions = AS_CONFIGURED
+    ) -> list[list[Found]]:
+        """See `Runner`. Raises ConfigError where `options` ask for what the file does not hold."""
+        self._check(options)
+        rule = options.over(self.config.model.detect)
+        most = None if options.most is None else rule.max_detections
+        found = []
+        for pixels, size, original in zip(
+            pictures.pixels, pictures.sizes, pictures.originals, strict=True
+        ):
+            values = np.rint(pixels) if self._kind == np.uint8 else pixels
+            layout = np.ascontiguousarray(values.astype(self._kind).transpose(2, 0, 1)[None])
+            inputs = dict(zip(INPUTS, (layout, size, original), strict=True))
+            boxes, scores, labels = self.session.run(OUTPUTS, inputs)
+            kept = np.flatnonzero(scores > rule.score_threshold)[:most]
+            found.append(Found(boxes[kept], scores[kept], labels[kept]))
+        return [found]
+
+    def _check(self, options: DetectOptions) -> None:
+        held = self.config.model.detect
+        own = self.read_outs()
+        beyond = {
+            "--scores or --boxes": options.read_outs is not None and list(options.read_outs) != own,
+            "--gate": options.gate not in (None, held.gate),
+            f"a score threshold below its {held.score_threshold:g}": (
+                options.threshold is not None and options.threshold < held.score_threshold
+            ),
+            f"more than its {held.max_detections} detections per image": (
+                options.most is not None and options.most > held.max_detections
+            ),
+        }
+        for what, asked in beyond.items():
+            if asked:
+                hint = "give the model file instead"
+                raise ConfigError(f"an exported file cannot do {what}", hint=hint)
+
+
+def graph_divisor(divisor: int) -> int:
+    """Height and width of an exported graph's input are multiples of this: for the pyramid, 32."""
+    return int(np.lcm(32, divisor))
+
+
+def _choose_device(name: str, providers: list[str]) -> str:
+    able = [kind for kind, provider in PROVIDERS.items() if provider in providers]
+    kind = able[0] if name == "auto" else name.partition(":")[0]
+    if kind not in able:
+        what = f"ONNX Runtime has no `{name}` here"
+        raise ConfigError(what, where="--device", hint=f"there are: {', '.join(able)}")
+    return kind
