@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/folder.py --preset demo --images 100 1000 10000 --side 64
 
 Random weights of `--preset` on drawn JPEGs (links to a few files). The share is the time within
-`EagerRunner.detect` over that from the first image to the last result; each number of images runs in
-a process of its own. Rows are added to `benchmarks/results/folder.csv`.
+`EagerRunner.detect` over that from the first image to the last result; each number of images runs
+in a process of its own. Rows are added to `benchmarks/results/folder.csv`.
 """
 
 from __future__ import annotations
