@@ -19,7 +19,7 @@ def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to export.")],
     to: Annotated[Literal["onnx"], typer.Option(help="Format to write.")] = "onnx",
     out: Annotated[
-        Path | None, out_option("File to write (default: MODEL with .onnx).", "FILE")
+        Path | None, out_option("File to write (default: MODEL ending in .onnx).", "FILE")
     ] = None,
     opset: Annotated[int, typer.Option(metavar="N", help="ONNX operator set, 18 to 21.")] = 20,
     image: Annotated[

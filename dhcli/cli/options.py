@@ -110,7 +110,7 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FILE",
-        help="Model file, such as model.safetensors, or another program's checkpoint.",
+        help="Model file, or another program's checkpoint (see `dh weights`).",
     ),
 ]
 

@@ -29,11 +29,17 @@ def drawn(sheet: Sheet, *, titles: bool = False, most: int | None = None) -> Gro
     """
     if sheet.facts:
         table = _list(sheet)
-    elif len(sheet.rows) == 1 and len(sheet.columns) > ABREAST:
+    elif _is_long_row(sheet):
         table = _stack(sheet)
     else:
         table = _table(sheet, most)
     return Group(Text(sheet.title, style="bold"), table) if titles else Group(table)
+
+
+def _is_long_row(sheet: Sheet) -> bool:
+    """Whether it is a single row of more numbers than stand side by side."""
+    numbers = all(column.is_number for column in sheet.columns)
+    return numbers and len(sheet.rows) == 1 and len(sheet.columns) > ABREAST
 
 
 def _table(sheet: Sheet, most: int | None) -> Table:
