@@ -1,4 +1,4 @@
-"""The command line. A file a command: it parses, calls one function of the engine, and prints."""
+"""The command line. A file per command: it parses, calls the rooms below, and prints."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from dhcli.errors import ConfigError
 if TYPE_CHECKING:
     from dhcli.config.detecting import DetectOptions
     from dhcli.config.schema import Config
+    from dhcli.report.sheet import Sheet
     from dhcli.runtime.runner import Runner
     from dhcli.studies.speed import Speed
 
@@ -40,19 +41,19 @@ def bench(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Size of the image. Without it: as a 4:3 photo becomes."),
+        typer.Option(metavar="HxW", help="Image size (default: that of a resized 4:3 photo)."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images at a time.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images per batch.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Batches to time.")] = 10,
     device: Device = "auto",
     precision: Precision = "fp32",
     gate: Gate = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure speed: images a second, latencies, the parts' shares, memory and arithmetic.
+    """Measure speed: images per second, latency, time of each part, arithmetic and memory.
 
-    On drawn pictures. A product of matrices and a copy, measured beside it, say what the machine
-    can do. Random weights of a preset find little, so that less work is left than on photos.
+    The images are drawn pictures. A matrix product and a memory copy are timed too, to show what
+    the machine can do. Random weights (--preset) find few objects, which is less work than photos.
 
     For example:
       dh bench model.safetensors
@@ -104,33 +105,36 @@ def _size(text: str | None, config: Config) -> tuple[int, int]:
         return height, width
     sides = [int(side) if side.isdecimal() else 0 for side in text.split("x")]
     if len(sides) != 2 or not all(sides):
-        raise ConfigError(f"`{text}` is no size", where="--size", hint="write it as 800x1216")
+        raise ConfigError(f"`{text}` is not a size", where="--size", hint="write it as 800x1216")
     return sides[0], sides[1]
 
 
 def _show(about: dict[str, Any], speed: Speed) -> None:
-    from rich import box
-    from rich.table import Table
-
     from dhcli.report.console import out
+    from dhcli.report.terminal import show
 
     out.print(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about.items()))
-    table = Table("part", box=box.SIMPLE_HEAD)
-    table.add_column("ms", justify="right")
-    table.add_column("share", justify="right")
-    whole = sum(speed.parts.values())
-    for name, seconds in speed.parts.items():
-        table.add_row(name, f"{seconds * 1e3:.1f}", f"{seconds / whole:.0%}")
-    table.add_section()
-    table.add_row("whole", f"{whole * 1e3:.1f}", "")
     if speed.parts:
-        out.print(table)
+        show(_sheet(speed))
     latency = ", ".join(f"{name} {s * 1e3:.1f} ms" for name, s in speed.latency.items())
-    out.print(f"{speed.images_per_second:.2f} images a second; {latency}")
+    out.print(f"{speed.images_per_second:.2f} images per second; {latency}")
     counted = speed.gflop is not None and speed.gflop_per_second is not None
     own = f"{speed.gflop:.1f} GFLOP per image, {speed.gflop_per_second:.1f} GFLOP/s; " * counted
     out.print(
-        f"{own}this machine's product of matrices {speed.matmul:.1f} GFLOP/s, "
-        f"copy {speed.copy:.1f} GB/s"
+        f"{own}this machine's matrix product {speed.matmul:.1f} GFLOP/s, copy {speed.copy:.1f} GB/s"
     )
-    out.print(f"{speed.memory / 1e9:.2f} GB at most; {speed.detections:.1f} detections an image")
+    out.print(f"{speed.memory / 1e9:.2f} GB at most; {speed.detections:.1f} detections per image")
+
+
+def _sheet(speed: Speed) -> Sheet:
+    """Time of each part of the detector for a batch, and of the whole."""
+    from dhcli.report.sheet import Column, Sheet
+
+    whole = sum(speed.parts.values())
+    parts = ((name, seconds, seconds / whole) for name, seconds in speed.parts.items())
+    return Sheet(
+        "Time of a batch",
+        (Column("part"), Column("time", "ms", heading="ms"), Column("share", "share", absent="")),
+        (*parts, ("whole", whole, None)),
+        sections={len(speed.parts): ""},
+    )

@@ -27,36 +27,37 @@ if TYPE_CHECKING:
     from dhcli.data.formats import Images
     from dhcli.data.table import DetectionTable
     from dhcli.data.tools.scan import Scan
+    from dhcli.data.tools.statistics import Statistics
     from dhcli.studies.anchors import AnchorRecall
 
 LOG = "changes.log"
-"""The file in a mended dataset that tells what was found."""
+"""The file in a mended dataset that lists what was found."""
 
 
 def check(
     data: Dataset,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Decode every image, which finds all damage.")
+        bool, typer.Option("--decode", help="Decode every image, to find all damage.")
     ] = False,
     fix: Annotated[
         Path | None,
         typer.Option(
-            "--fix", metavar="DST", help=f"Write a mended copy, {LOG} in it; DATA stays as it is."
+            "--fix", metavar="DST", help=f"Write a mended copy, with {LOG}; DATA stays as it is."
         ),
     ] = None,
     images: PlaceImages = "copy",
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
-    preset: Annotated[str | None, preset_option(": anchors are not looked at")] = None,
+    preset: Annotated[str | None, preset_option("none, anchors are not checked")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    all_: Annotated[bool, typer.Option("--all", help="Name every finding.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="List every finding.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Find what is wrong with a dataset; exit 1 if that includes errors.
 
-    Training makes the same checks, without --decode. With --preset the boxes are compared with its
-    anchors too.
+    Training makes the same checks, without --decode. With --preset the boxes are also compared with
+    its anchors.
 
     For example:
       dh check photos/
@@ -68,9 +69,7 @@ def check(
     from dhcli.data.tools.check import find_flaws
     from dhcli.data.tools.scan import scan_images
     from dhcli.data.tools.statistics import measure
-    from dhcli.report.console import err, out, print_json
-    from dhcli.report.dataset import anchor_table, split_table
-    from dhcli.report.findings import SHOWN, count_line, findings_text
+    from dhcli.report.console import err, print_json
 
     settings = _settings(preset, config, overrides)
     if fix:
@@ -93,16 +92,32 @@ def check(
             }
         )
     else:
-        out.print(findings_text(findings, None if all_ else SHOWN))
-        if numbers.splits:
-            out.print(split_table(numbers))
-        if recall:
-            out.print(anchor_table(recall))
-        out.print(f"{data}: {count_line(findings)}")
+        _show(data, findings, numbers, recall, every=all_)
     if fix:
         _write_fixed(table, scan, findings, fix, images)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def _show(
+    data: Path,
+    findings: Sequence[Finding],
+    numbers: Statistics,
+    recall: AnchorRecall | None,
+    *,
+    every: bool,
+) -> None:
+    from dhcli.report.console import out
+    from dhcli.report.dataset import MOST_CLASSES, split_sheet
+    from dhcli.report.findings import SHOWN, count_line, findings_text
+    from dhcli.report.terminal import show
+
+    out.print(findings_text(findings, None if every else SHOWN))
+    if numbers.splits:
+        show(split_sheet(numbers), most=MOST_CLASSES)
+    if recall:
+        show(recall.sheet(), most=MOST_CLASSES)
+    out.print(f"{data}: {count_line(findings)}")
 
 
 def _settings(
@@ -127,8 +142,8 @@ def _measure_anchors(
 
 def _as_dict(finding: Finding) -> dict[str, str]:
     about = CODES[finding.code]
-    told = {"code": finding.code, "severity": about.severity, "where": finding.where}
-    return told | {"what": finding.what, "training": about.training, "fix": about.fix}
+    place = {"code": finding.code, "severity": about.severity, "where": finding.where}
+    return place | {"what": finding.what, "training": about.training, "fix": about.fix}
 
 
 def _write_fixed(

@@ -14,7 +14,7 @@ class Command(NamedTuple):
     line: str
 
 
-_WORK, _FILES, _KNOW = "From images to a detector", "Models and datasets", "What there is"
+_WORK, _FILES, _KNOW = "From images to a detector", "Models and datasets", "Help and setup"
 
 COMMANDS = {
     "train": Command("dhcli.cli.train", "train", _WORK, "Train a detector on your images"),
@@ -28,13 +28,16 @@ COMMANDS = {
     "check": Command("dhcli.cli.check", "check", _FILES, "Find what is wrong with a dataset"),
     "convert": Command("dhcli.cli.convert", "convert", _FILES, "Write a dataset in another format"),
     "weights": Command(
-        "dhcli.cli.weights", "weights", _FILES, "Detectors of other programs, in and out"
+        "dhcli.cli.weights",
+        "weights",
+        _FILES,
+        "Import and export checkpoints of MMDetection, torchvision, …",
     ),
     "inspect": Command(
         "dhcli.cli.inspect", "inspect", _FILES, "Show a dataset in numbers and pictures"
     ),
-    "info": Command("dhcli.cli.info", "info", _FILES, "Say what a model file holds"),
+    "info": Command("dhcli.cli.info", "info", _FILES, "Show what a model file holds"),
     "presets": Command("dhcli.cli.presets", "presets", _KNOW, "List the presets, or show one"),
-    "env": Command("dhcli.cli.env", "env", _KNOW, "Say what is installed and what does not fit"),
-    "demo": Command("dhcli.cli.demo", "demo", _KNOW, "Run all of it on a small drawn dataset"),
+    "env": Command("dhcli.cli.env", "env", _KNOW, "Check your installation (versions, GPU)"),
+    "demo": Command("dhcli.cli.demo", "demo", _KNOW, "Try every step on a small drawn dataset"),
 }

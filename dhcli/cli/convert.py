@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dhcli.cli.options import JsonFlag, PlaceImages, SourceFormat, VocOffset, complete_format
 from dhcli.errors import ConfigError
 from dhcli.words import counted
+
+if TYPE_CHECKING:
+    from dhcli.data.table import DetectionTable
 
 CHOOSE, DIVIDE, CUT = "What to keep", "Splits", "Tiles"
 _SPLITS = ("train", "val", "test")
@@ -19,11 +22,11 @@ def convert(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SRC", help="Dataset: a folder or annotation file. Several become one."
+            metavar="SRC", help="Dataset: a folder or annotation file. Several are merged."
         ),
     ],
     destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="Folder to make; it must not be there yet.")
+        Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist yet.")
     ],
     to: Annotated[
         str,
@@ -43,7 +46,7 @@ def convert(
         typer.Option(
             "--map",
             metavar="OLD=NEW",
-            help="Rename a class, or join it with another; may be given again and again.",
+            help="Rename a class, or merge it into another; can be repeated.",
             rich_help_panel=CHOOSE,
         ),
     ] = None,
@@ -53,19 +56,24 @@ def convert(
     ] = None,
     min_area: Annotated[
         float,
-        typer.Option(min=0, metavar="AREA", help="Least pixels² of a box.", rich_help_panel=CHOOSE),
+        typer.Option(
+            min=0,
+            metavar="AREA",
+            help="Drop boxes smaller than this many pixels².",
+            rich_help_panel=CHOOSE,
+        ),
     ] = 0,
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Most images: the first ones.", rich_help_panel=CHOOSE
+            min=1, metavar="N", help="Keep the first N images only.", rich_help_panel=CHOOSE
         ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
             metavar="SHARES",
-            help="Divide anew, classes balanced: 0.8/0.2 (train/val), 0.7/0.2/0.1 (and test), or "
+            help="Split anew, classes balanced: 0.8/0.2 (train/val), 0.7/0.2/0.1 (and test), or "
             "with names: learn=0.9/look=0.1.",
             rich_help_panel=DIVIDE,
         ),
@@ -74,14 +82,15 @@ def convert(
         str | None,
         typer.Option(
             metavar="COLUMN|REGEX",
-            help="Keep images together that are the same in this column (of a CSV, or a field of "
-            "COCO's images), or whose paths have the same text where this fits, or its (group): "
-            "'(.+)_[0-9]+' for the frames of a video.",
+            help="Keep images in one split that have the same value in this column (of a CSV, or "
+            "a field of COCO's images), or whose paths give the same match of this regex, or of "
+            "its (group): '(.+)_[0-9]+' for the frames of a video.",
             rich_help_panel=DIVIDE,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of --split.", rich_help_panel=DIVIDE)
+        int,
+        typer.Option(min=0, metavar="N", help="Random seed for --split.", rich_help_panel=DIVIDE),
     ] = 0,
     tile: Annotated[
         int | None,
@@ -98,7 +107,7 @@ def convert(
             min=0,
             max=0.9,
             metavar="SHARE",
-            help="Overlap of tiles, of their side.",
+            help="Overlap of neighbouring tiles, as a share of their side.",
             rich_help_panel=CUT,
         ),
     ] = 0.2,
@@ -108,15 +117,15 @@ def convert(
             min=0,
             max=1,
             metavar="SHARE",
-            help="Share of a cut box that keeps it an object; below, it is a region to ignore.",
+            help="A cut box with less than this share left becomes a region to ignore.",
             rich_help_panel=CUT,
         ),
     ] = 0.5,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write datasets as one, in any format; choose, divide and cut on the way.
+    """Write datasets as one, in any format; select, split and tile them on the way.
 
-    What the format cannot hold is listed and counted. DST appears when it is complete.
+    What the format cannot hold is listed and counted. DST appears only when it is complete.
 
     For example:
       dh convert photos/ photos-coco/ --to coco
@@ -125,9 +134,9 @@ def convert(
       dh convert aerial/ tiles/ --to yolo --tile 1024 --overlap 0.2
     """
     from dhcli.atomic import require_free
-    from dhcli.data.formats import FORMATS, describe, read_dataset, require_format
+    from dhcli.data.formats import describe, read_dataset, require_format
     from dhcli.data.tools.convert import Plan, apply_plan, write_plan
-    from dhcli.report.console import err, out, print_json
+    from dhcli.report.console import err
 
     plan = Plan(
         renamed=dict(_renaming(text) for text in map_ or ()),
@@ -143,7 +152,7 @@ def convert(
         visible=visible,
     )
     if group_by is not None and split is None:
-        raise ConfigError("is for --split, which is not given", where="--group-by")
+        raise ConfigError("needs --split, which is not given", where="--group-by")
     require_format(to)
     require_free(destination)
     tables = []
@@ -156,27 +165,43 @@ def convert(
     written, lost = write_plan(table, destination, to, images, plan)
     for line in lost:
         err.print(line)
+    origins = {
+        "sources": [str(source) for source in sources],
+        "from": [one.format for one in tables],
+    }
+    losses = {"changed": list(lines), "lost": list(lost)}
+    _conclude(written, destination, to, origins, losses, as_json=as_json)
+
+
+def _conclude(
+    written: DetectionTable,
+    destination: Path,
+    to: str,
+    origins: dict[str, list[str]],
+    losses: dict[str, list[str]],
+    *,
+    as_json: bool,
+) -> None:
+    """Say what was written; `origins` and `losses` are the beginning and end of the JSON."""
+    from dhcli.data.formats import FORMATS
+    from dhcli.report.console import err, out, print_json
+
     err.print(
         f"{destination}: {FORMATS[to].title}, {counted(len(written), 'image')}, "
         f"{counted(len(written.boxes), 'box')}, {counted(len(written.classes), 'class')}"
     )
-    if as_json:
-        print_json(
-            {
-                "sources": [str(source) for source in sources],
-                "from": [one.format for one in tables],
-                "destination": str(destination),
-                "to": to,
-                "images": len(written),
-                "boxes": len(written.boxes),
-                "classes": list(written.classes),
-                "splits": {name: len(rows) for name, rows in written.splits.items()},
-                "changed": list(lines),
-                "lost": list(lost),
-            }
-        )
-    else:
+    if not as_json:
         out.print(str(destination))
+        return
+    result = {
+        "destination": str(destination),
+        "to": to,
+        "images": len(written),
+        "boxes": len(written.boxes),
+        "classes": list(written.classes),
+        "splits": {name: len(rows) for name, rows in written.splits.items()},
+    }
+    print_json({**origins, **result, **losses})
 
 
 def _names(text: str | None) -> list[str]:
@@ -203,8 +228,8 @@ def _shares(text: str) -> dict[str, float]:
     unique = len(set(names)) == len(names) == len(shares) > 1 and all(names)
     if not unique or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(
-            f"`{text}` are no shares of a whole",
+            f"shares in `{text}` must add up to 1",
             where="--split",
-            hint="two or three that add up to 1, such as 0.8/0.2, or with names: train=0.9/val=0.1",
+            hint="write two or three, such as 0.8/0.2, or with names: train=0.9/val=0.1",
         )
     return dict(zip(names, shares, strict=True))

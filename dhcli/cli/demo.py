@@ -13,24 +13,24 @@ import typer
 from dhcli.cli.options import Device
 
 IMAGES = 400
-"""Images drawn; a fifth of them is never learned from."""
+"""Images drawn; a fifth of them is never trained on."""
 SHOWN = 12
 """Pictures on the overview."""
 
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where everything goes.")
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for everything it makes.")
     ] = Path("demo"),
     device: Device = "auto",
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Of the drawing and of the training.")
+        int, typer.Option(min=0, metavar="N", help="Random seed of the drawing and the training.")
     ] = 0,
 ) -> None:
-    """Run all of it on a small drawn dataset, in a few minutes without a GPU.
+    """Try every step on a small drawn dataset, in a few minutes without a GPU.
 
-    Draws images of shapes among clutter, trains a small Double-Head-Ext from nothing, measures it
-    on images it has not seen and draws what it finds there. What an earlier demo left is replaced.
+    Draws images of shapes among clutter, trains a small Double-Head-Ext from scratch, measures it
+    on images it has not seen and draws what it finds there. Replaces what an earlier demo left.
 
     For example:
       dh demo
@@ -55,7 +55,7 @@ def _clear(out: Path) -> None:
 
     if out.exists() and any(out.iterdir()):
         if not (out / MARK).exists():
-            raise DhError("is no demo's folder, and not empty", where=out, hint="name another")
+            raise DhError("is not empty and not from a demo", where=out, hint="name another folder")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()

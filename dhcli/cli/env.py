@@ -14,13 +14,14 @@ import typer
 
 from dhcli import __version__
 from dhcli.cli.options import JsonFlag
-from dhcli.report.console import err, out, print_json
+from dhcli.report.console import err, print_json
+from dhcli.report.sheet import Cell, Sheet, list_facts
 
 _GIB = 2**30
 
 
 def env(as_json: JsonFlag = False) -> None:
-    """Say what is installed, what the machine has, and what does not fit together.
+    """Check your installation: versions, the machine and its GPU, and what does not fit together.
 
     The exit code is 1 if something does not fit.
 
@@ -36,7 +37,7 @@ def env(as_json: JsonFlag = False) -> None:
     if as_json:
         print_json({**facts, "packages": packages, "problems": problems})
     else:
-        _print_tables(facts, packages)
+        _show(facts, packages)
         for problem in problems:
             err.print(f"\nproblem: {problem}")
     if problems:
@@ -138,7 +139,7 @@ def find_gpu_problems(facts: dict[str, Any], driver: Path = Path("/dev/nvidiactl
 
 
 def _explain_import(name: str, error: str, packages: dict[str, str | None]) -> str:
-    """Why an installed torch or torchvision cannot be imported; mostly they are no pair."""
+    """Why an installed torch or torchvision cannot be imported; mostly they do not fit together."""
     pair = f"torch {packages.get('torch')} and torchvision {packages.get('torchvision')}"
     if name == "torchvision" and "torchvision::" in error:
         return (
@@ -149,26 +150,25 @@ def _explain_import(name: str, error: str, packages: dict[str, str | None]) -> s
     return f"{name} {packages[name]} is installed, but cannot be imported: {error}"
 
 
-def _print_tables(facts: dict[str, Any], packages: dict[str, str | None]) -> None:
-    from rich.table import Table
+def _show(facts: dict[str, Any], packages: dict[str, str | None]) -> None:
+    from dhcli.report.terminal import show
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for key, value in facts.items():
-        if key != "gpus":
-            table.add_row(key.replace("_gib", " (GiB)").replace("_", " "), _in_words(value))
+    show(_sheet(facts, packages))
+
+
+def _sheet(facts: dict[str, Any], packages: dict[str, str | None]) -> Sheet:
+    """Everything that --json has, but for the problems."""
+    rows: list[tuple[str, Cell]] = [
+        (key.replace("_gib", " (GiB)").replace("_", " "), value)
+        for key, value in facts.items()
+        if key != "gpus"
+    ]
     for gpu in facts.get("gpus", []):
-        table.add_row("gpu", f"{gpu['name']}, {gpu['memory_gib']} GiB, sm {gpu['capability']}")
+        rows.append(("gpu", f"{gpu['name']}, {gpu['memory_gib']} GiB, sm {gpu['capability']}"))
     if not facts.get("gpus"):
-        table.add_row("gpu", "none that torch can use")
-    for name, found in packages.items():
-        table.add_row(name, found or "not installed")
-    out.print(table)
-
-
-def _in_words(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "–" if value is None else str(value)
+        rows.append(("gpu", "none that torch can use"))
+    rows += [(name, found or "not installed") for name, found in packages.items()]
+    return list_facts("Installation", rows)
 
 
 def _version(package: str) -> str | None:
@@ -179,7 +179,7 @@ def _version(package: str) -> str | None:
 
 
 def _release(number: str) -> tuple[int, ...]:
-    """(2, 15, 0) of "2.15.0+cpu"; a version that is no number counts as the oldest."""
+    """(2, 15, 0) of "2.15.0+cpu"; a version that is not a number counts as the oldest."""
     release = re.match(r"\d+(\.\d+)*", number)
     return tuple(int(part) for part in release.group().split(".")) if release else ()
 

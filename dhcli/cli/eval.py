@@ -36,24 +36,24 @@ def eval_(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Split to evaluate, or `all`. Without it: val, else test, else all images.",
+            help="Split to evaluate, or `all` (default: val, else test, else all images).",
         ),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAMES", help="coco (without it), voc07, voc12, kitti; comma between."
+            metavar="NAMES", help="Metrics, comma-separated: coco (default), voc07, voc12, kitti."
         ),
     ] = None,
     engine: Annotated[
         Literal["hotcoco", "pycocotools"],
-        typer.Option(help="What computes COCO's numbers; both give the same."),
+        typer.Option(help="Program that computes COCO's metrics; both give the same numbers."),
     ] = "hotcoco",
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Exit with 1 where a number is lower, such as AP50=0.5 or voc07.mAP=0.5.",
+            help="Exit with 1 if a number is lower, such as AP50=0.5 or voc07.mAP=0.5.",
         ),
     ] = None,
     scores: Scores = None,
@@ -62,26 +62,29 @@ def eval_(
         Literal["all"] | None,
         typer.Option(
             metavar="all",
-            help="Measure every read-out of the model in one pass, as one table.",
+            help="Compare every combination of score and box branch (Fig. 6, Table 3) in one pass.",
         ),
     ] = None,
-    out: Annotated[Path | None, out_option("Folder for files. Without it: none are kept.")] = None,
+    out: Annotated[Path | None, out_option("Folder for files (default: none are written).")] = None,
     device: Device = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Images at a time. Without it: as in training."),
+        typer.Option(min=1, metavar="N", help="Batch size (default: as in training)."),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=-1, metavar="N", help="Processes that load images; -1: spare cores.")
+        int,
+        typer.Option(
+            min=-1, metavar="N", help="Processes that load images; -1: one per spare core."
+        ),
     ] = -1,
     precision: Precision = "fp32",
     gate: Gate = None,
-    json: JsonFlag = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Measure average precision on a dataset.
 
     Classes are matched by name. --out writes metrics.json, per_class.csv, pr_curves.png (COCO) and
-    predictions.bbox.json into a folder, with --read-outs into a folder for each.
+    predictions.bbox.json into a folder, with --read-outs into one folder per read-out.
 
     For example:
       dh eval --weights model.safetensors --data photos/ --split test
@@ -104,7 +107,7 @@ def eval_(
     options = DetectOptions(gate=gate, device=device, precision=precision)
     if measures.every and weights is not None:
         every = _evaluate_model(weights, data, measures, options, batch_size, workers)
-        _conclude_every(every, out, json=json)
+        _conclude_every(every, out, as_json=as_json)
         return
     if weights is not None:
         [evaluation] = _evaluate_model(
@@ -112,7 +115,7 @@ def eval_(
         ).values()
     elif detections is not None:
         evaluation = _evaluate_results(detections, data, measures)
-    _conclude(evaluation, out, json=json)
+    _conclude(evaluation, out, as_json=as_json)
     check_limits(evaluation.results, limits)
 
 
@@ -127,7 +130,7 @@ def _check_beside(
         what = "--scores, --boxes and --read-outs are about a model, not about --detections"
         raise ConfigError(what)
     if measures.every and (chosen or limited):
-        what = "--read-outs measures all, and --scores, --boxes and --fail-under speak of one"
+        what = "--read-outs measures all of them; --scores, --boxes and --fail-under are for one"
         raise ConfigError(what)
 
 
@@ -163,31 +166,35 @@ def _evaluate_results(detections: Path, data: Path, measures: Measures) -> Evalu
     return evaluate_results(detections, data, measures, say=err.print)
 
 
-def _conclude(evaluation: Evaluation, folder: Path | None, *, json: bool) -> None:
-    from dhcli.report.console import out, print_json
-    from dhcli.report.tables import ap_tables
+def _conclude(evaluation: Evaluation, folder: Path | None, *, as_json: bool) -> None:
+    from dhcli.report.console import print_json
+    from dhcli.report.tables import ap_sheets
+    from dhcli.report.terminal import show
 
     _save(evaluation, folder)
-    if json:
+    if as_json:
         print_json(evaluation.as_dict())
         return
     for metric, result in evaluation.results.items():
-        out.print(ap_tables(metric, result))
+        show(*ap_sheets(metric, result), titles=True)
 
 
-def _conclude_every(every: dict[ReadOut, Evaluation], folder: Path | None, *, json: bool) -> None:
-    from dhcli.report.console import out, print_json
-    from dhcli.report.tables import read_out_table
+def _conclude_every(
+    every: dict[ReadOut, Evaluation], folder: Path | None, *, as_json: bool
+) -> None:
+    from dhcli.report.console import print_json
+    from dhcli.report.tables import read_out_sheet
+    from dhcli.report.terminal import show
 
     for read_out, evaluation in every.items():
         _save(evaluation, folder and folder / "-".join(read_out))
-    if json:
+    if as_json:
         rows = [{**r._asdict(), **evaluation.as_dict()} for r, evaluation in every.items()]
         print_json({"read_outs": rows})
         return
     for metric in next(iter(every.values())).results:
         results = {read_out: e.results[metric].stats for read_out, e in every.items()}
-        out.print(read_out_table(metric, results))
+        show(read_out_sheet(metric, results), titles=True)
 
 
 def _save(evaluation: Evaluation, folder: Path | None) -> None:

@@ -12,32 +12,31 @@ from dhcli.cli.options import JsonFlag, out_option
 
 if TYPE_CHECKING:
     from dhcli.export.onnx import Agreement
+    from dhcli.report.sheet import Sheet
 
 
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to export.")],
     to: Annotated[Literal["onnx"], typer.Option(help="Format to write.")] = "onnx",
     out: Annotated[
-        Path | None, out_option("File to write. Without it: MODEL ending in .onnx.", "FILE")
+        Path | None, out_option("File to write (default: MODEL ending in .onnx).", "FILE")
     ] = None,
-    opset: Annotated[
-        int, typer.Option(metavar="N", help="Version of ONNX's operators, 18 to 21.")
-    ] = 20,
+    opset: Annotated[int, typer.Option(metavar="N", help="ONNX operator set, 18 to 21.")] = 20,
     image: Annotated[
         list[Path] | None,
         typer.Option(
             "--image",
             "-i",
             metavar="FILE",
-            help="Image to compare on, may be given again. Without it: drawn ones of three sizes.",
+            help="Image to compare on; can be repeated (default: drawn ones of three sizes).",
         ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a model for other runtimes: NMS included, for any image size.
 
-    The file is run in ONNX Runtime beside torch. Where they disagree, none is
-    written and the exit code is 1. Its metadata tell what it takes and gives.
+    The file is run in ONNX Runtime and compared with torch. If they disagree, nothing is written
+    and the exit code is 1. The file's metadata describe its inputs and outputs.
 
     For example:
       dh export model.safetensors --to onnx
@@ -47,19 +46,20 @@ def export(
     from dhcli.errors import DhError
     from dhcli.export.onnx import export_onnx  # torch loads here, not on --help
     from dhcli.report.console import err, print_json
+    from dhcli.report.terminal import show
     from dhcli.weights.model_file import read_model
 
     target = out or model.with_suffix(f".{to}")
     require_file(target)
     content = read_model(model)
-    err.print(f"exporting {model} to {target}; a minute or two")
+    err.print(f"exporting {model} to {target}; this takes a minute or two")
     rows = export_onnx(content, target, opset=opset, images=image or ())
     good = all(row.good for row in rows)
     if as_json:
         pictures = [asdict(row) | {"good": row.good} for row in rows]
         print_json({"out": str(target) if good else None, "pictures": pictures})
     else:
-        _show(rows)
+        show(_sheet(rows))
     if not good:
         hint = "please report it, with the model and the versions that `dh env` prints"
         raise DhError("ONNX Runtime and torch disagree; nothing was written", hint=hint)
@@ -68,21 +68,26 @@ def export(
     err.print(f"wrote {target}, {target.stat().st_size / 1e6:.1f} MB")
 
 
-def _show(rows: list[Agreement]) -> None:
-    from rich import box
-    from rich.table import Table
+def _sheet(rows: list[Agreement]) -> Sheet:
+    """What torch and ONNX Runtime found on each picture, and how far they are apart."""
+    from dhcli.report.sheet import Column, Sheet
 
-    from dhcli.report.console import out
-
-    table = Table("picture", box=box.SIMPLE_HEAD)
-    for title in ("torch", "onnx", "the same", "boxes differ by", "scores differ by", ""):
-        table.add_column(title, justify="right")
-    for row in rows:
-        table.add_row(
-            f"{row.size[0]}×{row.size[1]}",
-            *map(str, (row.torch, row.onnx, row.same)),
-            f"{row.box:.1e} px",
-            f"{row.score:.1e}",
-            "good" if row.good else "BAD",
-        )
-    out.print(table)
+    return Sheet(
+        "Agreement",
+        (
+            Column("picture"),
+            *(Column(name, "count") for name in ("torch", "onnx", "the same")),
+            Column("boxes differ by", "px error", heading="boxes\ndiffer by"),
+            Column("scores differ by", "error", heading="scores\ndiffer by"),
+            Column("verdict", heading=""),
+        ),
+        tuple(
+            (
+                f"{row.size[0]}×{row.size[1]}",
+                *(row.torch, row.onnx, row.same),
+                *(row.box, row.score),
+                "good" if row.good else "BAD",
+            )
+            for row in rows
+        ),
+    )

@@ -10,36 +10,32 @@ from typing import Annotated
 import typer
 
 from dhcli.cli.options import (
+    Cache,
     ConfigFile,
     Device,
     JsonFlag,
     Overrides,
-    Weights,
-    preset_option,
-)
-from dhcli.cli.train import (
-    Cache,
     RunFolder,
     TensorBoard,
     ValFolder,
-    conclude,
-    make_session,
-    option_settings,
+    Weights,
+    preset_option,
 )
+from dhcli.cli.session import conclude, make_session, option_settings
 from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
 
 DEFAULT_PRESET = "finetune"
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Dataset to learn from, any known format.")
+    Path, typer.Argument(metavar="DATA", help="Dataset to train on, any known format.")
 ]
 Aliases = Annotated[
     list[str] | None,
     typer.Option(
         "--alias",
         metavar="NEW=KNOWN",
-        help="Start class NEW from the rows of class KNOWN; may be given again and again.",
+        help="Start class NEW from the weights of class KNOWN; can be repeated.",
     ),
 ]
 
@@ -49,7 +45,7 @@ def finetune(
     weights: Weights,
     val: ValFolder = None,
     alias: Aliases = None,
-    preset: Annotated[str | None, preset_option(f": {DEFAULT_PRESET}")] = None,
+    preset: Annotated[str | None, preset_option(DEFAULT_PRESET)] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     out: RunFolder = None,
@@ -60,9 +56,9 @@ def finetune(
 ) -> None:
     """Teach a trained detector the classes of your images.
 
-    The architecture and the look of the pixels come from the weights, all else from the preset
-    (by default `finetune`: small steps); `--set` stands above both. Predictors of classes that the
-    weights know, by name or `--alias`, start from theirs.
+    The architecture and the pixels' channels, mean, std and interpolation come from the weights,
+    everything else from the preset; --set overrides both. The predictors of classes that the
+    weights know, by name or --alias, start from theirs.
 
     For example:
       dh finetune photos/ --weights model.safetensors

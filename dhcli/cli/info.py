@@ -20,31 +20,33 @@ MOST_CLASSES = 20
 
 
 def info(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to look at.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to describe.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what a model file holds: classes, network, sizes, numbers, where it comes from.
+    """Show what a model file holds: classes, network, sizes, metrics, where it comes from.
 
-    Reads the header only, whatever the size of the file.
+    Reads the header only, however large the file is.
 
     For example:
       dh info model.safetensors
       dh info model.safetensors --json
     """
     from dhcli.report.console import print_json
+    from dhcli.report.sheet import list_facts
+    from dhcli.report.terminal import show
     from dhcli.weights.model_file import read_metadata
 
     header = read_metadata(model)
     if as_json:
         print_json(_as_dict(model, header))
     else:
-        _show(model, header)
+        show(list_facts(str(model), _rows(model, header)))
 
 
 def count_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Weights of each part of the network: backbone, neck, rpn, and each branch of the head.
 
-    What batch norm counts (its running statistics) is no weight.
+    What batch norm counts (its running statistics) is not a weight.
     """
     counts: dict[str, int] = {}
     for name, shape in shapes.items():
@@ -70,19 +72,6 @@ def _as_dict(path: Path, header: ModelHeader) -> dict[str, Any]:
         "metadata": header.metadata,
         "config": config_to_dict(header.config),
     }
-
-
-def _show(path: Path, header: ModelHeader) -> None:
-    from rich.table import Table
-
-    from dhcli.report.console import out
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for row in _rows(path, header):
-        table.add_row(*row)
-    out.print(table)
 
 
 def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:

@@ -14,17 +14,17 @@ from dhcli.cli.options import Dataset, JsonFlag, SourceFormat, VocOffset, out_op
 def inspect(
     data: Dataset,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Look at this split alone.")
+        str | None, typer.Option(metavar="NAME", help="Describe only this split.")
     ] = None,
-    out: Annotated[Path | None, out_option("New folder for pictures.")] = None,
+    out: Annotated[Path | None, out_option("New folder for pictures and tables.")] = None,
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what a dataset is like: classes, sizes, shapes, objects an image, splits.
+    """Show what a dataset is like: classes, sizes, shapes, objects per image, splits.
 
-    With --out, a new folder of pictures too: samples with their boxes, classes, sizes, and where
-    objects lie.
+    --out makes a new folder of pictures, with samples and their boxes, classes, sizes, and where
+    objects lie; the tables are beside them as statistics.html.
 
     For example:
       dh inspect photos/
@@ -35,8 +35,8 @@ def inspect(
     from dhcli.data.formats import describe, read_dataset
     from dhcli.data.tools.statistics import measure
     from dhcli.report.console import err, print_json
-    from dhcli.report.console import out as console
-    from dhcli.report.dataset import statistics_tables
+    from dhcli.report.dataset import MOST_CLASSES, statistics_sheets
+    from dhcli.report.terminal import show
 
     if out is not None:
         require_free(out)
@@ -47,9 +47,9 @@ def inspect(
     if as_json:
         print_json({"data": str(data), "format": table.format, **asdict(numbers)})
     else:
-        console.print(statistics_tables(numbers))
+        show(*statistics_sheets(numbers), most=MOST_CLASSES)
     if out is not None:
         from dhcli.report.dataset_pictures import write_pictures
 
-        names = write_pictures(table, out)
+        names = write_pictures(table, numbers, out)
         err.print(f"{out}: {', '.join(names)}")

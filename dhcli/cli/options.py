@@ -28,13 +28,13 @@ def complete_format(incomplete: str) -> list[str]:
     return [name for name in FORMATS if name.startswith(incomplete)]
 
 
-def preset_option(without: str) -> Any:
-    """`--preset` of a command; `without` says what stands in its place."""
+def preset_option(default: str) -> Any:
+    """`--preset` of a command; `default` says what counts where it is not given."""
     return typer.Option(
         "--preset",
         "-p",
         metavar="NAME|FILE",
-        help=f"Settings to start from; `dh presets` lists them. Without it{without}.",
+        help=f"Settings to start from, see `dh presets` (default: {default}).",
         autocompletion=complete_preset,
         rich_help_panel=SETTINGS,
     )
@@ -51,7 +51,7 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="YAML file over the preset, or a run's config.yaml alone to repeat it.",
+        help="YAML file applied over the preset; a run's config.yaml alone repeats the run.",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -62,7 +62,7 @@ Overrides = Annotated[
         "--set",
         "-s",
         metavar="KEY=VALUE",
-        help="Change one setting, such as train.lr=0.005; may be given again and again.",
+        help="Change one setting, such as train.lr=0.005; can be repeated.",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -73,7 +73,7 @@ Data = Annotated[
         "--data",
         "-d",
         metavar="PATH",
-        help="Dataset: a folder or annotation file, of any known format.",
+        help="Dataset: a folder or annotation file in any known format.",
     ),
 ]
 
@@ -86,7 +86,7 @@ SourceFormat = Annotated[
     typer.Option(
         "--from",
         metavar="FORMAT",
-        help="Format to read. Without it: found out by looking.",
+        help="Format to read (default: detected).",
         autocompletion=complete_format,
     ),
 ]
@@ -95,7 +95,7 @@ VocOffset = Annotated[
     Literal["auto", "0", "1"],
     typer.Option(
         "--voc-offset",
-        help="What Pascal VOC files call the first pixel; auto: 0 where any box begins at 0.",
+        help="First pixel in Pascal VOC files; auto: 0 if any box begins at 0, else 1.",
     ),
 ]
 
@@ -110,8 +110,7 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FILE",
-        help="Model file, such as model.safetensors; an exported .onnx; or another program's file "
-        "(see `dh weights`).",
+        help="Model file, an exported .onnx, or another program's checkpoint (see `dh weights`).",
     ),
 ]
 
@@ -124,7 +123,7 @@ Precision = Annotated[
     Literal["fp32", "bf16", "fp16", "auto"],
     typer.Option(
         "--precision",
-        help="What the network computes in; boxes and scores stay fp32. auto: the fastest here.",
+        help="Number format of the network; boxes and scores stay fp32. auto: the fastest here.",
     ),
 ]
 
@@ -135,8 +134,8 @@ Gate = Annotated[
         min=0,
         max=1,
         metavar="SCORE",
-        help="With fused scores: drop proposals that the first branch scores lower, before the "
-        "second branch runs. 0 is exact; `dh eval` shows what another costs.",
+        help="With fused scores: drop proposals that the first branch scores below this, before "
+        "the second branch runs. 0 changes no result; `dh eval` shows what more costs.",
     ),
 ]
 
@@ -145,8 +144,8 @@ Scores = Annotated[
     typer.Option(
         "--scores",
         metavar="BRANCH|FUSION",
-        help="Whose scores: fc, conv, or both as max, average, complementary. "
-        "Without it: as the model is configured.",
+        help="Which scores to use: fc, conv, or both fused by max, average or complementary "
+        "(default: the model's setting).",
     ),
 ]
 
@@ -155,7 +154,7 @@ Boxes = Annotated[
     typer.Option(
         "--boxes",
         metavar="BRANCH",
-        help="Whose boxes: fc or conv. Without it: as the model is configured.",
+        help="Which boxes to use: fc or conv (default: the model's setting).",
     ),
 ]
 
@@ -163,3 +162,24 @@ JsonFlag = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON document on stdout instead of tables."),
 ]
+
+ValFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--val", metavar="PATH", help="Dataset to validate on (default: a split of the data)."
+    ),
+]
+
+Cache = Annotated[
+    Literal["none", "ram", "disk"] | None,
+    typer.Option(
+        "--cache",
+        help="Decode every image once, before training: into memory, or a file in the run folder.",
+    ),
+]
+
+RunFolder = Annotated[
+    Path | None, out_option("Run folder (default: a new one under runs/; its path is printed).")
+]
+
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")]

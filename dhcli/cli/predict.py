@@ -14,6 +14,7 @@ from dhcli.words import counted
 
 if TYPE_CHECKING:
     from dhcli.inference.predict import Outcome
+    from dhcli.report.sheet import Row, Sheet
 
 MOST_NAMED = 10
 """Unreadable images that are named; more are counted."""
@@ -23,12 +24,12 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE|FOLDER|GLOB", help="Images; of a folder, all that lie below it."
+            metavar="IMAGE|FOLDER|GLOB", help="Images, or folders of them with all below."
         ),
     ],
     weights: Weights,
     out: Annotated[
-        Path | None, out_option("Folder to write. Without it: a new one, `predictions`.")
+        Path | None, out_option("Folder to write (default: a new one, `predictions`).")
     ] = None,
     format: Annotated[
         list[str] | None,
@@ -36,8 +37,8 @@ def predict(
             "--format",
             "-f",
             metavar="NAMES",
-            help="Files to write: coco-json (without it), csv, yolo, voc, kitti, none; comma "
-            "between.",
+            help="Files to write, comma-separated: coco-json (default), csv, yolo, voc, kitti, or "
+            "none.",
         ),
     ] = None,
     draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Draw pictures.")] = True,
@@ -47,24 +48,22 @@ def predict(
             min=0,
             max=1,
             metavar="SCORE",
-            help="Lowest score that is written and drawn. "
-            "Without it: written from the model's own (0.05), drawn from 0.3.",
+            help="Lowest score to write and draw (default: write from the model's own threshold, "
+            "draw from 0.3).",
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="At most N detections an image.")
+        int | None, typer.Option(min=1, metavar="N", help="At most N detections per image.")
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Only these classes; comma between.")
+        str | None, typer.Option(metavar="NAMES", help="Only these classes, comma-separated.")
     ] = None,
     scores: Scores = None,
     boxes: Boxes = None,
     device: Device = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Images at a time. Without it: 1 on the CPU, 8 on a GPU."
-        ),
+        typer.Option(min=1, metavar="N", help="Batch size (default: 1 on the CPU, 8 on a GPU)."),
     ] = None,
     precision: Precision = "fp32",
     gate: Gate = None,
@@ -72,8 +71,7 @@ def predict(
 ) -> None:
     """Find the objects in images: drawn pictures, and files for programs.
 
-    An image that cannot be read is named at the end; the rest is done, and the exit code is 1.
-    Without --out, results go into a new folder `predictions`.
+    Images that cannot be read are listed at the end. The others are done, and the exit code is 1.
 
     For example:
       dh predict --weights model.safetensors photo.jpg
@@ -123,32 +121,38 @@ def _formats(names: list[str]) -> list[str]:
             hint = suggest(name, known)
             raise ConfigError(f"unknown format `{name}`", where="--format", hint=hint)
     if "none" in names and len(names) > 1:
-        raise ConfigError("`none` stands alone", where="--format")
+        raise ConfigError("`none` cannot be combined with others", where="--format")
     return [name for name in names if name != "none"]
 
 
 def _show(outcome: Outcome) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     from dhcli.report.console import out
+    from dhcli.report.terminal import show
 
     summary = outcome.summary
-    counts = {outcome.lowest: summary.counts}
-    counts.setdefault(outcome.shown, summary.shown)
-    table = Table("class", box=box.SIMPLE_HEAD)
-    for score in counts:
-        table.add_column(f"from {score:g}", justify="right")
-    for label, name in enumerate(outcome.classes):
-        table.add_row(Text(name), *(f"{of_class[label]:,}" for of_class in counts.values()))
-    table.add_section()
-    table.add_row("all", *(f"{of_class.total():,}" for of_class in counts.values()))
-    out.print(table)
+    show(_sheet(outcome))
     rate = summary.images / summary.seconds
     out.print(
-        f"{counted(summary.images, 'image')} in {summary.seconds:.1f} s, {rate:.1f} a second on "
+        f"{counted(summary.images, 'image')} in {summary.seconds:.1f} s, {rate:.1f} per second on "
         f"{outcome.device}{f'; results in {outcome.folder}' if outcome.folder else ''}"
+    )
+
+
+def _sheet(outcome: Outcome) -> Sheet:
+    """Detections of each class and of all, from each score that was written or drawn."""
+    from dhcli.report.sheet import Column, Sheet
+
+    counts = {outcome.lowest: outcome.summary.counts}
+    counts.setdefault(outcome.shown, outcome.summary.shown)
+    rows: list[Row] = [
+        (name, *(of_class[label] for of_class in counts.values()))
+        for label, name in enumerate(outcome.classes)
+    ]
+    return Sheet(
+        "Detections",
+        (Column("class"), *(Column(f"from {score:g}", "count") for score in counts)),
+        (*rows, ("all", *(of_class.total() for of_class in counts.values()))),
+        sections={len(outcome.classes): ""},
     )
 
 
@@ -163,6 +167,6 @@ def _check_read(outcome: Outcome) -> None:
     for name, why in unreadable[:MOST_NAMED]:
         err.print(f"{name}: {why}")
     if len(unreadable) > MOST_NAMED:
-        err.print(f"and {len(unreadable) - MOST_NAMED} more; --json names all")
+        err.print(f"and {len(unreadable) - MOST_NAMED} more; --json lists all")
     every = counted(summary.images + len(unreadable), "image")
     raise DhError(f"{len(unreadable)} of {every} could not be read; the rest is done")

@@ -8,10 +8,10 @@ import typer
 
 from dhcli.cli.options import ConfigFile, JsonFlag, Overrides, complete_preset
 from dhcli.report.console import out, print_json
+from dhcli.report.sheet import Column, Row, Sheet
+from dhcli.report.terminal import show as show_sheet
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from dhcli.config.schema import Config
 
 presets = typer.Typer(add_completion=False, invoke_without_command=True)
@@ -33,10 +33,10 @@ def list_presets(ctx: typer.Context, as_json: JsonFlag = False) -> None:
 
     configs = {name: load_config(name).config for name in preset_names()}
     if as_json:
-        told = {"about", "paper_tables", "paper"}
-        print_json([{"name": n, **c.model_dump(include=told)} for n, c in configs.items()])
+        shown = {"about", "paper_tables", "paper"}
+        print_json([{"name": n, **c.model_dump(include=shown)} for n, c in configs.items()])
         return
-    out.print(_overview(list(configs.values())))
+    show_sheet(_overview(list(configs.values())))
 
 
 TITLES = {
@@ -49,22 +49,17 @@ TITLES = {
 """The tables of the paper that have presets."""
 
 
-def _overview(configs: list[Config]) -> Table:
+def _overview(configs: list[Config]) -> Sheet:
     """The presets for one's own data, then those of each table of the paper, by their AP."""
-    from rich.table import Table
-
-    table = Table("preset", "what it is for", box=None, padding=(0, 2, 0, 0))
-    table.add_column("paper's AP", justify="right")
-    for config in configs:
-        if not config.paper_tables:
-            table.add_row(config.name, config.about, "–")
+    rows: list[Row] = [(c.name, c.about, None) for c in configs if not c.paper_tables]
+    sections = {}
     for number, title in TITLES.items():
-        table.add_row()
-        table.add_row(None, title, style="bold")
-        rows = [config for config in configs if number in config.paper_tables]
-        for config in sorted(rows, key=lambda config: config.paper["AP"]):
-            table.add_row(config.name, config.about, f"{config.paper['AP']:.1f}")
-    return table
+        sections[len(rows)] = title
+        members = [config for config in configs if number in config.paper_tables]
+        for config in sorted(members, key=lambda config: config.paper["AP"]):
+            rows.append((config.name, config.about, config.paper["AP"] / 100))
+    columns = (Column("preset"), Column("what it is for"), Column("paper's AP", "percent"))
+    return Sheet("Presets", columns, tuple(rows), sections)
 
 
 @presets.command()
@@ -73,7 +68,7 @@ def show(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="A preset, or the path of a YAML file; left out, with --config: that file alone.",
+            help="A preset or a YAML file; leave it out to show the file of --config alone.",
             autocompletion=complete_preset,
         ),
     ] = None,
@@ -81,9 +76,9 @@ def show(
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print every setting of a preset, and behind each where its value comes from.
+    """Print every setting of a preset, and after each where its value comes from.
 
-    What is printed is a configuration itself: `--config` reads it.
+    The output is a configuration itself: `--config` reads it.
 
     For example:
       dh presets show coco-r50-ext

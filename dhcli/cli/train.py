@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from dhcli.cli.options import (
+    Cache,
     ConfigFile,
     Device,
     JsonFlag,
     Overrides,
-    out_option,
+    RunFolder,
+    TensorBoard,
+    ValFolder,
     preset_option,
 )
+from dhcli.cli.session import conclude, make_session, option_settings
 from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
 
-if TYPE_CHECKING:
-    from dhcli.training.loop import Outcome
-    from dhcli.training.run import Session
-
 TrainFolder = Annotated[
     Path | None,
-    typer.Option("--data", "-d", metavar="PATH", help="Dataset to learn from, any known format."),
-]
-ValFolder = Annotated[
-    Path | None,
-    typer.Option("--val", metavar="PATH", help="Dataset to validate on; else a split of the data."),
+    typer.Option("--data", "-d", metavar="PATH", help="Dataset to train on, any known format."),
 ]
 StartWeights = Annotated[
     Path | None,
@@ -45,26 +37,16 @@ ResumeRun = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Go on with this run folder; only settings of `train` may change.",
+        help="Resume this run. --set may change settings of `train`, except batch_size, "
+        "accumulate, seed, optimizer and ema.",
     ),
 ]
-Cache = Annotated[
-    Literal["none", "ram", "disk"] | None,
-    typer.Option(
-        "--cache",
-        help="Decode every image once, before training: into memory, or a file in the run folder.",
-    ),
-]
-RunFolder = Annotated[
-    Path | None, out_option("Folder of the run. Without it: a new one in `runs`, which is said.")
-]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write for TensorBoard too.")]
 
 
 def train(
     data: TrainFolder = None,
     val: ValFolder = None,
-    preset: Annotated[str | None, preset_option(", and without --config: custom")] = None,
+    preset: Annotated[str | None, preset_option("custom; with --config: none")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     weights: StartWeights = None,
@@ -99,66 +81,10 @@ def train(
     conclude(outcome, as_json=as_json)
 
 
-def option_settings(data: Path | None, val: Path | None, cache: str | None) -> list[str]:
-    """`--data`, `--val` and `--cache` in the form of `--set`."""
-    named = {"data.train": data, "data.val": val, "train.cache": cache}
-    return [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value is not None]
-
-
-def make_session(command: str, out: Path | None, device: str, tensorboard: bool) -> Session:
-    """Where and how to train, beside the configuration."""
-    from dhcli.cli.env import describe_machine, describe_torch, installed_packages
-    from dhcli.report.console import err, is_live
-    from dhcli.report.training import choose_display
-    from dhcli.runtime.device import choose_device
-    from dhcli.training.journal import Journal
-    from dhcli.training.run import Session
-
-    line = shlex.join(["dh", *sys.argv[1:]])
-    journal = Journal(choose_display(err, live=is_live()))
-    machine = {**describe_machine(), **describe_torch(), "packages": installed_packages()}
-    return Session(command, line, machine, choose_device(device), journal, out, tensorboard)
-
-
-def conclude(outcome: Outcome, *, as_json: bool) -> None:
-    """Print what came of a training and what can be done next; exit 130 or 143 if interrupted.
-
-    Draws `curves.png` in the run folder.
-    """
-    from dhcli.report.console import err, out, print_json
-    from dhcli.report.curves import draw_curves
-    from dhcli.report.training import history_table, outcome_json
-    from dhcli.training.run import way_on
-
-    if outcome.position.history:
-        draw_curves(outcome.position.history, outcome.run.path / "curves.png")
-    if as_json:
-        print_json(outcome_json(outcome))
-    elif outcome.position.history:
-        out.print(history_table(outcome.position.history, outcome.position.best_epoch))
-    if outcome.signal is not None:
-        err.print(f"interrupted; {way_on(outcome.run)}")
-        raise typer.Exit(128 + outcome.signal)
-    for line in _farewell(outcome):
-        err.print(line)
-
-
-def _farewell(outcome: Outcome) -> Sequence[str]:
-    position, run = outcome.position, outcome.run.path
-    model = run / ("last.safetensors" if position.best_ap is None else "best.safetensors")
-    lines = []
-    if outcome.status == "early":
-        lines.append(f"stopped early: {position.stale} validations without a better AP")
-    if position.best_ap is not None:
-        lines.append(f"best AP {position.best_ap * 100:.1f} % after epoch {position.best_epoch}")
-    lines += [f"run folder: {run}", f"model: {model}"]
-    return [*lines, f"next: dh predict --weights {shlex.quote(str(model))} IMAGE"]
-
-
 def _refuse_beside_resume(options: dict[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
-        what = f"{', '.join(given)} cannot stand beside --resume: the run's own settings hold"
+        what = f"{', '.join(given)} cannot be used with --resume, which keeps the run's settings"
         raise ConfigError(what, hint="`--set train.…` changes how it goes on")
 
 

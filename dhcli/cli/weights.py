@@ -1,10 +1,9 @@
-"""`dh weights`: detectors of other programs, in and out."""
+"""`dh weights`: import and export checkpoints of other programs."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +11,7 @@ from dhcli.cli.options import JsonFlag, Overrides
 from dhcli.words import counted
 
 if TYPE_CHECKING:
+    from dhcli.report.sheet import Sheet
     from dhcli.weights.exchange import Imported
 
 weights = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -19,7 +19,7 @@ weights = typer.Typer(add_completion=False, no_args_is_help=True)
 
 @weights.callback()
 def group() -> None:
-    """Detectors of other programs, in and out.
+    """Import and export checkpoints of MMDetection, torchvision and others.
 
     For example:
       dh weights import dh_faster_rcnn_r50_fpn_1x_coco.pth -o model.safetensors
@@ -37,20 +37,20 @@ def import_(
     ] = Path("model.safetensors"),
     layout: Annotated[
         Literal["auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2"],
-        typer.Option(help="Whose names the file has; auto: found out by looking."),
+        typer.Option(help="Program whose tensor names the file has; auto: detected."),
     ] = "auto",
     classes: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES|FILE",
-            help="Class names, comma between; or a file of them: .txt, or .json, whose category "
-            "ids are kept if it is COCO's. Without it: the file's own, or COCO's.",
+            help="Class names, comma-separated, or a file of them: .txt, or .json, whose category "
+            "ids are kept if it is COCO's (default: the names in SRC, or COCO's).",
         ),
     ] = None,
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a model file of another program's detector, with that program's conventions.
+    """Make a model file from another program's detector, with that program's conventions.
 
     MMDetection 2 and 3 (Double-Head, Faster R-CNN), maskrcnn-benchmark (the authors'
     Double-Head-Ext, Faster R-CNN), torchvision and detectron2 (Faster R-CNN), all with FPN.
@@ -63,7 +63,7 @@ def import_(
     from dhcli.atomic import require_file
     from dhcli.report.console import err, print_json
     from dhcli.weights.class_names import parse_class_names
-    from dhcli.weights.exchange import conventions, import_weights  # torch loads here
+    from dhcli.weights.exchange import import_weights  # torch loads here
     from dhcli.weights.model_file import save_model
 
     require_file(out)
@@ -71,17 +71,7 @@ def import_(
     found = import_weights(source, None if layout == "auto" else layout, named, overrides or ())
     save_model(out, found.model)
     if as_json:
-        document = {
-            "file": str(source),
-            "out": str(out),
-            "title": found.title,
-            "layout": found.model.metadata["origin"]["layout"],
-            "rows": [asdict(row) for row in found.rows],
-            "conventions": conventions(found.model.config),
-            "classes": list(found.model.classes),
-            "notes": found.notes,
-        }
-        print_json(document)
+        print_json(_document(source, out, found))
     else:
         _show(source, found)
     for note in found.notes:
@@ -94,13 +84,13 @@ def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to export.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write, .pth.")],
     layout: Annotated[
-        Literal["mmdet", "torchvision"], typer.Option(help="Whose names it is to have.")
+        Literal["mmdet", "torchvision"], typer.Option(help="Program whose tensor names to write.")
     ],
 ) -> None:
     """Write a model's weights under another program's names.
 
-    What was imported from there comes back byte for byte. Settings that the other program does
-    not have, and that would change its detections, are named.
+    What was imported from that program comes back byte for byte. Settings that it does not have,
+    and that would change its detections, are listed.
 
     For example:
       dh weights export model.safetensors -o mmdet.pth --layout mmdet
@@ -115,18 +105,35 @@ def export(
     err.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")
 
 
-def _show(source: Path, found: Imported) -> None:
-    from rich import box
-    from rich.table import Table
+def _document(source: Path, out: Path, found: Imported) -> dict[str, Any]:
+    from dhcli.report.plain import json_rows
+    from dhcli.weights.exchange import conventions
 
+    return {
+        "file": str(source),
+        "out": str(out),
+        "title": found.title,
+        "layout": found.model.metadata["origin"]["layout"],
+        "rows": json_rows(_sheet(found)),
+        "conventions": conventions(found.model.config),
+        "classes": list(found.model.classes),
+        "notes": found.notes,
+    }
+
+
+def _show(source: Path, found: Imported) -> None:
     from dhcli.report.console import out
+    from dhcli.report.terminal import show
     from dhcli.weights.exchange import conventions
 
     out.print(f"{source}: {found.title}, {counted(len(found.model.classes), 'class')}")
-    table = Table("part", box=box.SIMPLE_HEAD)
-    table.add_column("tensors", justify="right")
-    table.add_column("how")
-    for row in found.rows:
-        table.add_row(row.part, str(row.tensors), row.how)
-    out.print(table)
+    show(_sheet(found))
     out.print(f"conventions it brings: {', '.join(conventions(found.model.config))}")
+
+
+def _sheet(found: Imported) -> Sheet:
+    """What became of the tensors of each part."""
+    from dhcli.report.sheet import Column, Sheet
+
+    columns = (Column("part"), Column("tensors", "count"), Column("how"))
+    return Sheet("Tensors", columns, tuple((r.part, r.tensors, r.how) for r in found.rows))

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +28,8 @@ from dhcli.metrics.overlap import box_areas
 from dhcli.metrics.pair import check_common, is_region, match_classes, quote_names
 from dhcli.metrics.result import ApResult
 from dhcli.metrics.voc import voc_ap
+from dhcli.report.plain import csv_text
+from dhcli.report.sheet import Column, Sheet, unit_of
 from dhcli.words import counted
 
 Say = Callable[[str], None]
@@ -225,7 +225,7 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write the evaluation into `folder`; the files, all written whole.
 
     metrics.json           what `as_dict` says
-    per_class.csv          a row a metric and class, empty what is undefined or not of that metric
+    per_class.csv          a row per metric and class, empty what is undefined or not of that metric
     predictions.bbox.json  the detections as COCO results
     """
     names = ("metrics.json", "per_class.csv", "predictions.bbox.json")
@@ -239,22 +239,24 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
         text = json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False)
         file.write(f"{text}\n".encode())
     with atomic_write(per_class) as file:
-        file.write(_per_class(evaluation.results).encode("utf-8", "surrogateescape"))
+        text = csv_text(_per_class(evaluation.results))
+        file.write(text.encode("utf-8", "surrogateescape"))
     return files
 
 
-def _per_class(results: Mapping[Metric, ApResult]) -> str:
-    rows = [
-        {"metric": metric, "class": name} | _without_nan(values)
+def _per_class(results: Mapping[Metric, ApResult]) -> Sheet:
+    """The numbers of every class by every metric; None where a metric has no such number."""
+    classes = [
+        (metric, name, values)
         for metric, result in results.items()
         for name, values in result.per_class.items()
     ]
-    columns = dict.fromkeys(["metric", "class", *(name for row in rows for name in row)])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    units = {name: unit_of(value) for _, _, values in classes for name, value in values.items()}
+    return Sheet(
+        "Every class",
+        (Column("metric"), Column("class"), *(Column(name, unit) for name, unit in units.items())),
+        tuple((metric, name, *map(values.get, units)) for metric, name, values in classes),
+    )
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class _Lines:
         if tenths > self.tenths:
             self.tenths = tenths
             rate = done / max(time.perf_counter() - self.begun, 1e-9)
-            err.print(f"{done}/{total} {self.what}, {rate:.1f} a second")
+            err.print(f"{done}/{total} {self.what}, {rate:.1f} per second")
 
 
 class LongSteps:

@@ -14,10 +14,12 @@ from dhcli.atomic import atomic_folder
 from dhcli.data.formats.placing import is_region
 from dhcli.data.io.image import read_image
 from dhcli.data.table import ANY_CLASS, DetectionTable
-from dhcli.data.tools.statistics import MEDIUM, SMALL, find_objects
+from dhcli.data.tools.statistics import MEDIUM, SMALL, Statistics, find_objects
 from dhcli.errors import DataError
 from dhcli.report.contact_sheet import tile_size, write_contact_sheet
+from dhcli.report.dataset import statistics_sheets
 from dhcli.report.draw import draw_boxes
+from dhcli.report.html import page_html
 from dhcli.report.plots import as_they_are, bare, new_figure, save_figure, short
 from dhcli.words import counted
 
@@ -34,13 +36,16 @@ _MOST_CELLS = 64
 _COLOUR = "#0072b2"
 
 
-def write_pictures(table: DetectionTable, folder: Path, *, seed: int = 0) -> list[str]:
-    """Draw a dataset into a new folder; the names of the pictures.
+def write_pictures(
+    table: DetectionTable, numbers: Statistics, folder: Path, *, seed: int = 0
+) -> list[str]:
+    """Draw a dataset into a new folder, beside its `numbers`; the names of the files.
 
-    samples.png  images with their boxes, every class shown where `SAMPLES` images can
-    classes.png  objects of each class
-    sizes.png    √area and height / width of the objects, and objects an image
-    centres.png  where in their images the centres of objects lie
+    samples.png      images with their boxes, every class shown where `SAMPLES` images can
+    classes.png      objects of each class
+    sizes.png        √area and height / width of the objects, and objects per image
+    centres.png      where in their images the centres of objects lie
+    statistics.html  the numbers, every class of them
 
     Raises DhError where the folder is there already or cannot be written.
     """
@@ -55,6 +60,8 @@ def write_pictures(table: DetectionTable, folder: Path, *, seed: int = 0) -> lis
             write_contact_sheet(samples, sheet, columns=3, width=_WIDTH, legend=legend)
         for name, figure in figures.items():
             save_figure(figure, place / name)
+        page = page_html(str(table.root), statistics_sheets(numbers))
+        (place / "statistics.html").write_bytes(page.encode("utf-8", "replace"))
         return sorted(path.name for path in place.iterdir())
 
 
@@ -95,7 +102,7 @@ def draw_classes(objects: DetectionTable) -> Figure:
 
 
 def draw_sizes(objects: DetectionTable) -> Figure:
-    """Histograms: side of the objects, height / width, objects an image."""
+    """Histograms: side of the objects, height / width, objects per image."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(12, 3.6)
@@ -110,7 +117,7 @@ def draw_sizes(objects: DetectionTable) -> Figure:
     step = 1 + int(counts.max(initial=0)) // 40
     edges = np.arange(0, int(counts.max(initial=0)) + 1 + step, step)
     right.hist(counts, bins=edges - 0.5, color=_COLOUR)
-    right.set(xlabel="objects an image", ylabel="images")
+    right.set(xlabel="objects per image", ylabel="images")
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("objects")
     for axes in (left, middle, right):

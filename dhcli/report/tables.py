@@ -1,17 +1,13 @@
-"""Average precision as tables. Fractions are shown in percent; data for programs is JSON."""
+"""Average precision as sheets. Fractions are shown in percent; data for programs is JSON."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Iterable, Mapping
 
 from dhcli.config.heads import ReadOut
 from dhcli.metrics.result import ApResult
+from dhcli.report.sheet import Column, Row, Sheet, unit_of
+from dhcli.report.terminal import ABREAST
 
 TITLES = {
     "coco": "COCO",
@@ -28,63 +24,31 @@ IN_THE_PAPER = {
     ReadOut("complementary", "conv"): "Fig. 6 (d), Table 3",
 }
 """Where the paper reports a read-out of Double-Head-Ext."""
-# Six columns of numbers leave room on 80 columns for the names of classes.
-_ROW = 6
 
 
-def ap_tables(metric: str, result: ApResult) -> Group:
-    """The overall numbers of a metric, and those of each class; percent, `n/a` if undefined."""
+def ap_sheets(metric: str, result: ApResult) -> tuple[Sheet, Sheet]:
+    """The overall numbers of a metric in one row, and those of each class."""
     title = TITLES.get(metric, metric)
-    return Group(
-        Text(f"{title} (percent)", style="bold"),
-        _overall(result.stats),
-        Text(f"{title}, by class (percent)", style="bold"),
-        _by_class(result.per_class),
+    first = next(iter(result.per_class.values()), {})
+    rows: Iterable[Row] = ((name, *row.values()) for name, row in result.per_class.items())
+    return (
+        Sheet(f"{title} (percent)", _columns(result.stats), (tuple(result.stats.values()),)),
+        Sheet(f"{title}, by class (percent)", (Column("class"), *_columns(first)), tuple(rows)),
     )
 
 
-def read_out_table(metric: str, results: Mapping[ReadOut, Mapping[str, float]]) -> Group:
-    """The first overall numbers of a metric for each read-out of one model; percent."""
-    table = Table("scores", "boxes", box=box.SIMPLE_HEAD)
-    names = list(next(iter(results.values())))[:_ROW]
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("in the paper", no_wrap=True)
-    for read_out, stats in results.items():
-        numbers = (format_value(stats[name]) for name in names)
-        table.add_row(*map(Text, read_out), *numbers, IN_THE_PAPER.get(read_out, ""))
-    title = TITLES.get(metric, metric)
-    return Group(Text(f"{title} of each read-out (percent)", style="bold"), table)
+def read_out_sheet(metric: str, results: Mapping[ReadOut, Mapping[str, float]]) -> Sheet:
+    """The first overall numbers of a metric for each read-out of one model."""
+    columns = _columns(next(iter(results.values())))[:ABREAST]
+    return Sheet(
+        f"{TITLES.get(metric, metric)} of each read-out (percent)",
+        (Column("scores"), Column("boxes"), *columns, Column("in the paper", absent="")),
+        tuple(
+            (*read_out, *(stats[c.name] for c in columns), IN_THE_PAPER.get(read_out))
+            for read_out, stats in results.items()
+        ),
+    )
 
 
-def format_value(value: float) -> str:
-    """A fraction in percent with one decimal, a count whole, NaN as n/a."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _overall(stats: Mapping[str, float]) -> Table:
-    """Names over values, six to a row."""
-    names = list(stats)
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in names[:_ROW]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for start in range(0, len(names), _ROW):
-        part = names[start : start + _ROW]
-        if start:
-            table.add_section()
-            table.add_row(*part, style="bold")
-        table.add_row(*(format_value(stats[name]) for name in part))
-    return table
-
-
-def _by_class(classes: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("class", overflow="fold")
-    for column in next(iter(classes.values()), {}):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, columns in classes.items():
-        # As Text, since a name may hold `[brackets]`.
-        table.add_row(Text(name), *(format_value(value) for value in columns.values()))
-    return table
+def _columns(numbers: Mapping[str, float]) -> tuple[Column, ...]:
+    return tuple(Column(name, unit_of(value)) for name, value in numbers.items())

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dhcli.report.sheet import Column, Sheet
 from dhcli.training.journal import Display, Interval, clock
 from dhcli.training.loop import Outcome
 
@@ -90,17 +90,22 @@ def choose_display(console: Console, *, live: bool) -> Display:
 SUMMARY = ("train_loss", "val_loss", "AP", "AP50", "AP75")
 
 
-def history_table(history: Sequence[Mapping[str, Any]], best_epoch: int, most: int = 20) -> Table:
-    """Losses and AP (in percent) of the last epochs; the best one is marked."""
-    table = Table(title="training", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("epoch", justify="right")
-    for name in SUMMARY:
-        table.add_column(f"{name} %" if name.startswith("AP") else name, justify="right")
-    table.add_column("")
-    for row in _worth_showing(history, best_epoch, most):
-        cells = [_cell(row.get(name), percent=name.startswith("AP")) for name in SUMMARY]
-        table.add_row(str(row["epoch"]), *cells, "best" if row["epoch"] == best_epoch else "")
-    return table
+def history_sheet(history: Sequence[Mapping[str, Any]], best_epoch: int, most: int = 20) -> Sheet:
+    """Losses and AP of the last epochs; the best one is marked."""
+    return Sheet(
+        "training",
+        (Column("epoch", "count"), *map(_column, SUMMARY), Column("mark", heading="", absent="")),
+        tuple(
+            (row["epoch"], *map(row.get, SUMMARY), "best" if row["epoch"] == best_epoch else None)
+            for row in _worth_showing(history, best_epoch, most)
+        ),
+    )
+
+
+def _column(name: str) -> Column:
+    if name.startswith("AP"):
+        return Column(name, "percent", heading=f"{name} %", absent="")
+    return Column(name, "loss", absent="")
 
 
 def _worth_showing(
@@ -109,14 +114,6 @@ def _worth_showing(
     """The last rows, and the best one before them."""
     first = len(history) - most
     return [row for i, row in enumerate(history) if i >= first or row["epoch"] == best_epoch]
-
-
-def _cell(value: float | None, *, percent: bool) -> str:
-    if value is None:
-        return ""
-    if math.isnan(value):
-        return "n/a"
-    return f"{value * 100:.1f}" if percent else f"{value:.4f}"
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

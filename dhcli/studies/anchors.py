@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from dhcli.data.table import DetectionTable
 from dhcli.data.tools.findings import Finding
 from dhcli.data.tools.statistics import find_objects
 from dhcli.models.build import anchors_of
+from dhcli.report.sheet import Cell, Column, Row, Sheet
 
 IOU = 0.5
 """What an anchor must share with an object to be near it."""
@@ -59,6 +61,31 @@ class AnchorRecall:
             for name, (counts, near, iou, side) in zip(self.classes, rows, strict=True)
         }
 
+    def sheet(self) -> Sheet:
+        """For people: by class and level the objects, and the share with an anchor near them."""
+        levels = (*self.levels, "all")
+        return Sheet(
+            "Anchors",
+            (
+                Column("class", heading="anchors\nof"),
+                *(column for level in levels for column in _level_columns(level)),
+                Column("mean IoU", "number", heading="mean\nIoU"),
+                Column("side", "number"),
+            ),
+            tuple(self._row(number) for number in range(len(self.classes))),
+            caption="objects by the level of their best anchor, and the share of them that it fits",
+        )
+
+    def _row(self, number: int) -> Row:
+        """Name, count and share of each level and of all, mean IoU and median side of a class."""
+        counts, near = self.counts[number].tolist(), self.near[number].tolist()
+        pairs = zip((*near, sum(near)), (*counts, sum(counts)), strict=True)
+        cells: list[Cell] = [self.classes[number]]
+        for hit, all_ in pairs:
+            cells += [all_, hit / all_] if all_ else [None, None]
+        ends = (float(self.ious[number]), float(self.sides[number]))
+        return (*cells, *(None if math.isnan(end) else end for end in ends))
+
     def findings(self, config: Config) -> list[Finding]:
         """The classes that many anchors miss."""
         rows = zip(self.classes, self.recall().tolist(), self.sides.tolist(), strict=True)
@@ -74,6 +101,10 @@ class AnchorRecall:
             for name, share, side in rows
             if share < ENOUGH
         ]
+
+
+def _level_columns(level: str) -> tuple[Column, Column]:
+    return Column(level, "count"), Column(f"{level} near", "share", below=True)
 
 
 def measure_anchors(table: DetectionTable, config: Config) -> AnchorRecall:

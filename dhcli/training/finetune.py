@@ -7,6 +7,8 @@ from pathlib import Path
 
 from dhcli.config.schema import Config
 from dhcli.models.build import build_detector
+from dhcli.report.plain import text_lines
+from dhcli.report.sheet import Column, Sheet
 from dhcli.training.data import load_data
 from dhcli.training.loop import Outcome
 from dhcli.training.run import Session, start_run, with_absolute_paths
@@ -51,13 +53,10 @@ def finetune(config: Config, session: Session, source: ModelFile, weights: Path)
 
 
 def transfer_lines(copied: Transfer) -> list[str]:
-    """The table of what was copied: a line a class, and what was left over."""
-    width = max(len("class"), *(len(row.name) for row in copied.rows))
-    origin = max(len("starts from"), *(len(row.source or "–") for row in copied.rows))
-    lines = [f"  {'class':<{width}}  {'starts from':<{origin}}  how"]
-    lines += [
-        f"  {row.name:<{width}}  {row.source or '–':<{origin}}  {row.how}" for row in copied.rows
-    ]
+    """The table of what was copied: a line per class, and what was left over."""
+    columns = (Column("class"), Column("starts from"), Column("how"))
+    rows = tuple((row.name, row.source, row.how) for row in copied.rows)
+    lines = text_lines(Sheet("Predictors", columns, rows))
     lines.append(copied.summary())
     if copied.unused:
         lines.append(f"not used of the weights: {', '.join(copied.unused)}")

@@ -43,14 +43,14 @@ def test_people_get_a_table(model: Path) -> None:
 
     assert result.exit_code == 0, result.stderr
     assert all(part in result.stdout for part in PARTS)
-    assert "images a second" in result.stdout
+    assert "images per second" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "give either a model file or --preset"),
-        (["--preset", "small", "--size", "800"], "`800` is no size"),
+        (["--preset", "small", "--size", "800"], "`800` is not a size"),
         (["--preset", "smal"], "small"),
     ],
 )

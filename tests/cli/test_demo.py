@@ -18,7 +18,7 @@ def test_a_folder_that_is_no_demos_is_left_alone(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
 
     assert result.exit_code == 1
-    assert "is no demo's folder" in result.stderr
+    assert "is not empty and not from a demo" in result.stderr
     assert treasure.read_text() == "years of work"
 
 

@@ -65,11 +65,26 @@ def test_pictures_are_drawn_into_a_new_folder(source, tmp_path):
 
     assert run.exit_code == 0, run.output
     sizes = {}
-    for path in (tmp_path / "look").iterdir():
+    for path in (tmp_path / "look").glob("*.png"):
         with Image.open(path) as picture:
             sizes[path.name] = picture.size
     assert set(sizes) == {"samples.png", "classes.png", "sizes.png", "centres.png"}
     assert min(min(size) for size in sizes.values()) > 100
+
+
+def test_the_tables_lie_beside_the_pictures_as_a_page_with_every_class(source, tmp_path):
+    names = ", ".join(["<b>cat", "dog", *(f"class {number}" for number in range(200))])
+    (source / "data.yaml").write_text(f"names: [{names}]\n", "utf-8")
+
+    run = dh(source, "--out", tmp_path / "look")
+
+    assert run.exit_code == 0, run.output
+    assert "statistics.html" in run.stderr
+    assert "… and 102 more (--json)" in run.stdout
+    page = (tmp_path / "look/statistics.html").read_text("utf-8")
+    assert "<td>3, 1 without objects</td>" in page
+    assert '<th scope="row">&lt;b&gt;cat</th><td class="number">2</td>' in page
+    assert page.count('<th scope="row">class 199</th>') == 2  # classes, and splits
 
 
 def test_regions_to_ignore_are_told_of_below_the_samples(source, tmp_path):

@@ -110,7 +110,7 @@ def test_all_readable_images_are_written_before_the_exit_code_tells_of_others(fo
 
     assert result.exit_code == 1
     assert "error: 12 of 15 images could not be read; the rest is done" in result.stderr
-    assert "and 2 more; --json names all" in result.stderr
+    assert "and 2 more; --json lists all" in result.stderr
     assert {row["image_id"] for row in results_of(folder / "predictions")} == {
         *("a/1.jpg", "b/1.jpg", "2.png")
     }
@@ -133,7 +133,7 @@ def test_classes_and_scores_are_filtered(folder: Path) -> None:
     [
         (["absent.jpg"], 3, "absent.jpg: no such image or folder"),
         (["photos", "--format", "xcsv"], 2, "did you mean `csv`?"),
-        (["photos", "--format", "csv,none"], 2, "`none` stands alone"),
+        (["photos", "--format", "csv,none"], 2, "`none` cannot be combined"),
         (["photos", "--classes", "Cyclists"], 2, "did you mean `Cyclist`?"),
         (["photos", "--classes", "dog"], 2, "it knows: Car, Cyclist"),
         (["photos", "--device", "gpu"], 2, "unknown device `gpu`"),

@@ -222,7 +222,7 @@ def test_paragraphs_of_a_help_are_wrapped_by_the_terminal_alone() -> None:
     lines = [line.strip() for line in page.splitlines()]
 
     first = lines.index("For example:")
-    assert lines[first - 2] == "compared with its anchors too."  # no line of a few words before it
+    assert lines[first - 2] == "also compared with its anchors."  # no line of a few words before it
     assert lines[first + 1 : first + 3] == [
         "dh check photos/",
         "dh check photos/ --decode --fix photos-mended/",

@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from dhcli.cli import app
 from dhcli.cli.finetune import alias_settings
+from dhcli.config.schema import Train
 from dhcli.errors import ConfigError
+from dhcli.training.run import KEPT_ON_RESUME
 
 Invoke = Callable[..., Any]
 
@@ -150,13 +152,20 @@ def test_finetune_copies_rows_by_alias_and_shows_the_table(
     assert "tiger" in config
 
 
+def test_the_help_of_resume_names_every_setting_that_cannot_change() -> None:
+    page = invoke("train", "--help").stdout.partition("--resume")[2].partition("--out")[0]
+    words = re.findall(r"\w+", page)
+
+    assert {name for name in Train.model_fields if name in words} == set(KEPT_ON_RESUME)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
         ((), 2, "no dataset is named"),
         (("--data", "nowhere"), 3, "nowhere"),
         (("--resume", "nowhere"), 2, "is not a run folder"),
-        (("--resume", "r", "--data", "d", "--preset", "p"), 2, "--data, --preset cannot stand"),
+        (("--resume", "r", "--data", "d", "--preset", "p"), 2, "--data, --preset cannot be used"),
         (("--set", "train.lrr=1"), 2, "did you mean `train.lr`"),
         (("--data", "x", "--device", "warp"), 2, "unknown device `warp`"),
     ],

@@ -2,7 +2,9 @@ import pytest
 from rich.console import Console
 
 from dhcli.metrics.result import ApResult
-from dhcli.report.tables import ap_tables, format_value
+from dhcli.report.sheet import Column, unit_of
+from dhcli.report.tables import ap_sheets
+from dhcli.report.terminal import drawn
 
 NAN = float("nan")
 
@@ -12,13 +14,14 @@ NAN = float("nan")
     [(0.34567, "34.6"), (0.0, "0.0"), (1.0, "100.0"), (NAN, "n/a"), (12, "12"), (0, "0")],
 )
 def test_fractions_are_percent_and_counts_are_counts(value, shown) -> None:
-    assert format_value(value) == shown
+    assert Column("x", unit_of(value)).text(value) == shown
 
 
 def render(metric: str, result: ApResult) -> str:
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(ap_tables(metric, result))
+        for sheet in ap_sheets(metric, result):
+            console.print(drawn(sheet, titles=True))
     return capture.get()
 
 

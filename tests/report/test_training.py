@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from dhcli.report.training import choose_display, history_table, outcome_json
+from dhcli.report.terminal import drawn
+from dhcli.report.training import choose_display, history_sheet, outcome_json
 from dhcli.training.checkpoint import Position
 from dhcli.training.journal import Interval
 from dhcli.training.loop import Outcome
@@ -70,7 +71,7 @@ def test_history_shows_the_last_epochs_and_the_best() -> None:
     del rows[6]["AP"]
     stream = io.StringIO()
 
-    Console(file=stream, width=80).print(history_table(rows, best_epoch=3, most=2))
+    Console(file=stream, width=80).print(drawn(history_sheet(rows, best_epoch=3, most=2)))
 
     lines = [line.split() for line in stream.getvalue().splitlines()]
     assert [line for line in lines if line and line[0].isdecimal()] == [

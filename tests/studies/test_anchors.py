@@ -68,3 +68,21 @@ def test_a_dataset_without_objects_has_nothing_to_fit():
 
     assert recall.counts.sum() == 0
     assert recall.findings(config_of()) == []
+
+
+def test_the_sheet_has_counts_and_shares_and_nothing_for_a_class_without_objects():
+    table = table_of([[4, 4, 20, 20], [4, 4, 6, 6], [4, 4, 20, 20]], [0, 0, 1])
+    recall = measure_anchors(table, config_of(sizes=(32, 64, 128, 256, 512)))
+
+    sheet = recall.sheet()
+
+    cat, dog, owl = (dict(zip(names_of(sheet), row, strict=True)) for row in sheet.rows)
+    assert (cat["class"], cat["all"], cat["all near"]) == ("cat", 2, 0.5)
+    assert (dog["P2"], dog["P2 near"]) == (1, 1.0)
+    assert dog["mean IoU"] == recall.ious[1]
+    assert set(owl.values()) == {"owl", None}
+    assert dog["P6"] is None
+
+
+def names_of(sheet):
+    return [column.name for column in sheet.columns]

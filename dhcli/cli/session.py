@@ -1,0 +1,73 @@
+"""What `dh train` and `dh finetune` do before and after a training."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from dhcli.training.loop import Outcome
+    from dhcli.training.run import Session
+
+
+def option_settings(data: Path | None, val: Path | None, cache: str | None) -> list[str]:
+    """`--data`, `--val` and `--cache` in the form of `--set`."""
+    named = {"data.train": data, "data.val": val, "train.cache": cache}
+    return [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value is not None]
+
+
+def make_session(command: str, out: Path | None, device: str, tensorboard: bool) -> Session:
+    """Where and how to train, beside the configuration."""
+    from dhcli.cli.env import describe_machine, describe_torch, installed_packages
+    from dhcli.report.console import err, is_live
+    from dhcli.report.training import choose_display
+    from dhcli.runtime.device import choose_device
+    from dhcli.training.journal import Journal
+    from dhcli.training.run import Session
+
+    line = shlex.join(["dh", *sys.argv[1:]])
+    journal = Journal(choose_display(err, live=is_live()))
+    machine = {**describe_machine(), **describe_torch(), "packages": installed_packages()}
+    return Session(command, line, machine, choose_device(device), journal, out, tensorboard)
+
+
+def conclude(outcome: Outcome, *, as_json: bool) -> None:
+    """Print what came of a training and what can be done next; exit 130 or 143 if interrupted.
+
+    Draws `curves.png` in the run folder.
+    """
+    from dhcli.report.console import err, print_json
+    from dhcli.report.curves import draw_curves
+    from dhcli.report.terminal import show
+    from dhcli.report.training import history_sheet, outcome_json
+    from dhcli.training.run import way_on
+
+    if outcome.position.history:
+        draw_curves(outcome.position.history, outcome.run.path / "curves.png")
+    if as_json:
+        print_json(outcome_json(outcome))
+    elif outcome.position.history:
+        show(history_sheet(outcome.position.history, outcome.position.best_epoch), titles=True)
+    if outcome.signal is not None:
+        err.print(f"interrupted; {way_on(outcome.run)}")
+        raise typer.Exit(128 + outcome.signal)
+    for line in _farewell(outcome):
+        err.print(line)
+
+
+def _farewell(outcome: Outcome) -> Sequence[str]:
+    position, run = outcome.position, outcome.run.path
+    model = run / ("last.safetensors" if position.best_ap is None else "best.safetensors")
+    lines = []
+    if outcome.status == "early":
+        lines.append(f"stopped early: {position.stale} validations without a better AP")
+    if position.best_ap is not None:
+        lines.append(f"best AP {position.best_ap * 100:.1f} % after epoch {position.best_epoch}")
+    lines += [f"run folder: {run}", f"model: {model}"]
+    return [*lines, f"next: dh predict --weights {shlex.quote(str(model))} IMAGE"]
