@@ -11,29 +11,30 @@ from dhcli.errors import ConfigError
 
 
 def merge(
-    below: Node | None, above: Node, place: Place = VALUE, path: str = "", *, fill: bool = True
+    below: Node | None, above: Node, place: Place = VALUE, path: str = "", *, whole: bool = True
 ) -> Node:
     """`above` laid over `below`, which stand at `place` of the schema and under the key `path`.
 
     A mapping over a list changes single items, found by their `name` or index. A mapping that
     states another `kind` than the one below drops what stands there; the defaults of the new kind
-    take its place (not with `fill` False). Neither input is changed.
+    take its place. With `whole` False, `below` is a part of a layer: what states no kind in it may
+    be of any, and there are no defaults. Neither input is changed.
     Raises ConfigError where a list has no such item.
     """
     if not isinstance(above, dict):
         return above
     if isinstance(below, dict):
-        merged = _of_same_kind(below, above, place, fill)
+        merged = _of_same_kind(below, above, place, whole)
         section = place.section(above if "kind" in above else merged)
         for key, node in above.items():
             at = place_below(section, key)
-            merged[key] = merge(merged.get(key), node, at, join(path, key), fill=fill)
+            merged[key] = merge(merged.get(key), node, at, join(path, key), whole=whole)
         return merged
     if isinstance(below, list):
-        return _merge_items(below, above, place, path, fill)
+        return _merge_items(below, above, place, path, whole)
     if isinstance(below, Written) and isinstance(below.value, list) and above:
         items: list[Node] = [Written(item, below.origin) for item in below.value]
-        changed = _merge_items(items, above, VALUE, path, fill)
+        changed = _merge_items(items, above, VALUE, path, whole)
         if all(isinstance(item, Written) for item in changed):
             values = [item.value for item in changed if isinstance(item, Written)]
             return Written(values, next(leaf.origin for _, leaf in leaves(above)))
@@ -49,24 +50,25 @@ def defaults_of(section: type[Section], kind: str | None = None) -> dict[str, No
 
 
 def _of_same_kind(
-    below: dict[str, Node], above: dict[str, Node], place: Place, fill: bool
+    below: dict[str, Node], above: dict[str, Node], place: Place, whole: bool
 ) -> dict[str, Node]:
     """A copy of `below`, or what stands in its place where `above` changes its kind."""
-    if place.choice is None or "kind" not in below or "kind" not in above:
+    if place.choice is None or "kind" not in above:
         return dict(below)
+    unsaid = "kind" not in below and (not whole or place.choice.default is None)
     section = place.section(above)
-    if section is place.section(below):
+    if unsaid or section is place.section(below):
         return dict(below)
-    return defaults_of(section, stated_kind(above)) if section and fill else {}
+    return defaults_of(section, stated_kind(above)) if section and whole else {}
 
 
 def _merge_items(
-    below: list[Node], above: dict[str, Node], place: Place, path: str, fill: bool
+    below: list[Node], above: dict[str, Node], place: Place, path: str, whole: bool
 ) -> list[Node]:
     merged = list(below)
     for key, node in above.items():
         index = _find_item(merged, key, path, node)
-        merged[index] = merge(merged[index], node, place.item(), join(path, key), fill=fill)
+        merged[index] = merge(merged[index], node, place.item(), join(path, key), whole=whole)
     return merged
 
 
