@@ -146,14 +146,25 @@ def resolve(
     place = Place((root,))
     last: Node = {}
     for override in overrides:
-        last = merge(last, _parse_override(override), place, fill=False)
+        last = merge(last, _parse_override(override), place, whole=False)
     tree: Node = defaults_of(root)
     for layer in (*layers, last):
         tree = merge(tree, layer, place)
-    written = dict(leaves(tree))
     config = _check(tree if isinstance(tree, dict) else {}, root)
-    keys = [key for key, _ in leaves(as_tree(config.model_dump(by_alias=True), "default"))]
-    return config, {k: written[k].origin if k in written else "default" for k in keys}
+    whole = as_tree(config.model_dump(by_alias=True), "default")
+    return config, {key: leaf.origin for key, leaf in leaves(_with_origins(whole, tree))}
+
+
+def _with_origins(whole: Node, written: Node | None) -> Node:
+    """The tree `whole`, each leaf with the origin of the same one of `written`, if that has it."""
+    if isinstance(whole, dict):
+        below = written if isinstance(written, dict) else {}
+        return {key: _with_origins(child, below.get(key)) for key, child in whole.items()}
+    if isinstance(whole, list) and isinstance(written, list):
+        return [_with_origins(*pair) for pair in zip(whole, written, strict=True)]
+    if isinstance(whole, Written) and isinstance(written, Written):
+        return Written(whole.value, written.origin)
+    return whole
 
 
 def _check(tree: dict[str, Node], root: type[S]) -> S:

@@ -45,7 +45,7 @@ def evaluate_model(
     detector, model = load_detector(weights, runtime)
     for line in origin_lines(weights, model):
         say(line)
-    read_outs = request.choose(model.config.model.head)
+    read_outs = request.choose(model.config.model)
     table = read_dataset(data)
     split, images = choose_split(table, request.split)
     truth = table.take_images(images)

@@ -117,7 +117,7 @@ def predict(
     choice = Choice(request.score, request.top, labels, shown)
     model = replace(model, config=choice.configure(model.config))
     lowest = model.config.model.detect.score_threshold
-    read_out = choose_read_out(model.config.model.head, request.scores, request.boxes)
+    read_out = choose_read_out(model.config.model, request.scores, request.boxes)
     detector = restore_detector(model, torch.device("cpu"), where=request.weights)
     detector = runtime.prepare(detector)
     detector.head.read_out = read_out
