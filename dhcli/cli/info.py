@@ -12,7 +12,6 @@ import typer
 from dhcli.cli.options import JsonFlag
 
 if TYPE_CHECKING:
-    from dhcli.config.schema import AnyBranch
     from dhcli.weights.model_file import ModelHeader
 
 MOST_CLASSES = 20
@@ -48,12 +47,13 @@ def count_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
     What batch norm counts (its running statistics) is not a weight.
     """
+    from dhcli.config.heads import part_of
+
     counts: dict[str, int] = {}
     for name, shape in shapes.items():
         if name.endswith((".running_mean", ".running_var", ".num_batches_tracked")):
             continue
-        parts = name.split(".")
-        part = f"head {parts[2]}" if parts[0] == "head" else parts[0]
+        part = part_of(name)
         counts[part] = counts.get(part, 0) + math.prod(shape)
     return counts
 
@@ -78,14 +78,13 @@ def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
     """What is shown, as label and text."""
     config, metadata = header.config, dict(header.metadata)
     weights = count_weights(header.shapes)
-    pixels, backbone = config.input, config.model.backbone
+    pixels = config.input
     rows = [
         ("file", f"{path}, {path.stat().st_size / 1e6:.1f} MB"),
         ("preset", f"{config.name}: {config.about}" if config.about else config.name),
         ("classes", _class_line(header.classes)),
         ("input", f"shortest side {pixels.min_size}, longest {pixels.max_size} pixels"),
-        ("backbone", f"{backbone.name}, {backbone.norm}"),
-        *((f"{branch.name} branch", _branch_line(branch)) for branch in config.model.head.branches),
+        *config.model.describe(),
         ("weights", f"{sum(weights.values()):,}"),
         *((f"  {part}", f"{count:,}") for part, count in weights.items()),
     ]
@@ -100,13 +99,6 @@ def _class_line(classes: tuple[str, ...]) -> str:
     more = len(classes) - MOST_CLASSES
     tail = f" and {more} more" if more > 0 else ""
     return f"{len(classes)}: {', '.join(classes[:MOST_CLASSES])}{tail}"
-
-
-def _branch_line(branch: AnyBranch) -> str:
-    return (
-        f"{branch.kind}, focus {branch.focus}, ω {branch.omega:g}, λ {branch.lambda_:g}, "
-        f"RoI × {branch.roi_scale:g}"
-    )
 
 
 def _plain(value: object, said: Mapping[str, object]) -> str:

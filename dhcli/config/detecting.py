@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dhcli.config.heads import ReadOut
-from dhcli.config.schema import Detect, Model, predicts
+from dhcli.config.schema import Detect, TwoStage, predicts
+from dhcli.config.schema.base import Section
 from dhcli.errors import ConfigError
 
 
@@ -49,11 +50,10 @@ class DetectOptions:
 AS_CONFIGURED = DetectOptions()
 
 
-def check_gate(model: Model, gate: float | None) -> None:
-    """Raise ConfigError where a gate would do nothing: one branch alone scores."""
-    if gate is None:
-        return
-    if sum(predicts(branch, "cls") for branch in model.head.branches) < 2:
+def check_gate(model: Section, gate: float | None) -> None:
+    """Raise ConfigError where a gate would do nothing in the section `model`: one branch scores."""
+    branches = model.head.branches if isinstance(model, TwoStage) else ()
+    if gate is not None and sum(predicts(branch, "cls") for branch in branches) < 2:
         what = "a gate is for fused scores, and only one branch of this model classifies"
         hint = "remove it: this model already skips its box branch where it cannot matter"
         raise ConfigError(what, where="--gate", hint=hint)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dhcli.config.keys import allowed_range, known_keys, nearest, unknown_keys
-from dhcli.config.schema import Config
+from dhcli.config.keys import (
+    Place,
+    allowed_range,
+    known_keys,
+    nearest,
+    place_below,
+    unknown_keys,
+)
+from dhcli.config.schema.base import Section
 from dhcli.config.text import looks_like_number, write_scalar
-from dhcli.config.tree import Node, item_name, leaves
+from dhcli.config.tree import Node, item_name, join, leaves
 from dhcli.errors import ConfigError
 
 _TYPES = {
@@ -47,52 +54,71 @@ _WITHOUT_VALUE = ("missing", "extra_forbidden", "too_short", "too_long", "union_
 _RANGES = (*_BOUNDS, "multiple_of", "finite_number", "value_error")
 
 
-def check_names(tree: dict[str, Node]) -> None:
+def check_names(tree: dict[str, Node], root: type[Section]) -> None:
     """Raise ConfigError for the first key that the schema does not have, with the nearest ones."""
-    for dotted, written in unknown_keys(tree, Config):
-        near = nearest(dotted, [key for key, _ in known_keys(tree, Config)])
+    for dotted, written, elsewhere in unknown_keys(tree, root):
+        near = nearest(dotted, [key for key, _ in known_keys(tree, root)])
+        suggestion = f"did you mean {_either(near)}?" if near else ""
         raise ConfigError(
             f"unknown key `{dotted}` in {written.origin.removeprefix('file ')}",
-            hint=f"did you mean {_either(near)}?"
-            if near
-            else "`dh presets show custom` prints every key",
+            hint=elsewhere or suggestion or "`dh presets show custom` prints every key",
         )
 
 
-def explain(error: ValidationError, tree: dict[str, Node]) -> ConfigError:
+def explain(error: ValidationError, tree: dict[str, Node], root: type[Section]) -> ConfigError:
     """Pydantic's findings about `tree` as one ConfigError: types before ranges, a line each."""
     found = error.errors(include_url=False)
     deepest = [one for one in found if not any(_is_above(one, other) for other in found)]
     deepest.sort(key=lambda one: one["type"] in _RANGES)
     hints = [hint for one in deepest if (hint := _hint(one))]
+    ranges = {key: allowed_range(field) for key, field in known_keys(tree, root)}
     return ConfigError(
-        "\n       ".join(_line(one, tree) for one in deepest),  # stands below `error: `
+        "\n       ".join(_line(one, tree, root, ranges) for one in deepest),  # below `error: `
         hint=hints[0] if hints else None,
     )
 
 
-def _line(one: ErrorDetails, tree: dict[str, Node]) -> str:
-    dotted, node = _locate(one["loc"], tree)
+def _line(
+    one: ErrorDetails,
+    tree: dict[str, Node],
+    root: type[Section],
+    ranges: dict[str, str | None],
+) -> str:
+    dotted, node = _locate(one["loc"], tree, Place((root,)))
+    value = one["input"]
+    if _is_of_field(one) and isinstance(node, dict):
+        dotted, node, value = join(dotted, "kind"), node["kind"], value["kind"]
     origins = sorted({leaf.origin for _, leaf in leaves(node)} - {"default"}) if node else []
     place = f" ({', '.join(origins)})" if origins else ""
     if one["type"] == "value_error":
         return f"`{dotted}`: {one['ctx']['error']}{place}"
-    got = "" if one["type"] in _WITHOUT_VALUE else f", got {_shown(one['input'])}"
-    return f"`{dotted}` {_rule(one, dotted, tree)}{got}{place}"
+    got = "" if one["type"] in _WITHOUT_VALUE else f", got {_shown(value)}"
+    return f"`{dotted}` {_rule(one, ranges.get(dotted))}{got}{place}"
 
 
-def _rule(one: ErrorDetails, dotted: str, tree: dict[str, Node]) -> str:
+def _is_of_field(one: ErrorDetails) -> bool:
+    """Whether a mapping that is no item of a list states a `kind` that there is not."""
+    return one["type"] == "union_tag_invalid" and not isinstance(one["loc"][-1], int)
+
+
+def _rule(one: ErrorDetails, allowed: str | None) -> str:
     kind = one["type"]
-    if kind in _BOUNDS:
-        field = dict(known_keys(tree, Config)).get(dotted)
-        range_ = allowed_range(field) if field else None
-        if range_ and range_.startswith("in "):
-            return f"must lie {range_}"
+    if kind in _BOUNDS and allowed and allowed.startswith("in "):
+        return f"must lie {allowed}"
     if kind in _TYPES:
         return _TYPES[kind]
+    if _is_of_field(one):
+        *most, last = (f"`{choice}`" for choice in _choices(one))
+        return f"must be {', '.join(most)} or {last}" if most else f"must be {last}"
     if kind in _RULES:
         return _RULES[kind](one.get("ctx", {}))
     return f"cannot be used: {one['msg'][:1].lower()}{one['msg'][1:]}"
+
+
+def _choices(one: ErrorDetails) -> list[str]:
+    """The words that pydantic lists as those that could be written."""
+    listed: str = one["ctx"]["expected_tags" if "expected_tags" in one["ctx"] else "expected"]
+    return listed.replace(" or ", ", ").replace("'", "").split(", ")
 
 
 def _hint(one: ErrorDetails) -> str | None:
@@ -101,33 +127,36 @@ def _hint(one: ErrorDetails) -> str | None:
         return "text that looks like a number or a truth value needs quotes, also within --set"
     if one["type"] in ("int_type", "float_type", "bool_type") and looks_like_number(value):
         return "numbers, true and false are written without quotes"
-    if one["type"] == "literal_error" and isinstance(value, str):
-        choices = one["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        near = get_close_matches(value.lower(), choices, n=1)
+    if one["type"] == "union_tag_invalid":
+        value = value.get("kind") if isinstance(value, dict) else None
+    if one["type"] in ("literal_error", "union_tag_invalid") and isinstance(value, str):
+        near = get_close_matches(value.lower(), _choices(one), n=1)
         return f"did you mean {_either(near)}?" if near else None
     return None
 
 
-def _locate(loc: tuple[int | str, ...], tree: dict[str, Node]) -> tuple[str, Node | None]:
-    """The dotted key of a place that pydantic names, and what was written there.
+def _locate(
+    loc: tuple[int | str, ...], tree: dict[str, Node], place: Place
+) -> tuple[str, Node | None]:
+    """The dotted key of what pydantic names, which stands at `place`, and what was written there.
 
-    pydantic names an item of a list by its index and then its kind; the key has its name.
+    pydantic names an item of a list by its index, and then the kind of what has kinds; the key
+    has the item's name, and no kind.
     """
-    path: list[str] = []
-    node: Node | None = tree
-    below_item = False
-    for part in loc:
-        if isinstance(node, list) and isinstance(part, int):
-            node, below_item = node[part], True
-            path.append(item_name(node, part))
-            continue
-        if isinstance(node, dict) and below_item and part not in node:
-            below_item = False
-            continue
-        if isinstance(node, dict):
-            node = node.get(str(part))
-        path.append(str(part))
-    return ".".join(path), node
+    path, node = "", cast("Node | None", tree)
+    parts = iter(loc)
+    for part in parts:
+        if isinstance(part, int):
+            name = item_name(node[part], part) if isinstance(node, list) else str(part)
+            node = node[part] if isinstance(node, list) else node
+            place = place.item()
+        else:
+            name, place = part, place_below(place.section(node), part)
+            node = node.get(part) if isinstance(node, dict) else node
+        path = join(path, name)
+        if place.choice and not place.listed:
+            next(parts, None)
+    return path, node
 
 
 def _is_above(one: ErrorDetails, other: ErrorDetails) -> bool:

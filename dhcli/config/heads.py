@@ -1,15 +1,20 @@
-"""Read-outs of a head: whose scores, or which fusion of them, beside whose boxes. No torch."""
+"""What commands need to know of a model, without torch: its read-outs and parts.
+
+A read-out is whose scores, or which fusion of them, beside whose boxes. Only a head of branches has
+several; any other kind of model has one.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from dhcli.config.schema import FUSIONS, Head, predicts, read_out_problem
+from dhcli.config.schema import FUSIONS, Head, TwoStage, predicts, read_out_problem
+from dhcli.config.schema.base import Section
 from dhcli.errors import ConfigError
 
 
 class ReadOut(NamedTuple):
-    """One way to read a head.
+    """One way to read a model.
 
     scores  name of the branch that scores, or of the fusion of both (`FUSIONS`)
     boxes   name of the branch that places the boxes
@@ -17,6 +22,38 @@ class ReadOut(NamedTuple):
 
     scores: str
     boxes: str
+
+
+ONLY = ReadOut("model", "model")
+"""The read-out of a model that has one."""
+
+
+def read_outs(model: Section) -> list[ReadOut]:
+    """Every read-out of the section `model` of a configuration."""
+    return all_read_outs(model.head) if isinstance(model, TwoStage) else [ONLY]
+
+
+def choose_read_out(model: Section, scores: str | None, boxes: str | None) -> ReadOut:
+    """The read-out that the section `model` is configured for, but for what is given here.
+
+    Raises ConfigError that says why the model cannot be read so, and how it can.
+    """
+    if isinstance(model, TwoStage):
+        return _choose(model.head, scores, boxes)
+    for key, value in (("scores", scores), ("boxes", boxes)):
+        if value not in (None, "auto"):
+            what = f"a model of kind `{getattr(model, 'kind', '')}` can be read in one way only"
+            raise ConfigError(what, where=f"--{key}", hint=f"leave out --{key}")
+    return ONLY
+
+
+def part_of(tensor: str, *, fine: bool = False) -> str:
+    """The part of the network that a tensor of a state dict belongs to: `backbone`, `head fc`, ….
+
+    With `fine`, what of a branch too: `head fc cls`.
+    """
+    first, *rest = tensor.split(".")
+    return " ".join(("head", *rest[1 : 3 if fine else 2])) if first == "head" else first
 
 
 def own_read_out(head: Head) -> ReadOut:
@@ -41,11 +78,7 @@ def all_read_outs(head: Head) -> list[ReadOut]:
     return alone + crossed + fused
 
 
-def choose_read_out(head: Head, scores: str | None, boxes: str | None) -> ReadOut:
-    """The read-out that `head` is configured for, but for what is given here.
-
-    Raises ConfigError that says why the head cannot be read so, and how it can.
-    """
+def _choose(head: Head, scores: str | None, boxes: str | None) -> ReadOut:
     for key, value, task in (("scores", scores, "cls"), ("boxes", boxes, "reg")):
         if value is None:
             continue

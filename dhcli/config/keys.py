@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dhcli.config.schema import Section
-from dhcli.config.tree import Node, Written, item_name, leaves
+from dhcli.config.schema.base import ByKind, Section, kinds_of, sections_in
+from dhcli.config.tree import Node, Written, item_name, join, leaves
 
 SYNONYMS = {
     "amp": "train.precision",
@@ -30,60 +31,103 @@ SYNONYMS = {
 """What other programs call a setting; only used to suggest ours."""
 
 
+class Unknown(NamedTuple):
+    """A value under a key that the schema does not have there.
+
+    elsewhere  why, where another kind has the key: "`neck.channels` is …"; else ""
+    """
+
+    key: str
+    written: Written
+    elsewhere: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """What may stand at a place of the tree.
+
+    sections  a section, or the kinds of a choice; none where a plain value stands
+    choice    says how the choice is made; None where there is none
+    listed    a list of these
+    """
+
+    sections: tuple[type[Section], ...]
+    choice: ByKind | None = None
+    listed: bool = False
+
+    def section(self, node: Node | None) -> type[Section] | None:
+        """The class of the mapping `node`: the only one, or that of its `kind`; else None."""
+        if self.choice is None:
+            return self.sections[0] if self.sections else None
+        kind = stated_kind(node) if _states_kind(node) else self.choice.default
+        return next((one for one in self.sections if kind in kinds_of(one)), None)
+
+    def item(self) -> Place:
+        """The place of one item of the list."""
+        return Place(self.sections, self.choice)
+
+
+VALUE = Place(())
+"""The place of a plain value, and of what the schema does not know."""
+
+
+def place_of(field: FieldInfo) -> Place:
+    """What may stand under a field."""
+    found = list(_marks(field))
+    listed = get_origin(field.annotation) is tuple
+    return Place(tuple(sections_in(field.annotation)), found[0] if found else None, listed)
+
+
+def place_below(section: type[Section] | None, key: str) -> Place:
+    """What may stand under `key` of a mapping of this class."""
+    field = fields_of(section).get(key) if section else None
+    return place_of(field) if field else VALUE
+
+
+def stated_kind(node: Node | None) -> str | None:
+    """The `kind` that a mapping states, if it is text."""
+    kind = node.get("kind") if isinstance(node, dict) else None
+    return kind.value if isinstance(kind, Written) and isinstance(kind.value, str) else None
+
+
 def fields_of(section: type[Section]) -> dict[str, FieldInfo]:
     """The fields of a section by the key that is written in YAML."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
-def sections_in(annotation: Any) -> list[type[Section]]:
-    """The section classes that a field may hold: none, one, or the kinds of a list's items."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    if get_origin(annotation) is Literal:
-        return []
-    return [found for part in get_args(annotation) for found in sections_in(part)]
-
-
-def section_of_item(item: Node, kinds: list[type[Section]]) -> type[Section] | None:
-    """The class of a list's item: the one whose `kind` it states."""
-    kind = item.get("kind") if isinstance(item, dict) else None
-    stated = kind.value if isinstance(kind, Written) else None
-    for section in kinds:
-        field = section.model_fields.get("kind")
-        if field and stated in get_args(field.annotation):
-            return section
-    return None
-
-
 def unknown_keys(
-    node: dict[str, Node], section: type[Section], path: str = ""
-) -> Iterator[tuple[str, Written]]:
-    """Every value written under a key that `section` does not have, with its dotted key."""
+    node: dict[str, Node], place: Place | type[Section], path: str = ""
+) -> Iterator[Unknown]:
+    """Every value of the mapping `node` under a key that its section does not have."""
+    place = _as_place(place)
+    section = place.section(node)
+    if section is None:  # its `kind` is wrong, which is another error
+        return
     fields = fields_of(section)
     for key, child in node.items():
-        dotted = f"{path}{key}"
+        dotted = join(path, key)
         if key not in fields:
-            yield from leaves(child, dotted)
+            why = _elsewhere(key, node, place, path)
+            yield from (Unknown(name, leaf, why) for name, leaf in leaves(child, dotted))
         else:
-            yield from _unknown_below(child, fields[key].annotation, dotted)
+            yield from _unknown_below(child, fields[key], dotted)
 
 
 def known_keys(
-    node: dict[str, Node], section: type[Section], path: str = ""
+    node: dict[str, Node], place: Place | type[Section], path: str = ""
 ) -> Iterator[tuple[str, FieldInfo]]:
-    """Every key that takes a value, dotted, with its field; items of a list as `node` has them."""
-    for key, field in fields_of(section).items():
-        kinds, child = sections_in(field.annotation), node.get(key)
-        if not kinds:
-            yield f"{path}{key}", field
-        elif isinstance(child, list):
-            for index, item in enumerate(child):
-                kind = section_of_item(item, kinds)
-                if kind and isinstance(item, dict):
-                    yield from known_keys(item, kind, f"{path}{key}.{item_name(item, index)}.")
-        elif len(kinds) == 1:
-            below = child if isinstance(child, dict) else {}
-            yield from known_keys(below, kinds[0], f"{path}{key}.")
+    """Every key that takes a value, dotted, with its field; kinds and lists as `node` has them."""
+    section = _as_place(place).section(node)
+    for key, field in fields_of(section).items() if section else ():
+        below, child, dotted = place_of(field), node.get(key), join(path, key)
+        if not below.sections:
+            yield dotted, field
+        elif below.listed:
+            for index, item in enumerate(child if isinstance(child, list) else ()):
+                if isinstance(item, dict):
+                    yield from known_keys(item, below.item(), join(dotted, item_name(item, index)))
+        else:
+            yield from known_keys(child if isinstance(child, dict) else {}, below, dotted)
 
 
 def nearest(key: str, known: list[str]) -> list[str]:
@@ -118,18 +162,49 @@ def allowed_range(field: FieldInfo) -> str | None:
     return f"{words[only]} {bounds[only]:g}" if only else None
 
 
-def _unknown_below(child: Node, annotation: Any, dotted: str) -> Iterator[tuple[str, Written]]:
-    kinds = sections_in(annotation)
+def _unknown_below(child: Node, field: FieldInfo, dotted: str) -> Iterator[Unknown]:
+    place = place_of(field)
     if isinstance(child, list):
         for index, item in enumerate(child):
-            kind = section_of_item(item, kinds)
-            if kind and isinstance(item, dict):
-                yield from unknown_keys(item, kind, f"{dotted}.{item_name(item, index)}.")
-    elif isinstance(child, dict) and get_origin(annotation) is not dict:
-        if len(kinds) == 1:
-            yield from unknown_keys(child, kinds[0], f"{dotted}.")
+            if isinstance(item, dict):
+                name = join(dotted, item_name(item, index))
+                yield from unknown_keys(item, place.item(), name)
+    elif isinstance(child, dict) and get_origin(field.annotation) is not dict:
+        if place.sections and not place.listed:
+            yield from unknown_keys(child, place, dotted)
         else:
-            yield from leaves(child, dotted)
+            yield from (Unknown(name, leaf, "") for name, leaf in leaves(child, dotted))
+
+
+def _elsewhere(key: str, node: dict[str, Node], place: Place, path: str) -> str:
+    """Which other kinds of the mapping at `path` have `key`, and which kind it is; "" if none."""
+    kinds = [kind for one in place.sections if key in fields_of(one) for kind in kinds_of(one)]
+    if place.choice is None or not kinds:
+        return ""
+    theirs = " or ".join(f"`{kind}`" for kind in kinds)
+    own = node.get("kind")
+    origin = f" ({own.origin})" if isinstance(own, Written) else ""
+    kind = stated_kind(node) or place.choice.default
+    return f"`{key}` belongs to `{join(path, 'kind')}` {theirs}, and the kind is `{kind}`{origin}"
+
+
+def _marks(field: FieldInfo) -> Iterator[ByKind]:
+    """How the sections under a field, or in its list, are chosen."""
+    inner = get_args(field.annotation)[:1] if get_origin(field.annotation) is tuple else ()
+    metadata = [*field.metadata, *(mark for one in inner for mark in _metadata(one))]
+    return (mark for mark in metadata if isinstance(mark, ByKind))
+
+
+def _metadata(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__metadata__", ())
+
+
+def _states_kind(node: Node | None) -> bool:
+    return isinstance(node, dict) and "kind" in node
+
+
+def _as_place(place: Place | type[Section]) -> Place:
+    return place if isinstance(place, Place) else Place((place,))
 
 
 def _likeness(key: str, leaf: str, candidate: str) -> float:

@@ -1,7 +1,8 @@
 """From presets, files and `--set` to one checked configuration that knows where it comes from.
 
 defaults < parents of the preset < preset < file < `--set`. Mappings merge, lists replace; a
-mapping over a list changes single items of it.
+mapping over a list changes single items of it. A layer that changes the `kind` of a mapping starts
+it anew, from the defaults of that kind; all `--set` together are one layer.
 """
 
 from __future__ import annotations
@@ -9,19 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from dhcli.config.explain import check_names, explain
+from dhcli.config.keys import Place
+from dhcli.config.merge import defaults_of, merge
 from dhcli.config.presets import DEFAULT_PRESET, find_preset, presets_folder
-from dhcli.config.schema import Config, Section
+from dhcli.config.retired import without_retired
+from dhcli.config.schema.base import Section
+from dhcli.config.schema.config import Config
 from dhcli.config.text import parse_value, read_yaml, write_scalar
-from dhcli.config.tree import Node, Written, as_plain, as_tree, leaves, merge
+from dhcli.config.tree import Node, Written, as_plain, as_tree, item_name, leaves
 from dhcli.errors import ConfigError
 
 _OWN = ("name", "about", "paper_tables", "paper")
 """Keys that describe one preset and are not handed down."""
+
+
+S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def load_config(
                 hint="drop one of the two",
             )
         layers += above
-    return _resolve([*layers, *map(_parse_override, overrides)])
+    return Resolved(*resolve(Config, layers, overrides))
 
 
 def config_from_dict(
@@ -66,16 +74,16 @@ def config_from_dict(
     Errors say that the values stood in `origin`.
     """
     tree = as_tree(dict(values), origin)
-    layers = [tree] if isinstance(tree, dict) else []
-    return _resolve([*layers, *map(_parse_override, overrides)]).config
+    layers = [without_retired(tree)] if isinstance(tree, dict) else []
+    return resolve(Config, layers, overrides)[0]
 
 
-def config_to_dict(config: Config) -> dict[str, Any]:
+def config_to_dict(config: Section) -> dict[str, Any]:
     """The configuration in plain values (JSON's), which `config_from_dict` reads back."""
     return config.model_dump(mode="json", by_alias=True)
 
 
-def dump_config(config: Config, origins: Mapping[str, str] | None = None) -> str:
+def dump_config(config: Section, origins: Mapping[str, str] | None = None) -> str:
     """The configuration as YAML that reads back the same; with `origins`, a comment on each line.
 
     A key of the tree is a line; lists and mappings of plain values stand on one line.
@@ -96,7 +104,7 @@ def _preset_layers(path: Path, below: tuple[Path, ...] = ()) -> list[dict[str, N
         circle = " → ".join(one.stem for one in (*below, path))
         raise ConfigError(f"`extends` goes in a circle: {circle}", where=path)
     shipped = path.parent == presets_folder()
-    tree = read_yaml(path, f"preset {path.stem}" if shipped else None)
+    tree = without_retired(read_yaml(path, f"preset {path.stem}" if shipped else None))
     parent = tree.pop("extends", None)
     tree.setdefault(
         "name", Written(path.stem, f"preset {path.stem}" if shipped else f"file {path}")
@@ -128,23 +136,44 @@ def _parse_override(text: str) -> dict[str, Node]:
     return node if isinstance(node, dict) else {}
 
 
-def _resolve(layers: Sequence[dict[str, Node]]) -> Resolved:
-    tree: Node = as_tree(Config().model_dump(by_alias=True), "default")
-    for layer in layers:
-        tree = merge(tree, layer)
-    written = dict(leaves(tree))
-    config = _check(tree if isinstance(tree, dict) else {})
-    keys = [key for key, _ in leaves(as_tree(config.model_dump(by_alias=True), "default"))]
-    return Resolved(config, {k: written[k].origin if k in written else "default" for k in keys})
+def resolve(
+    root: type[S], layers: Sequence[dict[str, Node]], overrides: Sequence[str] = ()
+) -> tuple[S, dict[str, str]]:
+    """The tree of `layers` and of `overrides` (`a.b=c`) over the defaults of `root`, checked.
+
+    With it the origin of every dotted key. Raises ConfigError as `load_config` does.
+    """
+    place = Place((root,))
+    last: Node = {}
+    for override in overrides:
+        last = merge(last, _parse_override(override), place, whole=False)
+    tree: Node = defaults_of(root)
+    for layer in (*layers, last):
+        tree = merge(tree, layer, place)
+    config = _check(tree if isinstance(tree, dict) else {}, root)
+    whole = as_tree(config.model_dump(by_alias=True), "default")
+    return config, {key: leaf.origin for key, leaf in leaves(_with_origins(whole, tree))}
 
 
-def _check(tree: dict[str, Node]) -> Config:
+def _with_origins(whole: Node, written: Node | None) -> Node:
+    """The tree `whole`, each leaf with the origin of the same one of `written`, if that has it."""
+    if isinstance(whole, dict):
+        below = written if isinstance(written, dict) else {}
+        return {key: _with_origins(child, below.get(key)) for key, child in whole.items()}
+    if isinstance(whole, list) and isinstance(written, list):
+        return [_with_origins(*pair) for pair in zip(whole, written, strict=True)]
+    if isinstance(whole, Written) and isinstance(written, Written):
+        return Written(whole.value, written.origin)
+    return whole
+
+
+def _check(tree: dict[str, Node], root: type[S]) -> S:
     """Names first, then types and ranges."""
-    check_names(tree)
+    check_names(tree, root)
     try:
-        return Config.model_validate(as_plain(tree), strict=True)
+        return root.model_validate(as_plain(tree), strict=True)
     except ValidationError as error:
-        raise explain(error, tree) from error
+        raise explain(error, tree, root) from error
 
 
 def _yaml_lines(section: Section, path: str = "", pad: str = "") -> Iterator[tuple[str, str]]:
@@ -156,8 +185,9 @@ def _yaml_lines(section: Section, path: str = "", pad: str = "") -> Iterator[tup
             yield from _yaml_lines(value, f"{path}{key}.", pad + "  ")
         elif isinstance(value, tuple) and value and isinstance(value[0], Section):
             yield f"{pad}{key}:", ""
-            for item in value:
-                lines = list(_yaml_lines(item, f"{path}{key}.{item.name}.", pad + "    "))
+            for index, item in enumerate(value):
+                name = item_name(as_tree(item.model_dump(), ""), index)
+                lines = list(_yaml_lines(item, f"{path}{key}.{name}.", pad + "    "))
                 first, dotted = lines[0]
                 yield f"{pad}  - {first.lstrip()}", dotted
                 yield from lines[1:]

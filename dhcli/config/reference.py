@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from inspect import cleandoc
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dhcli.config.keys import allowed_range, fields_of, sections_in
-from dhcli.config.schema import Config, Section
+from dhcli.config.keys import Place, allowed_range, fields_of, place_of
+from dhcli.config.schema.base import Section, kinds_of, sections_in
+from dhcli.config.schema.config import Config
 from dhcli.config.text import write_scalar
 
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Made by `python -m dhcli.config.reference` from `dhcli/config/schema.py`. -->
+<!-- Made by `python -m dhcli.config.reference` from `dhcli/config/schema`. -->
 
 A run is decided by one tree of settings. It is put together from, each over the one before:
 
 1. the defaults below,
 2. the parents of the preset (`extends: PARENT` in its file, at most one),
-3. the preset (`--preset NAME`, or the path of a YAML file; without it `custom`),
+3. the preset (`--preset NAME`, or the path of a YAML file; default: `custom`),
 4. a file (`--config FILE`); given without a preset, it stands on the defaults alone,
 5. single settings (`--set KEY=VALUE`, as often as needed; the last wins).
 
@@ -36,6 +38,11 @@ extends: coco-r50-ext
 train: {lr: 0.005}
 model: {head: {branches: {fc: {omega: 2}}}}
 ```
+
+Where a section comes in kinds (`model`, `model.backbone`, `model.neck`), `kind` says which; it
+need not be written for the default one. A file or `--set` that changes a `kind` starts the section
+anew: what lower layers wrote for the other kind is dropped, and the defaults of the new kind stand
+in its place. All `--set` count as one layer, in any order.
 
 `dh presets` lists the presets, and `dh presets show NAME --set …` prints the resolved tree with the
 origin of every value. What it prints, and the `config.yaml` of a run, work as `--config`.
@@ -49,43 +56,65 @@ nearest.
 """
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a preset's file: the tree's, `extends`, and branches by their names."""
-    schema = Config.model_json_schema(by_alias=True)
-    branches = schema["$defs"]["Head"]["properties"]["branches"]
-    by_name = {"type": "object", "additionalProperties": {"type": "object"}}
-    whole = {key: branches.pop(key) for key in ("type", "items", "minItems", "maxItems")}
-    branches["anyOf"] = [whole, by_name]
+def json_schema(root: type[Section] = Config) -> dict[str, Any]:
+    """The JSON schema of a preset's file: the tree's, `extends`, and items of lists by their names.
+
+    A file holds differences, so that a mapping may leave out its `kind`.
+    """
+    schema = root.model_json_schema(by_alias=True)
+    sections = [schema, *schema.get("$defs", {}).values()]
+    for listed in (one for part in sections for one in part.get("properties", {}).values()):
+        if "oneOf" in listed.get("items", {}) or "$ref" in listed.get("items", {}):
+            by_name = {"type": "object", "additionalProperties": {"type": "object"}}
+            names = ("type", "items", "minItems", "maxItems")
+            whole = {key: listed.pop(key) for key in names if key in listed}
+            listed["anyOf"] = [whole, by_name]
     extends = {"type": "string", "description": "Preset, or path of a YAML file, to start from."}
     schema["properties"] = {"extends": extends, **schema["properties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def reference_page() -> str:
+def reference_page(root: type[Section] = Config) -> str:
     """`docs/configuration.md`: an introduction, then a table for each section of the tree."""
-    return "\n".join([_INTRODUCTION, *_section_lines(Config, "")])
+    return "\n".join([_INTRODUCTION, *_section_lines(root, "", "The preset itself")])
 
 
-def _section_lines(section: type[Section], path: str) -> Iterator[str]:
-    plain: list[str] = []
-    below: list[tuple[type[Section], str]] = []
-    for key, field in fields_of(section).items():
-        kinds = sections_in(field.annotation)
-        plain += [] if len(kinds) == 1 else [_row(f"{path}{key}", field)]
-        suffixes = [""] if len(kinds) == 1 else [f".{_kind(kind)}" for kind in kinds]
-        below += [(kind, f"{path}{key}{end}.") for kind, end in zip(kinds, suffixes, strict=True)]
-    yield f"## {f'`{path[:-1]}`' if path else 'The preset itself'}\n"
-    yield f"{section.__doc__}\n"
+def _section_lines(section: type[Section], path: str, title: str) -> Iterator[str]:
+    """The table of a section, then those below it. `path` is "", or ends in a dot."""
+    fields = {f"{path}{key}": field for key, field in fields_of(section).items()}
+    plain = [_row(key, one) for key, one in fields.items() if _stands_alone(place_of(one))]
+    yield f"## {title}\n"
+    yield f"{cleandoc(section.__doc__ or '')}\n"
     if plain:
         yield "| key | value | default | meaning |\n|---|---|---|---|"
         yield "\n".join(plain) + "\n"
-    for kind, prefix in below:
-        yield from _section_lines(kind, prefix)
+    for key, field in fields.items():
+        yield from _lines_below(key, place_of(field))
+
+
+def _stands_alone(place: Place) -> bool:
+    """Whether a key has a row, and not only a table for what is below it."""
+    return place.listed or not place.sections
+
+
+def _lines_below(key: str, place: Place) -> Iterator[str]:
+    """The tables of the sections that may stand under `key`."""
+    for section in place.sections:
+        if place.listed:
+            path = f"{key}.{_kind(section)}"
+            yield from _section_lines(section, f"{path}.", f"`{path}`")
+        elif len(place.sections) == 1:
+            yield from _section_lines(section, f"{key}.", f"`{key}`")
+        else:
+            default = place.choice.default if place.choice else None
+            of_kind = f"`{key}` of kind `{_kind(section)}`"
+            title = f"{of_kind}, the default" if _kind(section) == default else of_kind
+            yield from _section_lines(section, f"{key}.", title)
 
 
 def _kind(section: type[Section]) -> str:
-    """What an item of a list states as its `kind`, and is called unless it has another name."""
-    return str(get_args(section.model_fields["kind"].annotation)[0])
+    """What a section states as its `kind`; an item of a list is called so unless it has a name."""
+    return next(iter(kinds_of(section)), "0")
 
 
 def _row(key: str, field: FieldInfo) -> str:
@@ -111,7 +140,7 @@ def _type_in_words(annotation: Any) -> str:
         return names[annotation]
     kinds = sections_in(annotation)
     if kinds:
-        return "list of " + " and ".join(f"`{_kind(kind)}` branches" for kind in kinds)
+        return "list of sections of kind " + ", ".join(f"`{_kind(kind)}`" for kind in kinds)
     arguments = get_args(annotation)
     match get_origin(annotation):
         case origin if origin is Literal:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from dhcli.errors import ConfigError
-
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -39,40 +37,16 @@ def as_plain(node: Node) -> Any:
     return _frozen(node.value)
 
 
-def merge(below: Node | None, above: Node, path: str = "") -> Node:
-    """`above` laid over `below`: mappings merge, all else replaces.
-
-    A mapping over a list changes single items, found by their `name` or index. Neither input is
-    changed. Raises ConfigError where a list has no such item.
-    """
-    if not isinstance(above, dict):
-        return above
-    if isinstance(below, dict):
-        merged = dict(below)
-        for key, node in above.items():
-            merged[key] = merge(below.get(key), node, _join(path, key))
-        return merged
-    if isinstance(below, list):
-        return _merge_items(below, above, path)
-    if isinstance(below, Written) and isinstance(below.value, list) and above:
-        items: list[Node] = [Written(item, below.origin) for item in below.value]
-        changed = _merge_items(items, above, path)
-        if all(isinstance(item, Written) for item in changed):
-            values = [item.value for item in changed if isinstance(item, Written)]
-            return Written(values, next(leaf.origin for _, leaf in leaves(above)))
-    return above
-
-
 def leaves(node: Node, path: str = "") -> Iterator[tuple[str, Written]]:
     """Every leaf with its dotted key; an item of a list goes by its name, or its index."""
     if isinstance(node, Written):
         yield path, node
     elif isinstance(node, dict):
         for key, child in node.items():
-            yield from leaves(child, _join(path, key))
+            yield from leaves(child, join(path, key))
     else:
         for index, item in enumerate(node):
-            yield from leaves(item, _join(path, item_name(item, index)))
+            yield from leaves(item, join(path, item_name(item, index)))
 
 
 def item_name(item: Node, index: int) -> str:
@@ -84,28 +58,8 @@ def item_name(item: Node, index: int) -> str:
     return str(index)
 
 
-def _merge_items(below: list[Node], above: dict[str, Node], path: str) -> list[Node]:
-    merged = list(below)
-    for key, node in above.items():
-        index = _find_item(merged, key, path, node)
-        merged[index] = merge(merged[index], node, _join(path, key))
-    return merged
-
-
-def _find_item(items: list[Node], key: str, path: str, node: Node) -> int:
-    names = [item_name(item, index) for index, item in enumerate(items)]
-    if key in names:
-        return names.index(key)
-    if key.isdecimal() and int(key) < len(items):
-        return int(key)
-    origin = next((leaf.origin for _, leaf in leaves(node)), None)
-    raise ConfigError(
-        f"`{path}` has no item `{key}`" + (f" in {origin}" if origin else ""),
-        hint=f"it has {', '.join(f'`{name}`' for name in names)}" if names else "it is empty",
-    )
-
-
-def _join(path: str, key: str) -> str:
+def join(path: str, key: str) -> str:
+    """The dotted key of `key` below `path`."""
     return f"{path}.{key}" if path else key
 
 

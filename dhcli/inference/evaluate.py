@@ -41,7 +41,7 @@ def evaluate_model(
     runner = open_runner(weights, options)
     for line in runner.lines:
         say(line)
-    read_outs = measures.choose(runner.config.model.head)
+    read_outs = measures.choose(runner.config.model)
     table = read_dataset(data)
     split, images = choose_split(table, measures.split)
     truth = table.take_images(images)

@@ -138,7 +138,7 @@ def predict(
 def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOptions:
     """`options` by which the runner gives all that is wanted, and little more."""
     config = runner.config.model
-    read_out = choose_read_out(config.head, request.scores, request.boxes)
+    read_out = choose_read_out(config, request.scores, request.boxes)
     most = request.top if request.top and request.top > config.detect.max_detections else None
     return replace(options, threshold=request.score, most=most).reading(read_out)
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_write
-from dhcli.config.heads import ReadOut, all_read_outs, choose_read_out
-from dhcli.config.schema import Head
+from dhcli.config.heads import ReadOut, choose_read_out, read_outs
+from dhcli.config.schema import Model
 from dhcli.data.formats import describe, read_dataset, read_results, results_of
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
@@ -55,11 +55,11 @@ class Measures:
     boxes: str | None = None
     every: bool = False
 
-    def choose(self, head: Head) -> list[ReadOut]:
-        """The read-outs to measure. Raises ConfigError where `head` has none like it."""
+    def choose(self, model: Model) -> list[ReadOut]:
+        """The read-outs to measure. Raises ConfigError where `model` has none like it."""
         if self.every:
-            return all_read_outs(head)
-        return [choose_read_out(head, self.scores, self.boxes)]
+            return read_outs(model)
+        return [choose_read_out(model, self.scores, self.boxes)]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhcli.config.schema import Backbone, Config, Neck
-from dhcli.config.schema import Model as TwoStage
+from dhcli.config.schema import Backbone, Config, Neck, TwoStage
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.contract import Detector
 from dhcli.models.detector import Pixels

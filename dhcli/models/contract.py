@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
-from dhcli.config.heads import ReadOut
+from dhcli.config.heads import ONLY, ReadOut
 from dhcli.ops.batch import Detections, ImageBatch, Target
 
 
@@ -56,8 +56,8 @@ class Detector(nn.Module):
         return {}
 
     def read_outs(self) -> list[ReadOut]:
-        """The ways it can be read, its own first; a detector that has one way needs no name."""
-        return [ReadOut("", "")]
+        """The ways it can be read, its own first; most have one."""
+        return [ONLY]
 
     def features(self) -> Features | None:
         """Its backbone, for pretrained weights; None where there is none to load."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
-from dhcli.config.heads import ReadOut, own_read_out
+from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.data.loading.pictures import Pictures
 from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.runtime.runner import Found
@@ -69,7 +69,7 @@ class OnnxRunner:
 
     def read_outs(self) -> list[ReadOut]:
         """The one it was exported with."""
-        return [own_read_out(self.config.model.head)]
+        return [choose_read_out(self.config.model, None, None)]
 
     def detect(
         self, pictures: Pictures, options: DetectOptions = AS_CONFIGURED

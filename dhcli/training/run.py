@@ -69,8 +69,7 @@ def train(config: Config, session: Session, weights: Path | None = None) -> Outc
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
     if weights is None:
-        said = load_backbone(detector.features(), config.model.backbone)
-        session.journal.say(f"backbone weights: {said}")
+        _start_backbone(config, detector, session.journal)
     else:
         copied = _load_same_classes(detector, weights, data)
         session.journal.say(f"weights: {weights}, {copied.summary()}")
@@ -201,6 +200,15 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     session.journal.event(
         "started", total_iteration=trainer.iteration, iterations=trainer.total, line=session.line
     )
+
+
+def _start_backbone(config: Config, detector: Detector, journal: Journal) -> None:
+    """Load the backbone's pretrained weights, where the detector has such a part."""
+    features = detector.features()
+    if features is None:
+        journal.say("weights: none, the detector starts from random ones")
+    else:
+        journal.say(f"backbone weights: {load_backbone(features, config.model.backbone)}")
 
 
 def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Transfer:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dhcli.config.heads import part_of
 from dhcli.config.schema import Config
 from dhcli.errors import ModelError
 from dhcli.models.state import shorten
@@ -108,14 +109,8 @@ def _reason(name: str, patterns: Mapping[str, str]) -> str | None:
 def _rows(pairs: list[Pair], config: Config) -> list[Row]:
     parts: dict[str, list[Pair]] = {}
     for one in pairs:
-        parts.setdefault(_part(one.ours), []).append(one)
+        parts.setdefault(part_of(one.ours, fine=True), []).append(one)
     return [Row(part, len(ones), _how(part, ones, config)) for part, ones in parts.items()]
-
-
-def _part(ours: str) -> str:
-    """`backbone`, `neck`, `rpn`, or of the head the branch and what of it: `head fc cls`."""
-    first, *rest = ours.split(".")
-    return " ".join(("head", *rest[1:3])) if first == "head" else first
 
 
 def _how(part: str, pairs: list[Pair], config: Config) -> str:

@@ -23,14 +23,12 @@ FROM_SCRATCH = (
 )
 
 
-def load_backbone(features: Features | None, config: Backbone) -> str:
+def load_backbone(features: Features, config: Backbone) -> str:
     """Put the weights that `config.weights` names into the backbone; say which, in a line.
 
     Raises ModelError where they cannot be had or do not fit, and ConfigError where a part without
     weights would stay fixed.
     """
-    if features is None:
-        return "none, the whole detector starts from random ones"
     if config.weights == "none":
         _check_trainable(config)
         return "none, it starts from random ones"

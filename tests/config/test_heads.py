@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dhcli.config.heads import all_read_outs, choose_read_out, own_read_out
-from dhcli.config.schema import Head
+from dhcli.config.heads import (
+    ONLY,
+    all_read_outs,
+    choose_read_out,
+    own_read_out,
+    part_of,
+    read_outs,
+)
+from dhcli.config.schema import Head, TwoStage
+from dhcli.config.schema.base import Section
 from dhcli.errors import ConfigError
 
 FC, CONV = {"kind": "fc"}, {"kind": "conv"}
@@ -18,6 +26,16 @@ DOUBLE = [FC, CONV]
 
 def head(*branches: dict[str, Any], **settings: str) -> Head:
     return Head.model_validate({"branches": branches, **settings})
+
+
+def two_stage(one: Head) -> TwoStage:
+    return TwoStage(head=one)
+
+
+class Toy(Section):
+    """A model without branches."""
+
+    kind: str = "toy"
 
 
 @pytest.mark.parametrize(
@@ -49,10 +67,10 @@ def test_every_read_out(branches: list[dict[str, Any]], expected: str) -> None:
 def test_what_is_not_asked_for_stays_as_it_is_configured() -> None:
     one = head(*EXT, scores="max", boxes="fc")
 
-    assert choose_read_out(one, None, None) == ("max", "fc")
-    assert choose_read_out(one, "average", None) == ("average", "fc")
-    assert choose_read_out(one, None, "conv") == ("max", "conv")
-    assert choose_read_out(one, "auto", "auto") == ("complementary", "conv")
+    assert choose_read_out(two_stage(one), None, None) == ("max", "fc")
+    assert choose_read_out(two_stage(one), "average", None) == ("average", "fc")
+    assert choose_read_out(two_stage(one), None, "conv") == ("max", "conv")
+    assert choose_read_out(two_stage(one), "auto", "auto") == ("complementary", "conv")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +105,7 @@ def test_what_a_head_cannot_give_says_why_and_what_it_can(
     branches: list[dict[str, Any]], scores: str | None, boxes: str | None, said: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        choose_read_out(head(*branches), scores, boxes)
+        choose_read_out(two_stage(head(*branches)), scores, boxes)
 
     assert str(caught.value) == said
 
@@ -95,3 +113,42 @@ def test_what_a_head_cannot_give_says_why_and_what_it_can(
 def test_a_configuration_is_checked_by_the_same_rule() -> None:
     with pytest.raises(ValidationError, match=r"`scores`: `conv` has no classifier"):
         head(*DOUBLE, scores="conv")
+
+
+def test_a_model_is_read_as_its_head_is() -> None:
+    ext = head(*EXT)
+
+    assert read_outs(two_stage(ext)) == all_read_outs(ext)
+
+
+def test_a_model_without_branches_has_one_read_out() -> None:
+    assert read_outs(Toy()) == [ONLY]
+    assert choose_read_out(Toy(), None, "auto") == ONLY
+    with pytest.raises(ConfigError) as caught:
+        choose_read_out(Toy(), None, "fc")
+
+    assert str(caught.value) == "--boxes: a model of kind `toy` can be read in one way only"
+
+
+def test_a_model_describes_its_parts() -> None:
+    described = TwoStage(head=head(*EXT)).describe()
+
+    assert described == [
+        ("backbone", "resnet50, frozen_bn"),
+        ("fc branch", "fc, focus cls, ω 1, λ 0.7, RoI × 1"),
+        ("conv branch", "conv, focus reg, ω 1, λ 0.8, RoI × 1"),
+    ]
+    assert Toy().describe() == []
+
+
+@pytest.mark.parametrize(
+    ("tensor", "part", "fine"),
+    [
+        ("backbone.layer1.0.conv1.weight", "backbone", "backbone"),
+        ("head.branches.fc.cls.weight", "head fc", "head fc cls"),
+        ("head.branches.conv.trunk.0.weight", "head conv", "head conv trunk"),
+        ("weight", "weight", "weight"),
+    ],
+)
+def test_the_part_that_a_tensor_belongs_to(tensor: str, part: str, fine: str) -> None:
+    assert (part_of(tensor), part_of(tensor, fine=True)) == (part, fine)

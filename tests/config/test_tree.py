@@ -4,7 +4,8 @@ from copy import deepcopy
 
 import pytest
 
-from dhcli.config.tree import Node, Written, as_plain, as_tree, item_name, leaves, merge
+from dhcli.config.merge import merge
+from dhcli.config.tree import Node, Written, as_plain, as_tree, item_name, leaves
 from dhcli.errors import ConfigError
 
 BELOW = {"a": {"x": 1, "y": 2}, "steps": [8, 11], "branches": [{"name": "fc"}, {"name": "conv"}]}

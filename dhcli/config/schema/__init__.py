@@ -1,0 +1,65 @@
+"""The configuration tree: every setting, its default and its meaning, stated once.
+
+Frozen pydantic models that refuse unknown keys. The description of a field is its documentation:
+it feeds `docs/configuration.md`, the JSON schema for editors and the error messages. One file per
+section; a new kind of a section is a class with its own `kind`, added to the union beside it
+(`Model`, `Backbone`, `Neck`, `AnyBranch`).
+"""
+
+from dhcli.config.schema.augment import Augment
+from dhcli.config.schema.backbone import RESNETS, Backbone, ResNet
+from dhcli.config.schema.base import ByKind, Section
+from dhcli.config.schema.config import Config
+from dhcli.config.schema.data import Data
+from dhcli.config.schema.detect import Detect
+from dhcli.config.schema.finetune import Finetune
+from dhcli.config.schema.head import (
+    FUSIONS,
+    AnyBranch,
+    BranchBase,
+    ConvBranch,
+    FcBranch,
+    Head,
+    Res5Branch,
+    predicts,
+    read_out_problem,
+)
+from dhcli.config.schema.input import Input
+from dhcli.config.schema.model import Model, TwoStage
+from dhcli.config.schema.neck import Neck, NoNeck, Pyramid
+from dhcli.config.schema.pool import Pool
+from dhcli.config.schema.rpn import Anchors, Rpn
+from dhcli.config.schema.train import Schedule, Train
+
+__all__ = [
+    "FUSIONS",
+    "RESNETS",
+    "Anchors",
+    "AnyBranch",
+    "Augment",
+    "Backbone",
+    "BranchBase",
+    "ByKind",
+    "Config",
+    "ConvBranch",
+    "Data",
+    "Detect",
+    "FcBranch",
+    "Finetune",
+    "Head",
+    "Input",
+    "Model",
+    "Neck",
+    "NoNeck",
+    "Pool",
+    "Pyramid",
+    "Res5Branch",
+    "ResNet",
+    "Rpn",
+    "Schedule",
+    "Section",
+    "Train",
+    "TwoStage",
+    "predicts",
+    "read_out_problem",
+]

@@ -1,0 +1,34 @@
+"""The root of the tree."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dhcli.config.schema.augment import Augment
+from dhcli.config.schema.base import AtLeastOne, ByKind, Section
+from dhcli.config.schema.data import Data
+from dhcli.config.schema.finetune import Finetune
+from dhcli.config.schema.input import Input
+from dhcli.config.schema.model import Model, TwoStage
+from dhcli.config.schema.train import Train
+
+
+class Config(Section):
+    """Everything that decides a result."""
+
+    name: str = "custom"
+    """Name of the preset."""
+    about: str = ""
+    """What it is for, in one line."""
+    paper_tables: tuple[AtLeastOne, ...] = ()
+    """Tables of the paper that it is a row of."""
+    paper: dict[str, float] = Field(default_factory=dict)
+    """What the paper reports for it: AP in percent on COCO val, or on VOC07 test."""
+    data: Data = Data()
+    input: Input = Input()
+    augment: Augment = Augment()
+    model: Annotated[Model, ByKind("two_stage")] = TwoStage()
+    train: Train = Train()
+    finetune: Finetune = Finetune()

@@ -1,0 +1,33 @@
+"""`data`: which images and boxes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dhcli.config.schema.base import Fraction, Section
+
+
+class Data(Section):
+    """Which images and boxes."""
+
+    train: str | None = None
+    """Dataset to train on: a folder or annotation file of any known format."""
+    val: str | None = None
+    """Dataset to validate on (default: the val split of `train`)."""
+    train_split: str = "train"
+    """Split of `train` to learn from. A dataset without splits is divided, see val_fraction."""
+    val_split: str = "val"
+    """Split to validate on."""
+    val_fraction: Fraction = 0.2
+    """Share of the images set aside for validation if the dataset has no splits."""
+    classes: tuple[str, ...] | None = None
+    """Class names in order (default: those of the dataset)."""
+    others: Literal["error", "ignore", "drop"] = "error"
+    """What to do with boxes of classes not in `classes`: stop with an error, treat them as regions
+    to ignore, or leave them out."""
+    difficult: Literal["ignore", "keep"] = "ignore"
+    """Boxes marked difficult: regions to ignore in training, or ordinary objects."""
+    empty: Literal["keep", "drop"] = "keep"
+    """Keep images without objects in training, or drop them."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """If an image cannot be read (checked before training): stop and name it, or leave it out."""

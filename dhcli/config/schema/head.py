@@ -1,0 +1,180 @@
+"""`model.head`: one or two branches on the proposals, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from dhcli.config.schema.base import (
+    AtLeastOne,
+    ByKind,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+)
+
+BranchName = Annotated[
+    str, Field(description="Name of the branch in weights, losses and read-outs.")
+]
+Focus = Annotated[
+    Literal["cls", "reg"],
+    Field(
+        description="The task that λ weighs; the other gets 1 − λ, and no predictor if that is 0."
+    ),
+]
+
+
+class BranchBase(Section):
+    """What every branch has: its name, and how its losses are weighed."""
+
+    kind: str
+    name: BranchName
+    focus: Focus = "cls"
+    omega: NonNegative = 1.0
+    """ω, weight of the branch's loss (Eq. 1)."""
+    lambda_: Annotated[Fraction, Field(alias="lambda")] = 1.0
+    """λ, weight of the focused task within the branch (Eq. 2, 3)."""
+    roi_scale: Positive = 1.0
+    """Enlarges the RoI about its centre before pooling (the public implementations: 1.3 for the
+    conv branch)."""
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Its kind and weights."""
+        text = f"{self.kind}, focus {self.focus}, ω {self.omega:g}, λ {self.lambda_:g}, "
+        return [(f"{self.name} branch", f"{text}RoI × {self.roi_scale:g}")]
+
+
+class FcBranch(BranchBase):
+    """Fully connected layers: sensitive to position, good at scoring."""
+
+    kind: Literal["fc"]
+    """fc: fully connected layers."""
+    name: BranchName = "fc"
+    width: AtLeastOne = 1024
+    """Outputs of each layer."""
+    layers: AtLeastOne = 2
+    """Number of layers."""
+
+
+class ConvBranch(BranchBase):
+    """Residual blocks and average pooling: shared over the cells, good at locating."""
+
+    kind: Literal["conv"]
+    """conv: residual blocks."""
+    name: BranchName = "conv"
+    focus: Focus = "reg"
+    width: Annotated[int, Field(ge=4, multiple_of=4)] = 1024
+    """Channels of the blocks; their inner layers have a quarter."""
+    residual: AtLeastOne = 5
+    """Residual blocks: the widening one (Fig. 5a), then bottlenecks (Fig. 5b)."""
+    non_local: Count = 0
+    """Non-local blocks (Fig. 5c), one before each of the first bottlenecks."""
+    non_local_groups: AtLeastOne = 4
+    """Groups that the channels of a non-local block are split into."""
+    non_local_normalise: Literal["count", "softmax"] = "count"
+    """Affinities divided by the number of cells (the authors' code), or softmax."""
+    norm: Literal["bn", "gn", "frozen_bn"] = "bn"
+    """gn (GroupNorm) does not depend on the batch."""
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        if self.non_local >= self.residual:
+            raise ValueError(
+                f"{self.non_local} non-local blocks need as many bottlenecks after the first "
+                f"block, but there are {self.residual - 1}"
+            )
+        if self.non_local and (self.width // 2) % self.non_local_groups:
+            raise ValueError(f"width / 2 must divide into {self.non_local_groups} groups")
+        return self
+
+
+class Res5Branch(BranchBase):
+    """The backbone's last stage on each RoI of C4, as in Faster R-CNN before the pyramid.
+
+    Depth, norm, stride and the initial weights are the backbone's.
+    """
+
+    kind: Literal["res5"]
+    """res5: the backbone's last stage."""
+    name: BranchName = "res5"
+
+
+AnyBranch: TypeAlias = FcBranch | ConvBranch | Res5Branch
+"""Every kind of branch."""
+
+
+class Head(Section):
+    """One or two branches on the proposals. Every detector of the paper is a row of these."""
+
+    branches: Annotated[
+        tuple[Annotated[AnyBranch, ByKind()], ...], Field(min_length=1, max_length=2)
+    ] = (FcBranch(kind="fc"), ConvBranch(kind="conv"))
+    """The branches; `--set` addresses one by its name: `model.head.branches.fc.omega=2`."""
+    scores: str = "auto"
+    """A branch's name, or `max`, `average`, `complementary` (Eq. 4) of both; auto: complementary
+    if both branches classify, else the one that does."""
+    boxes: str = "auto"
+    """Name of the branch whose boxes are used; auto: the one that focuses on them."""
+    class_agnostic: bool = False
+    """One box regression for all classes instead of one per class."""
+    background_box: bool = False
+    """Also a regression for the background, first and unused (maskrcnn-benchmark, torchvision)."""
+    positive_iou: Fraction = 0.5
+    """A proposal with at least this IoU is an object."""
+    samples: AtLeastOne = 512
+    """RoIs per image that carry a loss."""
+    positive_fraction: Fraction = 0.25
+    """Largest share of objects among them."""
+    smooth_l1_beta: NonNegative = 1.0
+    """Where the regression loss turns from quadratic to linear (0: plain L1)."""
+    box_std: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)
+    """Standard deviations that the box deltas are divided by."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [branch.name for branch in self.branches]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two branches are named `{names[0]}`; give one another name")
+        for task in ("cls", "reg"):
+            if not any(predicts(branch, task) for branch in self.branches):
+                raise ValueError(f"no branch predicts `{task}`: check focus and lambda")
+        for key, value, task in (("scores", self.scores, "cls"), ("boxes", self.boxes, "reg")):
+            if problem := read_out_problem(value, self.branches, task):
+                raise ValueError(f"`{key}`: {problem}")
+        return self
+
+
+FUSIONS = ("max", "average", "complementary")
+"""Ways to fuse the scores of two classifiers (Table 3)."""
+
+
+def predicts(branch: AnyBranch, task: str) -> bool:
+    """Whether `branch` has a predictor for `task` ("cls" or "reg"): its weight is not 0."""
+    return branch.lambda_ > 0 if branch.focus == task else branch.lambda_ < 1
+
+
+def read_out_problem(value: str, branches: Sequence[AnyBranch], task: str) -> str:
+    """Why `value` cannot say where scores (`task` "cls") or boxes ("reg") come from; "" if it can.
+
+    A branch can be named that predicts the task; where two classify, also a fusion.
+    """
+    able = [branch.name for branch in branches if predicts(branch, task)]
+    fusions = FUSIONS if task == "cls" and len(able) == 2 else ()
+    choices = ["auto", *able, *fusions]
+    if value in choices:
+        return ""
+    unable = [branch for branch in branches if not predicts(branch, task)]
+    missing = "no classifier" if task == "cls" else "no box regression"
+    reasons = [f"`{x.name}` has {missing} (its λ is {x.lambda_:g})" for x in unable]
+    if task == "cls" and value in FUSIONS:
+        reason = reasons[0] if reasons else "there is one branch"
+        why = f"`{value}` fuses two classifiers, but {reason}"
+    elif named := [why for x, why in zip(unable, reasons, strict=True) if x.name == value]:
+        why = named[0]
+    else:
+        why = f"there is no `{value}`"
+    return f"{why}; it can be {', '.join(choices)}"

@@ -1,0 +1,39 @@
+"""`input`: how an image becomes a tensor."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from dhcli.config.schema.base import AtLeastOne, Positive, Section
+
+
+class Input(Section):
+    """How an image becomes a tensor."""
+
+    min_size: AtLeastOne = 800
+    """Shortest side after resizing, in pixels."""
+    max_size: AtLeastOne = 1333
+    """Longest side after resizing, in pixels; takes precedence over min_size."""
+    divisor: AtLeastOne = 32
+    """Height and width of a batch are padded to multiples of this."""
+    resize: Literal["plain", "torchvision", "maskrcnn_benchmark"] = "plain"
+    """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); torchvision:
+    down; maskrcnn_benchmark: the short side to the nearest, the long side down."""
+    interpolation: Literal["pil", "cv2", "float"] = "pil"
+    """Bilinear resizing: Pillow's (antialiased), OpenCV's, or torch's without rounding."""
+    exif: bool = True
+    """Rotate an image as its EXIF orientation says."""
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the colour channels that the network sees."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Mean of each channel on the 0–255 scale, in the order of `channels`."""
+    std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)
+    """Standard deviation of each channel on the 0–255 scale."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_size < self.min_size:
+            raise ValueError(f"max_size {self.max_size} is below min_size {self.min_size}")
+        return self

@@ -1,0 +1,56 @@
+"""`model`: the detector."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import model_validator
+
+from dhcli.config.schema.backbone import Backbone, ResNet
+from dhcli.config.schema.base import ByKind, Section
+from dhcli.config.schema.detect import Detect
+from dhcli.config.schema.head import Head, Res5Branch
+from dhcli.config.schema.neck import Neck, Pyramid
+from dhcli.config.schema.pool import Pool
+from dhcli.config.schema.rpn import Anchors, Rpn
+
+
+class TwoStage(Section):
+    """The detector: proposals, then a head on each of them."""
+
+    kind: Literal["two_stage"] = "two_stage"
+    """two_stage: Faster R-CNN, Double-Head and their relatives."""
+    backbone: Annotated[Backbone, ByKind("resnet")] = ResNet()
+    neck: Annotated[Neck, ByKind("fpn")] = Pyramid()
+    anchors: Anchors = Anchors()
+    rpn: Rpn = Rpn()
+    pool: Pool = Pool()
+    head: Head = Head()
+    detect: Detect = Detect()
+    legacy_plus_one: bool = False
+    """Count pixels as maskrcnn-benchmark does: a box's width is x2 − x1 + 1."""
+    clamp_shrinking: bool = True
+    """Limit how far a box may shrink (to 1/62.5, as MMDetection does). Growth is always limited."""
+    nms: Literal["exact", "mmdet", "torchvision"] = "exact"
+    """Arithmetic of NMS over classes and levels: exact, or rounded as in those programs."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        last_stages = sum(isinstance(branch, Res5Branch) for branch in self.head.branches)
+        if last_stages != (self.neck.kind == "none"):
+            raise ValueError("`neck.kind: none` and one branch of kind `res5` belong together")
+        if self.neck.kind == "none" and self.backbone.frozen_stages > 4:
+            raise ValueError("`backbone.frozen_stages` is at most 4 beside a `res5` branch")
+        if self.neck.kind == "fpn" and len(self.anchors.sizes) != 5:
+            got = len(self.anchors.sizes)
+            raise ValueError(f"`anchors.sizes` needs one for each of P2 … P6, got {got}")
+        return self
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Its backbone, and each branch of its head."""
+        branches = [row for branch in self.head.branches for row in branch.describe()]
+        return self.backbone.describe() + branches
+
+
+Model: TypeAlias = TwoStage
+"""Every kind of detector. Each has a section `detect`: what it detects when nothing is asked."""

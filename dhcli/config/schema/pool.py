@@ -1,0 +1,18 @@
+"""`model.pool`: from a pyramid level to the cells of a RoI."""
+
+from __future__ import annotations
+
+from dhcli.config.schema.base import AtLeastOne, Count, NonNegative, Section
+
+
+class Pool(Section):
+    """RoIAlign, from a pyramid level to size × size cells."""
+
+    size: AtLeastOne = 7
+    """Cells per side."""
+    sampling_ratio: Count = 0
+    """Samples per side of a cell (0: as many as the cell has pixels)."""
+    aligned: bool = True
+    """Shift by half a pixel, so that cells are centred on the samples."""
+    level_epsilon: NonNegative = 1e-6
+    """Added to √area / 56 before its logarithm gives the level (maskrcnn-benchmark: 4e-6)."""
