@@ -23,7 +23,7 @@ from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dhcli.training.loop import Outcome
+    from dhcli.training.loop import TrainingResult
     from dhcli.training.run import Session
 
 TrainFolder = Annotated[
@@ -45,7 +45,8 @@ ResumeRun = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Go on with this run folder; only settings of `train` may change.",
+        help="Resume the run in this folder. Of its settings, those of `train` may change, except "
+        "batch_size, accumulate, seed, optimizer and ema.",
     ),
 ]
 Cache = Annotated[
@@ -89,13 +90,14 @@ def train(
         config = _config_of(resume)
     settings = [*option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=settings)
-    from dhcli.training import run as engine
+    from dhcli.training import resume as resuming
+    from dhcli.training import run as starting
 
     session = make_session("train", out, device, tensorboard)
     if resume is not None:
-        outcome = engine.resume(resume, resolved.config, session)
+        outcome = resuming.resume(resume, resolved.config, session)
     else:
-        outcome = engine.train(resolved.config, session, weights)
+        outcome = starting.train(resolved.config, session, weights)
     conclude(outcome, as_json=as_json)
 
 
@@ -120,7 +122,7 @@ def make_session(command: str, out: Path | None, device: str, tensorboard: bool)
     return Session(command, line, machine, choose_device(device), journal, out, tensorboard)
 
 
-def conclude(outcome: Outcome, *, as_json: bool) -> None:
+def conclude(outcome: TrainingResult, *, as_json: bool) -> None:
     """Print what came of a training and what can be done next; exit 130 or 143 if interrupted.
 
     Draws `curves.png` in the run folder.
@@ -128,7 +130,7 @@ def conclude(outcome: Outcome, *, as_json: bool) -> None:
     from dhcli.report.console import err, out, print_json
     from dhcli.report.curves import draw_curves
     from dhcli.report.training import history_table, outcome_json
-    from dhcli.training.run import way_on
+    from dhcli.training.run_folder import resume_command
 
     if outcome.position.history:
         draw_curves(outcome.position.history, outcome.run.path / "curves.png")
@@ -137,13 +139,13 @@ def conclude(outcome: Outcome, *, as_json: bool) -> None:
     elif outcome.position.history:
         out.print(history_table(outcome.position.history, outcome.position.best_epoch))
     if outcome.signal is not None:
-        err.print(f"interrupted; {way_on(outcome.run)}")
+        err.print(f"interrupted; resume with: {resume_command(outcome.run.path)}")
         raise typer.Exit(128 + outcome.signal)
     for line in _farewell(outcome):
         err.print(line)
 
 
-def _farewell(outcome: Outcome) -> Sequence[str]:
+def _farewell(outcome: TrainingResult) -> Sequence[str]:
     position, run = outcome.position, outcome.run.path
     model = run / ("last.safetensors" if position.best_ap is None else "best.safetensors")
     lines = []
@@ -158,7 +160,7 @@ def _farewell(outcome: Outcome) -> Sequence[str]:
 def _refuse_beside_resume(options: dict[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
-        what = f"{', '.join(given)} cannot stand beside --resume: the run's own settings hold"
+        what = f"{', '.join(given)} cannot be used with --resume, which keeps the run's settings"
         raise ConfigError(what, hint="`--set train.…` changes how it goes on")
 
 

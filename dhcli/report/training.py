@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dhcli.training.journal import Display, Interval, clock
-from dhcli.training.loop import Outcome
+from dhcli.training.loop import TrainingResult
 
 
 class LineDisplay:
@@ -119,7 +119,7 @@ def _cell(value: float | None, *, percent: bool) -> str:
     return f"{value * 100:.1f}" if percent else f"{value:.4f}"
 
 
-def outcome_json(outcome: Outcome) -> dict[str, Any]:
+def outcome_json(outcome: TrainingResult) -> dict[str, Any]:
     """The end of a training as plain values, AP in 0…1; what is not a number is null."""
     position, run = outcome.position, outcome.run.path
     return {

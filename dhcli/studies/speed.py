@@ -18,7 +18,7 @@ from dhcli.data.shapes import draw_image
 from dhcli.models.detector import Detector
 from dhcli.ops.batch import ImageBatch
 from dhcli.ops.box_rules import BoxRules
-from dhcli.training.journal import memory_used
+from dhcli.runtime.memory import memory_used
 
 WARM_UP = 2
 SIDE = 2048

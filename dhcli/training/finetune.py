@@ -9,7 +9,7 @@ from dhcli.config.schema import Config
 from dhcli.models.build import build_detector
 from dhcli.runtime.eager import origin_lines
 from dhcli.training.data import load_data
-from dhcli.training.loop import Outcome
+from dhcli.training.loop import TrainingResult
 from dhcli.training.run import Session, start_run, with_absolute_paths
 from dhcli.training.run_folder import require_new_run
 from dhcli.training.step import seed_all
@@ -31,13 +31,13 @@ def inherited_settings(source: Config) -> list[str]:
     return model + [f"input.{name}={json.dumps(values['input'][name])}" for name in SEEN]
 
 
-def finetune(config: Config, session: Session, source: ModelFile, weights: Path) -> Outcome:
+def finetune(config: Config, session: Session, source: ModelFile, weights: Path) -> TrainingResult:
     """Train a detector for the classes of the data, starting from `source`, read from `weights`.
 
     Everything but the predictors is copied; of those, the rows of classes known by name or by
     `finetune.aliases`. Raises DhError where data or weights cannot be used.
     """
-    require_new_run(session.out)
+    session.team.from_first(lambda: require_new_run(session.out))
     config = with_absolute_paths(config)
     data = load_data(config.data, config.train.seed, session.journal)
     seed_all(config.train.seed)
@@ -53,7 +53,7 @@ def finetune(config: Config, session: Session, source: ModelFile, weights: Path)
 
 
 def transfer_lines(copied: Transfer) -> list[str]:
-    """The table of what was copied: a line a class, and what was left over."""
+    """The table of what was copied: one line per class, and what was left over."""
     width = max(len("class"), *(len(row.name) for row in copied.rows))
     origin = max(len("starts from"), *(len(row.source or "–") for row in copied.rows))
     lines = [f"  {'class':<{width}}  {'starts from':<{origin}}  how"]

@@ -120,7 +120,7 @@ def test_signal_saves_says_how_to_go_on_and_that_works(
     with monkeypatch.context() as patch:
         patch.setattr("dhcli.report.training.LineDisplay.tick", tick)
         stopped = train()
-    command = stopped.stderr.splitlines()[-1].partition("go on with: dh ")[2].split()
+    command = stopped.stderr.splitlines()[-1].partition("resume with: dh ")[2].split()
     resumed = invoke(*command, "--device", "cpu")
 
     assert stopped.exit_code == code
@@ -156,7 +156,7 @@ def test_finetune_copies_rows_by_alias_and_shows_the_table(
         ((), 2, "no dataset is named"),
         (("--data", "nowhere"), 3, "nowhere"),
         (("--resume", "nowhere"), 2, "is not a run folder"),
-        (("--resume", "r", "--data", "d", "--preset", "p"), 2, "--data, --preset cannot stand"),
+        (("--resume", "r", "--data", "d", "--preset", "p"), 2, "--data, --preset cannot be used"),
         (("--set", "train.lrr=1"), 2, "did you mean `train.lr`"),
         (("--data", "x", "--device", "warp"), 2, "unknown device `warp`"),
     ],
