@@ -42,8 +42,9 @@ from dhcli.runtime.device import choose_device
 from dhcli.runtime.eager import EagerRunner
 from dhcli.training.data import load_data
 from dhcli.training.journal import Journal
-from dhcli.training.loop import Outcome
-from dhcli.training.run import Session, resume, start_run
+from dhcli.training.loop import TrainingResult
+from dhcli.training.resume import resume
+from dhcli.training.run import Session, start_run
 from dhcli.training.run_folder import CONFIG
 from dhcli.training.step import seed_all
 from dhcli.weights.model_file import read_model
@@ -134,7 +135,7 @@ def main() -> None:
     print(json.dumps({"train_seconds": round(seconds), **coco_ap(truth, found).stats}))
 
 
-def _train(options: argparse.Namespace, session: Session) -> Outcome:
+def _train(options: argparse.Namespace, session: Session) -> TrainingResult:
     if options.resume:
         config = load_config(file=options.out / CONFIG, overrides=options.set).config
         return resume(options.out, config, session, SingleHead)  # type: ignore[arg-type]

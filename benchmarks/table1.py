@@ -35,7 +35,8 @@ from dhcli.report.console import err
 from dhcli.report.training import choose_display
 from dhcli.runtime.device import choose_device
 from dhcli.training.journal import Journal
-from dhcli.training.run import Session, resume, train
+from dhcli.training.resume import resume
+from dhcli.training.run import Session, train
 from dhcli.training.run_folder import CHECKPOINT, CONFIG, METRICS
 
 FC: dict[str, Any] = {"kind": "fc", "width": 256}

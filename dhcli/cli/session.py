@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from dhcli.training.loop import Outcome
+    from dhcli.training.loop import TrainingResult
     from dhcli.training.run import Session
 
 
@@ -37,7 +37,7 @@ def make_session(command: str, out: Path | None, device: str, tensorboard: bool)
     return Session(command, line, machine, choose_device(device), journal, out, tensorboard)
 
 
-def conclude(outcome: Outcome, *, as_json: bool) -> None:
+def conclude(outcome: TrainingResult, *, as_json: bool) -> None:
     """Print what came of a training and what can be done next; exit 130 or 143 if interrupted.
 
     Draws `curves.png` in the run folder.
@@ -46,7 +46,7 @@ def conclude(outcome: Outcome, *, as_json: bool) -> None:
     from dhcli.report.curves import draw_curves
     from dhcli.report.terminal import show
     from dhcli.report.training import history_sheet, outcome_json
-    from dhcli.training.run import way_on
+    from dhcli.training.run_folder import resume_command
 
     if outcome.position.history:
         draw_curves(outcome.position.history, outcome.run.path / "curves.png")
@@ -55,13 +55,13 @@ def conclude(outcome: Outcome, *, as_json: bool) -> None:
     elif outcome.position.history:
         show(history_sheet(outcome.position.history, outcome.position.best_epoch), titles=True)
     if outcome.signal is not None:
-        err.print(f"interrupted; {way_on(outcome.run)}")
+        err.print(f"interrupted; resume with: {resume_command(outcome.run.path)}")
         raise typer.Exit(128 + outcome.signal)
     for line in _farewell(outcome):
         err.print(line)
 
 
-def _farewell(outcome: Outcome) -> Sequence[str]:
+def _farewell(outcome: TrainingResult) -> Sequence[str]:
     position, run = outcome.position, outcome.run.path
     model = run / ("last.safetensors" if position.best_ap is None else "best.safetensors")
     lines = []

@@ -71,13 +71,14 @@ def train(
         config = _config_of(resume)
     settings = [*option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=settings)
-    from dhcli.training import run as engine
+    from dhcli.training import resume as resuming
+    from dhcli.training import run as starting
 
     session = make_session("train", out, device, tensorboard)
     if resume is not None:
-        outcome = engine.resume(resume, resolved.config, session)
+        outcome = resuming.resume(resume, resolved.config, session)
     else:
-        outcome = engine.train(resolved.config, session, weights)
+        outcome = starting.train(resolved.config, session, weights)
     conclude(outcome, as_json=as_json)
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dhcli.report.sheet import Column, Sheet
 from dhcli.training.journal import Display, Interval, clock
-from dhcli.training.loop import Outcome
+from dhcli.training.loop import TrainingResult
 
 
 class LineDisplay:
@@ -116,7 +116,7 @@ def _worth_showing(
     return [row for i, row in enumerate(history) if i >= first or row["epoch"] == best_epoch]
 
 
-def outcome_json(outcome: Outcome) -> dict[str, Any]:
+def outcome_json(outcome: TrainingResult) -> dict[str, Any]:
     """The end of a training as plain values, AP in 0…1; what is not a number is null."""
     position, run = outcome.position, outcome.run.path
     return {

@@ -1,10 +1,16 @@
-"""How this process deals with memory that it no longer needs."""
+"""How much memory this process uses, and how it deals with what it no longer needs."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+import resource
+import sys
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's mallopt(3)."""
@@ -41,6 +47,16 @@ def give_holes_back() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def memory_used(device: torch.device) -> int:
+    """Bytes: the most that torch held on a GPU, else the most that this process held."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @cache

@@ -17,9 +17,9 @@ from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.data.loading.pictures import Pictures, collate_pictures
 from dhcli.data.shapes import draw_image
 from dhcli.runtime.eager import EagerRunner
+from dhcli.runtime.memory import memory_used
 from dhcli.runtime.precision import DTYPES
 from dhcli.runtime.runner import Runner
-from dhcli.training.journal import memory_used
 
 WARM_UP = 2
 SIDE = 2048

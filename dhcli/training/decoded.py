@@ -21,15 +21,17 @@ from dhcli.data.table import DetectionTable
 from dhcli.errors import DhError
 from dhcli.training.data import TrainingData
 from dhcli.training.journal import Journal
+from dhcli.training.team import ALONE, Team
 from dhcli.words import counted
 
 
 @contextmanager
 def decoded_once(
-    data: TrainingData, config: Config, folder: Path, journal: Journal
+    data: TrainingData, config: Config, folder: Path, journal: Journal, team: Team = ALONE
 ) -> Iterator[TrainingData]:
     """`data` with the caches that `train.cache` asks for; files among them last as long as this.
 
+    Files are written by the first process of `team` and read by all; in memory each has its own.
     Raises DhError where the decoded images would not fit, before one is decoded.
     """
     if config.train.cache == "none":
@@ -45,7 +47,7 @@ def decoded_once(
     def decode(table: DetectionTable, path: Path) -> ImageCache:
         if config.train.cache == "ram":
             return decode_to_memory(table, upright=upright)
-        return decode_to_file(table, path, upright=upright)
+        return team.from_first(lambda: decode_to_file(table, path, upright=upright))
 
     try:
         caches = [decode(table, path) for table, path in zip(tables, files, strict=False)]
@@ -56,7 +58,7 @@ def decoded_once(
         )
         yield replace(data, train_cache=caches[0], val_cache=caches[1] if data.val else None)
     finally:
-        for path in files:
+        for path in files if team.first else ():
             path.unlink(missing_ok=True)
 
 

@@ -10,7 +10,7 @@ from dhcli.models.build import build_detector
 from dhcli.report.plain import text_lines
 from dhcli.report.sheet import Column, Sheet
 from dhcli.training.data import load_data
-from dhcli.training.loop import Outcome
+from dhcli.training.loop import TrainingResult
 from dhcli.training.run import Session, start_run, with_absolute_paths
 from dhcli.training.run_folder import require_new_run
 from dhcli.training.step import seed_all
@@ -33,13 +33,13 @@ def inherited_settings(source: Config) -> list[str]:
     return model + [f"input.{name}={json.dumps(values['input'][name])}" for name in SEEN]
 
 
-def finetune(config: Config, session: Session, source: ModelFile, weights: Path) -> Outcome:
+def finetune(config: Config, session: Session, source: ModelFile, weights: Path) -> TrainingResult:
     """Train a detector for the classes of the data, starting from `source`, read from `weights`.
 
     Everything but the predictors is copied; of those, the rows of classes known by name or by
     `finetune.aliases`. Raises DhError where data or weights cannot be used.
     """
-    require_new_run(session.out)
+    session.team.from_first(lambda: require_new_run(session.out))
     config = with_absolute_paths(config)
     data = load_data(config.data, config.train.seed, session.journal)
     seed_all(config.train.seed)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
-
 from dhcli.errors import DhError
 from dhcli.training.run_folder import RunFolder
+from dhcli.training.team import ALONE, Team
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -98,20 +92,40 @@ class Display(Protocol):
         ...
 
 
+class Silence:
+    """The display of a process that is not its team's first: it shows nothing."""
+
+    def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def tick(self, epoch: int, iteration: int, length: int) -> None: ...
+
+    def validating(self, done: int, images: int) -> None: ...
+
+    def interval(self, interval: Interval) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Journal:
     """Passes on what training says: to a display, `train.log`, `events.jsonl` and TensorBoard.
 
-    What is said before the run has a folder is kept for its log.
+    What is said before the run has a folder is kept for its log. Only the first process of `team`
+    is heard; what the others say goes nowhere.
     """
 
-    def __init__(self, display: Display) -> None:
-        self.display = display
+    def __init__(self, display: Display, team: Team = ALONE) -> None:
+        self.team = team
+        self.display = display if team.first else Silence()
         self.run: RunFolder | None = None
         self.board: SummaryWriter | None = None
         self._early: list[str] = []
 
     def open(self, run: RunFolder, *, tensorboard: bool = False) -> None:
         """Write into the folder of `run` from now on."""
+        if not self.team.first:
+            return
         self.run = run
         for line in self._early:
             run.log(line)
@@ -131,10 +145,10 @@ class Journal:
 
     def note(self, text: str) -> None:
         """Log a line without showing it."""
-        if self.run is None:
-            self._early.append(text)
-        else:
+        if self.run is not None:
             self.run.log(text)
+        elif self.team.first:
+            self._early.append(text)
 
     def event(self, kind: str, **values: Any) -> None:
         """Write an event for programs."""
@@ -180,100 +194,3 @@ def _open_tensorboard(run: RunFolder) -> SummaryWriter:
         hint = "install it: `pip install 'dhcli[log]'`"
         raise DhError("TensorBoard is not installed", where="--tensorboard", hint=hint) from error
     return SummaryWriter(str(run.path / "tensorboard"))
-
-
-class LossMeter:
-    """Sums of loss parts on the device, read only when somebody wants to see them.
-
-    Holds the sums of the epoch and what they were when the interval began.
-    """
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
-        self.count = 0
-        self._seen = (0, [0.0])
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Take in one iteration's loss parts."""
-        values = torch.stack(list(losses.values()))
-        if values.device.type != "mps":  # which has no float64
-            values = values.double()
-        self.names = list(losses)
-        self.sums = values if self.sums is None else self.sums.to(values) + values
-        self.count += 1
-
-    def interval(self) -> dict[str, float]:
-        """Means since the last call; waits for the device."""
-        count, seen = self._seen
-        sums = self._read()
-        self._seen = (self.count, sums)
-        seen = seen if len(seen) == len(sums) else [0.0] * len(sums)
-        return self._means([now - then for now, then in zip(sums, seen, strict=True)], count)
-
-    def epoch(self) -> dict[str, float]:
-        """Means over the epoch; waits for the device."""
-        return self._means(self._read(), 0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sums, as plain lists and numbers."""
-        return {"names": self.names, "sums": self._read(), "count": self.count, "seen": self._seen}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`."""
-        self.names, self.count = list(state["names"]), int(state["count"])
-        self.sums = torch.tensor(state["sums"], dtype=torch.float64) if self.names else None
-        count, sums = state["seen"]
-        self._seen = (int(count), list(sums))
-
-    def _read(self) -> list[float]:
-        return [] if self.sums is None else self.sums.tolist()
-
-    def _means(self, sums: list[float], since: int) -> dict[str, float]:
-        count = self.count - since
-        if not count:
-            return {}
-        means = {name: value / count for name, value in zip(self.names, sums, strict=True)}
-        return means | {"loss": sum(means.values())}
-
-
-class Stopwatch:
-    """Where the time goes: since the beginning, and since the last lap."""
-
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
-        self.now = now
-        self.begun = now()
-        self.iterations = 0
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a lap."""
-        self.lap_begun = self.now()
-        self.waited = 0.0
-        self.images = 0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time of the block as waiting for images."""
-        begun = self.now()
-        yield
-        self.waited += self.now() - begun
-
-    def lap(self) -> tuple[float, float]:
-        """Images a second and the share of waiting since the last lap; the next one begins."""
-        seconds = max(self.now() - self.lap_begun, 1e-9)
-        result = self.images / seconds, self.waited / seconds
-        self.restart()
-        return result
-
-    def eta(self, remaining: int) -> float:
-        """Seconds that `remaining` iterations take at the pace since the beginning."""
-        return (self.now() - self.begun) / max(self.iterations, 1) * remaining
-
-
-def memory_used(device: torch.device) -> int:
-    """Bytes: the most that torch held on a GPU, else the most that this process held."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

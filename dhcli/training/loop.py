@@ -1,4 +1,7 @@
-"""The training loop: iterations, epochs, validations, and what is saved after them."""
+"""The training loop: steps, epochs, validations, and what is saved after them.
+
+An iteration is a step, one move of the optimiser. What is decided here, the team decides.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,19 @@ from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_training
 from dhcli.models.state import load_state
 from dhcli.runtime.eager import EagerRunner
+from dhcli.runtime.memory import memory_used
 from dhcli.runtime.precision import choose_precision
 from dhcli.training.checkpoint import Position, save_checkpoint
 from dhcli.training.data import TrainingData
 from dhcli.training.ema import Ema
-from dhcli.training.journal import Interval, Journal, LossMeter, Stopwatch, memory_used
+from dhcli.training.journal import Interval, Journal
+from dhcli.training.meters import LossMeter, Stopwatch
 from dhcli.training.optimizer import build_optimizer
 from dhcli.training.run_folder import BEST, CHECKPOINT, LAST, RunFolder
 from dhcli.training.schedule import base_rate, learning_rate, total_iterations
-from dhcli.training.step import Updater, seed_all
+from dhcli.training.step import StepResult, Updater, seed_all
 from dhcli.training.stop import Stopped, StopRequest
+from dhcli.training.team import ALONE, Team
 from dhcli.training.validate import validation_ap, validation_losses
 from dhcli.weights.model_file import ModelFile, save_model
 
@@ -37,7 +43,7 @@ MOST_SKIPPED = 10
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """How a training ended: at its end, by early stopping, or by the signal `signal`."""
 
     run: RunFolder
@@ -47,7 +53,7 @@ class Outcome:
 
 
 class Trainer:
-    """Trains a detector into a run folder.
+    """Trains a detector into a run folder, as one of the processes of `team`.
 
     Everything that decides what comes next is in `position`, `meter`, and the states of model,
     optimiser, scaler and average; `state()` is all of it, and from `restore(state)` on training
@@ -63,17 +69,16 @@ class Trainer:
         journal: Journal,
         device: torch.device,
         *,
-        rank: int = 0,
-        world: int = 1,
+        team: Team = ALONE,
     ) -> None:
         train = config.train
         self.config, self.data, self.run, self.journal = config, data, run, journal
-        self.device, self.rank, self.world = device, rank, world
+        self.device, self.team = device, team
         self.detector = detector.to(device)
         prepare_for_training(self.detector)
         self.precision = choose_precision(train.precision, device)
         optimizer = build_optimizer(self.detector, train)
-        self.updater = Updater(self.detector, optimizer, self.precision, train.clip_norm)
+        self.updater = Updater(self.detector, optimizer, self.precision, train.clip_norm, team)
         self.ema = Ema(self.detector, train.ema) if train.ema else None
         self.loader = TrainLoader(
             data.train,
@@ -82,8 +87,7 @@ class Trainer:
             batch_size=train.batch_size,
             seed=train.seed,
             workers=train.workers,
-            rank=rank,
-            world=world,
+            share=team.share,
             difficult=config.data.difficult,
             cache=data.train_cache,
         )
@@ -91,7 +95,7 @@ class Trainer:
         self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
         self.total = total_iterations(train.schedule, self.epoch_length)
         self.epochs = math.ceil(self.total / self.epoch_length)
-        self.position, self.meter, self.watch = Position(), LossMeter(), Stopwatch()
+        self.position, self.meter, self.watch = Position(), LossMeter(team), Stopwatch()
 
     @property
     def iteration(self) -> int:
@@ -111,27 +115,27 @@ class Trainer:
 
     @property
     def patience_is_over(self) -> bool:
-        """Whether validations have long enough brought nothing better."""
+        """Whether no better AP has come for `train.patience` validations."""
         return 0 < self.config.train.patience <= self.position.stale
 
-    def train(self) -> Outcome:
+    def train(self) -> TrainingResult:
         """Train to the end, or until a signal or early stopping ends it; save the state.
 
         Raises DhError where a loss is not finite, an image cannot be read or a file not written.
         """
-        with StopRequest() as stop:
+        with StopRequest(self.team) as stop:
             try:
                 while not self.is_finished and not self.patience_is_over:
                     self._train_epoch(stop)
                     self._finish_epoch(stop)
             except Stopped:
                 self.save()
-                return Outcome(self.run, "interrupted", self.position, stop.signal)
+                return TrainingResult(self.run, "interrupted", self.position, stop.signal)
         status: Literal["finished", "early"] = "finished" if self.is_finished else "early"
-        return Outcome(self.run, status, self.position)
+        return TrainingResult(self.run, status, self.position)
 
     def state(self) -> dict[str, Any]:
-        """The whole state, of tensors and plain values."""
+        """The whole state, of tensors and plain values; every process must ask for it."""
         return {
             "model": self.detector.state_dict(),
             "optimizer": self.updater.optimizer.state_dict(),
@@ -160,7 +164,8 @@ class Trainer:
     def save(self) -> None:
         """Write last.safetensors and the whole state."""
         self._save_model(LAST)
-        save_checkpoint(self.run.path / CHECKPOINT, self.state())
+        state = self.state()
+        self.team.from_first(lambda: save_checkpoint(self.run.path / CHECKPOINT, state))
         self.journal.event("saved", epoch=self.position.epoch, total_iteration=self.iteration)
 
     def _reopen_epoch(self) -> None:
@@ -177,6 +182,7 @@ class Trainer:
             self.config.input,
             batch_size=train.batch_size,
             workers=train.workers,
+            share=self.team.share,
             difficult=self.config.data.difficult,
             cache=self.data.val_cache,
         )
@@ -203,10 +209,10 @@ class Trainer:
             yield group
 
     def _iterate(self, group: list[Batch]) -> None:
-        seed_all(self.config.train.seed, self.iteration, self.rank)
+        seed_all(self.config.train.seed, self.iteration, self.team.rank)
         result = self.updater.update(group, self._rate(self.iteration))
-        if result.bad:
-            self._refuse([group[number] for number in result.bad], result.losses)
+        if not result.moved:
+            self._refuse(group, result)
         else:
             self.position.skipped = 0
             self.meter.add(result.losses)
@@ -214,12 +220,14 @@ class Trainer:
                 self.ema.update(self.detector)
         self.position.iteration += 1
         self.watch.iterations += 1
-        self.watch.images += sum(len(batch) for batch in group) * self.world
+        self.watch.images += sum(len(batch) for batch in group) * self.team.size
 
-    def _refuse(self, batches: list[Batch], losses: dict[str, torch.Tensor]) -> None:
-        """A loss is not finite: name it and its images, and stop or go on by rule."""
-        paths = [str(self.data.train.path(i)) for batch in batches for i in batch.indices]
-        parts = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
+    def _refuse(self, group: list[Batch], result: StepResult) -> None:
+        """A loss is not finite in some process: name it and its images, stop or go on by rule."""
+        images = [i for number in result.bad for i in group[number].indices]
+        own = ", ".join(f"{name} {float(value):.4g}" for name, value in result.losses.items())
+        paths = self.team.gather([str(self.data.train.path(i)) for i in images])
+        parts = "; ".join(self.team.gather([own] if result.bad else []))
         what = f"the loss is not finite at epoch {self.position.epoch + 1}, iteration "
         what += f"{self.position.iteration + 1} ({parts})"
         self.position.skipped += 1
@@ -253,7 +261,7 @@ class Trainer:
     def _rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 0 over the whole training."""
         train = self.config.train
-        base = base_rate(train, self.world)
+        base = base_rate(train, self.team.size)
         return learning_rate(iteration, base, train.schedule, self.epoch_length)
 
     def _finish_epoch(self, stop: StopRequest) -> None:
@@ -266,10 +274,10 @@ class Trainer:
         due = ends or (train.eval_every and epoch % train.eval_every == 0)
         found = self._validate(stop) if due else {}
         position.history.append(row | found)
-        position.epoch, position.iteration, self.meter = epoch, 0, LossMeter()
+        position.epoch, position.iteration, self.meter = epoch, 0, LossMeter(self.team)
         if found:
-            self._judge(epoch, found)
-        self.run.write_metrics(position.history)
+            self._keep_best(epoch, found)
+        self.team.from_first(lambda: self.run.write_metrics(position.history))
         self.journal.epoch(row | found, is_best=bool(found) and position.best_epoch == epoch)
         if ends or self.patience_is_over or (train.save_every and epoch % train.save_every == 0):
             self.save()
@@ -278,14 +286,14 @@ class Trainer:
         """Validation losses as val_<part>, and the twelve AP numbers."""
         if self.val_loader is None or self.data.val is None:
             return {}
-        table = self.data.val
+        table, loader, team = self.data.val, self.val_loader, self.team
 
         def tick(done: int) -> None:
-            self.journal.display.validating(done, len(table))
+            self.journal.display.validating(done, len(loader.images))
             stop.check()
 
-        losses = validation_losses(self.model, self.val_loader, self.precision, tick)
-        stats = validation_ap(self._runner(), table, self.val_loader, tick)
+        losses = validation_losses(self.model, loader, self.precision, tick, team)
+        stats = validation_ap(self._runner(), table, loader, tick, team)
         return {f"val_{name}": value for name, value in losses.items()} | stats
 
     def _runner(self) -> EagerRunner:
@@ -294,8 +302,8 @@ class Trainer:
         ids = tuple(table.category_ids.tolist())
         return EagerRunner(self.model, self.config, table.classes, ids, self.device)
 
-    def _judge(self, epoch: int, found: dict[str, float]) -> None:
-        """Keep the model if it is the best so far, and count the validations since that."""
+    def _keep_best(self, epoch: int, found: dict[str, float]) -> None:
+        """Save the model if its AP is the best so far, and count the validations since that."""
         position = self.position
         if self.config.train.keep_epochs:
             self._save_model(f"epoch_{epoch:03d}.safetensors")
@@ -315,6 +323,5 @@ class Trainer:
         table = self.data.train
         ids = tuple(table.category_ids.tolist())
         state = self.model.state_dict()
-        save_model(
-            self.run.path / name, ModelFile(self.config, table.classes, ids, state, metadata)
-        )
+        model = ModelFile(self.config, table.classes, ids, state, metadata)
+        self.team.from_first(lambda: save_model(self.run.path / name, model))

@@ -1,41 +1,42 @@
-"""From a configuration to a trained model: start a run, or go on with one."""
+"""From a configuration to a trained model in a run folder."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dhcli.config.load import config_from_dict, dump_config
+from dhcli.config.load import dump_config
 from dhcli.config.schema import Config
-from dhcli.errors import ConfigError, DataError, DhError
+from dhcli.errors import ConfigError, DhError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
 from dhcli.runtime.memory import TRAINING, keep_freed_memory
-from dhcli.training.checkpoint import load_checkpoint
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.decoded import decoded_once
 from dhcli.training.journal import Journal
-from dhcli.training.loop import Outcome, Trainer
-from dhcli.training.run_folder import CHECKPOINT, CONFIG, RunFolder, make_run, require_new_run
+from dhcli.training.loop import Trainer, TrainingResult
+from dhcli.training.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    RunFolder,
+    make_run,
+    require_new_run,
+    resume_command,
+)
 from dhcli.training.schedule import describe_rate
 from dhcli.training.step import seed_all
+from dhcli.training.team import Team
 from dhcli.weights.open import read_weights
 from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.transfer import Transfer, transfer
 from dhcli.words import counted
-
-START_ANEW = "start a new run from its model: `dh train --weights RUN/last.safetensors`"
-
-KEPT_ON_RESUME = ("batch_size", "accumulate", "seed", "optimizer", "ema")
-"""Settings of `train` that the place within an epoch, or the saved state, depends on."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Session:
     environment  versions and hardware that a result may depend on, for env.json
     out          the run folder, None to choose one
     tensorboard  write for TensorBoard too
+    team         the processes that train; `journal` is of the same team
     """
 
     command: str
@@ -56,14 +58,15 @@ class Session:
     journal: Journal
     out: Path | None = None
     tensorboard: bool = False
+    team: Team = field(default_factory=Team.alone)
 
 
-def train(config: Config, session: Session, weights: Path | None = None) -> Outcome:
+def train(config: Config, session: Session, weights: Path | None = None) -> TrainingResult:
     """Train a new detector, from `weights` (a model file of the same classes) if they are given.
 
     Raises DhError before the first iteration where data, weights or the run folder cannot be used.
     """
-    require_new_run(session.out)
+    session.team.from_first(lambda: require_new_run(session.out))
     config = with_absolute_paths(config)
     data = load_data(config.data, config.train.seed, session.journal)
     seed_all(config.train.seed)
@@ -76,70 +79,65 @@ def train(config: Config, session: Session, weights: Path | None = None) -> Outc
     return start_run(config, detector, data, session)
 
 
-def start_run(config: Config, detector: Detector, data: TrainingData, session: Session) -> Outcome:
-    """Train `detector` in a new run folder."""
+def start_run(
+    config: Config, detector: Detector, data: TrainingData, session: Session
+) -> TrainingResult:
+    """Train `detector` in a new run folder, which the first process of the team makes."""
+    run = session.team.from_first(lambda: _new_run(config, session))
+    return train_in(run, config, detector, data, session)
+
+
+def _new_run(config: Config, session: Session) -> RunFolder:
     run = make_run(session.command, config.name, session.out)
     run.write_text("command.txt", session.line + "\n")
     machine = {**session.environment, "device": str(session.device)}
     run.write_text("env.json", json.dumps(machine, indent=2) + "\n")
-    return _run(config, detector, data, run, session)
+    return run
 
 
-def resume(
-    path: Path,
-    config: Config,
-    session: Session,
-    build: Callable[[Config, int], Detector] = build_detector,
-) -> Outcome:
-    """Go on with the run in `path`, from its last checkpoint.
-
-    `config` is the run's own, perhaps with other settings of `train`; `build` makes the detector
-    from it and the number of classes. Raises ConfigError for a change that cannot be made now,
-    and DataError where the data is not what it was.
-    """
-    state = load_checkpoint(path / CHECKPOINT)
-    _check_changes(config_from_dict(state["config"]), config)
-    data = load_data(config.data, config.train.seed, session.journal)
-    _check_data(state["data"], data)
-    detector = build(config, len(data.train.classes))
-    return _run(config, detector, data, RunFolder(path), session, state)
-
-
-def _run(
+def train_in(
+    run: RunFolder,
     config: Config,
     detector: Detector,
     data: TrainingData,
-    run: RunFolder,
     session: Session,
-    state: dict[str, Any] | None = None,
-) -> Outcome:
-    journal = session.journal
+    prepare: Callable[[Trainer], None] | None = None,
+) -> TrainingResult:
+    """Train `detector` in the folder `run`; `prepare` is called before its first step.
+
+    Raises DhError where something is missing or goes wrong, and logs it.
+    """
+    journal, team = session.journal, session.team
     if session.device.type == "cpu":
         keep_freed_memory(TRAINING)
     try:
         journal.open(run, tensorboard=session.tensorboard)
-        with decoded_once(data, config, run.path, journal) as images:
-            trainer = Trainer(config, detector, images, run, journal, session.device)
-            if state is not None:
-                trainer.restore(state)
-                _check_unfinished(trainer)
-            run.require_space(_bytes_to_write(trainer))
-            run.write_text(CONFIG, dump_config(config))
+        with decoded_once(data, config, run.path, journal, team) as images:
+            trainer = Trainer(config, detector, images, run, journal, session.device, team=team)
+            if prepare is not None:
+                prepare(trainer)
+            team.from_first(lambda: _claim_space(trainer))
             _introduce(trainer, session)
-            outcome = _train_or_explain(trainer)
+            result = _train_or_explain(trainer)
     except DhError as error:
         with contextlib.suppress(DhError):  # the log may be what cannot be written
             journal.note(f"error: {error}")
             journal.event("error", what=str(error))
         raise
     else:
-        journal.event(outcome.status, total_iteration=trainer.iteration)
-        return outcome
+        journal.event(result.status, total_iteration=trainer.iteration)
+        return result
     finally:
         journal.close()
 
 
-def _train_or_explain(trainer: Trainer) -> Outcome:
+def _claim_space(trainer: Trainer) -> None:
+    """Write the configuration, if the disk has room for what will follow it."""
+    trainer.run.require_space(_bytes_to_write(trainer))
+    trainer.run.write_text(CONFIG, dump_config(trainer.config))
+
+
+def _train_or_explain(trainer: Trainer) -> TrainingResult:
     """Train; if that fails, say which state is left, and turn lack of memory into a DhError."""
     try:
         return trainer.train()
@@ -153,13 +151,9 @@ def _train_or_explain(trainer: Trainer) -> Outcome:
         raise DhError(what, hint=hint) from error
     except DhError:
         if (trainer.run.path / CHECKPOINT).exists():
-            trainer.journal.display.say(f"the last good state is kept; {way_on(trainer.run)}")
+            way_on = f"resume with: {resume_command(trainer.run.path)}"
+            trainer.journal.display.say(f"the last good state is kept; {way_on}")
         raise
-
-
-def way_on(run: RunFolder) -> str:
-    """How to go on with a run."""
-    return f"go on with: dh train --resume {shlex.quote(str(run.path))}"
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -183,7 +177,7 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         f"epochs: {epochs:.4g} of {counted(trainer.epoch_length, 'iteration')}, "
         f"{trainer.total:,} in all, on {trainer.device} in {trainer.precision.name}"
     )
-    say(describe_rate(train, trainer.world))
+    say(describe_rate(train, trainer.team.size))
     for line in trainer.detector.notes():
         say(line)
     if train.schedule.warmup > trainer.total // 2:
@@ -223,37 +217,6 @@ def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Tr
     state, copied = transfer(source, detector, classes, {})
     detector.load_state_dict(state)
     return copied
-
-
-def _check_changes(before: Config, now: Config) -> None:
-    """Refuse what cannot change between a checkpoint and its continuation."""
-    for section in ("data", "input", "augment", "model"):
-        if getattr(before, section) != getattr(now, section):
-            raise ConfigError(f"`{section}` cannot change when a run is resumed", hint=START_ANEW)
-    for name in KEPT_ON_RESUME:
-        if getattr(before.train, name) != getattr(now.train, name):
-            what = f"`train.{name}` cannot change when a run is resumed"
-            raise ConfigError(what, hint=START_ANEW)
-
-
-def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
-    now = data.fingerprint()
-    changed = [
-        f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]
-    ]
-    if changed:
-        what = f"is not the data that the run began with: {', '.join(changed)}"
-        raise DataError(what, where=data.train.root, hint=START_ANEW)
-
-
-def _check_unfinished(trainer: Trainer) -> None:
-    if trainer.is_finished:
-        what = f"is finished: {trainer.position.epoch} of {counted(trainer.epochs, 'epoch')}"
-        hint = "to train longer: `--set train.schedule.length=…`"
-        raise ConfigError(what, where=trainer.run.path, hint=hint)
-    if trainer.patience_is_over:
-        what = f"was stopped early: {trainer.position.stale} validations without a better AP"
-        raise ConfigError(what, where=trainer.run.path, hint="to go on: `--set train.patience=0`")
 
 
 def _bytes_to_write(trainer: Trainer) -> int:

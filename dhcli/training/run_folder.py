@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,32 +17,32 @@ from dhcli.atomic import atomic_write, require_folder, write_error
 from dhcli.errors import DhError
 
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoint.pt", "metrics.csv"
+LOG, EVENTS = "train.log", "events.jsonl"
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class RunFolder:
     """An open run.
 
-    `train.log` and `events.jsonl` grow by lines; every other file is written beside its place and
-    renamed, so whoever looks sees whole files. Raises DhError where something cannot be written.
+    `train.log` and `events.jsonl` grow by lines, and are opened for the first of them; every other
+    file is written beside its place and renamed, so whoever looks sees whole files. Raises DhError
+    where something cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: dict[str, TextIO] = {}
-        for name in ("train.log", "events.jsonl"):
-            self._files[name] = _open_lines(path / name)
 
     def log(self, text: str) -> None:
         """Add a line, or several, to `train.log`, each with the time."""
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        self._append("train.log", "".join(f"{now} {line}\n" for line in text.splitlines()))
+        self._append(LOG, "".join(f"{now} {line}\n" for line in text.splitlines()))
 
     def event(self, kind: str, values: Mapping[str, Any]) -> None:
         """Add an object to `events.jsonl`; numbers that are not finite become null."""
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
         row = {"event": kind, "time": now, **_finite(values)}
-        self._append("events.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
+        self._append(EVENTS, json.dumps(row, ensure_ascii=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write the file `name` whole."""
@@ -69,8 +70,11 @@ class RunFolder:
         """Close the growing files."""
         for file in self._files.values():
             file.close()
+        self._files.clear()
 
     def _append(self, name: str, text: str) -> None:
+        if name not in self._files:
+            self._files[name] = _open_lines(self.path / name)
         try:
             self._files[name].write(text)
             self._files[name].flush()
@@ -84,6 +88,10 @@ def make_run(command: str, name: str, out: Path | None) -> RunFolder:
     Raises DhError if `out` holds files already, or nothing can be written there.
     """
     path = _claim(Path("runs", command, name)) if out is None else _take(out)
+    try:
+        (path / LOG).touch()  # so that no other run takes the folder for empty
+    except OSError as error:
+        raise write_error(path / LOG, error) from error
     return RunFolder(path)
 
 
@@ -107,8 +115,13 @@ def require_new_run(out: Path | None) -> None:
         return
     require_folder(out)
     if out.is_dir() and any(out.iterdir()):
-        hint = f"name another folder, or continue that run: `dh train --resume {out}`"
+        hint = f"name another folder, or resume that run: `{resume_command(out)}`"
         raise DhError("is there already and not empty", where=out, hint=hint)
+
+
+def resume_command(run: Path) -> str:
+    """The command that resumes the run in the folder `run`."""
+    return f"dh train --resume {shlex.quote(str(run))}"
 
 
 def _take(path: Path) -> Path:

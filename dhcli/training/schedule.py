@@ -1,7 +1,7 @@
 """How the learning rate moves and how long training lasts: pure functions of the iteration.
 
-An iteration is one move of the optimiser: `accumulate` batches of every process. So batch size,
-processes and accumulation can be traded for one another without a change of the recipe.
+An iteration is one step, a move of the optimiser: `accumulate` micro-batches in each process. So
+batch size, processes and accumulation can be traded for one another without a change of the recipe.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ def learning_rate(iteration: int, base: float, schedule: Schedule, epoch_length:
 
 
 def total_iterations(schedule: Schedule, epoch_length: int) -> int:
-    """Iterations of the whole training, `epoch_length` of them an epoch."""
+    """Iterations of the whole training, `epoch_length` of them per epoch."""
     return schedule.length * _unit(schedule, epoch_length)
 
 
-def images_per_step(train: Train, world: int = 1) -> int:
-    """Images behind one move of the optimiser, with `world` processes."""
-    return train.batch_size * train.accumulate * world
+def images_per_step(train: Train, processes: int = 1) -> int:
+    """Images behind one move of the optimiser."""
+    return train.batch_size * train.accumulate * processes
 
 
-def base_rate(train: Train, world: int = 1) -> float:
-    """The learning rate at its full height: in proportion to the images a step, if so set."""
+def base_rate(train: Train, processes: int = 1) -> float:
+    """The learning rate at its full height: in proportion to the images per step, if so set."""
     if not train.scale_lr:
         return train.lr
-    return train.lr * images_per_step(train, world) / train.reference_batch
+    return train.lr * images_per_step(train, processes) / train.reference_batch
 
 
-def describe_rate(train: Train, world: int = 1) -> str:
+def describe_rate(train: Train, processes: int = 1) -> str:
     """One line that says which learning rate is used, and why."""
-    base, images = base_rate(train, world), images_per_step(train, world)
+    base, images = base_rate(train, processes), images_per_step(train, processes)
     if not train.scale_lr:
         return f"learning rate {base:g}, whatever the batch (train.scale_lr=false)"
     if images == train.reference_batch:

@@ -1,4 +1,9 @@
-"""One iteration: batches to losses to gradients to a move of the optimiser."""
+"""One step: batches to losses to gradients to a move of the optimiser.
+
+A step is one move of the optimiser; where it is counted it is called an iteration. The
+forward/backward pass of one batch is a micro-batch: a step has `train.accumulate` of them in every
+process.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,7 @@ from dhcli.ops.batch import ImageBatch, Target
 from dhcli.runtime.memory import give_holes_back
 from dhcli.runtime.precision import Precision
 from dhcli.training.optimizer import set_rate
+from dhcli.training.team import ALONE, Team
 
 
 class HasLosses(Protocol):
@@ -28,7 +34,7 @@ class HasLosses(Protocol):
         ...
 
 
-class TrainStep(nn.Module):
+class ForwardLosses(nn.Module):
     """A detector whose forward gives its losses, so that a wrapper such as DDP sees a forward."""
 
     def __init__(self, detector: nn.Module) -> None:
@@ -43,7 +49,7 @@ class TrainStep(nn.Module):
 def seed_all(*numbers: int) -> None:
     """Seed Python's, NumPy's and torch's generators from `numbers`.
 
-    Training does so at every iteration from (seed, iteration, rank). What is drawn is then a pure
+    Training does so at every step from (seed, iteration, rank). What is drawn is then a pure
     function of these, as the learning rate is: it does not depend on what ran before (validation,
     another number of workers, an interruption), and there is no hidden state to save.
     """
@@ -55,23 +61,31 @@ def seed_all(*numbers: int) -> None:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What an iteration gave.
+    """What a step gave.
 
-    losses  name → () float32 on the device, means over the batches, detached
-    bad     numbers of the batches whose loss is not finite; if any, the optimiser did not move
+    losses  name → () float32 on the device, means over this process's micro-batches, detached
+    bad     numbers of those micro-batches whose loss is not finite
+    moved   False where the loss of a micro-batch of any process is not finite: no process moved
     """
 
     losses: dict[str, Tensor]
     bad: list[int]
+    moved: bool
 
 
 class Updater:
-    """Moves the weights of a detector by the gradient of a group of batches."""
+    """Moves the weights of a detector by the gradient of a group of micro-batches."""
 
     def __init__(
-        self, detector: nn.Module, optimizer: Optimizer, precision: Precision, clip_norm: float
+        self,
+        detector: nn.Module,
+        optimizer: Optimizer,
+        precision: Precision,
+        clip_norm: float,
+        team: Team = ALONE,
     ) -> None:
-        self.step = TrainStep(detector)
+        self.losses_of = ForwardLosses(detector)
+        self.team = team
         self.optimizer = optimizer
         self.precision = precision
         self.clip_norm = clip_norm
@@ -82,9 +96,9 @@ class Updater:
         self.kept = [x.clone() for x in self.statistics]
 
     def update(self, batches: Sequence[Batch], rate: float) -> StepResult:
-        """Take one iteration with learning rate `rate`; the gradient is the batches' mean.
+        """Take one step with learning rate `rate`; the gradient is the micro-batches' mean.
 
-        If a loss is not finite, weights and statistics stay as they were.
+        If a loss is not finite in any process, weights and statistics stay as they were in all.
         """
         _copy(self.statistics, self.kept)
         self.optimizer.zero_grad(set_to_none=True)
@@ -92,17 +106,18 @@ class Updater:
         names = results[0][0]
         losses = {n: torch.stack([parts[n] for parts, _ in results]).mean() for n in names}
         bad = [number for number, (_, finite) in enumerate(results) if not finite.read()]
-        if bad:
-            _copy(self.kept, self.statistics)
-        else:
+        moved = not self.team.any(bool(bad))
+        if moved:
             self._move(rate)
-        return StepResult(losses, bad)
+        else:
+            _copy(self.kept, self.statistics)
+        return StepResult(losses, bad, moved)
 
     def _backward(self, batch: Batch, group: int) -> tuple[dict[str, Tensor], _Answer]:
         device = self.precision.device
         images, targets = batch.images.to(device), [target.to(device) for target in batch.targets]
         with self.precision.autocast():
-            losses = self.step(images, targets)
+            losses = self.losses_of(images, targets)
         total = torch.stack(list(losses.values())).sum()
         finite = _Answer(torch.isfinite(total))
         if device.type == "cpu":

@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from dhcli.training.team import ALONE, Team
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -17,11 +19,14 @@ class Stopped(Exception):
 class StopRequest:
     """While it is entered, the first SIGINT or SIGTERM is kept and a second one acts at once.
 
-    `check()` raises Stopped after the first. Outside the main thread, where Python allows no
-    handlers, signals act as ever.
+    `check()` raises Stopped after the first to any process of `team`. Outside the main thread,
+    where Python allows no handlers, signals act as ever.
+
+    signal  the one that came, None before; after Stopped it is the same in every process
     """
 
-    def __init__(self) -> None:
+    def __init__(self, team: Team = ALONE) -> None:
+        self.team = team
         self.signal: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -40,8 +45,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come."""
-        if self.signal is not None:
+        """Raise Stopped if a signal has come to any process; each must ask equally often."""
+        if self.team.any(self.signal is not None):
+            self.signal = self.team.gather([] if self.signal is None else [self.signal])[0]
             raise Stopped
 
     def _take(self, number: int, _: FrameType | None) -> None:

@@ -98,7 +98,7 @@ def _is_predictor(name: str, predictors: Mapping[str, Predictor]) -> bool:
     A branch may have had a classifier or a box regression that it now has not.
     """
     places = {_owner(one) for one in predictors} - {""}
-    return _owner(name) in places
+    return name in predictors or _owner(name) in places
 
 
 def _owner(name: str) -> str:

@@ -18,7 +18,7 @@ from dhcli.cli import app
 from dhcli.cli.finetune import alias_settings
 from dhcli.config.schema import Train
 from dhcli.errors import ConfigError
-from dhcli.training.run import KEPT_ON_RESUME
+from dhcli.training.resume import KEPT_ON_RESUME
 
 Invoke = Callable[..., Any]
 
@@ -122,7 +122,7 @@ def test_signal_saves_says_how_to_go_on_and_that_works(
     with monkeypatch.context() as patch:
         patch.setattr("dhcli.report.training.LineDisplay.tick", tick)
         stopped = train()
-    command = stopped.stderr.splitlines()[-1].partition("go on with: dh ")[2].split()
+    command = stopped.stderr.splitlines()[-1].partition("resume with: dh ")[2].split()
     resumed = invoke(*command, "--device", "cpu")
 
     assert stopped.exit_code == code

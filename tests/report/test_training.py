@@ -10,7 +10,7 @@ from dhcli.report.terminal import drawn
 from dhcli.report.training import choose_display, history_sheet, outcome_json
 from dhcli.training.checkpoint import Position
 from dhcli.training.journal import Interval
-from dhcli.training.loop import Outcome
+from dhcli.training.loop import TrainingResult
 
 INTERVAL = Interval(
     epoch=1,
@@ -83,7 +83,7 @@ def test_history_shows_the_last_epochs_and_the_best() -> None:
 
 def test_outcome_is_json_without_nan() -> None:
     position = Position(epoch=1, history=[{"epoch": 1, "AP": float("nan"), "AP50": 0.5}])
-    outcome = Outcome(SimpleNamespace(path="runs/x"), "finished", position)  # type: ignore[arg-type]
+    outcome = TrainingResult(SimpleNamespace(path="runs/x"), "finished", position)  # type: ignore[arg-type]
 
     document = json.loads(json.dumps(outcome_json(outcome), allow_nan=False))
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from dhcli.runtime.memory import memory_used
 
 HELD = """
 from dhcli.runtime.memory import give_holes_back, keep_freed_memory
@@ -33,3 +36,7 @@ def test_freed_memory_stays_with_the_process_up_to_the_largest_block() -> None:
     assert held_after("keep_freed_memory()") - before == pytest.approx(88, abs=4)
     assert held_after("keep_freed_memory(32 << 20)") - before == pytest.approx(24, abs=4)
     assert held_after("keep_freed_memory()", "give_holes_back()") == pytest.approx(before, abs=4)
+
+
+def test_memory_is_a_plausible_number_of_bytes() -> None:
+    assert 2**25 < memory_used(torch.device("cpu")) < 2**42

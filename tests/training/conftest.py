@@ -22,6 +22,7 @@ from dhcli.training.data import TrainingData
 from dhcli.training.journal import Interval, Journal
 from dhcli.training.loop import Trainer
 from dhcli.training.run_folder import RunFolder
+from dhcli.training.team import ALONE, Team
 
 CPU = torch.device("cpu")
 
@@ -133,14 +134,15 @@ def make_detector() -> Callable[[], TinyDetector]:
 def make_trainer(
     tmp_path: Path, table: DetectionTable, recorder: Recorder, make_detector: Callable[[], Any]
 ) -> Callable[..., Trainer]:
-    """A trainer of the tiny detector into the folder `name`."""
+    """A trainer of the tiny detector into the folder `name`; in a team each has its own display."""
 
-    def make(config: Config, name: str = "run", val: bool = True) -> Trainer:
+    def make(config: Config, name: str = "run", val: bool = True, team: Team = ALONE) -> Trainer:
         path = tmp_path / name
         path.mkdir(exist_ok=True)
-        run, journal = RunFolder(path), Journal(recorder)
+        run = RunFolder(path)
+        journal = Journal(recorder if team is ALONE else Recorder(), team)
         journal.open(run)
         data = TrainingData(table, table if val else None)
-        return Trainer(config, make_detector(), data, run, journal, CPU)
+        return Trainer(config, make_detector(), data, run, journal, CPU, team=team)
 
     return make

@@ -16,8 +16,9 @@ from dhcli.data.table import DetectionTable
 from dhcli.errors import ConfigError, DataError, DhError, ModelError
 from dhcli.training.finetune import finetune, inherited_settings
 from dhcli.training.journal import Journal
-from dhcli.training.loop import Outcome
-from dhcli.training.run import Session, resume, train
+from dhcli.training.loop import TrainingResult
+from dhcli.training.resume import resume
+from dhcli.training.run import Session, train
 from dhcli.training.run_folder import RunFolder
 from dhcli.weights.model_file import ModelFile, read_model, save_model
 
@@ -140,7 +141,7 @@ def test_real_detector_resumes_to_the_bit(small_config: Any, session: Any, recor
 
 
 @pytest.fixture
-def stopped(small_config: Any, session: Any, recorder: Any) -> Outcome:
+def stopped(small_config: Any, session: Any, recorder: Any) -> TrainingResult:
     """A run that was interrupted after its first iteration."""
     _stop_after(recorder, 1)
     outcome = train(small_config(), session())
@@ -148,7 +149,7 @@ def stopped(small_config: Any, session: Any, recorder: Any) -> Outcome:
     return outcome
 
 
-def test_resuming_refuses_what_cannot_change(stopped: Outcome, session: Any) -> None:
+def test_resuming_refuses_what_cannot_change(stopped: TrainingResult, session: Any) -> None:
     path = stopped.run.path
 
     for override, named in (
@@ -162,7 +163,9 @@ def test_resuming_refuses_what_cannot_change(stopped: Outcome, session: Any) -> 
             resume(path, config, session())
 
 
-def test_resuming_a_finished_run_says_how_to_train_longer(stopped: Outcome, session: Any) -> None:
+def test_resuming_a_finished_run_says_how_to_train_longer(
+    stopped: TrainingResult, session: Any
+) -> None:
     path = stopped.run.path
     resume(path, load_config(file=path / "config.yaml").config, session())
 
@@ -177,7 +180,7 @@ def test_resuming_a_finished_run_says_how_to_train_longer(stopped: Outcome, sess
 
 
 def test_resuming_on_other_data_is_refused(
-    stopped: Outcome, session: Any, monkeypatch: pytest.MonkeyPatch, table: DetectionTable
+    stopped: TrainingResult, session: Any, monkeypatch: pytest.MonkeyPatch, table: DetectionTable
 ) -> None:
     monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: table)
     config = load_config(file=stopped.run.path / "config.yaml").config
@@ -204,7 +207,7 @@ def test_full_disk_is_said_before_training(
 
 
 def test_error_is_in_the_log_and_the_way_on_is_said(
-    stopped: Outcome, session: Any, monkeypatch: pytest.MonkeyPatch, recorder: Any
+    stopped: TrainingResult, session: Any, monkeypatch: pytest.MonkeyPatch, recorder: Any
 ) -> None:
     def refuse(self: RunFolder, rows: Any) -> None:
         raise DhError("cannot be written: No space left on device", where="metrics.csv")
@@ -219,12 +222,12 @@ def test_error_is_in_the_log_and_the_way_on_is_said(
     assert "error: metrics.csv: cannot be written" in (path / "train.log").read_text()
 
 
-def _model_of(outcome: Outcome) -> ModelFile:
+def _model_of(outcome: TrainingResult) -> ModelFile:
     return read_model(outcome.run.path / "last.safetensors")
 
 
 def test_training_starts_from_a_model_of_the_same_classes(
-    stopped: Outcome, small_config: Any, session: Any, tmp_path: Path, recorder: Any
+    stopped: TrainingResult, small_config: Any, session: Any, tmp_path: Path, recorder: Any
 ) -> None:
     model = _model_of(stopped)
     order = torch.tensor([0, 2, 1])
@@ -243,7 +246,7 @@ def test_training_starts_from_a_model_of_the_same_classes(
 
 
 def test_training_refuses_a_model_of_other_classes(
-    stopped: Outcome, small_config: Any, session: Any, tmp_path: Path
+    stopped: TrainingResult, small_config: Any, session: Any, tmp_path: Path
 ) -> None:
     model = _model_of(stopped)
     other = ModelFile(model.config, ("cat", "dog"), (1, 2), model.state)
@@ -258,7 +261,7 @@ def test_training_refuses_a_model_of_other_classes(
 
 
 def test_finetuning_keeps_rows_with_their_classes(
-    stopped: Outcome, small_config: Any, session: Any, tmp_path: Path, recorder: Any
+    stopped: TrainingResult, small_config: Any, session: Any, tmp_path: Path, recorder: Any
 ) -> None:
     model = _model_of(stopped)
     source = ModelFile(model.config, ("DASH", "point"), (1, 2), model.state)
@@ -300,7 +303,7 @@ def test_architecture_and_pixels_come_from_the_weights_and_set_stands_above() ->
 
 
 def test_frozen_stages_do_not_move(
-    stopped: Outcome, small_config: Any, session: Any, tmp_path: Path
+    stopped: TrainingResult, small_config: Any, session: Any, tmp_path: Path
 ) -> None:
     config = small_config("model.backbone.frozen_stages=5")
 

@@ -50,8 +50,8 @@ def test_cosine_falls_from_one_to_zero() -> None:
 def test_rate_follows_images_a_step_processes_and_accumulation_counted() -> None:
     train = Train(lr=0.01, batch_size=2, accumulate=3, reference_batch=8)
 
-    assert base_rate(train, world=4) == pytest.approx(0.03)
-    assert "0.03 = 0.01 × 24 / 8" in describe_rate(train, world=4)
+    assert base_rate(train, processes=4) == pytest.approx(0.03)
+    assert "0.03 = 0.01 × 24 / 8" in describe_rate(train, processes=4)
 
 
 def test_rate_stays_when_told_to() -> None:

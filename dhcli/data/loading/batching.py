@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 import numpy as np
@@ -13,7 +14,27 @@ from dhcli.data.loading.transforms import resized_size
 from dhcli.data.table import DetectionTable
 
 Batches = list[NDArray[np.int64]]
-"""Image numbers, a batch an array."""
+"""Image numbers, one array per batch."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which batches are this process's: numbers rank, rank + size, … of those of all `size`.
+
+    rank   0 … size − 1
+    size   processes; one alone has every batch
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, batches: Batches) -> Batches:
+        """Of the `batches` of all, those of this process."""
+        return batches[self.rank :: self.size]
+
+
+WHOLE = Share()
+"""The share of a process that is alone."""
 
 
 def known_sizes(table: DetectionTable, *, upright: bool = True) -> NDArray[np.int64]:
@@ -28,14 +49,14 @@ def known_sizes(table: DetectionTable, *, upright: bool = True) -> NDArray[np.in
 
 
 def training_batches(
-    sizes: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int, world: int = 1
+    sizes: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int, shares: int = 1
 ) -> Batches:
-    """The batches of an epoch, of all ranks: rank r takes numbers r, r + world, and so on.
+    """The batches of an epoch, of all processes; `Share.of` gives those of one.
 
     Images are shuffled, landscape apart from portrait so that batches need little padding (at most
     one mixes them), cut into batches, and the batches shuffled. Every image comes once, so one
-    batch may be short. With several ranks, up to world − 1 batches from the front are repeated at
-    the end, so that every rank has equally many. The same for the same (seed, epoch).
+    batch may be short. Up to `shares` − 1 batches from the front are repeated at the end, so that
+    every process has equally many. The same for the same (seed, epoch).
     """
     rng = np.random.default_rng((seed, epoch, 0))
     order = rng.permutation(len(sizes))
@@ -43,7 +64,7 @@ def training_batches(
     order = np.concatenate([order[~portrait], order[portrait]])
     cut = _cut(order, batch_size)
     shuffled = [cut[number] for number in rng.permutation(len(cut))]
-    missing = -len(shuffled) % world
+    missing = -len(shuffled) % shares
     return shuffled + list(islice(cycle(shuffled), missing))
 
 

@@ -23,7 +23,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dhcli.config.schema import Augment, Input
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.batching import (
+    WHOLE,
     Batches,
+    Share,
     evaluation_batches,
     image_dice,
     known_sizes,
@@ -99,8 +101,8 @@ class TrainLoader:
 
     The stream depends on the seed, the epoch and the images, and on nothing else. Boxes flagged
     crowd or ignore, of no class, or (`difficult` "ignore") difficult become regions to ignore.
-    `batch_size` is that of this rank; `workers` as in `count_workers`; a `cache` holds the images
-    of `table`. Has one epoch under way at a time.
+    `batch_size` and `share` are this process's; `workers` as in `count_workers`; a `cache` holds
+    the images of `table`. Has one epoch under way at a time.
     """
 
     def __init__(  # noqa: PLR0913  (each is one fact of the run, and all but three need their name)
@@ -112,22 +114,21 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         workers: int,
-        rank: int = 0,
-        world: int = 1,
+        share: Share = WHOLE,
         difficult: str = "ignore",
         cache: ImageCache | None = None,
     ) -> None:
         self._sizes = known_sizes(table, upright=input.exif)
         self._batch_size, self._seed = batch_size, seed
-        self._rank, self._world = rank, world
-        self._length = math.ceil(math.ceil(len(table) / batch_size) / world)
+        self._share = share
+        self._length = math.ceil(math.ceil(len(table) / batch_size) / share.size)
         self._plan = _Plan()
         maker = BatchMaker(table, input, augment, seed=seed, difficult=difficult, cache=cache)
         count = min(count_workers(workers), self._length)
         self._loader = _start_loader(maker, self._plan, count, keep=True)
 
     def __len__(self) -> int:
-        """Batches an epoch, of this rank."""
+        """Batches per epoch, of this process."""
         return self._length
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
@@ -140,16 +141,19 @@ class TrainLoader:
 
     def _batches_of(self, epoch: int) -> Batches:
         every = training_batches(
-            self._sizes, self._batch_size, seed=self._seed, epoch=epoch, world=self._world
+            self._sizes, self._batch_size, seed=self._seed, epoch=epoch, shares=self._share.size
         )
-        return every[self._rank :: self._world]
+        return self._share.of(every)
 
 
 class EvalLoader:
     """Batches of every image once, resized and not augmented. See `evaluation_batches`.
 
-    With several ranks each has its share: no image twice, none missing, and so perhaps one batch
-    more on one rank than on another.
+    Each process has its share: no image twice, none missing, and so perhaps one batch more in one
+    process than in another.
+
+    images   (n,) int64, sorted: the numbers of the images of this share
+    longest  batches of the process that has the most
     """
 
     def __init__(
@@ -159,13 +163,15 @@ class EvalLoader:
         *,
         batch_size: int,
         workers: int,
-        rank: int = 0,
-        world: int = 1,
+        share: Share = WHOLE,
         difficult: str = "ignore",
         cache: ImageCache | None = None,
     ) -> None:
         sizes = known_sizes(table, upright=input.exif)
-        batches = evaluation_batches(sizes, batch_size, input)[rank::world]
+        every = evaluation_batches(sizes, batch_size, input)
+        batches = share.of(every)
+        self.images = np.sort(np.concatenate([np.zeros(0, np.int64), *batches]))
+        self.longest = math.ceil(len(every) / share.size)
         self._length = len(batches)
         self._plan = _Plan()
         self._plan.set(0, batches)
@@ -174,7 +180,7 @@ class EvalLoader:
         self._loader = _start_loader(maker, self._plan, count, keep=False)
 
     def __len__(self) -> int:
-        """Batches of this rank."""
+        """Batches of this process."""
         return self._length
 
     def __iter__(self) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dhcli.config.schema import Input
 from dhcli.data.loading.batching import (
+    Share,
     evaluation_batches,
     image_dice,
     known_sizes,
@@ -46,15 +47,15 @@ def test_neighbours_change_between_epochs() -> None:
     assert len({frozenset(mate) for mate in mates}) > 1
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 5, 16])
-def test_every_rank_trains_equally_many_batches(world: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16])
+def test_every_rank_trains_equally_many_batches(size: int) -> None:
     whole = training_batches(SIZES, 4, seed=0, epoch=0)
-    shared = training_batches(SIZES, 4, seed=0, epoch=0, world=world)
+    shared = training_batches(SIZES, 4, seed=0, epoch=0, shares=size)
 
-    ranks = [shared[rank::world] for rank in range(world)]
+    ranks = [Share(rank, size).of(shared) for rank in range(size)]
 
     assert len({len(rank) for rank in ranks}) == 1
-    assert len(shared) - len(whole) < world
+    assert len(shared) - len(whole) < size
     assert [b.tolist() for b in shared[:7]] == [b.tolist() for b in whole]
     assert [b.tolist() for b in shared[7:9]] == [b.tolist() for b in whole[: len(shared) - 7][:2]]
 
@@ -62,7 +63,7 @@ def test_every_rank_trains_equally_many_batches(world: int) -> None:
 def test_no_images_make_no_batches() -> None:
     none = np.zeros((0, 2), np.int64)
 
-    assert training_batches(none, 4, seed=0, epoch=0, world=2) == []
+    assert training_batches(none, 4, seed=0, epoch=0, shares=2) == []
     assert evaluation_batches(none, 4, Input()) == []
 
 

@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from dhcli.config.schema import Augment, Input
 from dhcli.data.io.image import read_image
+from dhcli.data.loading.batching import Share
 from dhcli.data.loading.cache import ImageCache, decode_to_file, decode_to_memory
 from dhcli.data.loading.loader import (
     Batch,
@@ -52,8 +54,8 @@ def table(tmp_path: Path) -> DetectionTable:
     return make_table(tmp_path, files, sizes, counts, np.concatenate(boxes), labels, list("abc"))
 
 
-def train_loader(table: DetectionTable, workers: int = 0, **changes: int) -> TrainLoader:
-    settings = {"batch_size": 2, "seed": 3} | changes
+def train_loader(table: DetectionTable, workers: int = 0, **changes: Any) -> TrainLoader:
+    settings: dict[str, Any] = {"batch_size": 2, "seed": 3} | changes
     return TrainLoader(table, INPUT, FULL, workers=workers, **settings)
 
 
@@ -211,7 +213,7 @@ def test_loading_leaves_the_global_random_state_alone(table: DetectionTable) -> 
 
 
 def test_ranks_train_on_everything_and_equally_long(table: DetectionTable) -> None:
-    ranks = [train_loader(table, rank=rank, world=4) for rank in range(4)]
+    ranks = [train_loader(table, share=Share(rank, 4)) for rank in range(4)]
 
     seen = [[batch.indices for batch in rank.epoch(0)] for rank in ranks]
 
@@ -221,19 +223,22 @@ def test_ranks_train_on_everything_and_equally_long(table: DetectionTable) -> No
 
 def test_ranks_evaluate_every_image_once(table: DetectionTable) -> None:
     ranks = [
-        EvalLoader(table, INPUT, batch_size=2, workers=0, rank=rank, world=3) for rank in range(3)
+        EvalLoader(table, INPUT, batch_size=2, workers=0, share=Share(rank, 3)) for rank in range(3)
     ]
 
     seen = [[batch.indices for batch in rank] for rank in ranks]
 
     assert [len(rank) for rank in ranks] == [len(one) for one in seen]
     assert sorted(index for one in seen for batch in one for index in batch) == list(range(11))
+    for rank, one in zip(ranks, seen, strict=True):
+        assert rank.images.tolist() == sorted(index for batch in one for index in batch)
+        assert rank.longest == max(map(len, seen))
 
 
 def test_more_ranks_than_batches(table: DetectionTable) -> None:
     two = table.take_images(np.arange(2))
 
-    loader = EvalLoader(two, INPUT, batch_size=8, workers=2, rank=5, world=6)
+    loader = EvalLoader(two, INPUT, batch_size=8, workers=2, share=Share(5, 6))
 
     assert len(loader) == 0
     assert list(loader) == []

@@ -1,0 +1,91 @@
+"""Go on with a run from its last checkpoint: what may change then, and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dhcli.config.load import config_from_dict
+from dhcli.config.schema import Config
+from dhcli.errors import ConfigError, DataError
+from dhcli.models.build import build_detector
+from dhcli.models.contract import Detector
+from dhcli.training.checkpoint import load_checkpoint
+from dhcli.training.data import TrainingData, load_data
+from dhcli.training.loop import Trainer, TrainingResult
+from dhcli.training.run import Session, train_in
+from dhcli.training.run_folder import CHECKPOINT, RunFolder
+from dhcli.words import counted
+
+START_ANEW = "start a new run from its model: `dh train --weights RUN/last.safetensors --data …`"
+OTHER_CLASSES = "start from its model: `dh finetune DATA --weights RUN/last.safetensors`"
+
+KEPT_SECTIONS = ("data", "input", "augment", "model")
+"""Sections of the configuration that decide what the saved state means."""
+KEPT_ON_RESUME = ("batch_size", "accumulate", "seed", "optimizer", "ema")
+"""Settings of `train` that the place within an epoch, or the saved state, depends on.
+
+All other settings of `train` may change. The number of processes counts like these: it decides how
+many iterations an epoch has.
+"""
+
+
+def resume(
+    path: Path,
+    config: Config,
+    session: Session,
+    build: Callable[[Config, int], Detector] = build_detector,
+) -> TrainingResult:
+    """Go on with the run in `path`, from its last checkpoint.
+
+    `config` is the run's own, perhaps with other settings of `train`; `build` makes the detector
+    from it and the number of classes. Raises ConfigError for a change that cannot be made now,
+    and DataError where the data is not what it was.
+    """
+    state = load_checkpoint(path / CHECKPOINT)
+    _check_changes(config_from_dict(state["config"]), config)
+    data = load_data(config.data, config.train.seed, session.journal)
+    _check_data(state["data"], data)
+
+    def restore(trainer: Trainer) -> None:
+        trainer.restore(state)
+        _check_unfinished(trainer)
+
+    detector = build(config, len(data.train.classes))
+    return train_in(RunFolder(path), config, detector, data, session, restore)
+
+
+def _check_changes(before: Config, now: Config) -> None:
+    """Refuse what cannot change between a checkpoint and its continuation."""
+    for section in KEPT_SECTIONS:
+        if getattr(before, section) != getattr(now, section):
+            raise ConfigError(f"`{section}` cannot change when a run is resumed", hint=START_ANEW)
+    for name in KEPT_ON_RESUME:
+        if getattr(before.train, name) != getattr(now.train, name):
+            what = f"`train.{name}` cannot change when a run is resumed"
+            raise ConfigError(what, hint=START_ANEW)
+
+
+def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
+    now = data.fingerprint()
+    changed = [
+        f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]
+    ]
+    if changed:
+        what = f"is not the data that the run began with: {', '.join(changed)}"
+        same_classes = before.get("classes") == now["classes"]
+        hint = START_ANEW if same_classes else OTHER_CLASSES
+        raise DataError(what, where=data.train.root, hint=hint)
+
+
+def _check_unfinished(trainer: Trainer) -> None:
+    if trainer.is_finished:
+        what = f"is finished: {trainer.position.epoch} of {counted(trainer.epochs, 'epoch')}"
+        hint = "to train longer: `--set train.schedule.length=…`"
+        raise ConfigError(what, where=trainer.run.path, hint=hint)
+    if trainer.patience_is_over:
+        what = f"was stopped early: {trainer.position.stale} validations without a better AP"
+        raise ConfigError(
+            what, where=trainer.run.path, hint="to train on: `--set train.patience=0`"
+        )
