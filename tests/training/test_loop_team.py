@@ -24,6 +24,7 @@ from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.precision import Precision
 from dhcli.training.checkpoint import load_checkpoint
+from dhcli.training.journal import Silence
 from dhcli.training.loop import Trainer
 from dhcli.training.meters import LossMeter
 from dhcli.training.team import Team
@@ -180,6 +181,7 @@ def test_only_the_first_writes_and_speaks(
     for rank in range(1, size):
         assert not list((tmp_path / f"run{rank}").iterdir())
         assert not trainers[rank].journal._early
+        assert isinstance(trainers[rank].journal.display, Silence)
         assert str(positions[rank]) == str(positions[0])
     assert len(trainers[0].journal.display.intervals) == len(
         (tmp_path / "run0/events.jsonl").read_text().split('"event": "interval"')[1:]

@@ -5,11 +5,12 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
+from dhcli.cli.train import ResumeRun
 from dhcli.config.load import config_from_dict, load_config
 from dhcli.config.schema import Config
 from dhcli.data.table import DetectionTable
@@ -17,7 +18,7 @@ from dhcli.errors import ConfigError, DataError, DhError, ModelError
 from dhcli.training.finetune import finetune, inherited_settings
 from dhcli.training.journal import Journal
 from dhcli.training.loop import TrainingResult
-from dhcli.training.resume import resume
+from dhcli.training.resume import KEPT_ON_RESUME, resume
 from dhcli.training.run import Session, train
 from dhcli.training.run_folder import RunFolder
 from dhcli.weights.model_file import ModelFile, read_model, save_model
@@ -161,6 +162,13 @@ def test_resuming_refuses_what_cannot_change(stopped: TrainingResult, session: A
         config = load_config(file=path / "config.yaml", overrides=[override]).config
         with pytest.raises(ConfigError, match=f"`{named}` cannot change"):
             resume(path, config, session())
+
+
+def test_help_names_every_setting_of_train_that_cannot_change() -> None:
+    said = get_args(ResumeRun)[1].help
+
+    assert all(name in said for name in KEPT_ON_RESUME)
+    assert said.count(", ") + said.count(" and ") == len(KEPT_ON_RESUME) + 1
 
 
 def test_resuming_a_finished_run_says_how_to_train_longer(
