@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dhcli.metrics.overlap import box_areas, coverage, intersections, iou
+from dhcli.ops.arrays import box_areas, coverage, intersections, iou
 
 BOXES = np.array([[0, 0, 4, 2], [2, 1, 6, 5], [9, 9, 9, 12]], np.float64)
 

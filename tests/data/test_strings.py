@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from dhcli.data.file_bytes import FileBytes
-from dhcli.data.table import Strings
+from dhcli.data.io.file_bytes import FileBytes
+from dhcli.data.strings import FileStrings, Strings
 from dhcli.errors import DataError
 
 WORDS = ["één", "", "two", "\udcff", "three"]
@@ -61,7 +61,7 @@ def test_pickling_takes_along_what_is_used(column, rows):
 def on_disk(tmp_path):
     path = tmp_path / "words"
     path.write_text("één two three", encoding="utf-8")
-    return Strings(FileBytes.of(path), np.array([0, 0, 6, 10]), np.array([5, 0, 9, 15]))
+    return FileStrings(FileBytes.of(path), np.array([0, 0, 6, 10]), np.array([5, 0, 9, 15]))
 
 
 def test_rows_on_disk(on_disk, column):
@@ -71,12 +71,12 @@ def test_rows_on_disk(on_disk, column):
 
     both = Strings.join([on_disk[2:], Strings.repeat("", 2), on_disk[:1]])
     assert list(both) == ["two", "three", "", "", "één"]
-    assert isinstance(both.buffer, FileBytes)
+    assert isinstance(both, FileStrings)
     assert list(Strings.join([on_disk, column])) == [*on_disk, *column]
 
 
 def test_a_file_that_changed_is_an_error(on_disk):
-    path = on_disk.buffer.files[0][0]
+    path = on_disk.files.files[0][0]
     path.write_text("something else")
 
     with pytest.raises(DataError, match="was changed after it was read"):
