@@ -91,7 +91,7 @@ class _Reader(XmlReader):
         self._mark = ""
 
     def begin(self, tag: str, attributes: dict[str, str]) -> None:
-        self.text = ""
+        self.said.clear()
         if not self._open and tag != "annotations":
             raise self.fail(f"begins with <{tag[:40]}>, not <annotations>")
         self._open.append(tag)
@@ -105,7 +105,8 @@ class _Reader(XmlReader):
             self._mark = attributes.get("name", "")
 
     def end(self, tag: str) -> None:
-        text, self.text = self.text.strip(), ""
+        text = "".join(self.said).strip()
+        self.said.clear()
         within = self._open[:-1]
         self._open.pop()
         if tag in _SHAPES and len(within) == 2:

@@ -201,7 +201,7 @@ def rows_of(table: DetectionTable, image: int, *, regions: bool = True) -> Itera
         strict=True,
     )
     for number, label, box, flags, score in columns:
-        is_region = label == ANY_CLASS or bool(flags & REGION)
+        is_region = label == ANY_CLASS or bool(flags & REGION.value)
         if regions or not is_region:
             told = None if score is None else float(score)
             yield Row(number, named[label], box, Flag(flags), told, is_region)

@@ -70,7 +70,7 @@ _LOOK_AT = 20
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _WRITTEN = "Written by dh, 1-based"
 _NO_POSE = "Unspecified"
-_NOT_DIFFICULT = ~Flag.DIFFICULT.value
+_REGION, _NOT_DIFFICULT = REGION.value, ~Flag.DIFFICULT.value
 
 
 def _is_folder(path: Path) -> bool:
@@ -239,7 +239,7 @@ class _Document(XmlReader):
 
     def begin(self, tag: str, _: dict[str, str]) -> None:
         self._depth += 1
-        self.text = ""
+        self.said.clear()
         if self._depth == 3:
             self._group = tag.lower()
             self.parts += self._group == "part"
@@ -253,16 +253,16 @@ class _Document(XmlReader):
         depth = self._depth
         self._depth = depth - 1
         if depth == 3 or (depth == 4 and self._group == "bndbox"):
-            self._fields[tag.lower()] = self.text.strip()
+            self._fields[tag.lower()] = "".join(self.said).strip()
         elif depth == 2:
             self._close(tag.lower())
-        self.text = ""
+        self.said.clear()
 
     def _close(self, tag: str) -> None:
         if tag == "object":
             self.objects.append((self._line, self._fields))
         elif tag == "filename":
-            self.head["filename"] = self.text.strip()
+            self.head["filename"] = "".join(self.said).strip()
         elif tag in ("size", "source"):
             self.head |= self._fields
 
@@ -283,7 +283,7 @@ def _score(text: str, where: str) -> float:
 def _flags(fields: dict[str, str]) -> int:
     told = flags_told(fields) | (fields.get("name") == DONT_CARE) * Flag.IGNORE.value
     # Regions are written as difficult too, for tools that know no others.
-    return told & _NOT_DIFFICULT if told & REGION else told
+    return told & _NOT_DIFFICULT if told & _REGION else told
 
 
 def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> DetectionTable:

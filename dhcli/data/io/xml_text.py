@@ -33,13 +33,13 @@ class XmlReader:
     """Takes the elements of an XML file as they begin and end; for a format to fill in.
 
     path  the file
-    text  what was said since `begin` or `end` emptied it
+    said  pieces of text since `begin` or `end` cleared it
     line  where the tag stands
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.text = ""
+        self.said: list[str] = []
         self._parser: Any = None
 
     def begin(self, tag: str, attributes: dict[str, str]) -> None:
@@ -52,7 +52,8 @@ class XmlReader:
 
     @property
     def line(self) -> int:
-        return int(self._parser.CurrentLineNumber)
+        line: int = self._parser.CurrentLineNumber
+        return line
 
     def fail(self, what: str) -> DataError:
         """The error that says `what` is wrong at the tag."""
@@ -70,13 +71,13 @@ class XmlReader:
         parser.StartDoctypeDeclHandler = self._refuse
         parser.StartElementHandler = self.begin
         parser.EndElementHandler = self.end
-        parser.CharacterDataHandler = self._say
+        parser.CharacterDataHandler = self.said.append
         progress = FileProgress(self.path, len(text))
         try:
-            for start in range(0, len(text), LARGE):
-                parser.Parse(text[start : start + LARGE], False)
-                progress.reached(min(start + LARGE, len(text)))
-            parser.Parse("", True)
+            for start in range(0, max(len(text), 1), LARGE):
+                stop = start + LARGE
+                parser.Parse(text[start:stop], stop >= len(text))
+                progress.reached(min(stop, len(text)))
         except expat.ExpatError as error:
             what = f"is not well-formed XML: {expat.ErrorString(error.code)}"
             raise DataError(what, where=f"{self.path}:{error.lineno}") from None
@@ -85,9 +86,6 @@ class XmlReader:
 
     def _refuse(self, *_: Any) -> None:
         raise self.fail("declares a DOCTYPE; annotations need none")
-
-    def _say(self, text: str) -> None:
-        self.text += text
 
 
 def escape_xml(text: str) -> str:
