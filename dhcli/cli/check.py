@@ -66,7 +66,7 @@ def check(
     """
     from dhcli.atomic import require_free
     from dhcli.data.formats import describe, read_dataset
-    from dhcli.data.tools.check import find_flaws
+    from dhcli.data.tools.check import check_table
     from dhcli.data.tools.scan import scan_images
     from dhcli.data.tools.statistics import measure
     from dhcli.report.console import err, print_json
@@ -77,7 +77,7 @@ def check(
     table = read_dataset(data, format=from_, voc_offset=voc_offset)
     err.print(f"{data}: {describe(table)}")
     scan = scan_images(table, decode=decode)
-    findings = find_flaws(table, scan)
+    findings = check_table(table, scan)
     numbers = measure(table)
     recall = _measure_anchors(table, settings, findings) if settings else None
     if as_json:
@@ -155,10 +155,10 @@ def _write_fixed(
 ) -> None:
     """Write the mended dataset in the format it was read from."""
     from dhcli.data.formats import write_dataset
-    from dhcli.data.tools.mend import fix_table
+    from dhcli.data.tools.mend import mend_for_good
     from dhcli.report.console import err
 
-    fixed = fix_table(table, scan)
+    fixed = mend_for_good(table, scan)
     log = "".join(
         f"{f.severity} {f.code} {f.where}: {f.what} ({CODES[f.code].fix})\n" for f in findings
     )

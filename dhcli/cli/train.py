@@ -37,8 +37,8 @@ ResumeRun = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Resume this run. --set may change settings of `train`, except batch_size, "
-        "accumulate, seed, optimizer and ema.",
+        help="Resume the run in this folder. Of its settings, those of `train` may change, except "
+        "batch_size, accumulate, seed, optimizer and ema.",
     ),
 ]
 

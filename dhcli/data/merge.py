@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.table import Column, DetectionTable, Strings
+from dhcli.data.strings import Strings
+from dhcli.data.table import Column, DetectionTable
 from dhcli.words import counted
 
 Ids = NDArray[np.int64]

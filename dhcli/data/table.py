@@ -7,6 +7,7 @@ cost bytes and not Python objects, and worker processes share them without copyi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.file_bytes import FileBytes
+from dhcli.data.strings import Strings
 from dhcli.errors import DataError
+from dhcli.ops.arrays import expand_ranges, is_first
 
 ANY_CLASS = -1
 """Label of a region that belongs to no class: KITTI's DontCare, or classes set aside."""
@@ -25,6 +27,18 @@ ANY_CLASS = -1
 
 OWN_COLUMN = "own "
 """How the image columns begin, among `image_extras`, that only the dataset itself gives a sense."""
+
+SOURCE = "source"
+"""What a format said of boxes, images and the whole that no other column holds: JSON, as it was.
+
+A column of `extras` and of `image_extras`, "" in rows that say no more; an entry of `about`.
+"""
+
+HELD = frozenset(("id", "file_name", "width", "height"))
+"""The names, among an image's `source_fields`, of what other columns hold too."""
+
+FIRST_PIXEL = "first pixel"
+"""The entry of `about` that tells what the files call the first pixel, "0" or "1"."""
 
 
 class Flag(IntFlag):
@@ -37,110 +51,8 @@ class Flag(IntFlag):
     IGNORE = 16
 
 
-class Strings(Sequence[str]):
-    """An immutable column of strings in one UTF-8 buffer: no Python object per row.
-
-    Row i is buffer[starts[i]:stops[i]]. Rows that are taken share the buffer; only what is used is
-    pickled. A buffer that is files stays on disk, and rows are read when they are asked for.
-    """
-
-    def __init__(
-        self,
-        buffer: NDArray[np.uint8] | FileBytes,
-        starts: NDArray[np.int64],
-        stops: NDArray[np.int64],
-    ) -> None:
-        self.buffer = buffer
-        self.starts = starts
-        self.stops = stops
-
-    @classmethod
-    def pack(cls, values: Iterable[str]) -> Strings:
-        encoded = [value.encode("utf-8", "surrogateescape") for value in values]
-        return cls._of_bytes(encoded)
-
-    @classmethod
-    def _of_bytes(cls, values: Sequence[bytes | memoryview]) -> Strings:
-        stops = np.cumsum([len(value) for value in values], dtype=np.int64)
-        starts = np.concatenate([np.zeros(1, np.int64), stops])[: len(values)]
-        return cls(np.frombuffer(b"".join(values), np.uint8), starts, stops)
-
-    @classmethod
-    def repeat(cls, value: str, count: int) -> Strings:
-        """`count` rows that all say `value`; it is stored once."""
-        return cls.pack([value]).take(np.zeros(count, np.int64))
-
-    @classmethod
-    def join(cls, columns: Sequence[Strings]) -> Strings:
-        """The rows of all `columns`, one column after another.
-
-        Files stay on disk where every column that says anything is of files.
-        """
-        said = [column for column in columns if len(column.buffer)]
-        on_disk = [column.buffer for column in said if isinstance(column.buffer, FileBytes)]
-        if 0 < len(on_disk) < len(said):
-            return cls.join([column.in_memory() for column in columns])
-        packed = [column.buffer for column in said if isinstance(column.buffer, np.ndarray)]
-        sizes = np.array([len(column.buffer) for column in columns], np.int64)
-        pairs = list(zip(columns, np.cumsum(sizes) - sizes, strict=True))
-        none = np.zeros(0, np.int64)
-        return cls(
-            FileBytes.join(on_disk) if on_disk else np.concatenate([np.zeros(0, "u1"), *packed]),
-            np.concatenate([none, *(column.starts + shift for column, shift in pairs)]),
-            np.concatenate([none, *(column.stops + shift for column, shift in pairs)]),
-        )
-
-    def in_memory(self) -> Strings:
-        """The same rows, read where they are on disk."""
-        return Strings._of_bytes(list(self._rows())) if isinstance(self.buffer, FileBytes) else self
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice | np.ndarray | list):
-            return self.take(np.arange(len(self))[index])
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        if isinstance(self.buffer, FileBytes):
-            return next(iter(self.take(np.array([index]))))
-        raw = self.buffer[self.starts[index] : self.stops[index]]
-        return raw.tobytes().decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        for row in self._rows():
-            yield str(row, "utf-8", "surrogateescape")
-
-    def _rows(self) -> Iterator[memoryview | bytes]:
-        spans = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
-        if isinstance(self.buffer, FileBytes):
-            with self.buffer.reading() as read:
-                for start, stop in spans:
-                    yield read(start, stop) if stop > start else b""
-        else:
-            raw = self.buffer.data
-            for start, stop in spans:
-                yield raw[start:stop]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Strings) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        lengths = self.stops - self.starts
-        if isinstance(self.buffer, FileBytes) or int(lengths.sum()) >= len(self.buffer):
-            return Strings, (self.buffer, self.starts, self.stops)
-        used = Strings._of_bytes(list(self._rows()))
-        return Strings, (used.buffer, used.starts, used.stops)
-
-    def take(self, indices: NDArray[np.int64]) -> Strings:
-        """The rows at `indices` (n,) int64, in that order."""
-        return Strings(self.buffer, self.starts[indices], self.stops[indices])
-
-    def blank(self, rows: NDArray[np.bool_]) -> Strings:
-        """The column with empty text where `rows` (n,) bool is true."""
-        return Strings(self.buffer, self.starts, np.where(rows, self.starts, self.stops))
+REGION = Flag.CROWD | Flag.IGNORE
+"""The flags of regions to ignore."""
 
 
 Column = NDArray[Any] | Strings
@@ -164,9 +76,10 @@ class DetectionTable:
     areas         (M,) float64 pixels², the annotated (mask) area; NaN where not stated
     box_ids       (M,) int64, the annotations' own ids, else 1…M
     splits        name → (n,) int64 image indices; lists may overlap (VOC's train and trainval)
-    extras        further columns a format needs to write itself back (M rows each, by name)
+    extras        further columns a format needs to write itself back (M rows each, by name);
+                  `line` is that of the annotation file, `source` (SOURCE) what nothing else holds
     image_extras  the same of images (I rows each); `annotation` is the file that told of an image
-    about         the same of the dataset as a whole: JSON text by name
+    about         the same of the dataset as a whole: text by name
     format        name of the format it was read from, "" if made in memory
     notes         what the reader decided (a pixel-offset rule, say), for people
     """
@@ -229,6 +142,71 @@ class DetectionTable:
         found: NDArray[np.bool_] = (self.flags & np.uint8(flag)) != 0
         return found
 
+    def regions(self, *, crowds: bool = True) -> NDArray[np.bool_]:
+        """(M,) bool: boxes that are not objects but regions to ignore; without `crowds`, not those.
+
+        What counts as a region, by what a box is:
+
+                          regions()   regions(crowds=False)   ~taught("ignore")   ~taught("keep")
+            no class      yes         yes                     yes                 yes
+            IGNORE        yes         yes                     yes                 yes
+            CROWD         yes         no                      yes                 yes
+            DIFFICULT     no          no                      yes                 no
+            other flags   no          no                      no                  no
+
+        Crowds are of a class, and metrics forgive detections of that class on them alone.
+        """
+        flagged = self.has(REGION if crowds else Flag.IGNORE)
+        region: NDArray[np.bool_] = flagged | (self.labels == ANY_CLASS)
+        return region
+
+    def taught(self, difficult: str) -> NDArray[np.bool_]:
+        """(M,) bool: objects to learn; `difficult` boxes are among them ("keep") or not ("ignore").
+
+        See `regions` for what is not.
+        """
+        objects: NDArray[np.bool_] = ~self.regions()
+        return objects & ~self.has(Flag.DIFFICULT) if difficult == "ignore" else objects
+
+    @property
+    def first_pixel(self) -> int:
+        """What the files call the first pixel, 0 or 1; 0 where they do not say."""
+        return int(self.about.get(FIRST_PIXEL, 0))
+
+    def source_fields(self) -> Iterator[dict[str, Any]]:
+        """What the dataset says of each image in names of its own, see `SOURCE`.
+
+        {} where that is no more than the columns, nothing at all where it is so of every image.
+        Raises DataError where it is nested too deep.
+        """
+        return map(parse_source, self.image_extras.get(SOURCE, ()))
+
+    def source_of_all(self) -> dict[str, Any]:
+        """What the dataset says of itself as a whole, by names of its own."""
+        return parse_source(self.about.get(SOURCE, ""))
+
+    def without_source(self, boxes: NDArray[np.bool_] | None = None) -> DetectionTable:
+        """Without what the dataset said of its boxes and images in its own words.
+
+        Or, `boxes` (M,) bool given, of these boxes alone.
+        """
+        texts = self.extras.get(SOURCE)
+        if boxes is not None:
+            changed = {SOURCE: texts.blank(boxes)} if isinstance(texts, Strings) else {}
+            return replace(self, extras={**self.extras, **changed})
+        return replace(
+            self,
+            extras={name: column for name, column in self.extras.items() if name != SOURCE},
+            image_extras={n: column for n, column in self.image_extras.items() if n != SOURCE},
+        )
+
+    def with_sound_ids(self) -> DetectionTable:
+        """The table with new box ids, after the largest, for those not positive or coming again."""
+        ids = self.box_ids.copy()
+        bad = ~is_first(ids) | (ids <= 0)
+        ids[bad] = int(ids.max(initial=0)) + 1 + np.arange(int(bad.sum()))
+        return replace(self, box_ids=ids)
+
     def own_columns(self) -> dict[str, Column]:
         """The columns of images that the dataset has of its own, by name: `patient`, say."""
         return {
@@ -240,9 +218,9 @@ class DetectionTable:
     def take_images(self, images: NDArray[np.int64]) -> DetectionTable:
         """The table of these image numbers only, in that order; splits are dropped."""
         counts = np.diff(self.offsets)[images]
-        table = self._take_boxes(expand_ranges(self.offsets[:-1][images], counts))
         return replace(
-            table,
+            self,
+            **self._boxes_at(expand_ranges(self.offsets[:-1][images], counts)),
             files=self.files.take(images),
             image_ids=self.image_ids[images],
             sizes=self.sizes[images],
@@ -254,7 +232,7 @@ class DetectionTable:
     def keep_boxes(self, keep: NDArray[np.bool_]) -> DetectionTable:
         """The table with the boxes where `keep` (M,) bool is true; every image stays."""
         counts = np.bincount(self.image_of_box[keep], minlength=len(self))
-        return replace(self._take_boxes(np.flatnonzero(keep)), offsets=_offsets_of(counts))
+        return replace(self, **self._boxes_at(np.flatnonzero(keep)), offsets=_offsets_of(counts))
 
     def split(self, name: str) -> DetectionTable:
         """The images of the split `name`.
@@ -302,18 +280,14 @@ class DetectionTable:
         free = (i for i in range(1, len(names) + len(own) + 1) if i not in own.values())
         return np.array([own[name] if name in own else next(free) for name in names], np.int64)
 
-    def _take_boxes(self, rows: NDArray[np.int64]) -> DetectionTable:
-        """The box columns at `rows`. The caller sets offsets; not valid until then."""
-        table = object.__new__(DetectionTable)
-        columns: dict[str, Any] = {
-            name: getattr(self, name)[rows]
-            for name in ("boxes", "labels", "flags", "areas", "box_ids")
+    def _boxes_at(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """The columns of boxes at `rows`, by their names."""
+        names = ("boxes", "labels", "flags", "areas", "box_ids")
+        return {
+            **{name: getattr(self, name)[rows] for name in names},
+            "scores": None if self.scores is None else self.scores[rows],
+            "extras": {name: column[rows] for name, column in self.extras.items()},
         }
-        columns["scores"] = None if self.scores is None else self.scores[rows]
-        columns["extras"] = {name: column[rows] for name, column in self.extras.items()}
-        for name, value in {**self.__dict__, **columns}.items():
-            object.__setattr__(table, name, value)
-        return table
 
 
 def make_table(
@@ -351,13 +325,13 @@ def make_table(
     )
 
 
-def expand_ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The integers of every range [start, start + length), one after another: (sum,) int64."""
-    ends = np.cumsum(lengths)
-    shift = np.repeat(starts - (ends - lengths), lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    rows: NDArray[np.int64] = np.arange(total, dtype=np.int64) + shift
-    return rows
+def parse_source(text: str) -> dict[str, Any]:
+    """The fields of an entry kept as text; none for "". Raises DataError."""
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        raise DataError("holds an entry that is nested too deep, or a number too long") from None
+    return found if isinstance(found, dict) else {}
 
 
 def _offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:

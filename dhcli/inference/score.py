@@ -24,10 +24,10 @@ from dhcli.errors import DataError
 from dhcli.metrics.coco import Engine, coco_ap
 from dhcli.metrics.kitti import kitti_ap
 from dhcli.metrics.names import Metric
-from dhcli.metrics.overlap import box_areas
-from dhcli.metrics.pair import check_common, is_region, match_classes, quote_names
+from dhcli.metrics.pair import check_common, match_classes, quote_names
 from dhcli.metrics.result import ApResult
 from dhcli.metrics.voc import voc_ap
+from dhcli.ops.arrays import box_areas
 from dhcli.report.plain import csv_text
 from dhcli.report.sheet import Column, Sheet, unit_of
 from dhcli.words import counted
@@ -171,7 +171,7 @@ def introduce(
     say(describe(table))
     which = "all images" if split == "all" else f"the split `{split}`"
     say(f"evaluating {which}: {counted(len(truth), 'image')}, {counted(len(truth.boxes), 'box')}")
-    flat = int(np.sum((box_areas(truth.boxes) == 0) & ~is_region(truth)))
+    flat = int(np.sum((box_areas(truth.boxes) == 0) & ~truth.regions(crowds=False)))
     if flat:
         say(f"boxes without area: {flat}; no detection can match them, and they count as missed")
     check_common(known, truth)

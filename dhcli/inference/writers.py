@@ -6,22 +6,23 @@ place when the block ends well.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
-from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_write
+from dhcli.data.formats.coco_results import result
+from dhcli.data.formats.kitti import kitti_row
+from dhcli.data.formats.voc import predicted_object, prediction_xml
+from dhcli.data.formats.yolo import fractions_of, prediction_row
 from dhcli.data.io.image import Pixels
+from dhcli.data.io.text_rows import as_row
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ class Place:
 
 Writer = Callable[[Prediction], None]
 
+_QUOTED = ',"\n'
+"""What makes predictions.csv quote a name: no more than every reader needs."""
+
 
 def find_twins(images: Sequence[str]) -> frozenset[str]:
     """Names that differ from another's only in their suffix."""
@@ -116,37 +120,26 @@ def write_coco_json(place: Place) -> Iterator[Writer]:
 
 def _coco_rows(image: Prediction, ids: Sequence[int]) -> Iterator[dict[str, object]]:
     for (x1, y1, x2, y2), score, label in image.rows():
-        yield {
-            "image_id": image.name,
-            "category_id": ids[label],
-            "bbox": [round(side, 3) for side in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 6),
-        }
+        xywh = [round(side, 3) for side in (x1, y1, x2 - x1, y2 - y1)]
+        yield result(image.name, ids[label], xywh, round(score, 6))
 
 
 @contextmanager
 def write_csv(place: Place) -> Iterator[Writer]:
     """`predictions.csv`: a line a detection, xyxy pixels."""
     with atomic_write(place.folder / "predictions.csv") as file:
-        _write_rows(file, [("image", "class", "category_id", "score", "x1", "y1", "x2", "y2")])
+        file.write(b"image,class,category_id,score,x1,y1,x2,y2\n")
 
         def write(image: Prediction) -> None:
-            _write_rows(file, _csv_rows(image, place))
+            file.write(_encode("".join(_csv_rows(image, place))))
 
         yield write
 
 
-def _csv_rows(image: Prediction, place: Place) -> Iterator[tuple[object, ...]]:
+def _csv_rows(image: Prediction, place: Place) -> Iterator[str]:
     for box, score, label in image.rows():
-        sides = (f"{side:.3f}" for side in box)
-        names = (image.name, place.classes[label], place.category_ids[label])
-        yield (*names, f"{score:.6f}", *sides)
-
-
-def _write_rows(file: BinaryIO, rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    file.write(_encode(text.getvalue()))
+        names = (image.name, place.classes[label], str(place.category_ids[label]))
+        yield as_row((*names, f"{score:.6f}", *(f"{side:.3f}" for side in box)), _QUOTED)
 
 
 @contextmanager
@@ -157,17 +150,13 @@ def write_yolo(place: Place) -> Iterator[Writer]:
     """
 
     def write(image: Prediction) -> None:
-        lines = [_yolo_line(*row, image.size) for row in image.rows()]
+        values = fractions_of(image.boxes, np.array(image.size, np.int32)).tolist()
+        rows = zip(image.labels.tolist(), values, image.scores.tolist(), strict=True)
+        lines = [prediction_row(*row) for row in rows]
         _write_text(place.file("yolo", image.name, ".txt"), lines)
 
     yield write
     _write_text(place.folder / "yolo" / "classes.txt", [f"{name}\n" for name in place.classes])
-
-
-def _yolo_line(box: list[float], score: float, label: int, size: tuple[int, int]) -> str:
-    (x1, y1, x2, y2), (width, height) = box, size
-    parts = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-    return f"{label} {' '.join(f'{part:.6f}' for part in parts)} {score:.6f}\n"
 
 
 @contextmanager
@@ -178,16 +167,13 @@ def write_kitti(place: Place) -> Iterator[Writer]:
     """
 
     def write(image: Prediction) -> None:
-        lines = [_kitti_line(box, s, place.classes[label]) for box, s, label in image.rows()]
+        lines = []
+        for box, score, label in image.rows():
+            sides = [f"{side:.2f}" for side in box]
+            lines.append(f"{kitti_row(place.classes[label], sides, f'{score:.6f}')}\n")
         _write_text(place.file("kitti", image.name, ".txt"), lines)
 
     yield write
-
-
-def _kitti_line(box: list[float], score: float, name: str) -> str:
-    sides = " ".join(f"{side:.2f}" for side in box)
-    unknown = "-1 -1 -1 -1000 -1000 -1000 -10"  # size, place and turn in the world
-    return f"{'_'.join(name.split())} -1 -1 -10 {sides} {unknown} {score:.6f}\n"
 
 
 @contextmanager
@@ -198,29 +184,11 @@ def write_voc(place: Place) -> Iterator[Writer]:
     """
 
     def write(image: Prediction) -> None:
-        objects = [_voc_object(box, s, place.classes[label]) for box, s, label in image.rows()]
-        text = _voc_head(image), *objects, "</annotation>\n"
-        _write_text(place.file("voc", image.name, ".xml"), text)
+        objects = (predicted_object(place.classes[k], box, s) for box, s, k in image.rows())
+        text = prediction_xml(PurePosixPath(image.name).name, image.size, objects)
+        _write_text(place.file("voc", image.name, ".xml"), [text])
 
     yield write
-
-
-def _voc_head(image: Prediction) -> str:
-    width, height = image.size
-    return (
-        f"<annotation>\n  <filename>{escape(PurePosixPath(image.name).name)}</filename>\n"
-        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
-    )
-
-
-def _voc_object(box: list[float], score: float, name: str) -> str:
-    x1, y1, x2, y2 = box
-    return (
-        f"  <object><name>{escape(name)}</name><difficult>0</difficult>"
-        f"<score>{score:.6f}</score>\n"
-        f"    <bndbox><xmin>{x1 + 1:.2f}</xmin><ymin>{y1 + 1:.2f}</ymin>"
-        f"<xmax>{x2:.2f}</xmax><ymax>{y2:.2f}</ymax></bndbox></object>\n"
-    )
 
 
 def _write_text(path: Path, lines: Sequence[str]) -> None:

@@ -24,10 +24,10 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.columns import tidy
 from dhcli.data.table import DetectionTable, Flag
-from dhcli.metrics.pair import check_classes, check_pair, is_region
+from dhcli.metrics.pair import check_classes, check_pair
 from dhcli.metrics.result import ApResult
+from dhcli.ops.arrays import tidy
 
 Engine = Literal["hotcoco", "pycocotools"]
 
@@ -98,7 +98,7 @@ def _image_numbers(truth: DetectionTable) -> NDArray[np.int64]:
 
 def _objects(truth: DetectionTable, number: NDArray[np.int64]) -> _Columns:
     """The truth's boxes; a region of no class stands once for every class."""
-    region, count = is_region(truth), len(truth.classes)
+    region, count = truth.regions(crowds=False), len(truth.classes)
     plain, regions = np.flatnonzero(~region), np.flatnonzero(region)
     rows = np.concatenate([plain, np.repeat(regions, count)])
     every = np.tile(np.arange(count, dtype=np.int64), len(regions))

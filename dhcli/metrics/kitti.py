@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
-from dhcli.metrics.overlap import coverage, iou
-from dhcli.metrics.pair import check_pair, is_region
+from dhcli.metrics.pair import check_pair
 from dhcli.metrics.result import ApResult, mean_of
+from dhcli.ops.arrays import coverage, iou
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _scenes(
     truth: DetectionTable, found: DetectionTable, name: str, level: _Level
 ) -> Iterator[_Scene]:
     kind = _KINDS[name]
-    region = is_region(truth) | truth.has(Flag.CROWD)
+    region = truth.regions()
     mine = (truth.labels == truth.classes.index(name)) & ~region
     takes_part = mine | (_has_class(truth, kind.neighbour) & ~region)
     ignored = ~mine | _beyond(truth, level)

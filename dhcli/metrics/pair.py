@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 
 
@@ -51,12 +50,6 @@ def check_classes(truth: DetectionTable, found: DetectionTable) -> None:
     """Raise DataError unless both tables number their classes alike."""
     if truth.classes != found.classes:
         raise DataError("the detections have other classes than the data: use match_classes first")
-
-
-def is_region(truth: DetectionTable) -> NDArray[np.bool_]:
-    """(M,) bool: boxes that are no object of any class, where detections are not judged."""
-    region: NDArray[np.bool_] = (truth.labels == ANY_CLASS) | truth.has(Flag.IGNORE)
-    return region
 
 
 def quote_names(names: Sequence[str], most: int = 8) -> str:

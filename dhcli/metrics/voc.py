@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.table import DetectionTable, Flag
-from dhcli.metrics.overlap import coverage, iou
-from dhcli.metrics.pair import check_classes, check_pair, is_region
+from dhcli.metrics.pair import check_classes, check_pair
 from dhcli.metrics.result import ApResult, mean_of
+from dhcli.ops.arrays import coverage, iou, is_first
 
 Rule = Literal["voc07", "voc12"]
 
@@ -75,8 +75,8 @@ class _Matches:
 def _match(truth: DetectionTable, found: DetectionTable) -> _Matches:
     count = len(found.boxes)
     matches = _Matches(np.full(count, -1, np.int64), np.zeros(count), np.zeros(count))
-    of_no_class = is_region(truth)
-    is_object = ~of_no_class & ~truth.has(Flag.CROWD)
+    of_no_class = truth.regions(crowds=False)
+    is_object = ~truth.regions()
     for image in range(len(truth)):
         boxes, true = found.rows(image), truth.rows(image)
         if boxes.start == boxes.stop or true.start == true.stop:
@@ -98,23 +98,16 @@ def _judge(
 ) -> tuple[NDArray[np.bool_], int]:
     """The detections of one class that count, best first, True for a hit; and its objects."""
     difficult = truth.has(Flag.DIFFICULT)
-    countable = (truth.labels == label) & ~is_region(truth) & ~truth.has(Flag.CROWD) & ~difficult
+    countable = (truth.labels == label) & ~truth.regions() & ~difficult
     mine = np.flatnonzero(found.labels == label)
     if found.scores is not None:
         mine = mine[np.argsort(-found.scores[mine], kind="stable")]
     target = np.where(matches.overlap[mine] >= threshold, matches.object[mine], -1)
     on_difficult = np.zeros(len(mine), np.bool_)
     on_difficult[target >= 0] = difficult[target[target >= 0]]
-    hit = _is_first(target) & (target >= 0) & ~on_difficult
+    hit = is_first(target) & (target >= 0) & ~on_difficult
     forgiven = on_difficult | (~hit & (matches.covered[mine] >= threshold))
     return hit[~forgiven], int(countable.sum())
-
-
-def _is_first(values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(N,) bool: the first place where each value stands."""
-    first = np.zeros(len(values), np.bool_)
-    first[np.unique(values, return_index=True)[1]] = True
-    return first
 
 
 def _curve(

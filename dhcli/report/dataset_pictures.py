@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dhcli.atomic import atomic_folder
-from dhcli.data.formats.placing import is_region
 from dhcli.data.io.image import read_image
 from dhcli.data.table import ANY_CLASS, DetectionTable
 from dhcli.data.tools.statistics import MEDIUM, SMALL, Statistics, find_objects
@@ -55,7 +54,7 @@ def write_pictures(
     with atomic_folder(folder) as place:
         chosen = table.take_images(np.array(choose_samples(table, SAMPLES, seed), np.int64))
         if samples := list(_samples(chosen)):
-            legend = "hatched in grey: to ignore" if is_region(chosen).any() else ""
+            legend = "hatched in grey: to ignore" if chosen.regions().any() else ""
             sheet = place / "samples.png"
             write_contact_sheet(samples, sheet, columns=3, width=_WIDTH, legend=legend)
         for name, figure in figures.items():
@@ -143,7 +142,7 @@ def draw_centres(objects: DetectionTable) -> Figure:
 
 def _samples(table: DetectionTable) -> Iterator[Image.Image]:
     """The images, as small as they are shown, with their boxes; what cannot be read is left out."""
-    regions = is_region(table)
+    regions = table.regions()
     finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
     for image in range(len(table)):
         try:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dhcli.atomic import atomic_write
 from dhcli.data.io.image import Pixels
+from dhcli.ops.arrays import intersections
 
 if TYPE_CHECKING:
     from dhcli.inference.writers import Prediction
@@ -176,17 +177,9 @@ def place_label(
     room = (image[0] - 1 - w, image[1] - 1 - h)
     low = np.clip(np.array(corners), 0, np.maximum(room, 0))  # (P, 2)
     places = np.hstack([low, low + size])
-    left, top, right, bottom = places[_overlap(places, taken).argmin()].tolist()
+    covered = intersections(places, np.array(taken, np.float64).reshape(-1, 4)).sum(axis=1)  # (P,)
+    left, top, right, bottom = places[covered.argmin()].tolist()
     return left, top, right, bottom
-
-
-def _overlap(places: NDArray[np.float64], taken: Sequence[Box]) -> NDArray[np.float64]:
-    """How many pixels² of each of `places` (P, 4) are taken: (P,)."""
-    others = np.array(taken, np.float64).reshape(-1, 4)
-    high = np.minimum(places[:, None, 2:], others[:, 2:])
-    low = np.maximum(places[:, None, :2], others[:, :2])
-    area: NDArray[np.float64] = (high - low).clip(0).prod(axis=2).sum(axis=1)
-    return area
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

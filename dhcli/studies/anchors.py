@@ -15,6 +15,7 @@ from dhcli.data.table import DetectionTable
 from dhcli.data.tools.findings import Finding
 from dhcli.data.tools.statistics import find_objects
 from dhcli.models.build import anchors_of
+from dhcli.ops.arrays import paired_iou
 from dhcli.report.sheet import Cell, Column, Row, Sheet
 
 IOU = 0.5
@@ -158,15 +159,6 @@ def _best_ious(boxes: Floats, sizes: NDArray[np.int64], config: Config) -> Float
         for anchor in cells.double().numpy():
             middle = (boxes[:, :2] + boxes[:, 2:] - anchor[:2] - anchor[2:]) / 2
             cell = np.clip(np.round(middle / stride), 0, last)
-            iou = _iou(boxes, np.tile(cell * stride, 2) + anchor)
+            iou = paired_iou(boxes, np.tile(cell * stride, 2) + anchor)
             np.maximum(best[:, level], iou, out=best[:, level])
     return best
-
-
-def _iou(one: Floats, other: Floats) -> Floats:
-    """(M,) IoU of each box with the one beside it."""
-    low, high = np.maximum(one[:, :2], other[:, :2]), np.minimum(one[:, 2:], other[:, 2:])
-    shared = (high - low).clip(0).prod(axis=1)
-    areas = (one[:, 2:] - one[:, :2]).prod(axis=1) + (other[:, 2:] - other[:, :2]).prod(axis=1)
-    iou: Floats = shared / (areas - shared)
-    return iou

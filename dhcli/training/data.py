@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dhcli.config.schema import Data
 from dhcli.data.formats import describe, read_dataset
 from dhcli.data.loading.cache import ImageCache
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.table import DetectionTable
 from dhcli.data.tools.check import find_leaks
 from dhcli.data.tools.findings import Finding
-from dhcli.data.tools.mend import mend_table
+from dhcli.data.tools.mend import mend_for_training
 from dhcli.data.tools.scan import Scan, scan_images
 from dhcli.data.tools.split import divide
 from dhcli.errors import ConfigError, DataError, suggest
@@ -148,30 +147,21 @@ def _prepared(
     journal: Journal,
 ) -> DetectionTable:
     table = table.with_classes(names, others=config.others)
-    table, findings = mend_table(table, images, on_bad_image=config.on_bad_image)
+    table, findings = mend_for_training(table, images, on_bad_image=config.on_bad_image)
     _tell(findings, use, journal)
     if config.empty == "drop" and use == "training":
         kept = np.flatnonzero(
-            np.bincount(table.image_of_box[_taught(table, config)], minlength=len(table))
+            np.bincount(table.image_of_box[table.taught(config.difficult)], minlength=len(table))
         )
         left_out = counted(len(table) - len(kept), "image without objects")
         journal.say(f"{left_out}: left out (data.empty)")
         table = table.take_images(kept)
     if not len(table):
         raise DataError(f"no {use} images are left", where=table.root)
-    if not _taught(table, config).any():
+    if not table.taught(config.difficult).any():
         what = f"no {use} image, of {len(table):,}, holds an object of the classes"
         raise DataError(f"{what} {', '.join(names)}", where=table.root)
     return table
-
-
-def _taught(table: DetectionTable, config: Data) -> NDArray[np.bool_]:
-    """(M,) bool: the boxes that are objects, not regions to ignore."""
-    ignored = Flag.CROWD | Flag.IGNORE
-    if config.difficult == "ignore":
-        ignored |= Flag.DIFFICULT
-    taught: NDArray[np.bool_] = (table.labels != ANY_CLASS) & ~table.has(ignored)
-    return taught
 
 
 def _tell(findings: list[Finding], use: str, journal: Journal) -> None:

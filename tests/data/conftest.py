@@ -1,4 +1,13 @@
-"""A small dataset in memory, its images on disk, and ways to compare datasets."""
+"""A small dataset in memory, its images on disk, and ways to compare datasets.
+
+    draw     draw(path, size=(40, 30)): a grey image
+    sample   a table of three images in two splits, with every mark
+    lay      lay({path: text}, *images): files and images below tmp_path, which it returns
+    content  content(table): what it holds, by image, to compare with another's
+    splits   splits(table): the stems of the images in each split
+
+Test files of one format have fixtures of their own on top: `put` or `folder` lay down a file of it.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from PIL import Image
 from dhcli.data.formats import FORMATS, read_dataset, write_dataset
 from dhcli.data.table import ANY_CLASS, make_table
 from dhcli.data.tools.check import check_table
-from dhcli.data.tools.mend import mend_table
+from dhcli.data.tools.mend import mend_for_training
 from dhcli.data.tools.scan import scan_images
 from dhcli.errors import DhError
 
@@ -187,8 +187,8 @@ def read_and_use(folder, format, named, out):
     """What a user would do; errors for people are fine."""
     with suppress(DhError):
         table = read_dataset(folder, format=format if named else None)
-        check_table(table)
-        mended = mend_table(table, scan_images(table, decode=False), on_bad_image="skip")[0]
+        check_table(table, scan_images(table, decode=False))
+        mended = mend_for_training(table, scan_images(table, decode=False), on_bad_image="skip")[0]
         write_dataset(mended, out, format, images="none")
     shutil.rmtree(out, ignore_errors=True)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from dhcli.data.merge import merge_datasets, merge_tables
-from dhcli.data.table import Strings, make_table
+from dhcli.data.strings import Strings
+from dhcli.data.table import make_table
 
 
 def table_of(files, classes, *, ids, first=1, **columns):

@@ -1,87 +1,72 @@
-"""Columns of text: shared when rows are taken, small when sent to another process."""
+"""What a table says of its boxes and of its source."""
 
-import pickle
+from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dhcli.data.file_bytes import FileBytes
-from dhcli.data.table import Strings
+from dhcli.data.strings import Strings
+from dhcli.data.table import ANY_CLASS, FIRST_PIXEL, SOURCE, DetectionTable, Flag
 from dhcli.errors import DataError
 
-WORDS = ["één", "", "two", "\udcff", "three"]
-
 
 @pytest.fixture
-def column():
-    return Strings.pack(WORDS)
+def marked(sample: DetectionTable) -> DetectionTable:
+    """Five boxes: difficult, truncated, unmarked, a crowd, to ignore; the last of no class."""
+    flags = [Flag.DIFFICULT, Flag.TRUNCATED, 0, Flag.CROWD, Flag.IGNORE]
+    return replace(sample, flags=np.array(flags, np.uint8))
 
 
-def test_rows_come_back(column):
-    assert list(column) == WORDS
-    assert (len(column), column[0], column[-1]) == (5, "één", "three")
-    assert list(column[1:3]) == ["", "two"]
-    with pytest.raises(IndexError):
-        column[5]
+def test_regions_are_crowds_and_what_is_ignored_or_of_no_class(marked: DetectionTable) -> None:
+    assert marked.regions().tolist() == [False, False, False, True, True]
+    assert marked.regions(crowds=False).tolist() == [False, False, False, False, True]
+
+    of_no_class = replace(marked, flags=np.zeros(5, np.uint8))
+    assert of_no_class.regions().tolist() == (of_no_class.labels == ANY_CLASS).tolist()
 
 
-def test_taken_rows_share_the_buffer(column):
-    taken = column.take(np.array([4, 0, 4]))
-
-    assert list(taken) == ["three", "één", "three"]
-    assert taken.buffer is column.buffer
+def test_difficult_boxes_are_taught_where_they_are_kept(marked: DetectionTable) -> None:
+    assert marked.taught("keep").tolist() == [True, True, True, False, False]
+    assert marked.taught("ignore").tolist() == [False, True, True, False, False]
 
 
-def test_repeated_rows_are_stored_once():
-    column = Strings.repeat("a long name", 1000)
+def test_boxes_that_are_taken_make_a_sound_table(sample: DetectionTable) -> None:
+    table = replace(sample, scores=np.arange(5.0), extras={"track": np.arange(5)})
 
-    assert (len(column), column[999]) == (1000, "a long name")
-    assert len(column.buffer) == 11
+    few = table.keep_boxes(np.array([True, False, False, False, True]))
 
-
-def test_joined_columns(column):
-    joined = Strings.join([column[1:4], Strings.pack([]), column[:1]])
-
-    assert list(joined) == ["", "two", "\udcff", "één"]
-    assert list(Strings.join([])) == []
+    assert (len(few), few.offsets.tolist()) == (3, [0, 1, 1, 2])
+    assert few.extras["track"].tolist() == [0, 4]
+    assert few.take_images(np.array([2])).box_ids.tolist() == [100]
 
 
-@pytest.mark.parametrize("rows", [[], [2], [4, 0, 4], list(range(5))])
-def test_pickling_takes_along_what_is_used(column, rows):
-    big = Strings.join([Strings.pack(["x" * 100_000]), column])
-    taken = big.take(np.array(rows, np.int64) + 1)
+def test_ids_become_positive_and_distinct(sample: DetectionTable) -> None:
+    table = replace(sample, box_ids=np.array([5, 0, 5, -1, 7]))
 
-    data = pickle.dumps(taken)
-
-    assert pickle.loads(data) == taken
-    assert len(data) < 2000
+    assert table.with_sound_ids().box_ids.tolist() == [5, 8, 9, 10, 7]
 
 
-@pytest.fixture
-def on_disk(tmp_path):
-    path = tmp_path / "words"
-    path.write_text("één two three", encoding="utf-8")
-    return Strings(FileBytes.of(path), np.array([0, 0, 6, 10]), np.array([5, 0, 9, 15]))
+def test_what_the_source_said_can_be_asked_for_and_left_out(sample: DetectionTable) -> None:
+    texts = Strings.pack(["", '{"id": 7, "city": "Ulm"}', ""])
+    boxes = Strings.pack(["a", "b", "", "c", "d"])
+    table = replace(sample, extras={SOURCE: boxes}, image_extras={SOURCE: texts})
+
+    assert list(table.source_fields()) == [{}, {"id": 7, "city": "Ulm"}, {}]
+    assert list(sample.source_fields()) == []
+    assert list(table.without_source(table.labels == 0).extras[SOURCE]) == ["", "b", "", "", "d"]
+    assert not table.without_source().extras
+    assert not table.without_source().image_extras
 
 
-def test_rows_on_disk(on_disk, column):
-    assert list(on_disk) == ["één", "", "two", "three"]
-    assert (on_disk[2], on_disk[-1]) == ("two", "three")
-    assert pickle.loads(pickle.dumps(on_disk[1:])) == on_disk[1:]
+def test_a_source_nested_too_deep_is_an_error(sample: DetectionTable) -> None:
+    table = replace(sample, about={SOURCE: "[" * 100_000})
 
-    both = Strings.join([on_disk[2:], Strings.repeat("", 2), on_disk[:1]])
-    assert list(both) == ["two", "three", "", "", "één"]
-    assert isinstance(both.buffer, FileBytes)
-    assert list(Strings.join([on_disk, column])) == [*on_disk, *column]
+    with pytest.raises(DataError, match="nested too deep"):
+        table.source_of_all()
 
 
-def test_a_file_that_changed_is_an_error(on_disk):
-    path = on_disk.buffer.files[0][0]
-    path.write_text("something else")
-
-    with pytest.raises(DataError, match="was changed after it was read"):
-        list(on_disk)
-
-    path.unlink()
-    with pytest.raises(DataError, match="cannot be opened"):
-        on_disk[0]
+def test_the_first_pixel_is_0_where_files_do_not_say(sample: DetectionTable) -> None:
+    assert sample.first_pixel == 0
+    assert replace(sample, about={FIRST_PIXEL: "1"}).first_pixel == 1

@@ -5,7 +5,7 @@ import pytest
 
 from dhcli.data.table import Flag
 from dhcli.errors import DataError
-from dhcli.metrics.pair import check_pair, is_region, match_classes
+from dhcli.metrics.pair import check_pair, match_classes
 
 BOX = (0, 0, 10, 10)
 
@@ -41,7 +41,7 @@ def test_no_name_in_common_is_an_error_that_names_both_sides(truth_of, found_of)
 def test_regions_are_boxes_of_no_class_and_ignored_ones(truth_of) -> None:
     rows = [(None, *BOX, 0), ("a", *BOX, Flag.IGNORE), ("a", *BOX, Flag.CROWD), ("a", *BOX, 0)]
 
-    assert is_region(truth_of([rows])).tolist() == [True, True, False, False]
+    assert truth_of([rows]).regions(crowds=False).tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Datasets in the formats of others: recognised by looking, read into a table, written back.
 
-A format is a file with `sniff_x`, `read_x`, `write_x` and a `FORMAT` of them, and a line below.
+A format is a file with a layout, `read_x`, `write_x` and a `FORMAT` of them, and a line below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ FORMATS = {
 _DEPTH = 4
 _MOST_PLACES = 50
 _OFFSETS = ("auto", "0", "1")
-_READ_WITH_OFFSET = {"voc": voc.read_voc, "imagenet": imagenet.read_imagenet}
+_WITH_OFFSET = ("voc", "imagenet")
 
 
 @listing_once()
@@ -96,12 +97,12 @@ def read_dataset(
         raise DataError("no such dataset", where=path)
     place, found = (path, [require_format(format)]) if format else recognise(path)
     kind = FORMATS[found[0]]
-    if found[0] in _READ_WITH_OFFSET:
-        table = _READ_WITH_OFFSET[found[0]](place, voc_offset)
+    read = kind.read
+    if found[0] in _WITH_OFFSET:
+        read = partial(read, offset=voc_offset)
     elif voc_offset != "auto":
         raise ConfigError(f"voc_offset is for Pascal VOC; {place} is {kind.title}")
-    else:
-        table = kind.read(place)
+    table = kind.layout.read(place, read, kind.title)
     if not len(table):
         raise DataError(f"holds no images as {kind.title}", where=place)
     notes = list(table.notes)
@@ -111,7 +112,7 @@ def read_dataset(
         others = ", ".join(FORMATS[name].title for name in found[1:])
         notes.append(f"could be read as {others} too (--from)")
     classes = tuple(map(sound_text, table.classes))
-    return replace(table, classes=classes, notes=tuple(notes))
+    return replace(table, classes=classes, notes=tuple(notes), format=found[0])
 
 
 @listing_once()
@@ -140,7 +141,7 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
 
 
 def _formats_of(path: Path) -> list[str]:
-    return [name for name, each in FORMATS.items() if each.sniff(path)]
+    return [name for name, each in FORMATS.items() if each.layout.sniff(path)]
 
 
 def require_format(format: str) -> str:

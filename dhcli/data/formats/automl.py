@@ -16,17 +16,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dhcli.data.formats.columns import Columns, class_of, hull
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, missing_sizes, read_as_splits
+from dhcli.data.formats.boxes import hull
+from dhcli.data.formats.columns import Columns, class_of
+from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
-from dhcli.data.io.csv_rows import as_row, first_row, read_rows
 from dhcli.data.io.files import IMAGE_SUFFIXES
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import as_row, first_row, read_rows
+from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted
 
-LOOKS_FOR = "*.csv with lines TRAIN,path,class and corners in fractions, no header (AutoML)"
 HOLDS = Holds(
     "fractions of the image",
     marks=Flag(0),
@@ -49,11 +48,6 @@ _SPLITS = {
 }
 _WRITTEN = {"train": "TRAIN", "val": "VALIDATION", "test": "TEST"}
 _COLUMNS = 10
-
-
-def sniff_automl(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_ours(path) if path.is_file() else bool(find_files(path, ".csv", _is_ours))
 
 
 def _is_ours(path: Path) -> bool:
@@ -79,46 +73,26 @@ def _parse(row: Sequence[str]) -> tuple[str, str, str, list[tuple[str, str]]]:
     return split or "", image, name, [corner for corner in corners if any(corner)]
 
 
-def read_automl(path: Path) -> DetectionTable:
-    """Read one file, or all in a folder.
-
-    Raises DataError with the file and line of what cannot be read, or where no image is there.
-    """
-    files = [] if path.is_file() else find_files(path, ".csv", _is_ours)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "AutoML CSV")
-
-
-def _read_file(root: Path, path: Path) -> DetectionTable:
-    columns = Columns()
-    annotation = path.relative_to(root).as_posix()
+def read_automl(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line that cannot be read, or without any image."""
+    columns = Columns(root, path)
     for line, row in read_rows(path):
         try:
-            _add(row, columns, annotation, line)
+            _add(row, columns, line)
         except ValueError as error:
             raise DataError(f"cannot be used: {error}", where=f"{path}:{line}") from None
-    columns.files, notes = locate_images(root, path, columns.files)
-    sizes = columns.sizes(root)
-    notes += missing_sizes(sizes, path)
-    return columns.table(
-        root,
-        columns.classes_after(),
-        boxes=columns.in_pixels(sizes),
-        sizes=sizes,
-        format="automl",
-        notes=tuple(notes),
-    )
+    columns.locate()
+    return columns.table_of_fractions(columns.classes_after())
 
 
-def _add(row: Sequence[str], columns: Columns, annotation: str, line: int) -> None:
+def _add(row: Sequence[str], columns: Columns, line: int) -> None:
     split, file, name, corners = _parse(row)
     known = len(columns.files)
-    image = columns.image(file, 0, 0, annotation)
+    image = columns.image(file)
     if split and image == known:
         columns.splits[split].append(image)
     if corners:
-        label = columns.label_of(class_of(name))
-        region = Flag.IGNORE.value if label == ANY_CLASS else 0
-        columns.add_box(label, hull(corners), region, line, image)
+        columns.add(class_of(name), hull(corners), 0, line, image)
     elif name:
         columns.counts["class of an image as a whole: left out"] += 1
 
@@ -150,4 +124,7 @@ def _lines(table: DetectionTable, image: int, split: str, name: str) -> Iterator
         yield as_row((split, f"images/{name}", *[""] * (_COLUMNS - 1)))
 
 
-FORMAT = Format("AutoML CSV", LOOKS_FOR, sniff_automl, read_automl, write_automl, HOLDS)
+LAYOUT = FilePerSplit(
+    "*.csv with lines TRAIN,path,class and corners in fractions, no header", (".csv",), _is_ours
+)
+FORMAT = Format("AutoML CSV", LAYOUT, read_automl, write_automl, HOLDS)

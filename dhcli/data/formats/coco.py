@@ -4,8 +4,8 @@ Tolerated: sparse ids and ids as text, decimals, absent `area`, `iscrowd`, `info
 told by polygons alone, categories of the same name (one class), `coco_url` for `file_name` (LVIS).
 Kept, so that COCO is written back as it was read: ids, crowd, areas, masks (polygons, RLE) and any
 other field of an annotation, of an image, a category and the file. What columns do not hold is the
-extra column `coco`: where in the file the entry lies. It is read again when it is wanted, and must
-not have changed meanwhile.
+extra column `source`: where in the file the entry lies. It is read again when it is wanted, and
+must not have changed meanwhile.
 `ignore` and the attributes `occluded`, `truncated`, `difficult` are marks. A split is called as its
 file is (`instances_val2017.json` is val), or its folder (`valid/_annotations.coco.json`). Images
 are looked for beside the file, in `images`, and in folders called as the split.
@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -30,22 +29,30 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.coco_entries import RAW, flags_of_row, parse_raw, read_entries
+from dhcli.data.formats.boxes import WRITTEN, columns_xywh, from_xywh
+from dhcli.data.formats.coco_entries import ATTRIBUTES, flags_of_row, read_entries
 from dhcli.data.formats.coco_results import results_of
-from dhcli.data.formats.columns import DONT_CARE, tidy
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
+from dhcli.data.formats.columns import DONT_CARE
+from dhcli.data.formats.layouts import FilePerSplit, Format
+from dhcli.data.formats.locate import locate_images
 from dhcli.data.formats.placing import Holds, Placing, writing
-from dhcli.data.ids import sound_ids
 from dhcli.data.io.files import fill_sizes
 from dhcli.data.io.json_text import begins_as
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings, make_table
+from dhcli.data.strings import Strings
+from dhcli.data.table import (
+    ANY_CLASS,
+    REGION,
+    SOURCE,
+    DetectionTable,
+    Flag,
+    make_table,
+    parse_source,
+)
+from dhcli.ops.arrays import tidy
 from dhcli.words import counted
 
-LOOKS_FOR = "annotations/*.json, or *.json in a folder a split (COCO)"
-HOLDS = Holds("from 0, x y width height", columns=frozenset((RAW,)), own_columns=True)
+HOLDS = Holds("from 0, x y width height", columns=frozenset((SOURCE,)), own_columns=True)
 
-_MARKS = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
 _HEAD = 1 << 12
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BLOCK = 1 << 9
@@ -53,23 +60,8 @@ _BLOCK = 1 << 9
 _ENCODER = msgspec.json.Encoder()
 
 
-def sniff_coco(path: Path) -> bool:
-    """Whether `path` is a COCO file or a folder with some."""
-    return _is_coco(path) if path.is_file() else bool(_find_files(path))
-
-
-def read_coco(path: Path) -> DetectionTable:
-    """Read one COCO file, or all in a folder as splits.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    files = [] if path.is_file() else _find_files(path)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "COCO", has_ids=True)
-
-
-def _find_files(root: Path) -> list[Path]:
-    """COCO files of a folder; where some tell of instances, these alone."""
-    files = find_files(root, ".json", _is_coco)
+def _instances(files: list[Path]) -> list[Path]:
+    """Those of the files that tell of instances, else all."""
     return [file for file in files if file.name.startswith("instances")] or files
 
 
@@ -89,7 +81,8 @@ def _says(text: mmap.mmap, name: bytes) -> bool:
     return text.find(name, 0, _HEAD) >= 0 or text.rfind(name) >= 0
 
 
-def _read_file(root: Path, path: Path) -> DetectionTable:
+def read_coco(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line of what cannot be read."""
     entries = read_entries(path)
     rows = entries.image_of_box
     order = np.argsort(rows, kind="stable")
@@ -120,11 +113,10 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
         category_ids=entries.category_ids,
         areas=entries.areas[order],
         box_ids=entries.box_ids[order],
-        extras={} if texts is None else {RAW: texts[order]},
+        extras={} if texts is None else {SOURCE: texts[order]},
         image_extras={"annotation": annotation}
-        | ({} if image_texts is None else {RAW: image_texts}),
-        about={RAW: json.dumps(entries.about)},
-        format="coco",
+        | ({} if image_texts is None else {SOURCE: image_texts}),
+        about={SOURCE: json.dumps(entries.about)},
         notes=(*(counted(count, what) for what, count in notes.items() if count), *strays),
     )
 
@@ -143,13 +135,12 @@ def write_coco(table: DetectionTable, placing: Placing) -> None:
         name = f"annotations/instances_{split}.json" if split else "annotations/instances.json"
         names = [placing.names[image] for image in images.tolist()]
         part = table.take_images(images)
-        part = replace(part, box_ids=sound_ids(part.box_ids))
-        placing.write_lines(name, _document(part, names))
+        placing.write_lines(name, _document(part.with_sound_ids(), names))
 
 
 def _document(table: DetectionTable, names: Sequence[str]) -> Iterator[str]:
     """A COCO file in pieces, an entry a line."""
-    about = {key: value for key, value in _about(table).items() if key != "categories"}
+    about = {key: value for key, value in table.source_of_all().items() if key != "categories"}
     head = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in about.items())
     yield f"{{\n{head}"
     yield from _list((json.dumps(row) for row in _images(table, names)), '"images": [', "],")
@@ -165,23 +156,19 @@ def _list(rows: Iterable[str], head: str, tail: str) -> Iterator[str]:
     yield f"\n{tail}\n"
 
 
-def _about(table: DetectionTable) -> dict[str, Any]:
-    return parse_raw(table.about.get(RAW, ""))
-
-
 def _images(table: DetectionTable, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    texts = _texts(table.image_extras.get(RAW), len(table))
+    told_of = table.source_fields() if SOURCE in table.image_extras else repeat({}, len(table))
     own = table.own_columns()
     values = zip(*own.values(), strict=True) if own else repeat((), len(table))
     ids, sizes = table.image_ids.tolist(), table.sizes.tolist()
-    rows = zip(texts, values, ids, names, sizes, strict=True)
-    for text, fields, number, name, (width, height) in rows:
+    rows = zip(told_of, values, ids, names, sizes, strict=True)
+    for source, fields, number, name, (width, height) in rows:
         told = {"id": number, "file_name": name, "width": width, "height": height}
-        yield parse_raw(text) | dict(zip(own, fields, strict=True)) | told
+        yield source | dict(zip(own, fields, strict=True)) | told
 
 
 def _categories(table: DetectionTable) -> list[dict[str, Any]]:
-    more = _about(table).get("categories", {})
+    more = table.source_of_all().get("categories", {})
     pairs = zip(table.category_ids.tolist(), table.classes, strict=True)
     rows = [{"id": number, "name": name, **more.get(name, {})} for number, name in pairs]
     if (table.labels == ANY_CLASS).any():
@@ -208,11 +195,11 @@ class _Plain(msgspec.Struct, gc=False):
 
 def _annotations(table: DetectionTable) -> Iterator[str]:
     """JSON of the annotations, an entry a line: as they were read, where columns say the same."""
-    flags = table.flags | np.where(table.labels == ANY_CLASS, Flag.CROWD | Flag.IGNORE, 0)
-    texts = table.extras.get(RAW)
+    flags = table.flags | np.where(table.labels == ANY_CLASS, REGION, 0)
+    texts = table.extras.get(SOURCE)
     says_more = flags != 0
     if isinstance(texts, Strings):
-        says_more |= texts.stops > texts.starts
+        says_more |= texts.says()
     columns = _columns(table)
     for start in writing(range(0, len(flags), _BLOCK)):
         rows: list[Any] = list(map(_Plain, *(c[start : start + _BLOCK].tolist() for c in columns)))
@@ -227,22 +214,21 @@ def _annotations(table: DetectionTable) -> Iterator[str]:
 
 def _columns(table: DetectionTable) -> tuple[NDArray[Any], ...]:
     """The fields of `_Plain`, (M,) or (M, 4) each."""
-    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
+    xywh = columns_xywh(table.boxes)
     with np.errstate(over="ignore"):
-        sides = tidy(table.boxes[:, 2:] - table.boxes[:, :2], 9)
-        areas = tidy(sides.prod(axis=1), 9)
+        areas = tidy(xywh[:, 2:].prod(axis=1), WRITTEN)
     return (
         table.box_ids,
         table.image_ids[table.image_of_box],
         np.append(table.category_ids, _no_class(table))[table.labels],
-        np.hstack([table.boxes[:, :2], sides]),
+        xywh,
         np.where(np.isnan(table.areas), areas, table.areas),
     )
 
 
 def _annotation(text: str, plain: _Plain, box: Sequence[float], flags: Flag) -> dict[str, Any]:
     """The annotation whose own JSON is `text`, with what `plain` and `flags` say otherwise."""
-    row = parse_raw(text)
+    row = parse_source(text)
     row |= {"id": plain.id, "image_id": plain.image_id, "category_id": plain.category_id}
     if not _same_box(row.get("bbox"), box):
         row["bbox"] = plain.bbox
@@ -261,7 +247,9 @@ def _mark(row: dict[str, Any], flags: Flag) -> None:
         row["ignore"] = int(Flag.IGNORE in flags)
     told = row.get("attributes")
     told = told if isinstance(told, dict) else {}
-    marks = {name: flag in flags for name, flag in _MARKS.items() if flag in flags or name in told}
+    marks = {
+        name: flag in flags for name, flag in ATTRIBUTES.items() if flag in flags or name in told
+    }
     if marks:
         row["attributes"] = told | marks
 
@@ -269,12 +257,14 @@ def _mark(row: dict[str, Any], flags: Flag) -> None:
 def _same_box(bbox: Any, box: Sequence[float]) -> bool:
     if not bbox:
         return False
-    x, y, width, height = (float(value) for value in bbox)
-    return [x, y, x + width, y + height] == list(box)
+    return from_xywh(*map(float, bbox)) == tuple(box)
 
 
-def _texts(column: Any, count: int) -> Iterable[str]:
-    return column if isinstance(column, Strings) else [""] * count
-
-
-FORMAT = Format("COCO", LOOKS_FOR, sniff_coco, read_coco, write_coco, HOLDS)
+LAYOUT = FilePerSplit(
+    "annotations/*.json, or *.json in a folder a split",
+    (".json",),
+    _is_coco,
+    prefer=_instances,
+    has_ids=True,
+)
+FORMAT = Format("COCO", LAYOUT, read_coco, write_coco, HOLDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from array import array
 from collections.abc import Iterable, Sequence
@@ -15,18 +14,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.file_bytes import FileBytes
-from dhcli.data.formats.columns import DONT_CARE, flags_of, hull, number_of, side_of
+from dhcli.data.formats.boxes import hull
+from dhcli.data.formats.columns import DONT_CARE, side_of
+from dhcli.data.io.file_bytes import FileBytes
 from dhcli.data.io.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.io.json_text import JsonText, Take
-from dhcli.data.table import ANY_CLASS, Flag, Strings
-from dhcli.errors import DataError
+from dhcli.data.io.text_rows import number_of
+from dhcli.data.strings import FileStrings, PackedStrings, Strings
+from dhcli.data.table import ANY_CLASS, HELD, Flag
 
-RAW = "coco"
-"""The extra column, of boxes and of images, that holds an entry's own JSON text."""
-
+ATTRIBUTES = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
 _FIELDS = frozenset(("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"))
-IMAGE_FIELDS = frozenset(("id", "file_name", "width", "height"))
 _INT64 = 2**63
 
 
@@ -195,9 +193,9 @@ class Entries:
             return None
         text = self.buffer
         if isinstance(text, FileBytes):
-            return Strings(text, starts, stops)
+            return FileStrings(text, starts, stops)
         if text.isascii() and 2 * int((stops - starts).sum()) > len(text):
-            return Strings(np.frombuffer(text.encode("ascii"), np.uint8), starts, stops)
+            return PackedStrings(np.frombuffer(text.encode("ascii"), np.uint8), starts, stops)
         pairs = zip(starts.tolist(), stops.tolist(), strict=True)
         return Strings.pack(text[start:stop] for start, stop in pairs)
 
@@ -253,7 +251,7 @@ class Entries:
         self._row_of_image[number] = len(self.names)
         self.names.append(name)
         self._sizes.extend((side_of(row.get("width")), side_of(row.get("height"))))
-        says_more = not IMAGE_FIELDS.issuperset(row)
+        says_more = not HELD.issuperset(row)
         self._image_spans.extend((start, stop) if says_more else (0, 0))
 
     def add_category(self, row: Any, start: int, _: int) -> None:
@@ -384,10 +382,7 @@ def flags_of_row(row: dict[str, Any]) -> int:
     marks = row.get("attributes")
     if not isinstance(marks, dict):
         return flags
-    difficult, truncated, occluded = (
-        bool(marks.get(name)) for name in ("difficult", "truncated", "occluded")
-    )
-    return flags | flags_of(difficult=difficult, truncated=truncated, occluded=occluded)
+    return flags | sum(flag.value for name, flag in ATTRIBUTES.items() if marks.get(name))
 
 
 def _id(raw: Any) -> int | str:
@@ -436,12 +431,3 @@ def _look_up(numbers: array[int], place: dict[int, int]) -> NDArray[np.int64]:
     table = np.full(int(max(values.max(initial=-1), *place, -1)) + 1, ANY_CLASS, np.int64)
     table[list(place)] = list(place.values())
     return table[values]
-
-
-def parse_raw(text: str) -> dict[str, Any]:
-    """The fields of an entry kept as text; none for ""."""
-    try:
-        found = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        raise DataError("holds an entry that is nested too deep, or a number too long") from None
-    return found if isinstance(found, dict) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dhcli.data.formats.columns import tidy
+from dhcli.data.formats.boxes import columns_xywh, from_xywh
 from dhcli.data.io.files import stem_of
 from dhcli.data.io.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.io.json_text import JsonText
@@ -27,17 +27,18 @@ def results_of(table: DetectionTable) -> Iterator[dict[str, Any]]:
     """The rows of a table with scores, with the dataset's own ids; regions of no class left out."""
     scores = np.ones(len(table.boxes)) if table.scores is None else table.scores
     kept = np.flatnonzero(table.labels != ANY_CLASS)
-    boxes = table.boxes[kept]
-    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
-    sides = tidy(boxes[:, 2:] - boxes[:, :2], 9)
     columns = (
         table.image_ids[table.image_of_box[kept]],
         table.category_ids[table.labels[kept]],
-        np.hstack([boxes[:, :2], sides]),
+        columns_xywh(table.boxes[kept]),
         scores[kept],
     )
-    for row in zip(*(column.tolist() for column in columns), strict=True):
-        yield dict(zip(("image_id", "category_id", "bbox", "score"), row, strict=True))
+    return map(result, *(column.tolist() for column in columns))
+
+
+def result(image_id: Any, category_id: int, xywh: Sequence[float], score: float) -> dict[str, Any]:
+    """A row of results."""
+    return {"image_id": image_id, "category_id": category_id, "bbox": xywh, "score": score}
 
 
 def read_results(path: Path, truth: DetectionTable) -> DetectionTable:
@@ -142,7 +143,7 @@ class _Rows:
             what = f"category id {category!r} is not known; there are: {known}"
             raise self._json.fail(what, start)
         self.labels.append(label)
-        self.boxes.extend((x, y, x + width, y + height))
+        self.boxes.extend(from_xywh(x, y, width, height))
         self.scores.append(score)
 
     def _image(self, image: Any, start: int) -> int:

@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.io.files import fill_sizes
-from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings, make_table
+from dhcli.data.io.text_rows import number_of
+from dhcli.data.strings import Strings
+from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, make_table
+from dhcli.ops.arrays import tidy
 from dhcli.words import counted
 
 DONT_CARE = "DontCare"
@@ -38,16 +42,17 @@ _BITS = {name: flag.value for name, flag in (MARKS | _OTHER_NAMES).items()}
 
 
 class Columns:
-    """Images with their boxes, gathered as a file tells of them.
+    """Images with their boxes, gathered as the files below `root` tell of them, or the one `path`.
 
-    Call `add_image` and then `add_box` for each of its boxes, or, where a file mixes the boxes of
-    many images, `add_box` with the number of each box's own. Classes are numbered as they come up;
-    `table` puts them in order. Numbers of images put into `splits` become its splits, and what is
-    counted in `counts` its notes.
+    Call `add_image` and then `add` for each of its boxes, or, where a file mixes the boxes of many
+    images, `add` with the number of each box's own. Classes are numbered as they come up; `table`
+    puts them in order. Numbers of images put into `splits` become its splits, and what is counted
+    in `counts` its notes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path, path: Path | None = None) -> None:
         self.counts: Counter[str] = Counter()
+        self.notes: list[str] = []
         self.files: list[str] = []
         self.splits: defaultdict[str, list[int]] = defaultdict(list)
         self.annotations: list[str] = []
@@ -56,21 +61,25 @@ class Columns:
         self.lines = array("i")
         self.boxes = array("d")
         self.scores = array("d")
+        self._root, self._path = root, path
+        self._annotation = path.relative_to(root).as_posix() if path else ""
         self._sizes = array("i")
         self._images = array("i")
         self._classes: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
 
-    def image(self, file: str, width: int, height: int, annotation: str = "") -> int:
+    def image(self, file: str, width: int = 0, height: int = 0) -> int:
         """The number of the image `file`, begun where it is new."""
         if file not in self._numbers:
-            self._numbers[file] = self.add_image(file, width, height, annotation)
+            self._numbers[file] = self.add_image(file, width, height, self._annotation)
         return self._numbers[file]
 
-    def add_image(self, file: str, width: int, height: int, annotation: str = "") -> int:
+    def add_image(
+        self, file: str, width: int = 0, height: int = 0, annotation: str | None = None
+    ) -> int:
         """Begin the image `file` and return its number; 0 for a side that is not known."""
         self.files.append(file)
-        self.annotations.append(annotation)
+        self.annotations.append(self._annotation if annotation is None else annotation)
         self._sizes.extend((width, height))
         return len(self.files) - 1
 
@@ -78,6 +87,26 @@ class Columns:
         """The images from number `start` on are of `split`, unless that is ""."""
         if split:
             self.splits[split].extend(range(start, len(self.files)))
+
+    def add(
+        self,
+        name: str,
+        box: Sequence[float],
+        marks: int,
+        line: int,
+        image: int | None = None,
+        score: Any = None,
+    ) -> None:
+        """Add a box xyxy of the class `name`, a region to ignore where that is `DONT_CARE`.
+
+        `marks` are the bits of its flags, `score` a number or its text where the file has one; the
+        rest as in `add_box`. Raises ValueError for a score that is not a number.
+        """
+        label = self.label_of(name)
+        region = Flag.IGNORE.value if label == ANY_CLASS else 0
+        self.add_box(label, box, marks | region, line, image)
+        if score is not None:
+            self.scores.append(number_of(score))
 
     def add_box(
         self, label: int, xyxy: Sequence[float], flags: int, line: int, image: int | None = None
@@ -108,9 +137,25 @@ class Columns:
             return ANY_CLASS
         return self._classes.setdefault(name, len(self._classes))
 
-    def sizes(self, root: Path) -> NDArray[np.int32]:
+    def locate(self) -> None:
+        """Have the files of the images where they lie: so far they are named as in `path`."""
+        assert self._path is not None
+        self.files, strays = locate_images(self._root, self._path, self.files)
+        self.notes += strays
+
+    def sizes(self) -> NDArray[np.int32]:
         """(I, 2) the sizes given, completed from the images' headers."""
-        return fill_sizes(root, self.files, _numpy(self._sizes, np.int32).reshape(-1, 2))
+        return fill_sizes(self._root, self.files, _numpy(self._sizes, np.int32).reshape(-1, 2))
+
+    def table_of_fractions(self, classes: Sequence[str]) -> DetectionTable:
+        """The table of boxes told in fractions of images that must be there, all but some.
+
+        Raises DataError where none is.
+        """
+        sizes = self.sizes()
+        assert self._path is not None
+        self.notes += missing_sizes(sizes, self._path)
+        return self.table(classes, boxes=self.in_pixels(sizes), sizes=sizes)
 
     def in_pixels(self, sizes: NDArray[np.int32]) -> NDArray[np.float64]:
         """(M, 4) the boxes, which are told in fractions of their images of `sizes` (I, 2)."""
@@ -131,7 +176,7 @@ class Columns:
         known = dict.fromkeys(name for name in listed if name != DONT_CARE)
         return [*known, *sorted(name for name in self._classes if name not in known)]
 
-    def table(self, root: Path, classes: Sequence[str], **columns: Any) -> DetectionTable:
+    def table(self, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
         Scores count only where every box has one.
@@ -159,15 +204,15 @@ class Columns:
         splits = {name: np.array(numbers, np.int64) for name, numbers in self.splits.items()}
         notes = (counted(count, what) for what, count in self.counts.items() if count)
         return make_table(
-            root,
+            self._root,
             self.files,
-            self.sizes(root) if sizes is None else sizes,
+            self.sizes() if sizes is None else sizes,
             np.bincount(images, minlength=len(self.files)),
             classes=classes,
             image_extras={"annotation": Strings.pack(self.annotations)}
             | columns.pop("image_extras", {}),
             splits=columns.pop("splits", {}) | splits,
-            notes=(*columns.pop("notes", ()), *notes),
+            notes=(*self.notes, *notes),
             **of_boxes,
             **columns,
         )
@@ -183,15 +228,6 @@ def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any
         else column[order]
         for name, column in columns.items()
     }
-
-
-def flags_of(*, difficult: bool, truncated: bool, occluded: bool) -> int:
-    """The bits of three common marks."""
-    return (
-        difficult * Flag.DIFFICULT.value
-        | truncated * Flag.TRUNCATED.value
-        | occluded * Flag.OCCLUDED.value
-    )
 
 
 def flags_told(marks: Mapping[str, Any]) -> int:
@@ -224,21 +260,6 @@ def class_of(value: Any) -> str:
     raise ValueError(f"`{str(value)[:40]}` is no class name")
 
 
-def number_of(value: Any) -> float:
-    """A number as it is told: itself, or text, at times with a decimal comma.
-
-    Raises ValueError that quotes what is none.
-    """
-    try:
-        if isinstance(value, str):
-            return float(value.replace(",", "."))
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"`{str(value)[:40]}`")
-
-
 def whole_or(value: Any, other: int) -> int:
     """A whole number of 64 bits as it is told, or `other`."""
     try:
@@ -261,21 +282,6 @@ def side_of(value: Any) -> int:
     except (ValueError, OverflowError):
         return 0
     return side if 0 < side < 2**31 else 0
-
-
-def hull(points: Iterable[Sequence[Any]]) -> tuple[float, float, float, float]:
-    """The box xyxy around points (x, y). Raises ValueError where one is none, or there are none."""
-    pairs = [(number_of(x), number_of(y)) for x, y in points]
-    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def tidy(values: NDArray[np.float64], decimals: int = 10) -> NDArray[np.float64]:
-    """`values` to so many decimals, which bring back what a file said: 1.1 - 1 is not 0.1."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        rounded = np.round(values, decimals)
-    # NumPy loses numbers that have no room for the decimals.
-    return np.where(np.isfinite(rounded), rounded, values)
 
 
 def _numpy(values: array[Any], kind: Any) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dhcli.data.formats.boxes import Box, from_decimals
 from dhcli.data.formats.columns import (
     MARKS,
     NO_NAME,
@@ -29,18 +30,23 @@ from dhcli.data.formats.columns import (
     class_of,
     flags_told,
     marks_of,
-    number_of,
     side_of,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
-from dhcli.data.formats.openimages import sniff_openimages
+from dhcli.data.formats.layouts import FilePerSplit, Format
+from dhcli.data.formats.openimages import is_openimages
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
-from dhcli.data.io.csv_rows import as_row, find_column, first_row, header_of, read_rows
-from dhcli.data.table import ANY_CLASS, OWN_COLUMN, DetectionTable, Flag, Strings
+from dhcli.data.io.text_rows import (
+    as_row,
+    find_column,
+    first_row,
+    header_of,
+    number_of,
+    read_rows,
+)
+from dhcli.data.strings import Strings
+from dhcli.data.table import OWN_COLUMN, DetectionTable
 from dhcli.errors import DataError
 
-LOOKS_FOR = "*.csv with columns filename, class, xmin, ymin, xmax, ymax (CSV; no class: --from csv)"
 HOLDS = Holds("from 0, maximum excluded", empty=False, classes=False, own_columns=True)
 
 _Names = dict[str, tuple[str, ...]]
@@ -76,14 +82,9 @@ _LIST = str.maketrans("[](),", "     ")
 _WRITTEN = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
 
-def sniff_csv(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some that tell classes."""
-    return _is_csv(path) if path.is_file() else bool(find_files(path, ".csv", _tells_classes))
-
-
 def _is_csv(path: Path) -> bool:
     place, box = _places_of(first_row(path) if path.suffix.lower() == ".csv" else [])
-    return "file" in place and bool(box) and not sniff_openimages(path)
+    return "file" in place and bool(box) and not is_openimages(path)
 
 
 def _tells_classes(path: Path) -> bool:
@@ -106,21 +107,12 @@ def _find(header: list[str], names: _Names) -> dict[str, int]:
     return {name: column for name, column in found.items() if column is not None}
 
 
-def read_csv(path: Path) -> DetectionTable:
-    """Read one file, or all in a folder as splits.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    files = [] if path.is_file() else find_files(path, ".csv", _tells_classes)
-    if path.is_dir() and not files:
-        files = find_files(path, ".csv", _is_csv)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "CSV")
-
-
-def _read_file(root: Path, path: Path) -> DetectionTable:
+def read_csv(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line of what cannot be read."""
     rows = read_rows(path)
     _, header = next(rows, (0, []))
-    reader = _Reader(header, path.relative_to(root).as_posix())
+    columns = Columns(root, path)
+    reader = _Reader(columns, header)
     if "file" not in reader.place or not reader.box:
         missing = "the image" if "file" not in reader.place else "xmin, ymin, xmax, ymax"
         raise DataError(f"has no column for {missing}", where=path)
@@ -133,31 +125,23 @@ def _read_file(root: Path, path: Path) -> DetectionTable:
         except ValueError as error:
             what = f"has a value that cannot be used: {error}"
             raise DataError(what, where=f"{path}:{line}") from None
-    columns = reader.columns
-    columns.files, notes = locate_images(root, path, columns.files)
-    sizes = columns.sizes(root)
+    columns.locate()
+    sizes = columns.sizes()
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
     if ((boxes >= 0) & (boxes <= 1)).all() and (boxes != boxes.round()).any():
         boxes = columns.in_pixels(sizes)
-        notes.append("all coordinates lie in 0 … 1: read as fractions of the images")
-    return columns.table(
-        root,
-        columns.classes_after(),
-        boxes=boxes,
-        sizes=sizes,
-        image_extras=reader.own_columns(),
-        format="csv",
-        notes=(*notes, *reader.notes()),
-    )
+        columns.notes.append("all coordinates lie in 0 … 1: read as fractions of the images")
+    columns.notes += reader.notes()
+    own = reader.own_columns()
+    return columns.table(columns.classes_after(), boxes=boxes, sizes=sizes, image_extras=own)
 
 
 class _Reader:
     """Takes the rows below a `header` and fills columns."""
 
-    def __init__(self, header: list[str], annotation: str) -> None:
-        self.columns = Columns()
+    def __init__(self, columns: Columns, header: list[str]) -> None:
+        self.columns = columns
         self.place, self.box = _places_of(header)
-        self._annotation = annotation
         used = set(self.place.values())
         own = {name: at for at, name in enumerate(header) if name and at not in used}
         self._own = {name: (at, list[str]()) for name, at in own.items()}
@@ -168,7 +152,7 @@ class _Reader:
         """Take a row. Raises ValueError for what cannot be used, IndexError for what is missing."""
         told = {name: row[at] for name, at in self.place.items()}
         width, height = side_of(told.get("width")), side_of(told.get("height"))
-        image = self.columns.image(told["file"], width, height, self._annotation)
+        image = self.columns.image(told["file"], width, height)
         for name, (at, values) in self._own.items():
             value = row[at] if at < len(row) else ""
             value = self._seen.setdefault(value, value)
@@ -177,11 +161,8 @@ class _Reader:
                 self._varying.add(name)
         if not any(told[name].translate(_LIST).strip() for name in self.box):  # without boxes
             return
-        label = self.columns.label_of(class_of(told.get("class", NO_NAME)))
-        region = Flag.IGNORE.value if label == ANY_CLASS else 0
-        self.columns.add_box(label, _corners(told), flags_told(told) | region, line, image)
-        if told.get("score"):
-            self.columns.scores.append(number_of(told["score"]))
+        name, box = class_of(told.get("class", NO_NAME)), _corners(told)
+        self.columns.add(name, box, flags_told(told), line, image, told.get("score") or None)
 
     def own_columns(self) -> dict[str, Strings]:
         """The columns that are not ours, of those that say the same of all boxes of an image."""
@@ -200,15 +181,16 @@ class _Reader:
         return notes
 
 
-def _corners(told: dict[str, str]) -> list[float]:
+def _corners(told: dict[str, str]) -> Box:
     """The box xyxy of a row."""
     if "xmax" in told:
-        return [number_of(told[side]) for side in _CORNERS]
+        x1, y1, x2, y2 = (number_of(told[side]) for side in _CORNERS)
+        return x1, y1, x2, y2
     fields = told["bbox"].translate(_LIST).split() if "bbox" in told else [told[n] for n in _SIZED]
     if len(fields) != 4:
         raise ValueError(f"`{told['bbox'][:40]}` is no box")
     x, y, width, height = map(number_of, fields)
-    return [x, y, round(x + width, 10), round(y + height, 10)]
+    return from_decimals(x, y, width, height)
 
 
 def write_csv(table: DetectionTable, placing: Placing) -> None:
@@ -239,4 +221,10 @@ def _lines(table: DetectionTable, image: int, placing: Placing, marks: list[str]
         yield as_row((*fields, *score, *own))
 
 
-FORMAT = Format("CSV", LOOKS_FOR, sniff_csv, read_csv, write_csv, HOLDS)
+LAYOUT = FilePerSplit(
+    "*.csv with columns filename, class, xmin, ymin, xmax, ymax; no class: --from csv",
+    (".csv",),
+    _is_csv,
+    in_folder=_tells_classes,
+)
+FORMAT = Format("CSV", LAYOUT, read_csv, write_csv, HOLDS)

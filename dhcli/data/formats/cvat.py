@@ -17,6 +17,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+from dhcli.data.formats.boxes import Box, from_xywh, hull
 from dhcli.data.formats.columns import (
     DONT_CARE,
     MARKS,
@@ -24,16 +25,13 @@ from dhcli.data.formats.columns import (
     Columns,
     class_of,
     flags_told,
-    hull,
     is_set,
     marks_of,
-    number_of,
     side_of,
     tracks_of,
     whole_or,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
+from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -45,11 +43,10 @@ from dhcli.data.io.files import (
     read_head,
 )
 from dhcli.data.io.json_text import ODD, oddity
-from dhcli.data.io.xml_text import escape_xml, parse_xml
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
-from dhcli.errors import DataError
+from dhcli.data.io.text_rows import number_of
+from dhcli.data.io.xml_text import XmlReader, escape_xml
+from dhcli.data.table import ANY_CLASS, DetectionTable
 
-LOOKS_FOR = "annotations.xml with <annotations> (CVAT)"
 HOLDS = Holds("from 0, maximum excluded", splits=False)
 
 _ROOT_TAG = re.compile(r"<annotations[\s>]")
@@ -62,47 +59,28 @@ _MOST_FRAMES = 10_000_000
 _NO_SUBSET = ("", "default")
 
 
-def sniff_cvat(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_cvat(path) if path.is_file() else bool(find_files(path, ".xml", _is_cvat))
-
-
 def _is_cvat(path: Path) -> bool:
     return path.suffix.lower() == ".xml" and _ROOT_TAG.search(read_head(path, 4096)) is not None
 
 
-def read_cvat(path: Path) -> DetectionTable:
-    """Read one file, or all in a folder as splits.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    files = [] if path.is_file() else find_files(path, ".xml", _is_cvat)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "CVAT")
-
-
-def _read_file(root: Path, path: Path) -> DetectionTable:
+def read_cvat(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line of what cannot be read."""
     reader = _Reader(root, path)
-    parse_xml(path, reader.begin, reader.end)
+    reader.parse()
     columns = reader.columns
-    columns.files, notes = locate_images(root, path, columns.files)
-    return columns.table(
-        root,
-        columns.classes_after(reader.labels),
-        extras=tracks_of(reader.tracks),
-        format="cvat",
-        notes=tuple(notes),
-    )
+    columns.locate()
+    return columns.table(columns.classes_after(reader.labels), extras=tracks_of(reader.tracks))
 
 
-class _Reader:
+class _Reader(XmlReader):
     """Takes the elements of a file, outermost first, and fills columns."""
 
     def __init__(self, root: Path, path: Path) -> None:
-        self.columns = Columns()
+        super().__init__(path)
+        self.columns = Columns(root, path)
         self.tracks = array("q")
         self.labels: list[str] = []
-        self._root, self._path = root, path
-        self._annotation = path.relative_to(root).as_posix()
+        self._root = root
         self._frames = _frame_names(root, path)
         self._open: list[str] = []
         self._size = {"width": "", "height": ""}
@@ -112,14 +90,13 @@ class _Reader:
         self._marks: dict[str, str] = {}
         self._mark = ""
 
-    def begin(self, tag: str, attributes: dict[str, str], line: int) -> None:
-        """Take the beginning of an element."""
+    def begin(self, tag: str, attributes: dict[str, str]) -> None:
+        self.said.clear()
         if not self._open and tag != "annotations":
-            what = f"begins with <{tag[:40]}>, not <annotations>"
-            raise DataError(what, where=f"{self._path}:{line}")
+            raise self.fail(f"begins with <{tag[:40]}>, not <annotations>")
         self._open.append(tag)
         if tag == "image" and len(self._open) == 2:
-            self._begin_image(attributes, line)
+            self._begin_image(attributes)
         elif tag == "track" and len(self._open) == 2:
             self._track = attributes
         elif tag in _SHAPES and len(self._open) == 3:
@@ -127,16 +104,16 @@ class _Reader:
         elif tag == "attribute":
             self._mark = attributes.get("name", "")
 
-    def end(self, tag: str, text: str, line: int) -> None:
-        """Take the end of an element."""
+    def end(self, tag: str) -> None:
+        text = "".join(self.said).strip()
+        self.said.clear()
         within = self._open[:-1]
         self._open.pop()
         if tag in _SHAPES and len(within) == 2:
             try:
-                self._add(tag, line)
+                self._add(tag)
             except ODD as error:
-                where = f"{self._path}:{line}"
-                raise DataError(f"a <{tag}> {oddity(error)}", where=where) from None
+                raise self.fail(f"a <{tag}> {oddity(error)}") from None
         elif tag == "track":
             self._track = {}
         elif tag == "attribute" and within[-1:] != ["attributes"]:
@@ -146,19 +123,19 @@ class _Reader:
         elif tag in self._size and within[-1:] == ["original_size"]:
             self._size[tag] = text
 
-    def _begin_image(self, told: dict[str, str], line: int) -> None:
+    def _begin_image(self, told: dict[str, str]) -> None:
         if "name" not in told:
-            raise DataError("an <image> has no `name`", where=f"{self._path}:{line}")
+            raise self.fail("an <image> has no `name`")
         width, height = side_of(told.get("width")), side_of(told.get("height"))
         subset = told.get("subset", "")
         inside = confine(f"{subset}/{told['name']}", "images")
         within = inside is not None and (self._root / inside).is_file()  # as projects have it
         name = f"{subset}/{told['name']}" if within else told["name"]
-        self._image = self.columns.add_image(name, width, height, self._annotation)
+        self._image = self.columns.add_image(name, width, height)
         if subset.lower() not in _NO_SUBSET:
             self.columns.splits[subset].append(self._image)
 
-    def _add(self, tag: str, line: int) -> None:
+    def _add(self, tag: str) -> None:
         shape = self._shape
         if self._track and is_set(shape.get("outside", "0")):
             return
@@ -169,14 +146,11 @@ class _Reader:
         if tag != "box" or number_of(shape.get("rotation", 0)):
             what = f"<{tag}>" if tag != "box" else "<box>, turned"
             self.columns.counts[f"shape {what}: read as the box around"] += 1
-        label = self.columns.label_of(class_of((self._track or shape)["label"]))
+        name = class_of((self._track or shape)["label"])
         flags = flags_told(self._marks | {"occluded": shape.get("occluded", "0")})
-        flags |= Flag.IGNORE.value if label == ANY_CLASS else 0
         image = self._frame(shape["frame"]) if self._track else self._image
-        self.columns.add_box(label, box, flags, line, image)
+        self.columns.add(name, box, flags, self.line, image, self._marks.get("score"))
         self.tracks.append(whole_or(self._track.get("id"), NO_TRACK))
-        if "score" in self._marks:
-            self.columns.scores.append(number_of(self._marks["score"]))
 
     def _frame(self, told: str) -> int:
         """The image of a frame; with the first, all that lie there."""
@@ -186,9 +160,9 @@ class _Reader:
         width, height = (side_of(self._size[side]) for side in ("width", "height"))
         if not self.columns.files:
             for name in self._frames.values():
-                self.columns.image(name, width, height, self._annotation)
+                self.columns.image(name, width, height)
         name = self._frames.get(number, f"frame_{number:06d}.png")
-        return self.columns.image(name, width, height, self._annotation)
+        return self.columns.image(name, width, height)
 
 
 def _frame_names(root: Path, path: Path) -> dict[int, str]:
@@ -204,7 +178,7 @@ def _frame_names(root: Path, path: Path) -> dict[int, str]:
     return dict(sorted(zip(numbers, names, strict=True)))
 
 
-def _box(tag: str, shape: dict[str, str]) -> tuple[float, float, float, float] | None:
+def _box(tag: str, shape: dict[str, str]) -> Box | None:
     """The box around a shape, None where it has none."""
     if tag == "box":
         x1, y1, x2, y2 = (number_of(shape[side]) for side in _CORNERS)
@@ -217,16 +191,14 @@ def _box(tag: str, shape: dict[str, str]) -> tuple[float, float, float, float] |
         return x - rx, y - ry, x + rx, y + ry
     if tag == "mask":
         x, y, width, height = (number_of(shape[key]) for key in ("left", "top", "width", "height"))
-        return x, y, x + width, y + height
+        return from_xywh(x, y, width, height)
     if tag == "cuboid":
         corners = [key[1:] for key in shape if key.startswith("x") and f"y{key[1:]}" in shape]
         return hull((shape[f"x{corner}"], shape[f"y{corner}"]) for corner in corners)
     return None
 
 
-def _turned(
-    box: tuple[float, float, float, float], turn: float
-) -> tuple[float, float, float, float]:
+def _turned(box: Box, turn: float) -> Box:
     """The upright box around `box` turned by `turn` radians about its centre."""
     x1, y1, x2, y2 = box
     cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
@@ -295,4 +267,5 @@ def _attribute(text: str) -> str:
     return f'"{quoted}"'
 
 
-FORMAT = Format("CVAT", LOOKS_FOR, sniff_cvat, read_cvat, write_cvat, HOLDS)
+LAYOUT = FilePerSplit("annotations.xml with <annotations>", (".xml",), _is_cvat)
+FORMAT = Format("CVAT", LAYOUT, read_cvat, write_cvat, HOLDS)

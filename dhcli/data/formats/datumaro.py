@@ -16,67 +16,45 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dhcli.data.formats.boxes import Box, from_xywh, hull_of_row, to_xywh
 from dhcli.data.formats.columns import (
     DONT_CARE,
     NO_TRACK,
     Columns,
     class_of,
     flags_told,
-    hull,
     marks_of,
-    number_of,
     side_of,
     tracks_of,
     whole_or,
 )
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
+from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, rows_of, track_of, writing
 from dhcli.data.io.files import stem_of
 from dhcli.data.io.json_text import ODD, JsonText, begins_as
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import number_of
+from dhcli.data.table import ANY_CLASS, DetectionTable
 
-LOOKS_FOR = "annotations/*.json with categories and items (Datumaro)"
 HOLDS = Holds("from 0: x y width height", columns=frozenset(("track",)))
 
 _OUTLINES = ("polygon", "polyline")
 _ATTRIBUTES = {"crowd": "is_crowd"}
 
 
-def sniff_datumaro(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_datumaro(path) if path.is_file() else bool(find_files(path, ".json", _is_datumaro))
-
-
 def _is_datumaro(path: Path) -> bool:
     return begins_as(path, "{", "categories", "items")
 
 
-def read_datumaro(path: Path) -> DetectionTable:
-    """Read one file, or all in a folder as splits.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    files = [] if path.is_file() else find_files(path, ".json", _is_datumaro)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "Datumaro")
-
-
-def _read_file(root: Path, path: Path) -> DetectionTable:
+def read_datumaro(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line of what cannot be read."""
     document = JsonText(path)
     # The labels may stand behind the items that speak of them by number.
     labels = _label_names(document.read_object({"items": lambda *_: None}))
-    reader = _Reader(path.relative_to(root).as_posix(), labels)
-
+    reader = _Reader(Columns(root, path), labels)
     document.read_object({"items": document.taking("an item", reader.add_item)})
-    columns = reader.columns
-    columns.files, notes = locate_images(root, path, columns.files)
-    return columns.table(
-        root,
-        columns.classes_after(labels),
-        extras=tracks_of(reader.tracks),
-        format="datumaro",
-        notes=tuple(notes),
-    )
+    reader.columns.locate()
+    classes = reader.columns.classes_after(labels)
+    return reader.columns.table(classes, extras=tracks_of(reader.tracks))
 
 
 def _label_names(head: dict[str, Any]) -> list[str]:
@@ -90,10 +68,9 @@ def _label_names(head: dict[str, Any]) -> list[str]:
 class _Reader:
     """Turns items into columns."""
 
-    def __init__(self, annotation: str, labels: Sequence[str]) -> None:
-        self.columns = Columns()
+    def __init__(self, columns: Columns, labels: Sequence[str]) -> None:
+        self.columns = columns
         self.tracks = array("q")
-        self._annotation = annotation
         self._labels = labels
 
     def add_item(self, item: dict[str, Any], line: int) -> None:
@@ -101,7 +78,7 @@ class _Reader:
         told = item.get("image") or item.get("media") or {}
         name = told.get("path") or item["id"]
         height, width = told.get("size") or (0, 0)
-        image = self.columns.image(str(name), side_of(width), side_of(height), self._annotation)
+        image = self.columns.image(str(name), side_of(width), side_of(height))
         for annotation in item.get("annotations") or ():
             self._add(annotation, line, image)
 
@@ -114,13 +91,10 @@ class _Reader:
         if kind != "bbox":
             what = f"annotation `{kind}`: read as the box around"
             self.columns.counts[what] += 1
-        label = self.columns.label_of(self._name(told["label_id"]))
+        name = self._name(told["label_id"])
         marks = told.get("attributes") or {}
-        flags = flags_told(marks) | (Flag.IGNORE.value if label == ANY_CLASS else 0)
-        self.columns.add_box(label, box, flags, line, image)
+        self.columns.add(name, box, flags_told(marks), line, image, marks.get("score"))
         self.tracks.append(whole_or(marks.get("track_id"), NO_TRACK))
-        if marks.get("score") is not None:
-            self.columns.scores.append(number_of(marks["score"]))
 
     def _name(self, number: Any) -> str:
         if isinstance(number, int) and 0 <= number < len(self._labels):
@@ -128,14 +102,13 @@ class _Reader:
         raise ValueError(f"label_id {str(number)[:20]} is not among the {len(self._labels)} labels")
 
 
-def _box(kind: Any, told: dict[str, Any]) -> tuple[float, float, float, float] | None:
+def _box(kind: Any, told: dict[str, Any]) -> Box | None:
     """The box around an annotation, None where it has none."""
     if kind == "bbox":
         x, y, width, height = map(number_of, told["bbox"])
-        return x, y, x + width, y + height
+        return from_xywh(x, y, width, height)
     if kind in _OUTLINES:
-        points = told["points"]
-        return hull(zip(points[::2], points[1::2], strict=True))
+        return hull_of_row(told["points"])
     if kind == "ellipse":
         x1, y1, x2, y2 = map(number_of, told["points"])
         return x1, y1, x2, y2
@@ -172,7 +145,6 @@ def _annotations(
     table: DetectionTable, image: int, number: dict[str, int]
 ) -> Iterator[dict[str, Any]]:
     for row in rows_of(table, image):
-        x1, y1, x2, y2 = row.box
         marks: dict[str, Any] = {"occluded": False}
         marks |= {_ATTRIBUTES.get(name, name): True for name in marks_of(row.flags)}
         if (track := track_of(table, row.number)) != NO_TRACK:
@@ -186,9 +158,9 @@ def _annotations(
             "group": 0,
             "label_id": number[row.name],
             "z_order": 0,
-            # Nine decimals bring back what a file said: x + w - x is not w in floating point.
-            "bbox": [x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)],
+            "bbox": to_xywh(row.box),
         }
 
 
-FORMAT = Format("Datumaro", LOOKS_FOR, sniff_datumaro, read_datumaro, write_datumaro, HOLDS)
+LAYOUT = FilePerSplit("annotations/*.json with categories and items", (".json",), _is_datumaro)
+FORMAT = Format("Datumaro", LAYOUT, read_datumaro, write_datumaro, HOLDS)

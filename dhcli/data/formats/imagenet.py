@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dhcli.data.formats import voc
-from dhcli.data.formats.format import Format
+from dhcli.data.formats.layouts import FilePerImage, Format, Part
 from dhcli.data.formats.placing import Placing, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -29,7 +29,6 @@ from dhcli.data.io.files import (
 )
 from dhcli.data.table import DetectionTable
 
-LOOKS_FOR = "Annotations/…/n01440764/*.xml (ImageNet)"
 HOLDS = replace(voc.HOLDS, splits=False)
 
 _XML_FOLDERS = ("Annotations", "Annotation")
@@ -38,23 +37,7 @@ _DEEPEST = 4
 _REST = "all"
 
 
-def sniff_imagenet(path: Path) -> bool:
-    """Whether `path` holds folders of VOC's XML files in a folder of annotations."""
-    first = next(_parts(path), None)
-    if first is None:
-        return False
-    return voc.holds_voc(path / first[1])
-
-
-def read_imagenet(path: Path, offset: str = "auto") -> DetectionTable:
-    """Read the folder `path`; `offset` as in Pascal VOC.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    return replace(voc.read_parts(path, _parts(path), offset), format="imagenet")
-
-
-def _parts(root: Path) -> Iterator[voc.Part]:
+def _parts(root: Path) -> Iterator[Part]:
     """Folders of XML files below one of annotations, with those of their images."""
     seen = {root.resolve()}
     for top in find_folders(root, _XML_FOLDERS):
@@ -62,7 +45,7 @@ def _parts(root: Path) -> Iterator[voc.Part]:
             options = [f"{base}/{below}" for base in _IMAGE_FOLDERS]
             images = first_folder(root, options, *IMAGE_SUFFIXES) or options[0]
             names = (split_name(part) for part in below.split("/"))
-            yield next((name for name in names if name), ""), f"{top}/{below}", images
+            yield Part(next((name for name in names if name), ""), f"{top}/{below}", images)
 
 
 def _below(folder: Path, below: str, seen: set[Path]) -> Iterator[str]:
@@ -86,4 +69,13 @@ def write_imagenet(table: DetectionTable, placing: Placing) -> None:
         placing.write(f"Annotations/{folder}/{stem_of(name)}.xml", text)
 
 
-FORMAT = Format("ImageNet", LOOKS_FOR, sniff_imagenet, read_imagenet, write_imagenet, HOLDS)
+def _is_imagenet(path: Path) -> bool:
+    """Whether a folder holds folders of VOC's XML files in one of annotations."""
+    first = next(_parts(path), None)
+    return first is not None and voc.holds_voc(path / first.labels)
+
+
+LAYOUT = FilePerImage(
+    "Annotations/…/n01440764/*.xml", lambda _: False, _parts, voc.around, _is_imagenet
+)
+FORMAT = Format("ImageNet", LAYOUT, voc.read_voc, write_imagenet, HOLDS)

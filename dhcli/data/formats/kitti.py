@@ -13,34 +13,31 @@ rest by name.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.columns import DONT_CARE, Columns, flags_of, number_of
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal, writing
+from dhcli.data.formats.columns import DONT_CARE, Columns
+from dhcli.data.formats.layouts import FilePerImage, Format, Part, add_part
+from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
-    FilesByStem,
     find_folders,
     first_folder,
-    join_path,
     list_files,
     read_head,
     read_split,
-    read_text,
     split_name,
     stem_of,
 )
-from dhcli.data.io.progress import track
-from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag
+from dhcli.data.io.text_rows import line_of, numbers_of, read_words
+from dhcli.data.table import Column, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted
-
-LOOKS_FOR = "label_2/*.txt beside image_2/ (KITTI)"
 
 KITTI_CLASSES = (
     *("Car", "Pedestrian", "Cyclist"),
@@ -78,11 +75,8 @@ HOLDS = Holds(
 )
 
 
-def sniff_kitti(path: Path) -> bool:
-    """Whether `path` is KITTI's folder, the `training` in it, or one of its label files."""
-    if path.is_file():
-        return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or _is_label(path))
-    return _folders(path) is not None
+def _is_kitti(path: Path) -> bool:
+    return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or _is_label(path))
 
 
 def _is_label(path: Path) -> bool:
@@ -91,54 +85,41 @@ def _is_label(path: Path) -> bool:
     return len(fields) in (15, 16) and not fields[0][0].isdecimal()
 
 
-def _folders(root: Path) -> tuple[str, str] | None:
-    """The folders below `root` of labels and of images, or None."""
+def _parts(root: Path) -> list[Part]:
+    """The folders of labels and of images, of the first of `_FOLDERS` that is there."""
     for labels, images in _FOLDERS:
         for folder in find_folders(root, (labels,)):
             names = list_files(root / folder, ".txt")[:_LOOK_AT]
             if any(labels.endswith(_LABELS) or _is_label(root / folder / name) for name in names):
-                return folder, next(find_folders(root, (images,)), images.removeprefix("./"))
-    return None
+                found = next(find_folders(root, (images,)), images.removeprefix("./"))
+                return [Part("", folder, found)]
+    return []
 
 
-def _folders_of_file(path: Path) -> tuple[str, str]:
-    images = first_folder(path.parent.parent, (_IMAGES, *IMAGE_FOLDERS), *IMAGE_SUFFIXES)
-    return path.parent.name, images or _IMAGES
+def _around(path: Path) -> tuple[Path, list[Part]]:
+    root = path.parent.parent
+    images = first_folder(root, (_IMAGES, *IMAGE_FOLDERS), *IMAGE_SUFFIXES)
+    return root, [Part("", path.parent.name, images or _IMAGES, [path.name])]
 
 
-def read_kitti(path: Path) -> DetectionTable:
-    """Read KITTI's 2-D boxes of `path`: the folder above `training`, `training`, or a label file.
+def read_kitti(root: Path, parts: list[Part]) -> DetectionTable:
+    """Read label files, and the lists of splits beside or above them.
 
     Raises DataError with the file and line of what cannot be read.
     """
-    root = path if path.is_dir() else path.parent.parent
-    folders = _folders(path) if path.is_dir() else _folders_of_file(path)
-    if folders is None:
-        raise DataError("holds no label_2", where=path, hint=f"looked for {LOOKS_FOR}")
-    labels_in, images_in = folders
-    images = FilesByStem(root / images_in, *IMAGE_SUFFIXES)
-    labels = [path.name] if path.is_file() else list_files(root / labels_in, ".txt")
-    columns = Columns()
-    more = array("d")
-    number_of: dict[str, int] = {}
-    for label in track(labels, "annotation files read"):
-        stem = stem_of(label)
-        number_of[stem] = len(columns.files)
-        image = images.find(stem) or f"{stem}.png"
-        annotation = join_path(labels_in, label)
-        columns.add_image(join_path(images_in, image), 0, 0, annotation)
-        _read_labels(root / annotation, columns, more)
-    splits, unknown = _read_lists((root / labels_in).parent, number_of)
-    left_out = 0 if path.is_file() else sum(stem not in number_of for stem in images)
-    notes = [counted(left_out, "image without label file: left out")] if left_out else []
-    notes += [counted(unknown, "name unknown in the lists of splits: left out")] if unknown else []
+    if not parts:
+        hint = f"looked for {FORMAT.looks_for}"
+        raise DataError(f"holds no {_LABELS}", where=root, hint=hint)
+    columns, more = Columns(root), array("d")
+    add = partial(_read_labels, columns=columns, more=more)
+    add_part(columns, root, parts[0], ".png", add)
+    numbers = {stem_of(file): number for number, file in enumerate(columns.annotations)}
+    splits, unknown = _read_lists((root / parts[0].labels).parent, numbers)
+    columns.counts["name unknown in the lists of splits: left out"] = unknown
     return columns.table(
-        root,
         _in_order(columns.class_names()),
         splits=splits,
         extras=_extras(np.array(more, np.float64).reshape(-1, 15)),
-        format="kitti",
-        notes=tuple(notes),
     )
 
 
@@ -149,25 +130,17 @@ def _in_order(names: list[str]) -> list[str]:
 
 def _read_labels(path: Path, columns: Columns, more: array[float]) -> None:
     """Add the boxes of one label file; `more` gets 15 numbers a box, the first being 0."""
-    for line, row in enumerate(read_text(path).splitlines(), 1):
-        fields = row.split()
-        if not fields:
-            continue
+    for where, fields in read_words(path):
         if len(fields) not in (15, 16):
             what = f"expected 15 columns (16 with a score), found {len(fields)}"
-            raise DataError(what, where=f"{path}:{line}")
-        try:
-            values = [number_of(field) for field in fields[1:]]
-        except ValueError as error:
-            what = f"has a column that is no number: {error}"
-            raise DataError(what, where=f"{path}:{line}") from None
-        label = columns.label_of(fields[0])
-        marks = flags_of(difficult=False, truncated=values[0] > 0, occluded=values[1] in (1, 2))
-        flags = marks if label != ANY_CLASS else Flag.IGNORE.value
-        columns.add_box(label, values[3:7], flags, line)
+            raise DataError(what, where=where)
+        values = numbers_of(fields[1:], where)
+        flags = (values[0] > 0) * Flag.TRUNCATED | (values[1] in (1, 2)) * Flag.OCCLUDED
+        marks = 0 if fields[0] == DONT_CARE else int(flags)
+        columns.add(
+            fields[0], values[3:7], marks, line_of(where), score=next(iter(values[14:]), None)
+        )
         more.extend((0.0, *values[:14]))
-        if len(values) == 15:
-            columns.scores.append(values[14])
 
 
 def _extras(rows: NDArray[np.float64]) -> dict[str, Column]:
@@ -205,38 +178,45 @@ def write_kitti(table: DetectionTable, placing: Placing) -> None:
 
 def kitti_lines(table: DetectionTable, image: int) -> list[str]:
     """The rows of image number `image`, 15 columns, or 16 where the table has scores."""
-    rows = table.rows(image)
-    return [_line(table, row) for row in range(rows.start, rows.stop)]
+    return [_line(table, row) for row in rows_of(table, image)]
 
 
-def _line(table: DetectionTable, row: int) -> str:
-    label, flags = int(table.labels[row]), Flag(int(table.flags[row]))
-    region = label == ANY_CLASS or bool(flags & (Flag.CROWD | Flag.IGNORE))
-    name = DONT_CARE if region else _type_of(table.classes[label])
-    truncation, occlusion = _degrees(table, row, region)
-    three_d = {key: _three_d(table, row, key) for key in _THREE_D}
-    numbers = [
-        *three_d["alpha"],
-        *table.boxes[row].tolist(),
-        *three_d["dimensions"],
-        *three_d["location"],
-        *three_d["rotation"],
-    ]
-    fields = [name, _hundredths(truncation), decimal(occlusion), *map(_hundredths, numbers)]
-    if table.scores is not None:
-        fields.append(decimal(table.scores[row]))
-    return " ".join(fields)
+def _line(table: DetectionTable, row: Row) -> str:
+    truncation, occlusion = _degrees(table, row)
+    three_d = {name: map(_hundredths, _three_d(table, row.number, name)) for name in _THREE_D}
+    return kitti_row(
+        DONT_CARE if row.is_region else row.name,
+        list(map(_hundredths, row.box)),
+        None if row.score is None else decimal(row.score),
+        (_hundredths(truncation), decimal(occlusion), *three_d.pop("alpha")),
+        [number for numbers in three_d.values() for number in numbers],
+    )
 
 
-def _degrees(table: DetectionTable, row: int, region: bool) -> tuple[float, float]:
+def kitti_row(
+    name: str,
+    box: Sequence[str],
+    score: str | None,
+    degrees: Sequence[str] = ("-1", "-1", "-10"),
+    three_d: Sequence[str] = ("-1", "-1", "-1", "-1000", "-1000", "-1000", "-10"),
+) -> str:
+    """A row: the class, `degrees` of truncation, occlusion and view, box, size, place and turn.
+
+    What is not told is not known. Spaces would part the columns.
+    """
+    fields = [_type_of(name), *degrees, *box, *three_d]
+    return " ".join(fields if score is None else [*fields, score])
+
+
+def _degrees(table: DetectionTable, row: Row) -> tuple[float, float]:
     """Truncation and occlusion of a box, as annotated, else as far as its marks tell."""
     if "truncation" in table.extras and "occlusion" in table.extras:
-        return float(table.extras["truncation"][row]), float(table.extras["occlusion"][row])
-    if region:
+        number = row.number
+        return float(table.extras["truncation"][number]), float(table.extras["occlusion"][number])
+    if row.is_region:
         return -1, -1
-    flags = Flag(int(table.flags[row]))
-    truncation = _SOME_TRUNCATION if Flag.TRUNCATED in flags else 0.0
-    return truncation, _SOME_OCCLUSION if Flag.OCCLUDED in flags else 0
+    truncation = _SOME_TRUNCATION if Flag.TRUNCATED in row.flags else 0.0
+    return truncation, _SOME_OCCLUSION if Flag.OCCLUDED in row.flags else 0
 
 
 def _three_d(table: DetectionTable, row: int, name: str) -> list[float]:
@@ -257,4 +237,5 @@ def _hundredths(value: float) -> str:
     return text if float(text) == value else decimal(value)
 
 
-FORMAT = Format("KITTI", LOOKS_FOR, sniff_kitti, read_kitti, write_kitti, HOLDS)
+LAYOUT = FilePerImage("label_2/*.txt beside image_2/", _is_kitti, _parts, _around)
+FORMAT = Format("KITTI", LAYOUT, read_kitti, write_kitti, HOLDS)

@@ -18,16 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.columns import (
-    Columns,
-    class_of,
-    flags_told,
-    hull,
-    marks_of,
-    number_of,
-    side_of,
-)
-from dhcli.data.formats.format import Format
+from dhcli.data.formats.boxes import Box, hull
+from dhcli.data.formats.columns import Columns, class_of, flags_told, marks_of, side_of
+from dhcli.data.formats.layouts import FilePerImage, Format, Part
 from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -43,19 +36,14 @@ from dhcli.data.io.files import (
 )
 from dhcli.data.io.json_text import JsonText, begins_as
 from dhcli.data.io.progress import track
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import number_of
+from dhcli.data.table import DetectionTable
 
-LOOKS_FOR = "*.json with shapes and imagePath, one an image (LabelMe)"
 HOLDS = Holds("from 0, maximum excluded", classes=False, splits=False)
 
 _FOLDERS = (".", "annotations", "labels", "json")
 _LOOK_AT = 5
 _NO_AREA = ("point", "line", "linestrip", "points")
-
-
-def sniff_labelme(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_labelme(path) if path.is_file() else bool(_parts(path))
 
 
 def _is_labelme(path: Path) -> bool:
@@ -64,37 +52,36 @@ def _is_labelme(path: Path) -> bool:
     )
 
 
-def read_labelme(path: Path) -> DetectionTable:
-    """Read one file, or all of a folder, folders of splits too.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    columns = Columns()
-    if path.is_file():
-        root = path.parent
-        _Reader(root, columns).read_folder(".", ".", [path.name])
-    else:
-        root = path
-        for split, base, folder in _parts(root):
-            start = len(columns.files)
-            _Reader(root, columns).read_folder(base, folder, list_files(root / folder, ".json"))
-            columns.end_split(split, start)
-    return columns.table(
-        root,
-        columns.classes_after(),
-        format="labelme",
-    )
+def read_labelme(root: Path, parts: list[Part]) -> DetectionTable:
+    """Read JSON files. Raises DataError with the file and line of what cannot be read."""
+    reader = _Reader(root, Columns(root))
+    for part in parts:
+        start = len(reader.columns.files)
+        reader.read_folder(part.labels, part.images, part.files(root, ".json"))
+        reader.columns.end_split(part.split, start)
+    return reader.columns.table(reader.columns.classes_after())
 
 
-def _parts(root: Path) -> list[tuple[str, str, str]]:
-    """(split or "", its folder, the folder of its JSON files) where such lie."""
+def _parts(root: Path) -> list[Part]:
+    """Where such files lie."""
     found = []
     for split, base in [("", "."), *split_folders(root)]:
         options = [join_path(base, folder) for folder in _FOLDERS]
         folder = next((f for f in find_folders(root, options) if _holds_some(root / f)), None)
         if folder is not None:
-            found.append((split, base, folder))
+            found.append(Part(split, folder, _images(root, base, folder)))
     return found
+
+
+def _images(root: Path, base: str, folder: str) -> str:
+    """Where the images lie of files in `folder`: there, or elsewhere in `base`."""
+    beside = [folder, *(join_path(base, name) for name in (".", *IMAGE_FOLDERS))]
+    return first_folder(root, beside, *IMAGE_SUFFIXES) or folder
+
+
+def _around(path: Path) -> tuple[Path, list[Part]]:
+    root = path.parent
+    return root, [Part("", ".", _images(root, ".", "."), [path.name])]
 
 
 def _holds_some(folder: Path) -> bool:
@@ -108,14 +95,13 @@ class _Reader:
         self.root = root
         self.columns = columns
 
-    def read_folder(self, base: str, folder: str, names: Sequence[str]) -> None:
-        """Read the files `names` in `folder`; their images lie there or elsewhere in `base`."""
-        beside = [folder, *(join_path(base, name) for name in (".", *IMAGE_FOLDERS))]
-        place = first_folder(self.root, beside, *IMAGE_SUFFIXES) or folder
+    def read_folder(self, folder: str, place: str, names: Sequence[str]) -> None:
+        """Read the files `names` in `folder`, of images in `place`."""
         images = FilesByStem(self.root / place, *IMAGE_SUFFIXES)
-        used = set()
-        for name in track(names, "annotation files read"):
-            used.add(self._read(folder, name, place, images))
+        used = {
+            self._read(folder, name, place, images)
+            for name in track(names, "annotation files read")
+        }
         unused = {join_path(place, name) for name in images.values()} - used
         left = len(unused) if len(names) > 1 else 0
         self.columns.counts["image without annotation file: left out"] += left
@@ -143,16 +129,12 @@ class _Reader:
             return
         box = _circle(shape["points"]) if kind == "circle" else hull(shape["points"])
         self.columns.counts[f"shape `{kind}`: read as the box around"] += kind != "rectangle"
-        label = self.columns.label_of(class_of(shape["label"]))
-        flags = flags_told(shape.get("flags") or {})
-        flags |= Flag.IGNORE.value if label == ANY_CLASS else 0
+        name, flags = class_of(shape["label"]), flags_told(shape.get("flags") or {})
         coming = len(self.columns.files)  # the file tells of the image behind its shapes
-        self.columns.add_box(label, box, flags, line, coming)
-        if shape.get("score") is not None:
-            self.columns.scores.append(number_of(shape["score"]))
+        self.columns.add(name, box, flags, line, coming, shape.get("score"))
 
 
-def _circle(points: Any) -> tuple[float, float, float, float]:
+def _circle(points: Any) -> Box:
     """The box around a circle told as its centre and a point on it."""
     (x, y), (edge_x, edge_y) = ((number_of(x), number_of(y)) for x, y in points)
     radius = math.hypot(edge_x - x, edge_y - y)
@@ -190,4 +172,7 @@ def _shapes(table: DetectionTable, image: int) -> Iterator[dict[str, Any]]:
         yield shape if row.score is None else shape | {"score": row.score}
 
 
-FORMAT = Format("LabelMe", LOOKS_FOR, sniff_labelme, read_labelme, write_labelme, HOLDS)
+LAYOUT = FilePerImage(
+    "*.json with shapes and imagePath, one an image", _is_labelme, _parts, _around
+)
+FORMAT = Format("LabelMe", LAYOUT, read_labelme, write_labelme, HOLDS)

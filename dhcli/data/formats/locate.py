@@ -1,9 +1,8 @@
-"""Finding a dataset's annotation files, and the images that they speak of."""
+"""Where the images lie that an annotation file speaks of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,125 +16,16 @@ from dhcli.data.io.files import (
     find_folders,
     join_path,
     last_part,
-    list_files,
     list_folders,
     list_images,
-    split_folders,
     split_name,
     stem_of,
 )
-from dhcli.data.merge import merge_tables
-from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 from dhcli.words import counted
 
-ReadFile = Callable[[Path, Path], DetectionTable]
-"""Reads an annotation file (the second) of the dataset in a folder (the first)."""
-
 _SAMPLE = 20
-_MOST = 50
 _DEEPEST = 8
-
-
-def find_files(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> list[Path]:
-    """Annotation files of a folder: those in `annotations`, else in itself, else in its folders.
-
-    Folders that are called as splits count as the folder itself. One that has images of its own,
-    and does not speak of a split, is another dataset.
-    """
-    return next((files for files in _groups(root, suffix, is_ours) if files), [])
-
-
-def _groups(root: Path, suffix: str, is_ours: Callable[[Path], bool]) -> Iterator[list[Path]]:
-    splits = (".", *(name for _, name in split_folders(root)))
-    within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
-    for folders in (find_folders(root, ("annotations",)), splits, within):
-        files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
-        # A file an image is another format: one look at a few tells.
-        if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
-            yield [file for file in files if is_ours(file)]
-
-
-def _has_images(folder: Path) -> bool:
-    """Whether images lie in `folder` or in a folder in it."""
-    return any(
-        list_images(place) for place in (folder, *map(folder.joinpath, list_folders(folder)))
-    )
-
-
-def read_as_splits(
-    path: Path,
-    files: Sequence[Path],
-    read_file: ReadFile,
-    looks_for: str,
-    title: str,
-    *,
-    has_ids: bool = False,
-) -> DetectionTable:
-    """The dataset at `path`: that file, or the `files` found in that folder as its splits.
-
-    A file that tells the splits of its images keeps them.
-    Where the format has no ids of its own (`has_ids`), images, boxes and classes are numbered on.
-    Raises DataError where there are none, or several that do not say which split they are.
-    """
-    if path.is_file():
-        return read_file(root_of(path), path)
-    if not files:
-        raise DataError(f"holds no {title} file", where=path, hint=f"looked for {looks_for}")
-    tables = []
-    for file, split in zip(files, _split_names(path, files), strict=True):
-        table = read_file(path, file)
-        every = np.arange(len(table), dtype=np.int64)
-        tables.append(
-            replace(table, splits={split: every}) if split and not table.splits else table
-        )
-    if len(tables) == 1:
-        return tables[0]
-    return merge_tables(tables if has_ids else _numbered_on(tables))
-
-
-def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
-    """The tables with the same classes, sorted if they are in each, and ids that go on."""
-    names = list(dict.fromkeys(name for table in tables for name in table.classes))
-    if all(list(table.classes) == sorted(table.classes) for table in tables):
-        names.sort()
-    numbered, images, boxes = [], 0, 0
-    for table in tables:
-        numbered.append(
-            replace(
-                table.with_classes(names),
-                image_ids=table.image_ids + images,
-                box_ids=table.box_ids + boxes,
-                category_ids=np.arange(1, len(names) + 1, dtype=np.int64),
-            )
-        )
-        images, boxes = images + len(table), boxes + len(table.boxes)
-    return numbered
-
-
-def root_of(path: Path) -> Path:
-    """The folder of the dataset that an annotation file alone stands for."""
-    return path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
-
-
-def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:
-    """The split that each file tells of. Raises DataError where several do not say."""
-    folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
-    names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
-    if names.count(None) > 1:
-        nameless = [
-            f.relative_to(root).as_posix()
-            for f, name in zip(files, names, strict=True)
-            if name is None
-        ]
-        raise DataError(
-            f"several annotation files, and no telling of which split: {', '.join(nameless[:5])}",
-            where=root,
-            hint="name the one to read instead of the folder",
-        )
-    if len(set(names)) < len(names):  # train2014 beside train2017
-        return [name and file.stem for name, file in zip(names, files, strict=True)]
-    return names
 
 
 def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dhcli.data.formats.columns import NO_TRACK, Columns, number_of, side_of, tracks_of, whole_or
-from dhcli.data.formats.format import Format
+from dhcli.data.formats.boxes import READ, add, from_decimals, to_xywh
+from dhcli.data.formats.columns import NO_TRACK, Columns, side_of, tracks_of, whole_or
+from dhcli.data.formats.layouts import FilePerSequence, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of, writing
-from dhcli.data.io.csv_rows import first_row, read_rows
 from dhcli.data.io.files import (
     confine,
     list_folders,
@@ -34,11 +34,11 @@ from dhcli.data.io.files import (
     split_folders,
     split_name,
 )
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import are_numbers, first_row, numbers_of, read_rows
+from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted
 
-LOOKS_FOR = "gt/gt.txt beside img1/, in a folder a sequence (MOT)"
 HOLDS = Holds(
     "from 1: left top width height",
     marks=Flag.OCCLUDED,
@@ -62,11 +62,8 @@ _MOST_FRAMES = 10_000_000
 _SEEN_IN_PART = 0.5
 
 
-def sniff_mot(path: Path) -> bool:
-    """Whether `path` is a sequence, or a folder with some, or the gt.txt of one."""
-    if path.is_file():
-        return path.name == "gt.txt" and _is_truth(path)
-    return bool(_sequences(path))
+def _is_mot(path: Path) -> bool:
+    return path.name == "gt.txt" and _is_truth(path)
 
 
 def _is_truth(path: Path) -> bool:
@@ -74,10 +71,7 @@ def _is_truth(path: Path) -> bool:
     row = first_row(path)
     if not row and path.is_file() and (path.parent.parent / _INFO).is_file():
         return not read_head(path).strip()
-    try:
-        return len(row) >= _FEWEST and len([number_of(field) for field in row]) == len(row)
-    except ValueError:
-        return False
+    return len(row) >= _FEWEST and are_numbers(row)
 
 
 def _sequences(root: Path) -> list[tuple[str, str]]:
@@ -91,27 +85,23 @@ def _sequences(root: Path) -> list[tuple[str, str]]:
     return found
 
 
-def read_mot(path: Path) -> DetectionTable:
-    """Read a sequence, a folder of them, or the gt.txt of one.
+def _around(path: Path) -> tuple[Path, list[tuple[str, str]]]:
+    return path.parent.parent, _sequences(path.parent.parent)
 
-    Raises DataError with the file and line of what cannot be read.
-    """
-    root = path if path.is_dir() else path.parent.parent
-    columns = Columns()
+
+def read_mot(root: Path, sequences: list[tuple[str, str]]) -> DetectionTable:
+    """Read sequences. Raises DataError with the file and line of what cannot be read."""
+    columns = Columns(root)
     tracks, visibilities = array("q"), array("d")
     listed: dict[str, None] = {}
-    for split, folder in _sequences(root):
+    for split, folder in sequences:
         start = len(columns.files)
         sequence = _Sequence(root, folder, columns)
         listed |= dict.fromkeys(sequence.read(tracks, visibilities))
         columns.end_split(split, start)
     seen = np.array(visibilities, np.float64)
-    return columns.table(
-        root,
-        columns.classes_after(listed),
-        extras=tracks_of(tracks) | ({"visibility": seen} if (seen < 1).any() else {}),
-        format="mot",
-    )
+    extras = tracks_of(tracks) | ({"visibility": seen} if (seen < 1).any() else {})
+    return columns.table(columns.classes_after(listed), extras=extras)
 
 
 class _Sequence:
@@ -135,10 +125,7 @@ class _Sequence:
         """Add the boxes; return the names of classes that the sequence lists."""
         for line, row in read_rows(self._truth):
             where = f"{self._truth}:{line}"
-            try:
-                values = [number_of(field) for field in row]
-            except ValueError as error:
-                raise DataError(f"has a column that is no number: {error}", where=where) from None
+            values = numbers_of(row, where)
             if len(values) < _FEWEST or not 0 < values[0] < _MOST_FRAMES:
                 what = "expected frame, id, left, top, width, height, conf, class, visibility"
                 raise DataError(what, where=where)
@@ -150,13 +137,11 @@ class _Sequence:
 
     def _add(self, values: list[float], line: int, where: str) -> None:
         frame, _, left, top, width, height, counts, number, visibility = values[:9]
-        x, y = round(left - 1, 10), round(top - 1, 10)
-        box = (x, y, round(x + width, 10), round(y + height, 10))
-        label = self._columns.label_of(self._name(number, where))
-        region = counts == 0 or label == ANY_CLASS
-        flags = region * Flag.IGNORE | (0 <= visibility < 1) * Flag.OCCLUDED
+        box = from_decimals(add(left, -1), add(top, -1), width, height)
+        name = self._name(number, where)
+        flags = (counts == 0) * Flag.IGNORE | (0 <= visibility < 1) * Flag.OCCLUDED
         image = self._image(int(frame), f"{int(frame):06d}{self._info.get('imext', '.jpg')}")
-        self._columns.add_box(label, box, int(flags), line, image)
+        self._columns.add(name, box, int(flags), line, image)
 
     def _name(self, number: float, where: str) -> str:
         """The name of a class number; -1, as in files of detections, is the first."""
@@ -241,10 +226,9 @@ def _info(table: DetectionTable, home: str, images: Sequence[int], suffix: str) 
 
 def _lines(table: DetectionTable, image: int, frame: int) -> Iterator[str]:
     for row in rows_of(table, image):
-        x1, y1, x2, y2 = row.box
-        sides = (round(x1 + 1, 10), round(y1 + 1, 10), round(x2 - x1, 10), round(y2 - y1, 10))
-        label = int(table.labels[row.number])
-        counts = int(not (label == ANY_CLASS or row.flags & (Flag.CROWD | Flag.IGNORE)))
+        x, y, width, height = to_xywh(row.box, READ)
+        sides = (add(x, 1), add(y, 1), width, height)
+        label, counts = int(table.labels[row.number]), int(not row.is_region)
         fields = (
             *(str(frame), str(track_of(table, row.number)), *map(decimal, sides), str(counts)),
             *(str(max(label, 0) + 1), decimal(_visibility(table, row))),
@@ -260,4 +244,7 @@ def _visibility(table: DetectionTable, row: Row) -> float:
     return _SEEN_IN_PART if Flag.OCCLUDED in row.flags else 1.0
 
 
-FORMAT = Format("MOT", LOOKS_FOR, sniff_mot, read_mot, write_mot, HOLDS)
+LAYOUT = FilePerSequence(
+    "gt/gt.txt beside img1/, in a folder a sequence", _is_mot, _sequences, _around
+)
+FORMAT = Format("MOT", LAYOUT, read_mot, write_mot, HOLDS)

@@ -15,16 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dhcli.data.formats.columns import Columns, class_of, is_set, number_of
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, missing_sizes, read_as_splits
+from dhcli.data.formats.columns import Columns, class_of, is_set
+from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
-from dhcli.data.io.csv_rows import as_row, first_row, header_of, read_rows
 from dhcli.data.io.files import list_files, stem_of
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import as_row, first_row, header_of, number_of, read_rows
+from dhcli.data.table import REGION, DetectionTable, Flag
 from dhcli.errors import DataError
 
-LOOKS_FOR = "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax (Open Images)"
 HOLDS = Holds(
     "fractions of the image",
     marks=Flag.TRUNCATED | Flag.OCCLUDED,
@@ -48,69 +46,41 @@ _HEADER = (
 )
 
 
-def sniff_openimages(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_ours(path) if path.is_file() else bool(find_files(path, ".csv", _is_ours))
-
-
-def _is_ours(path: Path) -> bool:
+def is_openimages(path: Path) -> bool:
+    """Whether a file is one of Open Images."""
     return path.suffix.lower() == ".csv" and set(_NEEDED) <= set(header_of(first_row(path)))
 
 
-def read_openimages(path: Path) -> DetectionTable:
-    """Read one file, or all in a folder as splits.
-
-    Raises DataError with the file and line of what cannot be read, or where no image is there.
-    """
-    files = [] if path.is_file() else find_files(path, ".csv", _is_ours)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "Open Images")
-
-
-def _read_file(root: Path, path: Path) -> DetectionTable:
+def read_openimages(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line that cannot be read, or without any image."""
     rows = read_rows(path)
     header = header_of(next(rows, (0, []))[1])
     missing = [name for name in _NEEDED if name not in header]
     if missing:
         raise DataError(f"has no column {', '.join(missing)}", where=path)
-    columns = Columns()
-    annotation = path.relative_to(root).as_posix()
-    names = _descriptions(root, path.parent)
+    columns, names = Columns(root, path), _descriptions(root, path.parent)
     for line, row in rows:
         where = f"{path}:{line}"
         if len(row) != len(header):
             raise DataError(f"expected {len(header)} columns, found {len(row)}", where=where)
-        told = dict(zip(header, row, strict=True))
-        image = columns.image(told["imageid"], 0, 0, annotation)
         try:
-            _add_box(columns, told, names, line, image)
+            _add_box(columns, dict(zip(header, row, strict=True)), names, line)
         except ValueError as error:
             raise DataError(f"has a value that cannot be used: {error}", where=where) from None
     if all(score == 1 for score in columns.scores):
         del columns.scores[:]
-    columns.files, notes = locate_images(root, path, columns.files)
-    sizes = columns.sizes(root)
-    notes += missing_sizes(sizes, path)
+    columns.locate()
     used = set(columns.class_names())
-    return columns.table(
-        root,
-        columns.classes_after(name for name in names.values() if name in used),
-        boxes=columns.in_pixels(sizes),
-        sizes=sizes,
-        format="openimages",
-        notes=tuple(notes),
-    )
+    classes = columns.classes_after(name for name in names.values() if name in used)
+    return columns.table_of_fractions(classes)
 
 
-def _add_box(
-    columns: Columns, row: dict[str, str], names: dict[str, str], line: int, image: int
-) -> None:
+def _add_box(columns: Columns, row: dict[str, str], names: dict[str, str], line: int) -> None:
+    image = columns.image(row["imageid"])
     code = class_of(row["labelname"])
-    label = columns.label_of(names.get(code, code))
     flags = sum(flag.value for name, flag in _MARKS.items() if is_set(row.get(name)))
-    flags |= Flag.IGNORE.value if label == ANY_CLASS else 0
-    columns.add_box(label, [number_of(row[side]) for side in _SIDES], flags, line, image)
-    if row.get("confidence"):
-        columns.scores.append(number_of(row["confidence"]))
+    box = [number_of(row[side]) for side in _SIDES]
+    columns.add(names.get(code, code), box, flags, line, image, row.get("confidence") or None)
 
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:
@@ -152,11 +122,12 @@ def _fields(row: Row, sides: Sequence[int]) -> Iterator[str]:
     yield "1" if row.score is None else decimal(row.score)
     yield from (f"{value:.15g}" for value in (x1 / width, x2 / width, y1 / height, y2 / height))
     flags = row.flags
-    for flag in (Flag.OCCLUDED, Flag.TRUNCATED, Flag.CROWD | Flag.IGNORE):
+    for flag in (Flag.OCCLUDED, Flag.TRUNCATED, REGION):
         yield str(int(bool(flags & flag)))
     yield from ("0", "0")
 
 
-FORMAT = Format(
-    "Open Images", LOOKS_FOR, sniff_openimages, read_openimages, write_openimages, HOLDS
+LAYOUT = FilePerSplit(
+    "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax", (".csv",), is_openimages
 )
+FORMAT = Format("Open Images", LAYOUT, read_openimages, write_openimages, HOLDS)

@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.coco_entries import IMAGE_FIELDS, RAW, parse_raw
 from dhcli.data.formats.columns import DONT_CARE, NO_TRACK
 from dhcli.data.io.files import last_part, stem_of
 from dhcli.data.io.progress import track
-from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Strings
+from dhcli.data.strings import Strings
+from dhcli.data.table import ANY_CLASS, HELD, REGION, SOURCE, Column, DetectionTable, Flag
 from dhcli.words import counted
 
 LEFT_OUT = "left out"
@@ -31,7 +31,7 @@ _MARKS = {
     Flag.OCCLUDED: "occluded",
 }
 _COLUMNS = {
-    "masks or other fields of COCO": (RAW,),
+    "masks or other fields of COCO": (SOURCE,),
     "poses": ("pose",),
     "degrees of truncation or occlusion": ("truncation", "occlusion"),
     "3-D columns": ("alpha", "dimensions", "location", "rotation"),
@@ -171,13 +171,17 @@ def writing(items: Sequence[T]) -> Iterator[T]:
 
 
 class Row(NamedTuple):
-    """A box as writers need it: `number` is its row in the table, `box` xyxy."""
+    """A box as writers need it: `number` is its row in the table, `box` xyxy.
+
+    is_region  whether it is to be ignored, as `DetectionTable.regions` has it
+    """
 
     number: int
     name: str
     box: list[float]
     flags: Flag
     score: float | None
+    is_region: bool
 
 
 def rows_of(table: DetectionTable, image: int, *, regions: bool = True) -> Iterator[Row]:
@@ -197,10 +201,10 @@ def rows_of(table: DetectionTable, image: int, *, regions: bool = True) -> Itera
         strict=True,
     )
     for number, label, box, flags, score in columns:
-        if regions or not (label == ANY_CLASS or flags & (Flag.CROWD | Flag.IGNORE)):
-            yield Row(
-                number, named[label], box, Flag(flags), None if score is None else float(score)
-            )
+        is_region = label == ANY_CLASS or bool(flags & REGION.value)
+        if regions or not is_region:
+            told = None if score is None else float(score)
+            yield Row(number, named[label], box, Flag(flags), told, is_region)
 
 
 def track_of(table: DetectionTable, row: int) -> int:
@@ -239,7 +243,7 @@ def _options(file: str) -> Iterator[str]:
 def losses(table: DetectionTable, holds: Holds) -> list[str]:
     """What is lost when `table` is written to a format that `holds` so much: lines with counts."""
     lines = []
-    regions = is_region(table)
+    regions = table.regions()
     if holds.classless:
         regions &= table.labels != ANY_CLASS
     if regions.any() and holds.regions:
@@ -259,10 +263,9 @@ def losses(table: DetectionTable, holds: Holds) -> list[str]:
 
 def _beside_boxes(table: DetectionTable, holds: Holds) -> Iterator[str]:
     """What is lost of what the dataset says of its images, and of itself."""
-    if RAW not in holds.columns:
-        about = parse_raw(table.about.get(RAW, ""))
-        texts = map(parse_raw, table.image_extras.get(RAW, ()))
-        images = ([name for name in row if name not in IMAGE_FIELDS] for row in texts)
+    if SOURCE not in holds.columns:
+        about = table.source_of_all()
+        images = ([name for name in row if name not in HELD] for row in table.source_fields())
         for what, rows in (("image", images), ("category", about.pop("categories", {}).values())):
             told = [row for row in rows if row]
             if names := list(dict.fromkeys(chain.from_iterable(told))):
@@ -279,7 +282,7 @@ def _unlisted(table: DetectionTable, holds: Holds) -> list[str]:
     used = np.unique(table.labels[table.labels != ANY_CLASS])
     empty = np.diff(table.offsets) == 0
     if holds.regions == LEFT_OUT:
-        objects = np.bincount(table.image_of_box[~is_region(table)], minlength=len(table))
+        objects = np.bincount(table.image_of_box[~table.regions()], minlength=len(table))
         empty = objects == 0
     counts = {
         "score: not kept": 0 if holds.scores or table.scores is None else len(table.scores),
@@ -292,16 +295,10 @@ def _unlisted(table: DetectionTable, holds: Holds) -> list[str]:
     return [counted(count, what) for what, count in counts.items() if count]
 
 
-def is_region(table: DetectionTable) -> NDArray[np.bool_]:
-    """(M,) bool: regions to ignore, not objects."""
-    region: NDArray[np.bool_] = table.has(Flag.CROWD | Flag.IGNORE) | (table.labels == ANY_CLASS)
-    return region
-
-
 def _informative(name: str, column: Column) -> int:
     """How many rows say something."""
     if isinstance(column, Strings):
-        return int(np.sum(column.stops > column.starts))
+        return int(np.sum(column.says()))
     unknown = (NO_TRACK,) if name == "track" else _UNKNOWN
     blank = np.isin(column, unknown) | np.isnan(column)
     return int(np.sum(~blank.reshape(len(column), -1).all(axis=1)))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from dhcli.data.formats import FORMATS
-from dhcli.data.formats.format import Format
+from dhcli.data.formats.layouts import Format
 from dhcli.data.table import Flag
 
 _INTRODUCTION = """\
@@ -62,7 +62,7 @@ classes" names no class that has none. Where an image can be in one split only, 
 smallest that has it: one of VOC's `train` and `trainval` to `train`.
 """
 _COLUMNS = {
-    "coco": "masks, every other field",
+    "source": "masks, every other field",
     "pose": "pose",
     "truncation": "truncation in degrees",
     "occlusion": "occlusion in degrees",
@@ -85,8 +85,7 @@ def _recognised() -> Iterator[str]:
 
 
 def _looks_for(each: Format) -> str:
-    """What is looked for, without the title that errors put behind it."""
-    return re.sub(r"([*_<])", r"\\\1", each.looks_for.rpartition(" (")[0])
+    return re.sub(r"([*_<])", r"\\\1", each.layout.looks_for)
 
 
 def _held() -> Iterator[str]:

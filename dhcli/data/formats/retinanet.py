@@ -9,19 +9,17 @@ Pixels: from 0, the maximum excluded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from dhcli.data.formats.columns import Columns, class_of, number_of
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
+from dhcli.data.formats.columns import Columns, class_of
+from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of, writing
-from dhcli.data.io.csv_rows import as_row, first_row, read_rows
 from dhcli.data.io.files import list_files
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import are_numbers, as_row, first_row, number_of, read_rows
+from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 
-LOOKS_FOR = "*.csv with lines path,x1,y1,x2,y2,class and no header (keras-retinanet)"
 HOLDS = Holds(
     "from 0, maximum excluded", marks=Flag(0), regions=LEFT_OUT, scores=False, sizes=False
 )
@@ -29,51 +27,27 @@ HOLDS = Holds(
 _COLUMNS = 6
 
 
-def sniff_retinanet(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_ours(path) if path.is_file() else bool(find_files(path, ".csv", _is_ours))
-
-
 def _is_ours(path: Path) -> bool:
     row = first_row(path) if path.suffix.lower() == ".csv" else []
-    return len(row) == _COLUMNS and (not any(row[1:]) or (bool(row[5]) and _is_box(row[1:5])))
+    return len(row) == _COLUMNS and (not any(row[1:]) or (bool(row[5]) and are_numbers(row[1:5])))
 
 
-def _is_box(fields: Sequence[str]) -> bool:
-    try:
-        return len([number_of(field) for field in fields]) == 4
-    except ValueError:
-        return False
-
-
-def read_retinanet(path: Path) -> DetectionTable:
-    """Read one file, or all in a folder as splits.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    files = [] if path.is_file() else find_files(path, ".csv", _is_ours)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "keras-retinanet")
-
-
-def _read_file(root: Path, path: Path) -> DetectionTable:
-    columns = Columns()
-    annotation = path.relative_to(root).as_posix()
+def read_retinanet(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line of what cannot be read."""
+    columns = Columns(root, path)
     for line, row in read_rows(path):
         where = f"{path}:{line}"
         if len(row) != _COLUMNS:
             raise DataError(f"expected {_COLUMNS} columns, found {len(row)}", where=where)
-        image = columns.image(row[0], 0, 0, annotation)
-        if not any(row[1:]):
-            continue
+        image = columns.image(row[0])
         try:
-            box = [number_of(field) for field in row[1:5]]
-            label = columns.label_of(class_of(row[5]))
+            if any(row[1:]):
+                box = [number_of(field) for field in row[1:5]]
+                columns.add(class_of(row[5]), box, 0, line, image)
         except ValueError as error:
             raise DataError(f"has a value that cannot be used: {error}", where=where) from None
-        columns.add_box(label, box, Flag.IGNORE.value if label == ANY_CLASS else 0, line, image)
-    columns.files, notes = locate_images(root, path, columns.files)
-    classes = columns.classes_after(_listed_classes(path.parent))
-    return columns.table(root, classes, format="retinanet", notes=tuple(notes))
+    columns.locate()
+    return columns.table(columns.classes_after(_listed_classes(path.parent)))
 
 
 def _listed_classes(folder: Path) -> list[str]:
@@ -107,6 +81,5 @@ def _lines(table: DetectionTable, image: int, placing: Placing) -> Iterator[str]
         yield as_row((file, "", "", "", "", ""))
 
 
-FORMAT = Format(
-    "keras-retinanet CSV", LOOKS_FOR, sniff_retinanet, read_retinanet, write_retinanet, HOLDS
-)
+LAYOUT = FilePerSplit("*.csv with lines path,x1,y1,x2,y2,class and no header", (".csv",), _is_ours)
+FORMAT = Format("keras-retinanet CSV", LAYOUT, read_retinanet, write_retinanet, HOLDS)

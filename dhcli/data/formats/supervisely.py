@@ -18,22 +18,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dhcli.data.formats.boxes import Box, add, from_xywh, hull
 from dhcli.data.formats.columns import (
     DONT_CARE,
     MARKS,
     Columns,
     class_of,
     flags_told,
-    hull,
     marks_of,
-    number_of,
     side_of,
 )
-from dhcli.data.formats.format import Format
+from dhcli.data.formats.layouts import FilePerImage, Format, Part
 from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_SUFFIXES,
     FilesByStem,
+    join_path,
     list_files,
     list_folders,
     split_folders,
@@ -41,9 +41,9 @@ from dhcli.data.io.files import (
 )
 from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.io.progress import track
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import number_of
+from dhcli.data.table import ANY_CLASS, DetectionTable
 
-LOOKS_FOR = "ann/*.json beside img/, below a meta.json (Supervisely)"
 HOLDS = Holds("from 0, maximum included", splits=False)
 
 _META = "meta.json"
@@ -53,42 +53,32 @@ _PNG_HEAD = 24
 _SHORTEST_BITMAP = 4096
 
 
-def sniff_supervisely(path: Path) -> bool:
-    """Whether `path` is a project, a dataset of one, or one of its annotation files."""
-    return _is_annotation(path) if path.is_file() else bool(_datasets(path))
-
-
 def _is_annotation(path: Path) -> bool:
     return begins_as(path, "{", "objects", "size")
 
 
-def _datasets(root: Path) -> list[str]:
-    """The folders below `root`, "." among them, that are datasets: those with `ann`."""
+def _parts(root: Path) -> list[Part]:
+    """The datasets in `root`, itself among them: the folders that have `ann`."""
+    splits = {folder: split for split, folder in split_folders(root)}
     found = []
     for folder in (".", *list_folders(root)):
         names = list_files(root / folder / "ann", ".json")
         if names and _is_annotation(root / folder / "ann" / names[0]):
-            found.append(folder)
+            places = join_path(folder, "ann"), join_path(folder, "img")
+            found.append(Part(splits.get(folder, ""), *places))
     return found
 
 
-def read_supervisely(path: Path) -> DetectionTable:
-    """Read a project, a dataset of one, or one annotation file.
+def _around(path: Path) -> tuple[Path, list[Part]]:
+    return path.parent.parent, [Part("", path.parent.name, "img", [path.name])]
 
-    Raises DataError with the file and line of what cannot be read.
-    """
-    reader = _Reader(path if path.is_dir() else path.parent.parent)
-    if path.is_file():
-        reader.read_file(path.parent.name, "img", path.name)
-    else:
-        splits = {folder: split for split, folder in split_folders(path)}
-        for folder in _datasets(path):
-            reader.read_dataset("" if folder == "." else f"{folder}/", splits.get(folder))
-    return reader.columns.table(
-        reader.root,
-        reader.columns.classes_after(_meta_classes(reader.root)),
-        format="supervisely",
-    )
+
+def read_supervisely(root: Path, parts: list[Part]) -> DetectionTable:
+    """Read annotation files. Raises DataError with the file and line of what cannot be read."""
+    reader = _Reader(root)
+    for part in parts:
+        reader.read_part(part)
+    return reader.columns.table(reader.columns.classes_after(_meta_classes(root)))
 
 
 def _meta_classes(root: Path) -> list[str]:
@@ -110,29 +100,28 @@ class _Reader:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.columns = Columns()
+        self.columns = Columns(root)
         self._images: dict[str, FilesByStem] = {}
 
-    def read_dataset(self, prefix: str, split: str | None) -> None:
-        """Read the dataset in the folder `prefix`, "" or ending in a slash."""
-        names = list_files(self.root / f"{prefix}ann", ".json")
-        for name in track(names, "annotation files read"):
-            number = self.read_file(f"{prefix}ann", f"{prefix}img", name)
-            if split:
-                self.columns.splits[split].append(number)
+    def read_part(self, part: Part) -> None:
+        """Read the annotation files of a dataset."""
+        for name in track(part.files(self.root, ".json"), "annotation files read"):
+            number = self._read(part, name)
+            if part.split:
+                self.columns.splits[part.split].append(number)
 
-    def read_file(self, folder: str, images: str, name: str) -> int:
+    def _read(self, part: Part, name: str) -> int:
         """Read one annotation file; return the number of its image."""
-        document = JsonText(self.root / folder / name)
+        document = JsonText(self.root / part.labels / name)
         coming = len(self.columns.files)  # the file may tell of the image behind its objects
-        add = document.taking("an object", partial(self._add, coming))
-        head = document.read_object({"objects": add})
+        objects = document.taking("an object", partial(self._add, coming))
+        head = document.read_object({"objects": objects})
         size = head.get("size")
         width, height = (
             side_of(size.get(side) if isinstance(size, dict) else 0) for side in ("width", "height")
         )
-        file = f"{images}/{self._image_of(images, name[: -len('.json')])}"
-        number = self.columns.add_image(file, width, height, f"{folder}/{name}")
+        file = f"{part.images}/{self._image_of(part.images, name[: -len('.json')])}"
+        number = self.columns.add_image(file, width, height, f"{part.labels}/{name}")
         try:
             tags = _tags(head)
         except ODD as error:
@@ -157,13 +146,9 @@ class _Reader:
             return
         if kind != "rectangle":
             self.columns.counts[f"figure `{kind}`: read as the box around"] += 1
-        label = self.columns.label_of(class_of(told["classTitle"]))
-        tags = _tags(told)
-        flags = flags_told(dict.fromkeys(tags, True))
-        flags |= Flag.IGNORE.value if label == ANY_CLASS else 0
-        self.columns.add_box(label, box, flags, line, image)
-        if tags.get("score") is not None:
-            self.columns.scores.append(number_of(tags["score"]))
+        name, tags = class_of(told["classTitle"]), _tags(told)
+        marks = flags_told(dict.fromkeys(tags, True))
+        self.columns.add(name, box, marks, line, image, tags.get("score"))
 
 
 def _tags(told: dict[str, Any]) -> dict[str, Any]:
@@ -176,16 +161,16 @@ def _tags(told: dict[str, Any]) -> dict[str, Any]:
     return {str(name): value for name, value in pairs}
 
 
-def _box(kind: Any, told: dict[str, Any]) -> tuple[float, float, float, float] | None:
+def _box(kind: Any, told: dict[str, Any]) -> Box | None:
     """The box around a figure, its maximum excluded; None where it has none."""
     if kind in _OUTLINES:
         x1, y1, x2, y2 = hull(told["points"]["exterior"])
-        return x1, y1, round(x2 + 1, 10), round(y2 + 1, 10)
+        return x1, y1, add(x2, 1), add(y2, 1)
     if kind != "bitmap":
         return None
     x, y = map(number_of, told["bitmap"]["origin"])
     width, height = _bitmap_size(told["bitmap"]["data"])
-    return x, y, x + width, y + height
+    return from_xywh(x, y, width, height)
 
 
 def _bitmap_size(data: str) -> tuple[int, int]:
@@ -246,6 +231,5 @@ def _objects(table: DetectionTable, image: int) -> Iterator[dict[str, Any]]:
         }
 
 
-FORMAT = Format(
-    "Supervisely", LOOKS_FOR, sniff_supervisely, read_supervisely, write_supervisely, HOLDS
-)
+LAYOUT = FilePerImage("ann/*.json beside img/, below a meta.json", _is_annotation, _parts, _around)
+FORMAT = Format("Supervisely", LAYOUT, read_supervisely, write_supervisely, HOLDS)

@@ -22,26 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.columns import (
-    MARKS,
-    NO_NAME,
-    Columns,
-    class_of,
-    flags_told,
-    hull,
-    marks_of,
-    number_of,
-)
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
+from dhcli.data.formats.boxes import Box, from_xywh, hull, to_xywh
+from dhcli.data.formats.columns import MARKS, NO_NAME, Columns, class_of, flags_told, marks_of
+from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of, writing
 from dhcli.data.formats.via_project import Project, is_project
-from dhcli.data.io.csv_rows import first_row, header_of, read_rows
 from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import first_row, header_of, number_of, read_rows
+from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 
-LOOKS_FOR = "*.json with regions and shape_attributes, or a project (VIA)"
 HOLDS = Holds("from 0: x y width height", sizes=False)
 
 _PROJECT = "_via_img_metadata"
@@ -52,40 +42,22 @@ _REGION = ("shape_attributes", "region_attributes")
 _NOT_CLASSES = frozenset((*MARKS, "score"))
 
 
-def sniff_via(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_via(path) if path.is_file() else bool(_files(path))
-
-
-def _files(root: Path) -> list[Path]:
-    return find_files(root, ".json", _is_via) or find_files(root, ".csv", _is_via)
-
-
 def _is_via(path: Path) -> bool:
     if path.suffix.lower() == ".csv":
         return set(_COLUMNS) <= set(header_of(first_row(path)))
     return begins_as(path, "{", _PROJECT) or begins_as(path, "{", *_IMAGE) or is_project(path)
 
 
-def read_via(path: Path) -> DetectionTable:
-    """Read one file, or all in a folder as splits.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    files = [] if path.is_file() else _files(path)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "VIA")
-
-
-def _read_file(root: Path, path: Path) -> DetectionTable:
-    columns = Columns()
-    annotation = path.relative_to(root).as_posix()
+def read_via(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line of what cannot be read."""
+    columns = Columns(root, path)
     read = _read_rows if path.suffix.lower() == ".csv" else _read_json
-    listed = read(path, columns, annotation)
-    columns.files, notes = locate_images(root, path, columns.files)
-    return columns.table(root, columns.classes_after(listed), format="via", notes=tuple(notes))
+    listed = read(path, columns)
+    columns.locate()
+    return columns.table(columns.classes_after(listed))
 
 
-def _read_rows(path: Path, columns: Columns, annotation: str) -> list[str]:
+def _read_rows(path: Path, columns: Columns) -> list[str]:
     """Fill `columns` from a CSV of a region a row."""
     rows = read_rows(path)
     header = header_of(next(rows, (0, []))[1])
@@ -95,7 +67,7 @@ def _read_rows(path: Path, columns: Columns, annotation: str) -> list[str]:
             name, shape, attributes = (told[column] for column in _COLUMNS)
             region = dict(zip(_REGION, map(json.loads, (shape, attributes)), strict=True))
             regions = [region] if region[_REGION[0]] else []  # an image without
-            _add_image(columns, annotation, {"filename": name, "regions": regions}, line)
+            _add_image(columns, {"filename": name, "regions": regions}, line)
         except RecursionError:
             raise DataError("is nested too deep", where=f"{path}:{line}") from None
         except ODD as error:
@@ -103,12 +75,12 @@ def _read_rows(path: Path, columns: Columns, annotation: str) -> list[str]:
     return []
 
 
-def _read_json(path: Path, columns: Columns, annotation: str) -> list[str]:
+def _read_json(path: Path, columns: Columns) -> list[str]:
     """Fill `columns` from a JSON file; return the classes that it lists."""
     if is_project(path):
-        return _read_project(path, columns, annotation)
+        return _read_project(path, columns)
     document = JsonText(path)
-    add = document.taking("an image", partial(_add_image, columns, annotation))
+    add = document.taking("an image", partial(_add_image, columns))
     listed: list[str] = []
     if begins_as(path, "{", _PROJECT):
         project = document.read_object({_PROJECT: add})
@@ -118,17 +90,17 @@ def _read_json(path: Path, columns: Columns, annotation: str) -> list[str]:
     return listed
 
 
-def _read_project(path: Path, columns: Columns, annotation: str) -> list[str]:
+def _read_project(path: Path, columns: Columns) -> list[str]:
     """Fill `columns` from a project of version 3; return the classes that it lists."""
     project = Project(path)
     for name in project.images.values():
-        columns.image(name, 0, 0, annotation)
+        columns.image(name)
     for line, image, region in project.regions():
         if image is None:
             columns.counts["region of a video or of several images: left out"] += 1
             continue
         try:
-            _add_image(columns, annotation, {"filename": image, "regions": [region]}, line)
+            _add_image(columns, {"filename": image, "regions": [region]}, line)
         except ODD as error:
             raise DataError(f"a region {oddity(error)}", where=f"{path}:{line}") from None
     return _listed_classes({"region": project.attributes})
@@ -150,11 +122,11 @@ def _class_key(attributes: Mapping[str, Any]) -> str | None:
     return next((names[key] for key in (*_CLASS_KEYS, *names) if key in names), None)
 
 
-def _add_image(columns: Columns, annotation: str, row: dict[str, Any], line: int) -> None:
+def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     name = row["filename"]
     if not isinstance(name, str):
         raise TypeError("`filename` is no text")
-    image = columns.image(name, 0, 0, annotation)
+    image = columns.image(name)
     regions = row.get("regions") or ()
     for region in regions.values() if isinstance(regions, dict) else regions:
         shape, told = region["shape_attributes"], region.get("region_attributes") or {}
@@ -165,11 +137,8 @@ def _add_image(columns: Columns, annotation: str, row: dict[str, Any], line: int
             continue
         if kind != "rect":
             columns.counts[f"shape `{str(kind)[:20]}`: read as the box around"] += 1
-        label = columns.label_of(_class_name(columns, told))
-        flags = flags_told(told) | (Flag.IGNORE.value if label == ANY_CLASS else 0)
-        columns.add_box(label, box, flags, line, image)
-        if told.get("score") is not None:
-            columns.scores.append(number_of(told["score"]))
+        class_name = _class_name(columns, told)
+        columns.add(class_name, box, flags_told(told), line, image, told.get("score"))
 
 
 def _class_name(columns: Columns, attributes: Mapping[str, Any]) -> str:
@@ -183,12 +152,12 @@ def _class_name(columns: Columns, attributes: Mapping[str, Any]) -> str:
     return class_of(value)
 
 
-def _box(shape: Mapping[str, Any]) -> tuple[float, float, float, float] | None:
+def _box(shape: Mapping[str, Any]) -> Box | None:
     """The box around a shape, None for a point."""
     kind = shape["name"]
     if kind == "rect":
         x, y, width, height = (number_of(shape[key]) for key in ("x", "y", "width", "height"))
-        return x, y, x + width, y + height
+        return from_xywh(x, y, width, height)
     if kind in ("polygon", "polyline"):
         return hull(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
     if kind not in ("circle", "ellipse"):
@@ -243,15 +212,8 @@ def _document(
 
 
 def _region(row: Row) -> dict[str, Any]:
-    x1, y1, x2, y2 = row.box
-    # Nine decimals bring back what a file said: x + w - x is not w in floating point.
-    shape = {
-        "name": "rect",
-        "x": x1,
-        "y": y1,
-        "width": round(x2 - x1, 9),
-        "height": round(y2 - y1, 9),
-    }
+    sides = zip(("x", "y", "width", "height"), to_xywh(row.box), strict=True)
+    shape = {"name": "rect", **dict(sides)}
     told: dict[str, Any] = {"class": row.name} | dict.fromkeys(marks_of(row.flags), "1")
     if row.score is not None:
         told["score"] = row.score
@@ -266,4 +228,7 @@ def _bytes_of(path: Path) -> int:
         return -1
 
 
-FORMAT = Format("VIA", LOOKS_FOR, sniff_via, read_via, write_via, HOLDS)
+LAYOUT = FilePerSplit(
+    "*.json with regions and shape_attributes, or a project", (".json", ".csv"), _is_via
+)
+FORMAT = Format("VIA", LAYOUT, read_via, write_via, HOLDS)

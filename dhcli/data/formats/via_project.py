@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.columns import hull
+from dhcli.data.formats.boxes import hull_of_row
 from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.errors import DataError
 
@@ -96,7 +96,7 @@ def _shape(xy: list[Any]) -> dict[str, Any]:
     """A shape as in VIA 2. Raises one of ODD."""
     kind, *numbers = xy
     if kind == _EXTREMES:
-        x1, y1, x2, y2 = hull(zip(numbers[::2], numbers[1::2], strict=True))
+        x1, y1, x2, y2 = hull_of_row(numbers)
         kind, numbers = 2, [x1, y1, x2 - x1, y2 - y1]
     if kind in _SHAPES:
         name, sides = _SHAPES[kind]

@@ -15,31 +15,29 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from dhcli.data.formats.columns import Columns, number_of
-from dhcli.data.formats.format import Format
+from dhcli.data.formats.boxes import from_decimals, to_xywh
+from dhcli.data.formats.columns import DONT_CARE, Columns
+from dhcli.data.formats.layouts import FilePerImage, Format, Part, add_part
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.io.files import (
-    IMAGE_SUFFIXES,
-    FilesByStem,
     find_folders,
     join_path,
     list_files,
     list_folders,
     read_head,
     read_lines,
-    read_text,
     split_name,
     stem_of,
 )
-from dhcli.data.io.progress import track
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.io.text_rows import are_numbers, line_of, numbers_of, read_words
+from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 
-LOOKS_FOR = "annotations/*.txt of 8 numbers between commas, beside images/ (VisDrone)"
 HOLDS = Holds(
     "from 0: left top width height",
     marks=Flag.TRUNCATED | Flag.OCCLUDED,
@@ -63,11 +61,8 @@ _COLUMNS = 8
 _LOOK_AT = 20
 
 
-def sniff_visdrone(path: Path) -> bool:
-    """Whether `path` is a folder of VisDrone, or one of its label files."""
-    if path.is_file():
-        return path.suffix.lower() == ".txt" and _is_row(_first_line(path))
-    return bool(_parts(path))
+def _is_visdrone(path: Path) -> bool:
+    return path.suffix.lower() == ".txt" and _is_row(_first_line(path))
 
 
 def _first_line(path: Path) -> str:
@@ -75,27 +70,34 @@ def _first_line(path: Path) -> str:
 
 
 def _is_row(line: str) -> bool:
-    try:
-        return len(_values(line)) == _COLUMNS
-    except ValueError:
-        return False
+    fields = _fields(line.strip().split(","))
+    return len(fields) == _COLUMNS and are_numbers(fields)
 
 
-def _values(line: str) -> list[float]:
-    """The numbers of a line, at times with a comma after the last. Raises ValueError."""
-    return [number_of(field) for field in line.strip().removesuffix(",").split(",")]
+def _fields(row: list[str]) -> list[str]:
+    """The columns of a line, at times with a comma after the last."""
+    return row[:-1] if row[-1] == "" else row
 
 
-def _parts(root: Path) -> list[tuple[str, str, str]]:
-    """(split or "", its folder, the folder of its labels) where there are labels."""
+def _parts(root: Path) -> list[Part]:
+    """Where there are labels."""
     named = [(split_name(folder), folder) for folder in list_folders(root)]
     bases = [("", "."), *((split, folder) for split, folder in named if split)]
     return [
-        (split, base, join_path(base, labels))
+        Part(split, join_path(base, labels), _images(root, base))
         for split, base in bases
         for labels in find_folders(root / base, (_LABELS,))
         if _is_labels(root / base / labels)
     ]
+
+
+def _images(root: Path, base: str) -> str:
+    return join_path(base, next(find_folders(root / base, (_IMAGES,)), _IMAGES))
+
+
+def _around(path: Path) -> tuple[Path, list[Part]]:
+    root = path.parent.parent
+    return root, [Part("", path.parent.name, _images(root, "."), [path.name])]
 
 
 def _is_labels(folder: Path) -> bool:
@@ -104,48 +106,29 @@ def _is_labels(folder: Path) -> bool:
     return any(map(_is_row, lines)) or (bool(lines) and not any(lines))
 
 
-def read_visdrone(path: Path) -> DetectionTable:
-    """Read a folder, folders of splits too, or one label file.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    root = path if path.is_dir() else path.parent.parent
-    columns, occlusions = Columns(), array("d")
+def read_visdrone(root: Path, parts: list[Part]) -> DetectionTable:
+    """Read label files. Raises DataError with the file and line of what cannot be read."""
+    columns, occlusions = Columns(root), array("d")
     listed: dict[str, None] = {}
-    for split, base, labels in _parts(path) if path.is_dir() else [("", ".", path.parent.name)]:
-        start = len(columns.files)
-        own = root / base / _NAMES
+    for part in parts:
+        own = (root / part.labels).parent / _NAMES
         classes = read_lines(own) if own.is_file() else VISDRONE_CLASSES
         listed |= dict.fromkeys(classes)
-        folder = join_path(base, next(find_folders(root / base, (_IMAGES,)), _IMAGES))
-        images = FilesByStem(root / folder, *IMAGE_SUFFIXES)
-        names = list_files(root / labels, ".txt") if path.is_dir() else [path.name]
-        for name in track(names, "annotation files read"):
-            image = images.find(stem_of(name)) or f"{stem_of(name)}.jpg"
-            columns.add_image(join_path(folder, image), 0, 0, f"{labels}/{name}")
-            _read_labels(root / labels / name, classes, columns, occlusions)
-        if path.is_dir():
-            left_out = len(images.keys() - set(map(stem_of, names)))
-            columns.counts["image without label file: left out"] += left_out
-        columns.end_split(split, start)
+        add = partial(_read_labels, classes=classes, columns=columns, occlusions=occlusions)
+        add_part(columns, root, part, ".jpg", add)
     extras = {"occlusion": np.array(occlusions, np.float64)} if any(occlusions) else {}
-    return columns.table(root, columns.classes_after(listed), extras=extras, format="visdrone")
+    return columns.table(columns.classes_after(listed), extras=extras)
 
 
 def _read_labels(
     path: Path, classes: Sequence[str], columns: Columns, occlusions: array[float]
 ) -> None:
+    """Add the boxes of one label file."""
     named: dict[float, str | None] = {0: None, **dict(enumerate(classes, 1))}
     if classes is VISDRONE_CLASSES:
         named[_OTHERS] = None
-    for line, row in enumerate(read_text(path).splitlines(), 1):
-        if not row.strip():
-            continue
-        where = f"{path}:{line}"
-        try:
-            values = _values(row)
-        except ValueError as error:
-            raise DataError(f"has a column that is no number: {error}", where=where) from None
+    for where, row in read_words(path, ","):
+        values = numbers_of(_fields(row), where)
         if len(values) != _COLUMNS:
             raise DataError(f"expected {_COLUMNS} columns, found {len(values)}", where=where)
         left, top, width, height, score, category, truncation, occlusion = values
@@ -154,11 +137,10 @@ def _read_labels(
             raise DataError(what, where=where, hint=f"{_NAMES} names them, from 1")
         name = named[category]
         columns.counts["box of `others`: a region to ignore"] += bool(category) and name is None
-        label = ANY_CLASS if name is None else columns.label_of(name)
-        flags = (score == 0 or label == ANY_CLASS) * Flag.IGNORE
+        flags = (score == 0) * Flag.IGNORE
         flags |= (truncation > 0) * Flag.TRUNCATED | (occlusion > 0) * Flag.OCCLUDED
-        box = (left, top, round(left + width, 10), round(top + height, 10))
-        columns.add_box(label, box, int(flags), line)
+        box = from_decimals(left, top, width, height)
+        columns.add(name or DONT_CARE, box, int(flags), line_of(where))
         occlusions.append(occlusion)
 
 
@@ -181,14 +163,15 @@ def write_visdrone(table: DetectionTable, placing: Placing) -> None:
 def _lines(table: DetectionTable, image: int, numbers: Mapping[str, int]) -> Iterator[str]:
     degrees = table.extras.get("occlusion")
     for row in rows_of(table, image):
-        x1, y1, x2, y2 = row.box
-        # Nine decimals bring back what a file said: x + w - x is not w in floating point.
-        sides = map(decimal, (x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)))
+        sides = map(decimal, to_xywh(row.box))
         degree = float(degrees[row.number]) if isinstance(degrees, np.ndarray) else 0.0
         degree = degree if degree in (1, 2) else float(Flag.OCCLUDED in row.flags)
-        region = bool(row.flags & (Flag.CROWD | Flag.IGNORE)) or row.name not in numbers
+        region = row.is_region or row.name not in numbers
         marks = (int(not region), numbers.get(row.name, 0), int(Flag.TRUNCATED in row.flags))
         yield f"{','.join((*sides, *map(str, marks), decimal(degree)))}\n"
 
 
-FORMAT = Format("VisDrone", LOOKS_FOR, sniff_visdrone, read_visdrone, write_visdrone, HOLDS)
+LAYOUT = FilePerImage(
+    "annotations/*.txt of 8 numbers between commas, beside images/", _is_visdrone, _parts, _around
+)
+FORMAT = Format("VisDrone", LAYOUT, read_visdrone, write_visdrone, HOLDS)

@@ -16,15 +16,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-from xml.parsers import expat
+from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, number_of, side_of, tidy
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.placing import Holds, Placing, decimal, writing
+from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, side_of
+from dhcli.data.formats.layouts import FilePerImage, Format, Part
+from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
@@ -42,14 +41,14 @@ from dhcli.data.io.files import (
     stem_of,
 )
 from dhcli.data.io.progress import track
-from dhcli.data.io.xml_text import escape_xml, read_xml
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
+from dhcli.data.io.text_rows import number_of
+from dhcli.data.io.xml_text import XmlReader, escape_xml
+from dhcli.data.strings import Strings
+from dhcli.data.table import ANY_CLASS, FIRST_PIXEL, REGION, DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.ops.arrays import tidy
 from dhcli.words import counted
 
-LOOKS_FOR = "Annotations/*.xml (Pascal VOC)"
-OFFSET = "voc_offset"
-"""What the table's `about` calls the first pixel of the files: "0" or "1"."""
 HOLDS = Holds(
     "from 1, maximum included; files from 0 are recognised",
     columns=frozenset(("pose",)),
@@ -69,22 +68,14 @@ _XML_FOLDERS = (
 _ROOT_TAG = re.compile(r"<annotation[\s>]", re.IGNORECASE)
 _LOOK_AT = 20
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-Part = tuple[str, str, str]
-"""A split or "", a folder of XML files, and that of their images."""
-
 _WRITTEN = "Written by dh, 1-based"
 _NO_POSE = "Unspecified"
-_REGION = Flag.CROWD.value | Flag.IGNORE.value
-_NOT_DIFFICULT = ~Flag.DIFFICULT.value
+_REGION, _NOT_DIFFICULT = REGION.value, ~Flag.DIFFICULT.value
 
 
-def sniff_voc(path: Path) -> bool:
-    """Whether `path` holds, or is, annotations in VOC's XML."""
-    if path.is_file():
-        return path.suffix.lower() == ".xml" and is_voc(path)
-    for _, xml_folder, _ in _parts(path):
-        return holds_voc(path / xml_folder)
-    return False
+def _is_folder(path: Path) -> bool:
+    first = next(iter(_parts(path)), None)
+    return first is not None and holds_voc(path / first.labels)
 
 
 def holds_voc(folder: Path) -> bool:
@@ -93,35 +84,24 @@ def holds_voc(folder: Path) -> bool:
 
 
 def is_voc(path: Path) -> bool:
-    """Whether an XML file begins with VOC's tag; CVAT's is <annotations>."""
-    return _ROOT_TAG.search(read_head(path, 4096)) is not None
+    """Whether a file is XML that begins with VOC's tag; CVAT's is <annotations>."""
+    return path.suffix.lower() == ".xml" and _ROOT_TAG.search(read_head(path, 4096)) is not None
 
 
-def read_voc(path: Path, offset: str = "auto") -> DetectionTable:
-    """Read a VOC folder, or one XML file beside or above its images.
+def read_voc(root: Path, parts: Iterable[Part], offset: str = "auto") -> DetectionTable:
+    """Read XML files.
 
     `offset` is what the files' first pixel is called: "1", "0", or "auto" (see above). Raises
     DataError with the file and line of what cannot be read.
     """
-    if path.is_dir():
-        return read_parts(path, _parts(path), offset)
-    root, part = _part_of_file(path)
-    return read_parts(root, [part], offset, only=path.name)
-
-
-def read_parts(
-    root: Path, parts: Iterable[Part], offset: str, *, only: str | None = None
-) -> DetectionTable:
-    """Read the XML files of all `parts` below `root`, or in each the file `only`."""
-    columns = Columns()
+    columns = Columns(root)
     reader = _Reader(root, columns)
-    for split, xml_folder, image_folder in parts:
+    for part in parts:
         start = len(columns.files)
-        names = [only] if only else list_files(root / xml_folder, ".xml")
-        reader.read_folder(xml_folder, names, image_folder)
-        if not only:
-            reader.add_listed(image_folder, _listed(root / Path(xml_folder).parent))
-        columns.end_split(split, start)
+        reader.read_folder(part.labels, part.files(root, ".xml"), part.images)
+        if not part.names:
+            reader.add_listed(part.images, _listed((root / part.labels).parent))
+        columns.end_split(part.split, start)
     return _finish(root, columns, reader, offset)
 
 
@@ -135,16 +115,17 @@ def _parts(root: Path) -> list[Part]:
         images = first_folder(root / base, IMAGE_FOLDERS, *IMAGE_SUFFIXES)
         if images is None:
             images = "." if list_images(root / base, deep=True) else "JPEGImages"
-        found.append((split, join_path(base, xml_folder), join_path(base, images)))
+        found.append(Part(split, join_path(base, xml_folder), join_path(base, images)))
         if not split:
             break
     return found
 
 
-def _part_of_file(path: Path) -> tuple[Path, Part]:
+def around(path: Path) -> tuple[Path, list[Part]]:
+    """The root of one XML file, beside or above its images, and its part."""
     root = path.parent.parent if path.parent.name.lower() in _XML_FOLDERS else path.parent
     images = first_folder(root, IMAGE_FOLDERS, *IMAGE_SUFFIXES) or "."
-    return root, ("", path.parent.relative_to(root).as_posix(), images)
+    return root, [Part("", path.parent.relative_to(root).as_posix(), images, [path.name])]
 
 
 def _lists(base: Path) -> list[tuple[str, Path]]:
@@ -214,6 +195,7 @@ class _Reader:
     def _read(self, xml: str, stem: str, folder: str) -> None:
         self._file = xml
         document = _Document(self.root / xml)
+        document.parse()
         self.one_based &= document.head.get("database") == _WRITTEN
         said = document.head.get("filename", "")
         find = self._by_stem.find
@@ -242,68 +224,45 @@ class _Reader:
         return f"{self.root / self._file}:{line}"
 
 
-class _Document:
-    """One XML file, parsed: `head` (tags of the image) and `objects` (line, tags of an object)."""
+class _Document(XmlReader):
+    """One XML file: `head` (tags of the image) and `objects` (line, tags of an object)."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path)
         self.head: dict[str, str] = {}
         self.objects: list[tuple[int, dict[str, str]]] = []
         self.parts = 0
-        self._path = path
         self._depth = 0
-        self._text = ""
         self._group = ""
         self._line = 0
         self._fields: dict[str, str] = {}
-        self._parser = parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartDoctypeDeclHandler = self._refuse
-        parser.StartElementHandler = self._start
-        parser.CharacterDataHandler = self._say
-        parser.EndElementHandler = self._end
-        try:
-            parser.Parse(read_xml(path), True)
-        except expat.ExpatError as error:
-            where = f"{path}:{error.lineno}"
-            what = expat.ErrorString(error.code)
-            raise DataError(f"is not well-formed XML: {what}", where=where) from None
-        finally:
-            del self._parser  # its handlers and this object hold each other
 
-    def _refuse(self, *_: Any) -> None:
-        where = f"{self._path}:{self._parser.CurrentLineNumber}"
-        raise DataError("declares a DOCTYPE; annotations need none", where=where)
-
-    def _start(self, tag: str, _: Any) -> None:
+    def begin(self, tag: str, _: dict[str, str]) -> None:
         self._depth += 1
-        self._text = ""
+        self.said.clear()
         if self._depth == 3:
             self._group = tag.lower()
             self.parts += self._group == "part"
         elif self._depth == 2:
             self._fields = {}
-            self._line = self._parser.CurrentLineNumber
+            self._line = self.line
         elif self._depth == 1 and tag.lower() != "annotation":
-            where = f"{self._path}:{self._parser.CurrentLineNumber}"
-            raise DataError(f"begins with <{tag[:40]}>, not <annotation>", where=where)
+            raise self.fail(f"begins with <{tag[:40]}>, not <annotation>")
 
-    def _say(self, text: str) -> None:
-        self._text = text
-
-    def _end(self, tag: str) -> None:
+    def end(self, tag: str) -> None:
         depth = self._depth
         self._depth = depth - 1
         if depth == 3 or (depth == 4 and self._group == "bndbox"):
-            self._fields[tag.lower()] = self._text.strip()
+            self._fields[tag.lower()] = "".join(self.said).strip()
         elif depth == 2:
             self._close(tag.lower())
-        self._text = ""
+        self.said.clear()
 
     def _close(self, tag: str) -> None:
         if tag == "object":
             self.objects.append((self._line, self._fields))
         elif tag == "filename":
-            self.head["filename"] = self._text.strip()
+            self.head["filename"] = "".join(self.said).strip()
         elif tag in ("size", "source"):
             self.head |= self._fields
 
@@ -330,28 +289,23 @@ def _flags(fields: dict[str, str]) -> int:
 def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> DetectionTable:
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
     boxes, first, rule = _to_zero_based(boxes, offset, reader.one_based and bool(columns.files))
-    notes = [rule]
+    columns.notes.append(rule)
     lists, unknown = {}, 0
     for name, path in _lists(root) if not columns.splits else []:
         lists[name], missing = read_split(path, reader.number_of)
         unknown += missing
-    for count, what in (
-        (unknown, "name in ImageSets with neither annotation nor image: left out"),
-        (reader.unlisted, "image without annotation file, in no list: left out"),
-        (reader.parts_of_objects, "part of objects: not kept"),
-    ):
-        notes += [counted(count, what)] if count else []
+    what = "name in ImageSets with neither annotation nor image: left out"
+    columns.counts[what] = unknown
+    columns.counts["image without annotation file, in no list: left out"] = reader.unlisted
+    columns.counts["part of objects: not kept"] = reader.parts_of_objects
     names = columns.class_names()
     known = set(names) <= set(VOC_CLASSES)
     return columns.table(
-        root,
         sorted(names, key=VOC_CLASSES.index if known else None),
         boxes=boxes,
         splits=lists,
         extras={"pose": Strings.pack(reader.poses)} if any(reader.poses) else {},
-        about={OFFSET: str(first)},
-        format="voc",
-        notes=tuple(notes),
+        about={FIRST_PIXEL: str(first)},
     )
 
 
@@ -384,7 +338,6 @@ def write_voc(table: DetectionTable, placing: Placing) -> None:
 def xml_of(table: DetectionTable, image: int, name: str, folder: str = "JPEGImages") -> str:
     """The XML file of image number `image`, called `name`; pixels counted from 1."""
     width, height = table.sizes[image].tolist()
-    rows = table.rows(image)
     return "\n".join(
         (
             "<annotation>",
@@ -394,27 +347,25 @@ def xml_of(table: DetectionTable, image: int, name: str, folder: str = "JPEGImag
             f"\t<size>\n\t\t<width>{width}</width>\n\t\t<height>{height}</height>",
             "\t\t<depth>3</depth>\n\t</size>",
             "\t<segmented>0</segmented>",
-            *(_object_xml(table, row) for row in range(rows.start, rows.stop)),
+            *(_object_xml(table, row) for row in rows_of(table, image)),
             "</annotation>\n",
         )
     )
 
 
-def _object_xml(table: DetectionTable, row: int) -> str:
-    label, flags = int(table.labels[row]), Flag(int(table.flags[row]))
-    name = DONT_CARE if label == ANY_CLASS else table.classes[label]
+def _object_xml(table: DetectionTable, row: Row) -> str:
     pose = table.extras.get("pose")
     tags = {
-        "name": escape_xml(name),
-        "pose": escape_xml((pose[row] if isinstance(pose, Strings) else "") or _NO_POSE),
-        "truncated": int(Flag.TRUNCATED in flags),
-        "difficult": int(bool(flags & (Flag(_REGION) | Flag.DIFFICULT)) or label == ANY_CLASS),
+        "name": escape_xml(row.name),
+        "pose": escape_xml((pose[row.number] if isinstance(pose, Strings) else "") or _NO_POSE),
+        "truncated": int(Flag.TRUNCATED in row.flags),
+        "difficult": int(row.is_region or Flag.DIFFICULT in row.flags),
     }
     marks = {"occluded": Flag.OCCLUDED, "iscrowd": Flag.CROWD, "ignore": Flag.IGNORE}
-    tags |= {tag: 1 for tag, flag in marks.items() if flag in flags}
-    if table.scores is not None:
-        tags["score"] = decimal(table.scores[row])
-    box = zip(_SIDES, (table.boxes[row] + [1, 1, 0, 0]).tolist(), strict=True)
+    tags |= {tag: 1 for tag, flag in marks.items() if flag in row.flags}
+    if row.score is not None:
+        tags["score"] = decimal(row.score)
+    box = zip(_SIDES, to_one_based(row.box), strict=True)
     return "\n".join(
         (
             "\t<object>",
@@ -427,4 +378,31 @@ def _object_xml(table: DetectionTable, row: int) -> str:
     )
 
 
-FORMAT = Format("Pascal VOC", LOOKS_FOR, sniff_voc, read_voc, write_voc, HOLDS)
+def to_one_based(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """A box as VOC counts: pixels from 1, the maximum included."""
+    x1, y1, x2, y2 = box
+    return x1 + 1, y1 + 1, x2, y2
+
+
+def prediction_xml(name: str, size: tuple[int, int], objects: Iterable[str]) -> str:
+    """The XML file of predictions in the image called `name`, of `size` (width, height)."""
+    width, height = size
+    return (
+        f"<annotation>\n  <filename>{escape(name)}</filename>\n"
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
+        f"{''.join(objects)}</annotation>\n"
+    )
+
+
+def predicted_object(name: str, box: Sequence[float], score: float) -> str:
+    """An object of `prediction_xml`; `box` as `to_one_based` takes it."""
+    sides = zip(_SIDES, to_one_based(box), strict=True)
+    corners = "".join(f"<{side}>{value:.2f}</{side}>" for side, value in sides)
+    return (
+        f"  <object><name>{escape(name)}</name><difficult>0</difficult>"
+        f"<score>{score:.6f}</score>\n    <bndbox>{corners}</bndbox></object>\n"
+    )
+
+
+LAYOUT = FilePerImage("Annotations/*.xml", is_voc, _parts, around, _is_folder)
+FORMAT = Format("Pascal VOC", LAYOUT, read_voc, write_voc, HOLDS)

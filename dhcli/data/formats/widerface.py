@@ -16,16 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dhcli.data.formats.columns import Columns, number_of
-from dhcli.data.formats.format import Format
-from dhcli.data.formats.locate import find_files, locate_images, read_as_splits
+from dhcli.data.formats.boxes import from_xywh, to_xywh
+from dhcli.data.formats.columns import Columns
+from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.io.files import read_head, read_text
-from dhcli.data.table import DetectionTable, Flag
+from dhcli.data.io.text_rows import line_of, numbers_of
+from dhcli.data.table import REGION, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted
 
-LOOKS_FOR = "wider_face_split/*_bbx_gt.txt (WIDER FACE)"
 HOLDS = Holds(
     "from 0: x y width height",
     marks=Flag.OCCLUDED,
@@ -43,11 +43,6 @@ _COLUMNS = 10
 _INVALID, _OCCLUSION = 7, 8
 
 
-def sniff_widerface(path: Path) -> bool:
-    """Whether `path` is such a file, or a folder with some."""
-    return _is_wider(path) if path.is_file() else bool(find_files(path, _NAME_END, _is_wider))
-
-
 def _is_wider(path: Path) -> bool:
     if path.suffix.lower() != ".txt":
         return False
@@ -57,40 +52,25 @@ def _is_wider(path: Path) -> bool:
     return path.name.lower().endswith(_NAME_END) or (len(lines) > 2 and len(lines[2]) == _COLUMNS)
 
 
-def read_widerface(path: Path) -> DetectionTable:
-    """Read one file, or all in a folder as splits.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    files = [] if path.is_file() else find_files(path, _NAME_END, _is_wider)
-    return read_as_splits(path, files, _read_file, LOOKS_FOR, "WIDER FACE")
-
-
-def _read_file(root: Path, path: Path) -> DetectionTable:
-    columns = Columns()
-    occlusions = array("d")
-    annotation = path.relative_to(root).as_posix()
+def read_widerface(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line of what cannot be read."""
+    columns, occlusions = Columns(root, path), array("d")
     lines = [line.strip() for line in read_text(path).splitlines()]
     at, more = 0, 0
     while at < len(lines):
         if not lines[at]:
             at += 1
             continue
-        image = columns.image(lines[at], 0, 0, annotation)
+        image = columns.image(lines[at])
         count = _count(lines, at + 1, path)
         for line in range(at + 2, at + 2 + count):
             more += _add(lines[line], columns, occlusions, f"{path}:{line + 1}", image)
         at += 2 + count
         at += not count and at < len(lines) and _is_nothing(lines[at])
     columns.counts["face with blur, expression, illumination or pose, which are not kept"] = more
-    columns.files, notes = locate_images(root, path, columns.files)
-    return columns.table(
-        root,
-        [_FACE],
-        extras={"occlusion": np.array(occlusions, np.float64)} if any(occlusions) else {},
-        format="widerface",
-        notes=tuple(notes),
-    )
+    columns.locate()
+    degrees = {"occlusion": np.array(occlusions, np.float64)} if any(occlusions) else {}
+    return columns.table([_FACE], extras=degrees)
 
 
 def _count(lines: list[str], at: int, path: Path) -> int:
@@ -110,18 +90,15 @@ def _is_nothing(line: str) -> bool:
 
 def _add(row: str, columns: Columns, occlusions: array[float], where: str, image: int) -> bool:
     """Add a face; return whether it tells more than is kept."""
-    try:
-        values = [number_of(field) for field in row.split()]
-    except ValueError as error:
-        raise DataError(f"has a column that is no number: {error}", where=where) from None
+    values = numbers_of(row.split(), where)
     if len(values) not in (4, _COLUMNS):
         what = f"expected {_COLUMNS} columns, or 4, found {len(values)}"
         raise DataError(what, where=where)
     x, y, width, height, *told = values
     values += [0.0] * (_COLUMNS - len(values))
     flags = bool(values[_INVALID]) * Flag.IGNORE | (values[_OCCLUSION] > 0) * Flag.OCCLUDED
-    line = int(where.rpartition(":")[2])
-    columns.add_box(columns.label_of(_FACE), (x, y, x + width, y + height), int(flags), line, image)
+    box = from_xywh(x, y, width, height)
+    columns.add(_FACE, box, int(flags), line_of(where), image)
     occlusions.append(values[_OCCLUSION])
     return any(told[:3]) or any(told[5:])
 
@@ -151,14 +128,14 @@ def _lines(table: DetectionTable, image: int, name: str) -> Iterator[str]:
     rows = list(rows_of(table, image))
     yield f"{name}\n{len(rows)}\n"
     for row in rows:
-        x1, y1, x2, y2 = row.box
-        sides = map(decimal, (x1, y1, round(x2 - x1, 9), round(y2 - y1, 9)))
+        sides = map(decimal, to_xywh(row.box))
         degree = float(degrees[row.number]) if isinstance(degrees, np.ndarray) else 0.0
         degree = degree if degree in (1, 2) else float(Flag.OCCLUDED in row.flags)
-        invalid = int(bool(row.flags & (Flag.CROWD | Flag.IGNORE)))
+        invalid = int(bool(row.flags & REGION))
         yield f"{' '.join(sides)} 0 0 0 {invalid} {decimal(degree)} 0\n"
     if not rows:
         yield f"{' '.join('0' * _COLUMNS)}\n"
 
 
-FORMAT = Format("WIDER FACE", LOOKS_FOR, sniff_widerface, read_widerface, write_widerface, HOLDS)
+LAYOUT = FilePerSplit("wider_face_split/*_bbx_gt.txt", (_NAME_END,), _is_wider)
+FORMAT = Format("WIDER FACE", LAYOUT, read_widerface, write_widerface, HOLDS)

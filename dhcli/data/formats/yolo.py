@@ -14,20 +14,20 @@ place in the format.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from dhcli.data.formats.columns import Columns, number_of, tidy
-from dhcli.data.formats.format import Format
+from dhcli.data.formats.columns import Columns
+from dhcli.data.formats.layouts import FilePerImage, Format
 from dhcli.data.formats.locate import find_end
-from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, is_region, writing
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
@@ -48,11 +48,12 @@ from dhcli.data.io.files import (
     stem_of,
 )
 from dhcli.data.io.progress import track
+from dhcli.data.io.text_rows import numbers_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.ops.arrays import tidy
 from dhcli.words import counted
 
-LOOKS_FOR = "data.yaml, obj.data, or labels/*.txt beside images/ (YOLO)"
 HOLDS = Holds(
     "fractions of the image: centre, width, height", marks=Flag(0), regions=LEFT_OUT, sizes=False
 )
@@ -81,58 +82,70 @@ Groups = dict[str, list[str]]
 """Split ("" where there is none) → POSIX paths of its images from the root."""
 
 
-def sniff_yolo(path: Path) -> bool:
-    """Whether `path` is a YOLO folder, its data.yaml, or one of its label files."""
-    if path.is_file():
-        if path.suffix.lower() in _SETTINGS:
-            return "names" in _read_settings(path)
-        return path.suffix.lower() == ".txt" and _is_label(path)
+class _Part(NamedTuple):
+    """What data.yaml says, the images by split, notes on these, and whether a folder is read."""
+
+    settings: Mapping[str, Any]
+    groups: Groups
+    notes: list[str]
+    is_folder: bool
+
+
+def _is_yolo(path: Path) -> bool:
+    if path.suffix.lower() in _SETTINGS:
+        return "names" in _read_settings(path)
+    return path.suffix.lower() == ".txt" and _is_label(path)
+
+
+def _is_folder(path: Path) -> bool:
     if _settings_of(path) is not None:
         return True
     folders = {_label_folder(path, images) for images in _image_folders(path)}
     return any(_first_label(path / folder) for folder in folders)
 
 
-def read_yolo(path: Path) -> DetectionTable:
-    """Read a YOLO folder, its data.yaml, or one label file.
+def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
+    """Read the label files of images.
 
     Raises DataError with the file and line of what cannot be read.
     """
-    notes: list[str] = []
-    root, settings, groups = _layout(path, notes)
-    names = _class_names(root, settings)
-    columns = Columns()
-    files = list(dict.fromkeys(file for group in groups.values() for file in group))
+    (part,) = parts
+    names = _class_names(root, part.settings)
+    columns = Columns(root)
+    columns.notes += part.notes
+    files = list(dict.fromkeys(file for group in part.groups.values() for file in group))
     labels = _Labels(root)
     for file in track(files, "annotation files read"):
         label_file = labels.of_image(file)
-        columns.add_image(file, 0, 0, label_file or "")
+        columns.add_image(file, annotation=label_file or "")
         if label_file is not None:
             _read_labels(f"{root}/{label_file}", columns)
-    unused = labels.unused(columns.annotations) if path.is_dir() else 0
+    unused = labels.unused(columns.annotations) if part.is_folder else 0
     columns.counts["file of labels without image: left out"] = unused
-    return _finish(root, columns, names, groups, notes)
+    return _finish(root, columns, names, part.groups)
 
 
-def _layout(path: Path, notes: list[str]) -> tuple[Path, Mapping[str, Any], Groups]:
-    """Root, settings of data.yaml and the images by split, as `path` and what lies there tell."""
-    if path.is_dir():
-        root, settings_file = path, _settings_of(path)
-    elif path.suffix.lower() in _SETTINGS:
-        root, settings_file = path.parent, path
-    else:
-        return _of_label_file(path)
+def _parts(root: Path) -> list[_Part]:
+    return [_part(root, _settings_of(root), is_folder=True)]
+
+
+def _part(root: Path, settings_file: Path | None, *, is_folder: bool) -> _Part:
+    """What a file of settings, if there is one, and the folders below `root` tell."""
+    notes: list[str] = []
     settings = _read_settings(settings_file) if settings_file else {}
     groups = _groups_of_settings(root, settings, notes) if settings else {}
-    return root, settings, groups or _groups_of_folders(root)
+    return _Part(settings, groups or _groups_of_folders(root), notes, is_folder)
 
 
-def _of_label_file(path: Path) -> tuple[Path, Mapping[str, Any], Groups]:
+def _around(path: Path) -> tuple[Path, list[_Part]]:
+    """What data.yaml or one label file stands for."""
+    if path.suffix.lower() in _SETTINGS:
+        return path.parent, [_part(path.parent, path, is_folder=False)]
     root = path.parent.parent if path.parent.name == "labels" else path.parent
     for folder in find_folders(root, IMAGE_FOLDERS):
         name = FilesByStem(root / folder, *IMAGE_SUFFIXES).find(path.stem)
         if name is not None:
-            return root, {}, {"": [join_path(folder, name)]}
+            return root, [_Part({}, {"": [join_path(folder, name)]}, [], is_folder=False)]
     raise DataError("has no image of the same name beside it", where=path)
 
 
@@ -368,7 +381,7 @@ def _read_carefully(data: bytes, path: Path, columns: Columns) -> None:
         if len(values) in (4, 5):
             box = values[:4]
         elif len(values) >= 6 and len(values) % 2 == 0:
-            box = _around(values[::2], values[1::2])
+            box = _hull(values[::2], values[1::2])
         else:
             what = f"expected 5 columns, 6 with a score, or a polygon; found {len(values) + 1}"
             raise DataError(what, where=where)
@@ -377,7 +390,7 @@ def _read_carefully(data: bytes, path: Path, columns: Columns) -> None:
             columns.scores.append(values[4])
 
 
-def _around(xs: list[float], ys: list[float]) -> list[float]:
+def _hull(xs: list[float], ys: list[float]) -> list[float]:
     """Centre, width and height of the box around points."""
     x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
     return [x1 / 2 + x2 / 2, y1 / 2 + y2 / 2, x2 - x1, y2 - y1]
@@ -388,35 +401,25 @@ def _parse(row: str, where: str) -> tuple[int, list[float]]:
     try:
         label, *values = map(float, fields)
     except ValueError:
-        label, *values = _commas(fields, where)
+        label, *values = numbers_of(fields, where)  # with decimal commas, perhaps
     if not (label.is_integer() and 0 <= label < _MOST_CLASSES):
         what = f"expected a class number first, found `{fields[0][:40]}`"
         raise DataError(what, where=where, hint="classes count from 0")
     return int(label), values
 
 
-def _commas(fields: list[str], where: str) -> list[float]:
-    """The numbers of a line that may have decimal commas."""
-    try:
-        return [number_of(field) for field in fields]
-    except ValueError as error:
-        raise DataError(f"has a column that is no number: {error}", where=where) from None
-
-
-def _finish(
-    root: Path, columns: Columns, names: list[str], groups: Groups, notes: list[str]
-) -> DetectionTable:
+def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> DetectionTable:
     labels = np.array(columns.labels, np.int32)
     if not names:
         count = int(labels.max(initial=-1)) + 1
         names = [str(number) for number in range(count)]
-        notes.append("no file names the classes: they are called by their numbers")
+        columns.notes.append("no file names the classes: they are called by their numbers")
     elif (strange := int(np.sum(labels >= len(names)))) > 0:
         known = counted(len(names), "name")
-        notes.append(counted(strange, f"box of a class number beyond the {known}"))
+        columns.notes.append(counted(strange, f"box of a class number beyond the {known}"))
         labels[labels >= len(names)] = ANY_CLASS
     _check_distinct(names, root)
-    sizes = columns.sizes(root)
+    sizes = columns.sizes()
     centre, extent = np.hsplit(np.array(columns.boxes, np.float64).reshape(-1, 4), 2)
     with np.errstate(over="ignore", invalid="ignore"):
         fractions = np.hstack([centre - extent / 2, centre + extent / 2])
@@ -427,16 +430,7 @@ def _finish(
         for split, files in groups.items()
         if split
     }
-    return columns.table(
-        root,
-        names,
-        boxes=boxes,
-        labels=labels,
-        sizes=sizes,
-        splits=splits,
-        format="yolo",
-        notes=tuple(notes),
-    )
+    return columns.table(names, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
 
 
 def _check_distinct(names: list[str], root: Path) -> None:
@@ -483,12 +477,9 @@ def _folders_of(table: DetectionTable) -> list[str]:
 
 def label_files(table: DetectionTable) -> Iterator[bytes]:
     """The text of each image's label file: five columns, or six where the table has scores."""
-    kept = np.flatnonzero(~is_region(table))
+    kept = np.flatnonzero(~table.regions())
     images = table.image_of_box[kept]
-    sides = np.maximum(table.sizes, 1)[images]
-    first, last = table.boxes[kept, :2], table.boxes[kept, 2:]
-    with np.errstate(over="ignore"):
-        values = np.hstack([(first + last) / 2 / sides, (last - first) / sides])
+    values = fractions_of(table.boxes[kept], np.maximum(table.sizes, 1)[images])
     if table.scores is not None:
         values = np.column_stack([values, table.scores[kept]])
     values = np.nan_to_num(tidy(values, 15))  # a box of 1e308 pixels may have an infinite side
@@ -515,4 +506,22 @@ def _cut(text: bytes, counts: NDArray[np.int64]) -> Iterator[bytes]:
     return (text[start:stop] for start, stop in pairwise(stops[counts].tolist()))
 
 
-FORMAT = Format("YOLO", LOOKS_FOR, sniff_yolo, read_yolo, write_yolo, HOLDS)
+def fractions_of(boxes: NDArray[np.float64], sizes: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(M, 4) centre, width and height of `boxes` (M, 4), in fractions of images of `sizes`.
+
+    Those are (M, 2) or (2,) width, height in pixels.
+    """
+    first, last = boxes[:, :2], boxes[:, 2:]
+    with np.errstate(over="ignore"):
+        return np.hstack([(first + last) / 2 / sizes, (last - first) / sizes])
+
+
+def prediction_row(label: int, values: Sequence[float], score: float) -> str:
+    """A line of a file of predictions; `values` as `fractions_of` gives them."""
+    return f"{label} {' '.join(f'{value:.6f}' for value in values)} {score:.6f}\n"
+
+
+LAYOUT = FilePerImage(
+    "data.yaml, obj.data, or labels/*.txt beside images/", _is_yolo, _parts, _around, _is_folder
+)
+FORMAT = Format("YOLO", LAYOUT, read_yolo, write_yolo, HOLDS)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,6 @@ from dhcli.errors import DataError
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.uint8 | np.float32]
 """Pixels that resizing may have left between two whole numbers."""
-
-# What Pillow can read in spite of a warning is worth no line to the user.
-warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -98,12 +96,40 @@ def jpeg_size(head: bytes) -> tuple[int, int] | None:
     return None
 
 
+class _Quiet:
+    """Pillow's warnings are hidden while any thread is in it: what can be read is worth no line.
+
+    Python keeps one list of filters for all threads, so that the first to come sets it and the last
+    to go puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     if path.exists() and not path.is_file():  # a pipe would wait for a writer
         raise DataError("is not a file", where=path)
     try:
-        with Image.open(path) as image:
+        with _QUIET, Image.open(path) as image:
             yield image
     except DataError:
         raise

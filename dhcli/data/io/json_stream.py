@@ -4,6 +4,10 @@ What the objects of an array say is decoded by msgspec, millions of rows without
 where each lies is found by looking at its braces, a window of the file at a time. This takes only
 what is sound, UTF-8 and as it is usually written; anything else is `NotPlain`, and the file is for
 `JsonText`, which takes all there is to take and names the line of what is wrong.
+
+Kept although msgspec can read a mapped file whole and give each object's text by its address, in 40
+lines: that takes a fifth more time (0.28 s for 88,000 annotations with polygons, this 0.23) and the
+file's own pages (42 MB there) beside the rows.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.io.files import open_file
 from dhcli.data.io.progress import FileProgress
-from dhcli.data.table import expand_ranges
+from dhcli.ops.arrays import expand_ranges
 
 _WINDOW = 1 << 22
 _LARGEST = 1 << 24

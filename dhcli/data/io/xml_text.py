@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
 from dhcli.data.io.files import decode, read_bytes
-from dhcli.data.io.progress import FileProgress
+from dhcli.data.io.progress import LARGE, FileProgress
 from dhcli.errors import DataError
-
-Begin = Callable[[str, dict[str, str], int], None]
-"""Takes the tag of an element, its attributes and its line."""
-End = Callable[[str, str, int], None]
-"""Takes the tag of an element that ends, the text before that, and the line."""
-
 
 _DECLARED = re.compile(
     rb"""\s*<\?xml[^>]*\sencoding\s*=\s*["']((?:gb|big5|euc|shift|iso|windows|cp|koi)[\w-]*)""",
@@ -36,41 +29,63 @@ def read_xml(path: Path) -> str:
         return decode(data)
 
 
-def parse_xml(path: Path, begin: Begin, end: End) -> None:
-    """Hand over the elements of an XML file as they begin and end.
+class XmlReader:
+    """Takes the elements of an XML file as they begin and end; for a format to fill in.
 
-    Raises DataError, with the line, where the file is not well-formed or has a DOCTYPE: that is
-    where entities would be declared.
+    path  the file
+    said  pieces of text since `begin` or `end` cleared it
+    line  where the tag stands
     """
-    text = read_xml(path)
-    progress = FileProgress(path, len(text))
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    said: list[str] = []
 
-    def refuse(*_: Any) -> None:
-        where = f"{path}:{parser.CurrentLineNumber}"
-        raise DataError("declares a DOCTYPE; annotations need none", where=where)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.said: list[str] = []
+        self._parser: Any = None
 
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        said.clear()
-        begin(tag, attributes, parser.CurrentLineNumber)
+    def begin(self, tag: str, attributes: dict[str, str]) -> None:
+        """Take the beginning of an element."""
+        raise NotImplementedError
 
-    def stop(tag: str) -> None:
-        content = "".join(said).strip()
-        said.clear()
-        end(tag, content, parser.CurrentLineNumber)
-        progress.reached(min(parser.CurrentByteIndex, len(text)))
+    def end(self, tag: str) -> None:
+        """Take the end of an element."""
+        raise NotImplementedError
 
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = start
-    parser.EndElementHandler = stop
-    parser.CharacterDataHandler = said.append
-    try:
-        parser.Parse(text, True)
-    except expat.ExpatError as error:
-        what = f"is not well-formed XML: {expat.ErrorString(error.code)}"
-        raise DataError(what, where=f"{path}:{error.lineno}") from None
+    @property
+    def line(self) -> int:
+        line: int = self._parser.CurrentLineNumber
+        return line
+
+    def fail(self, what: str) -> DataError:
+        """The error that says `what` is wrong at the tag."""
+        return DataError(what, where=f"{self.path}:{self.line}")
+
+    def parse(self) -> None:
+        """Hand over every element.
+
+        Raises DataError, with the line, where the file is not well-formed or has a DOCTYPE: that is
+        where entities would be declared.
+        """
+        text = read_xml(self.path)
+        self._parser = parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartDoctypeDeclHandler = self._refuse
+        parser.StartElementHandler = self.begin
+        parser.EndElementHandler = self.end
+        parser.CharacterDataHandler = self.said.append
+        progress = FileProgress(self.path, len(text))
+        try:
+            for start in range(0, max(len(text), 1), LARGE):
+                stop = start + LARGE
+                parser.Parse(text[start:stop], stop >= len(text))
+                progress.reached(min(stop, len(text)))
+        except expat.ExpatError as error:
+            what = f"is not well-formed XML: {expat.ErrorString(error.code)}"
+            raise DataError(what, where=f"{self.path}:{error.lineno}") from None
+        finally:
+            self._parser = None  # its handlers and this object hold each other
+
+    def _refuse(self, *_: Any) -> None:
+        raise self.fail("declares a DOCTYPE; annotations need none")
 
 
 def escape_xml(text: str) -> str:

@@ -40,7 +40,8 @@ from dhcli.data.loading.transforms import (
     prepare_augmentation,
     resize_sample,
 )
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
+from dhcli.data.strings import PackedStrings
+from dhcli.data.table import DetectionTable
 from dhcli.errors import DhError
 from dhcli.ops.batch import ImageBatch, Target
 
@@ -219,17 +220,14 @@ class BatchMaker(Dataset["Batch | DhError"]):
         difficult: str,
         cache: ImageCache | None = None,
     ) -> None:
-        ignored = Flag.CROWD | Flag.IGNORE
-        if difficult == "ignore":
-            ignored |= Flag.DIFFICULT
         self.root, self.input, self.augment, self.seed = table.root, input, augment, seed
         self.cache = cache
-        files = table.files
+        files = table.files.in_memory()
         self.files = [torch.tensor(part) for part in (files.buffer, files.starts, files.stops)]
         self.offsets = torch.tensor(table.offsets)
         self.boxes = torch.tensor(table.boxes)
         self.labels = torch.tensor(table.labels.astype(np.int64))
-        self.is_region = torch.tensor(table.has(ignored) | (table.labels == ANY_CLASS))
+        self.is_region = torch.tensor(~table.taught(difficult))
 
     def __getitem__(self, key: BatchKey) -> Batch | DhError:
         epoch, images = key
@@ -257,7 +255,7 @@ class BatchMaker(Dataset["Batch | DhError"]):
         return clip_sample(Sample(pixels, boxes[~region], labels[~region], boxes[region]))
 
     def _decode(self, image: int) -> Pixels:
-        files = Strings(*(part.numpy() for part in self.files))
+        files = PackedStrings(*(part.numpy() for part in self.files))
         return read_image(self.root / str(files[image]), upright=self.input.exif)
 
     def _transform(self, sample: Sample, epoch: int, image: int) -> Sample:

@@ -12,13 +12,13 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.voc import OFFSET
-from dhcli.data.ids import repeated_ids
 from dhcli.data.io.files import map_threads, read_bytes
 from dhcli.data.io.image import SIDEWAYS, read_orientation
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, Strings
+from dhcli.data.strings import Strings
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.data.tools.findings import Finding
-from dhcli.data.tools.scan import Scan, scan_images
+from dhcli.data.tools.scan import Scan
+from dhcli.ops.arrays import is_first
 from dhcli.words import counted
 
 _SLACK = 0.5
@@ -30,16 +30,8 @@ _NESTED = {("train", "trainval"), ("trainval", "val")}
 Mask = NDArray[np.bool_]
 
 
-def check_table(table: DetectionTable, *, decode: bool = False) -> list[Finding]:
-    """Everything found wrong with a dataset.
-
-    Of every image the header and the end of the file are read, or with `decode` all of it.
-    """
-    return find_flaws(table, scan_images(table, decode=decode))
-
-
-def find_flaws(table: DetectionTable, images: Scan) -> list[Finding]:
-    """Everything wrong with a dataset whose image files were looked at."""
+def check_table(table: DetectionTable, images: Scan) -> list[Finding]:
+    """Everything found wrong with a dataset, whose image files were looked at."""
     upright, sizes = correct_sizes(table, images)
     return [
         *_check_whole(table),
@@ -87,6 +79,18 @@ def _check_ids(table: DetectionTable) -> Iterator[Finding]:
         yield Finding("id-zero", _place(table, row), _box_says(table, row, "id-zero"))
     for row in np.flatnonzero(repeated_ids(table) & (table.box_ids != 0)).tolist():
         yield Finding("id-repeated", _place(table, row), _box_says(table, row, "id-repeated"))
+
+
+def repeated_ids(table: DetectionTable) -> Mask:
+    """(M,) bool: annotations with the id of an earlier one of the same annotation file."""
+    repeated = ~is_first(table.box_ids)
+    if not repeated.any() or "annotation" not in table.image_extras:
+        return repeated
+    numbers: dict[str, int] = {}
+    files = [numbers.setdefault(file, len(numbers)) for file in table.image_extras["annotation"]]
+    return ~is_first(
+        np.column_stack([np.array(files, np.int64)[table.image_of_box], table.box_ids])
+    )
 
 
 def check_images(table: DetectionTable, images: Scan) -> Iterator[Finding]:
@@ -145,13 +149,13 @@ def turn_boxes(
 
 
 def find_broken(table: DetectionTable) -> list[tuple[str, Mask]]:
-    """(code, (M,) bool) of boxes that are no use, each box under its first flaw."""
+    """(code, (M,) bool) of boxes that are no use, each box under the first that it has."""
     x1, y1, x2, y2 = table.boxes.T
     width, height = table.sizes[table.image_of_box].T
     known = (width > 0) & (height > 0)
     outside = (x2 <= 0) | (y2 <= 0) | (x1 >= width) | (y1 >= height)
     # xmin = xmax in a VOC file: a pixel wide by the letter, and nothing by what is meant.
-    nothing = int(table.about.get(OFFSET, 0))
+    nothing = table.first_pixel
     with np.errstate(over="ignore", invalid="ignore"):
         thin = np.minimum(x2 - x1, y2 - y1)
     masks = [
@@ -184,7 +188,7 @@ _SAID = {
 
 
 def check_boxes(table: DetectionTable, usable: Mask) -> list[Finding]:
-    """Flaws of boxes, by image; `usable` (I,) bool tells the images whose boxes count."""
+    """Findings of boxes, by image; `usable` (I,) bool tells the images whose boxes count."""
     broken = find_broken(table)
     sound = ~np.any([mask for _, mask in broken], axis=0)
     limits = np.tile(table.sizes, 2)[table.image_of_box]
@@ -235,7 +239,7 @@ def _box_says(table: DetectionTable, row: int, code: str) -> str:
     image = int(np.searchsorted(table.offsets, row, side="right")) - 1
     label = int(table.labels[row])
     name = "region" if label == ANY_CLASS else f"`{table.classes[label]}`"
-    first = int(table.about.get(OFFSET, 0))  # coordinates as the file has them
+    first = table.first_pixel  # coordinates as the file has them
     x1, y1, x2, y2 = table.boxes[row].tolist()
     sides = ", ".join(f"{side:g}" for side in (x1 + first, y1 + first, x2, y2))
     return f"{name} [{sides}] in {table.files[image]} {_SAID[code]}"

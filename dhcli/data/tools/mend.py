@@ -9,18 +9,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.coco_entries import RAW
-from dhcli.data.formats.voc import OFFSET
-from dhcli.data.ids import sound_ids
-from dhcli.data.table import DetectionTable, Flag, Strings
+from dhcli.data.table import DetectionTable, Flag
 from dhcli.data.tools.check import (
     SPLITS,
     check_images,
+    check_table,
     correct_sizes,
     count_classes,
     find_broken,
     find_copies,
-    find_flaws,
     find_repeated,
     find_shared,
     find_unknown,
@@ -33,7 +30,7 @@ from dhcli.errors import DataError
 from dhcli.words import counted
 
 
-def mend_table(
+def mend_for_training(
     table: DetectionTable, images: Scan, *, on_bad_image: Literal["error", "skip"]
 ) -> tuple[DetectionTable, list[Finding]]:
     """The table with only what can be trained on, and all that was found.
@@ -44,28 +41,28 @@ def mend_table(
     """
     if images.bad and on_bad_image == "error":
         raise _bad_images(table, list(check_images(table, images)))
-    findings = find_flaws(table, images)
-    table, _ = correct_sizes(_lighten(table), images)
+    findings = check_table(table, images)
+    table, _ = correct_sizes(table.without_source(), images)  # which may be most of it
     if images.bad:
         table = keep_images(table, ~images.is_bad)
     return _mend_boxes(_order_corners(table)), findings
 
 
-def fix_table(table: DetectionTable, images: Scan) -> DetectionTable:
+def mend_for_good(table: DetectionTable, images: Scan) -> DetectionTable:
     """The table with everything mended that can be, `images` being the look at its files.
 
-    What becomes of each flaw that `find_flaws` names is told in `CODES`, under `fix`.
+    What becomes of each finding that `check_table` names is told in `CODES`, under `fix`.
     """
     upright, sizes = correct_sizes(table, images)
     turned = {finding.where for finding in sizes if finding.code == "image-turned"}
-    upright = _without_masks(upright, turned)
+    in_turned = np.array([file in turned for file in table.files], np.bool_)[table.image_of_box]
+    upright = upright.without_source(in_turned)  # masks are no longer right there
     keep = ~images.is_bad
     keep[_spare_copies(table, images)] = False
     table = keep_images(_part_splits(upright), keep)
     table = _order_corners(table)
     table = _mend_boxes(table.keep_boxes(~find_repeated(table)))
-    table = _mend_classes(table)
-    return replace(table, box_ids=sound_ids(table.box_ids))
+    return _mend_classes(table).with_sound_ids()
 
 
 def _bad_images(table: DetectionTable, findings: Sequence[Finding]) -> DataError:
@@ -78,18 +75,9 @@ def _bad_images(table: DetectionTable, findings: Sequence[Finding]) -> DataError
     )
 
 
-def _lighten(table: DetectionTable) -> DetectionTable:
-    """Without the annotations' own text, which may be most of the table and serves writing only."""
-    return replace(
-        table,
-        extras={name: column for name, column in table.extras.items() if name != RAW},
-        image_extras={n: column for n, column in table.image_extras.items() if n != RAW},
-    )
-
-
 def _order_corners(table: DetectionTable) -> DetectionTable:
     """The table with every minimum before its maximum: some draw boxes from right to left."""
-    first = int(table.about.get(OFFSET, 0))  # taken off what was read as the minimum
+    first = table.first_pixel  # taken off what was read as the minimum
     low, high = table.boxes[:, :2], table.boxes[:, 2:]
     inverted = high < low
     ordered = np.where(inverted, high - first, low), np.where(inverted, low + first, high)
@@ -103,15 +91,6 @@ def _mend_boxes(table: DetectionTable) -> DetectionTable:
     limits = np.tile(table.sizes, 2)[table.image_of_box].astype(np.float64)
     flags = table.flags | np.where(find_unknown(table), Flag.IGNORE.value, 0).astype(np.uint8)
     return replace(table, boxes=np.clip(table.boxes, 0, limits), flags=flags)
-
-
-def _without_masks(table: DetectionTable, files: set[str]) -> DetectionTable:
-    """Without the annotations' own text in the images `files`, whose boxes are now others."""
-    texts = table.extras.get(RAW)
-    if not files or not isinstance(texts, Strings):
-        return table
-    hit = np.array([file in files for file in table.files], np.bool_)[table.image_of_box]
-    return replace(table, extras={**table.extras, RAW: texts.blank(hit)})
 
 
 def _spare_copies(table: DetectionTable, images: Scan) -> NDArray[np.int64]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.coco_entries import IMAGE_FIELDS, RAW, parse_raw
-from dhcli.data.table import ANY_CLASS, DetectionTable
+from dhcli.data.table import ANY_CLASS, HELD, DetectionTable
 from dhcli.errors import ConfigError, DataError
 from dhcli.words import counted
 
@@ -92,17 +90,12 @@ def _column(table: DetectionTable, name: str) -> list[str]:
     own = table.own_columns().get(name)
     if own is not None:
         return [str(value) for value in own]
-    return [str(fields.get(name, "")) for fields in _fields(table)]
+    return [str(fields.get(name, "")) for fields in table.source_fields()]
 
 
 def _columns_of(table: DetectionTable) -> list[str]:
-    first = next(_fields(table), {})
-    return [*table.own_columns(), *(name for name in first if name not in IMAGE_FIELDS)]
-
-
-def _fields(table: DetectionTable) -> Iterator[dict[str, Any]]:
-    """What COCO tells of each image; nothing where it told no more than columns hold."""
-    return map(parse_raw, table.image_extras.get(RAW, ()))
+    first = next(table.source_fields(), {})
+    return [*table.own_columns(), *(name for name in first if name not in HELD)]
 
 
 def _found(table: DetectionTable, pattern: str) -> list[str]:

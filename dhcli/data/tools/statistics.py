@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.placing import is_region
 from dhcli.data.table import DetectionTable
 
 SMALL, MEDIUM = 32.0**2, 96.0**2
@@ -91,7 +90,7 @@ def measure(table: DetectionTable) -> Statistics:
     return Statistics(
         images=len(table),
         objects=len(found.boxes),
-        regions=int(np.sum(is_region(table))),
+        regions=int(np.sum(table.regions())),
         empty=int(np.sum(counts == 0)),
         per_image=_spread(counts),
         side=_spread(np.sqrt(area)),
@@ -114,7 +113,7 @@ def find_objects(table: DetectionTable) -> DetectionTable:
     with np.errstate(over="ignore", invalid="ignore"):
         width, height = (table.boxes[:, 2:] - table.boxes[:, :2]).T
         sound = np.isfinite(width * height) & (width > 0) & (height > 0)
-    found = table.keep_boxes(sound & ~is_region(table))
+    found = table.keep_boxes(sound & ~table.regions())
     areas = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
     return replace(found, areas=areas)
 

@@ -13,7 +13,8 @@ from PIL import Image
 from dhcli.data.formats.placing import Holds
 from dhcli.data.io.files import map_threads
 from dhcli.data.io.image import read_image
-from dhcli.data.table import DetectionTable, Flag, Strings
+from dhcli.data.strings import Strings
+from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
-from dhcli.data.formats.coco import read_coco
 from dhcli.data.table import ANY_CLASS, Flag, make_table
 from dhcli.errors import DataError
 
@@ -386,7 +385,7 @@ def broken(old, new):
 )
 def test_bad_files_are_named(put, text, said):
     with pytest.raises(DataError, match=said) as caught:
-        read_coco(put(text))
+        read_dataset(put(text), format="coco")
 
     assert "instances_val2017.json" in str(caught.value)
 
@@ -396,7 +395,7 @@ def test_the_line_is_named(put):
     line = text[: text.index('"box"')].count("\n")
 
     with pytest.raises(DataError, match="whose `bbox` is not four numbers") as caught:
-        read_coco(put(text))
+        read_dataset(put(text), format="coco")
 
     assert abs(int(caught.value.where.rpartition(":")[2]) - line) <= 5
 

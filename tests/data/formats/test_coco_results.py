@@ -54,7 +54,7 @@ def test_an_image_is_known_by_path_name_stem_or_id(put, sample, name):
 
 
 def test_a_name_that_two_images_have_is_not_taken(put, sample):
-    from dhcli.data.table import Strings
+    from dhcli.data.strings import Strings
 
     twins = replace(sample, files=Strings.pack(["x/b.png", "y/b.png", "c.jpg"]))
 

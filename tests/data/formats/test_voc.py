@@ -4,12 +4,18 @@ import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset
-from dhcli.data.formats.voc import VOC_CLASSES, read_voc
+from dhcli.data.formats.voc import VOC_CLASSES
 from dhcli.data.table import ANY_CLASS, Flag
 from dhcli.data.tools.check import check_table
+from dhcli.data.tools.scan import scan_images
 from dhcli.errors import DataError
 
 BOX = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>30</ymax></bndbox>"
+
+
+def check(table, *, decode=False):
+    """Everything found wrong with a dataset, its images looked at or, with `decode`, decoded."""
+    return check_table(table, scan_images(table, decode=decode))
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def test_the_offset_can_be_told(folder, offset, x1):
 def test_files_of_ours_count_from_1_whatever_they_hold(folder):
     head = "<source><database>Written by dh, 1-based</database></source>"
 
-    table = read_voc(folder(f"<name>cat</name>{BOX.replace('>2<', '>0<')}", head=head))
+    table = read_dataset(folder(f"<name>cat</name>{BOX.replace('>2<', '>0<')}", head=head))
 
     assert table.boxes[0].tolist() == [-1, 2, 20, 30]
 
@@ -249,7 +255,7 @@ def test_images_in_folders_that_the_annotations_do_not_have(folder, tmp_path, im
 def test_an_object_without_box_or_name_is_left_to_the_check(folder):
     root = folder("<name>cat</name>", f"<name/>{BOX}", f"<name>cat</name>{BOX}")
 
-    findings = check_table(read_dataset(root))
+    findings = check(read_dataset(root))
 
     assert [finding.code for finding in findings] == ["box-not-finite", "class-unknown"]
 

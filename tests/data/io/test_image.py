@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +219,13 @@ def test_exif_orientation_can_be_left_alone(tmp_path: Path) -> None:
     assert read_image(path, upright=False).shape == (20, 40, 3)
     assert read_size(path, upright=False) == (40, 20)
     assert read_size(path) == (20, 40)
+
+
+def test_the_filters_of_warnings_are_as_before(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_image, [tmp_path / "a.png"] * 40))
+
+    assert list(warnings.filters) == before

@@ -9,11 +9,17 @@ import pytest
 from PIL import Image
 
 from dhcli.data.formats import read_dataset
-from dhcli.data.table import ANY_CLASS, Flag, Strings, make_table
+from dhcli.data.strings import Strings
+from dhcli.data.table import ANY_CLASS, SOURCE, Flag, make_table
 from dhcli.data.tools.check import check_table
-from dhcli.data.tools.mend import mend_table
+from dhcli.data.tools.mend import mend_for_training
 from dhcli.data.tools.scan import scan_images
 from dhcli.errors import DataError
+
+
+def check(table, *, decode=False):
+    """Everything found wrong with a dataset, its images looked at or, with `decode`, decoded."""
+    return check_table(table, scan_images(table, decode=decode))
 
 
 @pytest.fixture
@@ -35,7 +41,7 @@ def dataset(tmp_path, rng):
 
 
 def mend(table, on_bad_image="error"):
-    return mend_table(table, scan_images(table, decode=False), on_bad_image=on_bad_image)
+    return mend_for_training(table, scan_images(table, decode=False), on_bad_image=on_bad_image)
 
 
 GOOD = [(0, 0, 0, 40, 30), (1, 1, 2, 3, 4)]
@@ -49,7 +55,7 @@ def codes(findings):
 def test_a_sound_dataset_has_no_findings(dataset, kind):
     table = dataset(GOOD, GOOD[1:], kind=kind)
 
-    assert check_table(table, decode=True) == []
+    assert check(table, decode=True) == []
     mended, findings = mend(table)
     assert findings == []
     np.testing.assert_array_equal(mended.boxes, table.boxes)
@@ -73,7 +79,7 @@ def test_a_sound_dataset_has_no_findings(dataset, kind):
 def test_boxes_are_judged_and_mended(dataset, box, code, severity, kept):
     table = dataset(GOOD, [(1, *box)])
 
-    found = check_table(table)
+    found = check(table)
     mended, findings = mend(table)
 
     assert [(f.code, f.severity) for f in found] == ([(code, severity)] if code else [])
@@ -88,7 +94,7 @@ def test_boxes_are_judged_and_mended(dataset, box, code, severity, kept):
 def test_duplicate_boxes_are_named_and_kept(dataset):
     table = dataset([GOOD[1], GOOD[0], GOOD[1], (0, *GOOD[1][1:])], GOOD)
 
-    findings = check_table(table)
+    findings = check(table)
 
     assert [(f.code, f.where) for f in findings] == [("box-duplicate", "0.jpg, box 3")]
     assert len(mend(table)[0].boxes) == 6
@@ -141,7 +147,7 @@ def test_bad_images_are_named_stop_or_are_left_out(dataset, damage, code, kind):
     table = replace(dataset(GOOD, GOOD, GOOD[:1], kind=kind), splits=splits)
     damage(table.path(1))
 
-    found = [f for f in check_table(table) if f.code.startswith("image")]
+    found = [f for f in check(table) if f.code.startswith("image")]
     assert [(f.code, f.severity, f.where) for f in found] == [(code, "error", f"1.{kind}")]
     with pytest.raises(DataError, match=rf"1\.{kind}") as caught:
         mend(table)
@@ -159,7 +165,7 @@ def test_data_after_the_end_mark_is_no_damage(dataset):
     with table.path(0).open("ab") as file:
         file.write(b"\0" * 10_000)
 
-    assert check_table(table) == []
+    assert check(table) == []
 
 
 def test_damage_in_the_middle_needs_decoding(dataset):
@@ -168,8 +174,8 @@ def test_damage_in_the_middle_needs_decoding(dataset):
     content[len(content) // 2] ^= 0xFF
     table.path(0).write_bytes(content)
 
-    assert check_table(table) == []
-    assert codes(check_table(table, decode=True)) == {"image-unreadable": 1}
+    assert check(table) == []
+    assert codes(check(table, decode=True)) == {"image-unreadable": 1}
 
 
 def test_sizes_that_differ_are_named_and_the_images_own_counts(dataset):
@@ -195,7 +201,7 @@ def test_an_image_in_two_splits_is_a_leak_but_not_of_trainval(dataset):
     }
     table = replace(dataset(GOOD, GOOD, GOOD), splits=splits)
 
-    findings = check_table(table)
+    findings = check(table)
 
     assert [(f.code, f.severity, f.where, f.what) for f in findings] == [
         ("split-leak", "error", "1.jpg", "is in both `train` and `val`")
@@ -209,7 +215,7 @@ def test_the_same_image_under_two_names(dataset, other, code):
     table = replace(dataset(GOOD, GOOD, GOOD), splits=splits)
     table.path(1).write_bytes(table.path(0).read_bytes())
 
-    findings = check_table(table)
+    findings = check(table)
 
     assert [(f.code, f.where) for f in findings] == [(code, "1.jpg")]
     assert findings[0].what.startswith("is the same image as 0.jpg")
@@ -219,7 +225,7 @@ def test_classes_unused_or_spelt_alike(dataset):
     classes = ("Hot Dog", "cat", "hot_dog", "owl")
     table = dataset([(0, *GOOD[0][1:]), (1, *GOOD[1][1:]), (2, 3, 3, 9, 9)], classes=classes)
 
-    findings = check_table(table)
+    findings = check(table)
 
     assert [(f.code, f.where) for f in findings] == [
         *[("class-unused", "class owl"), ("class-spelling", "class Hot Dog")]
@@ -228,14 +234,14 @@ def test_classes_unused_or_spelt_alike(dataset):
 
 
 def test_a_dataset_without_boxes_is_an_error(dataset):
-    assert codes(check_table(dataset([], []))) == {"dataset-empty": 1, "class-unused": 2}
+    assert codes(check(dataset([], []))) == {"dataset-empty": 1, "class-unused": 2}
 
 
 def test_boxes_of_unreadable_images_are_not_judged(dataset):
     table = dataset(GOOD, [(0, 5, 5, 5, 5)])
     damage_missing(table.path(1))
 
-    assert codes(check_table(table)) == {"image-missing": 1}
+    assert codes(check(table)) == {"image-missing": 1}
 
 
 def test_the_place_is_file_and_line_or_annotation(dataset):
@@ -244,12 +250,12 @@ def test_the_place_is_file_and_line_or_annotation(dataset):
 
     in_text = replace(table, extras={"line": np.array([1, 3, 7])})
 
-    assert check_table(in_text)[0].where == "labels/0.txt:7"
-    assert check_table(table)[0].where == "labels/0.txt, annotation 3"
+    assert check(in_text)[0].where == "labels/0.txt:7"
+    assert check(table)[0].where == "labels/0.txt, annotation 3"
 
 
 def test_mending_drops_the_text_of_annotations_only(dataset):
-    extras = {"coco": Strings.pack(["{}", "{}"]), "truncation": np.zeros(2)}
+    extras = {SOURCE: Strings.pack(["{}", "{}"]), "truncation": np.zeros(2)}
     table = dataset(GOOD, extras=extras)
 
     assert list(mend(table)[0].extras) == ["truncation"]
@@ -259,7 +265,7 @@ def test_nothing_is_changed_in_place(dataset):
     table = dataset([*GOOD, (0, -5, 5, 50, 50)])
     before = table.boxes.copy(), table.sizes.copy(), table.flags.copy()
 
-    check_table(table)
+    check(table)
     mend(table, "skip")
 
     for column, was in zip((table.boxes, table.sizes, table.flags), before, strict=True):
@@ -289,6 +295,6 @@ def test_bccds_two_boxes_without_area_are_found_and_named(realdata):
     ],
 )
 def test_the_other_real_datasets_have_their_own_flaws_only(realdata, name, expected):
-    findings = check_table(read_dataset(realdata / name), decode=True)
+    findings = check(read_dataset(realdata / name), decode=True)
 
     assert {k: v for k, v in codes(findings).items() if k != "class-unused"} == expected

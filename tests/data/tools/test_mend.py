@@ -8,11 +8,16 @@ import pytest
 from PIL import Image, ImageOps
 
 from dhcli.data.formats import read_dataset, write_dataset
-from dhcli.data.formats.voc import OFFSET
-from dhcli.data.tools.check import check_table, find_flaws, turn_boxes
+from dhcli.data.table import FIRST_PIXEL
+from dhcli.data.tools.check import check_table, turn_boxes
 from dhcli.data.tools.findings import CODES
-from dhcli.data.tools.mend import fix_table
+from dhcli.data.tools.mend import mend_for_good
 from dhcli.data.tools.scan import scan_images
+
+
+def check(table, *, decode=False):
+    """Everything found wrong with a dataset, its images looked at or, with `decode`, decoded."""
+    return check_table(table, scan_images(table, decode=decode))
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ def annotation(number, image, category, *bbox):
 
 
 def codes_of(table):
-    return {finding.code for finding in check_table(table, decode=True)}
+    return {finding.code for finding in check(table, decode=True)}
 
 
 ONE = {"train": [1, 2], "val": [3]}
@@ -85,7 +90,9 @@ def test_exchanged_corners_of_files_from_1_are_those_of_the_file(coco):
     table = read_dataset(coco(ONE, [*SOUND, (9, 1, 1, 8, 9, -4, 9)]))
     row = int(np.flatnonzero(table.boxes[:, 0] == 8)[0])  # 9 and 4 in a file from 1
 
-    mended = fix_table(replace(table, about={OFFSET: "1"}), scan_images(table, decode=False))
+    mended = mend_for_good(
+        replace(table, about={FIRST_PIXEL: "1"}), scan_images(table, decode=False)
+    )
 
     assert table.boxes[row].tolist() == [8, 9, 4, 18]
     assert [3, 9, 9, 18] in mended.boxes.tolist()
@@ -93,7 +100,7 @@ def test_exchanged_corners_of_files_from_1_are_those_of_the_file(coco):
 
 def fixed(table, tmp_path):
     """The mended table, after it was written and read again."""
-    mended = fix_table(table, scan_images(table, decode=True))
+    mended = mend_for_good(table, scan_images(table, decode=True))
     write_dataset(mended, tmp_path / "out", table.format)
     return read_dataset(tmp_path / "out")
 
@@ -205,7 +212,7 @@ def test_spellings_become_one_and_unused_classes_go(coco, tmp_path):
 def test_what_is_not_mended_is_named_all_the_same(coco, tmp_path):
     table = read_dataset(coco({"train": [1, 2, 4], "val": [3]}, SOUND[:5]))
 
-    found = check_table(table)
+    found = check(table)
 
     assert {f.code: (f.where, f.what) for f in found} == {
         "image-empty": ("4.png", "has no box"),
@@ -220,15 +227,13 @@ def test_images_in_no_split_are_counted(coco):
     table = read_dataset(coco({"train": [1, 2, 3]}, SOUND))
     table = replace(table, splits={"train": np.array([0, 1])})
 
-    assert [(f.code, f.what) for f in check_table(table)] == [
-        ("image-unsplit", "1 image in no split")
-    ]
+    assert [(f.code, f.what) for f in check(table)] == [("image-unsplit", "1 image in no split")]
 
 
 def test_ids_may_come_again_in_another_file(coco):
     boxes = [(number % 4, *rest) for number, *rest in SOUND if number % 4]
 
-    assert not {f.code for f in check_table(read_dataset(coco(ONE, boxes)))} & {"id-repeated"}
+    assert not {f.code for f in check(read_dataset(coco(ONE, boxes)))} & {"id-repeated"}
 
 
 def test_masks_go_where_boxes_are_turned_only(coco, tmp_path):
@@ -255,10 +260,10 @@ def test_fixing_changes_nothing_in_place(coco):
     table = read_dataset(coco(ONE, [*SOUND, FLAWED_BOXES["box-over-edge"]]))
     before, scan = table.boxes.copy(), scan_images(table, decode=False)
 
-    fix_table(table, scan)
+    mend_for_good(table, scan)
 
     np.testing.assert_array_equal(table.boxes, before)
-    assert {f.code for f in find_flaws(table, scan)} == {"box-over-edge"}
+    assert {f.code for f in check_table(table, scan)} == {"box-over-edge"}
 
 
 def test_every_code_has_a_drawn_flaw():

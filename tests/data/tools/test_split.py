@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dhcli.data.formats.coco_entries import RAW
-from dhcli.data.table import OWN_COLUMN, Strings, make_table
+from dhcli.data.strings import Strings
+from dhcli.data.table import OWN_COLUMN, SOURCE, make_table
 from dhcli.data.tools.split import divide, divide_shares, group_images
 from dhcli.errors import DataError
 
@@ -115,7 +115,7 @@ def test_groups_go_by_a_column_of_the_images():
 
 def test_groups_go_by_a_field_of_cocos_images():
     texts = [f'{{"id": 1, "file_name": "a", "video_id": {video}}}' for video in (7, 8, 7)]
-    table = replace(table_of(*["a"] * 3), image_extras={RAW: Strings.pack(texts)})
+    table = replace(table_of(*["a"] * 3), image_extras={SOURCE: Strings.pack(texts)})
 
     assert group_images(table, "video_id").tolist() == [0, 1, 0]
     with pytest.raises(DataError, match="`patient` is no column") as caught:

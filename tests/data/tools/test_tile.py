@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dhcli.data.table import Flag, Strings, make_table
+from dhcli.data.strings import Strings
+from dhcli.data.table import SOURCE, Flag, make_table
 from dhcli.data.tools.tile import tile_table, write_tiles
 from dhcli.errors import DataError
 
@@ -57,7 +58,7 @@ def test_marks_and_splits_go_along_and_masks_do_not():
         files=("d/a.JPG", "d/b.tif"),
         flags=np.array([Flag.DIFFICULT], np.uint8),
         splits={"train": np.array([1]), "val": np.array([0])},
-        extras={"coco": Strings.pack(["{}"]), "pose": Strings.pack(["Left"])},
+        extras={SOURCE: Strings.pack(["{}"]), "pose": Strings.pack(["Left"])},
     )
 
     tiles = tile_table(table, 60, 0, 0.5).table

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dhcli.metrics.overlap import box_areas, coverage, intersections, iou
+from dhcli.ops.arrays import box_areas, coverage, intersections, iou, is_first, paired_iou
 
 BOXES = np.array([[0, 0, 4, 2], [2, 1, 6, 5], [9, 9, 9, 12]], np.float64)
 
@@ -26,3 +26,14 @@ def test_two_empty_boxes_at_one_place_do_not_overlap() -> None:
 def test_no_boxes_give_an_empty_matrix() -> None:
     assert iou(BOXES[:0], BOXES).shape == (0, 3)
     assert coverage(BOXES, BOXES[:0]).shape == (3, 0)
+
+
+def test_pairs_are_the_diagonal_of_the_matrix(rng: np.random.Generator) -> None:
+    a, b = (np.sort(rng.uniform(0, 9, (5, 2, 2)), axis=1).reshape(5, 4) for _ in range(2))
+
+    assert paired_iou(a, b).tolist() == np.diagonal(iou(a, b)).tolist()
+
+
+def test_rows_that_come_first() -> None:
+    assert is_first(np.array([3, 1, 3, 1])).tolist() == [True, True, False, False]
+    assert is_first(np.array([[1, 2], [1, 3], [1, 2]])).tolist() == [True, True, False]

@@ -1,4 +1,4 @@
-"""Rows of text files with separated columns, whatever separates them."""
+"""Rows of text files: columns between separators (CSV), words between spaces, and numbers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dhcli.data.io.files import read_head, read_text
 from dhcli.data.io.progress import FileProgress
 from dhcli.errors import DataError
 
+_SPECIAL = ',;"\n\r\t'
 _TO_STRIP = re.compile(r"[^a-z0-9]")
 
 
@@ -61,10 +63,57 @@ def find_column(header: Sequence[str], names: Iterable[str]) -> int | None:
     return next((header.index(name) for name in names if name in header), None)
 
 
-def as_row(fields: Iterable[str]) -> str:
-    """One line of a file separated by commas, fields quoted where they need it."""
-    return ",".join(map(_quoted, fields)) + "\n"
+def as_row(fields: Iterable[str], special: str = _SPECIAL) -> str:
+    """One line of a file separated by commas; fields that hold any of `special` are quoted."""
+    beware = frozenset(special)
+    return ",".join(f if beware.isdisjoint(f) else _quoted(f) for f in fields) + "\n"
 
 
 def _quoted(field: str) -> str:
-    return f'"{field.replace(chr(34), chr(34) * 2)}"' if set(field) & set(',;"\n\r\t') else field
+    return f'"{field.replace(chr(34), chr(34) * 2)}"'
+
+
+def read_words(path: Path, separator: str | None = None) -> Iterator[tuple[str, list[str]]]:
+    """The lines of a file that say anything: `path:line`, and what stands between separators.
+
+    Those are spaces where there is no `separator`. Raises DataError.
+    """
+    for line, row in enumerate(read_text(path).splitlines(), 1):
+        if text := row.strip():
+            yield f"{path}:{line}", text.split(separator)
+
+
+def line_of(where: str) -> int:
+    """The number of the line in `path:line`."""
+    return int(where.rpartition(":")[2])
+
+
+def number_of(value: Any) -> float:
+    """A number as it is told: itself, or text, at times with a decimal comma.
+
+    Raises ValueError that quotes what is none.
+    """
+    try:
+        if isinstance(value, str):
+            return float(value.replace(",", "."))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"`{str(value)[:40]}`")
+
+
+def numbers_of(fields: Iterable[str], where: str) -> list[float]:
+    """The numbers of a row. Raises DataError with `where` for a field that is not a number."""
+    try:
+        return [number_of(field) for field in fields]
+    except ValueError as error:
+        raise DataError(f"has a column that is no number: {error}", where=where) from None
+
+
+def are_numbers(fields: Sequence[str]) -> bool:
+    """Whether every field is a number."""
+    try:
+        return len([number_of(field) for field in fields]) == len(fields)
+    except ValueError:
+        return False

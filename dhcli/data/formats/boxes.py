@@ -1,0 +1,68 @@
+"""Boxes as files tell them, to and from xyxy, and the one rule for what floating point leaves.
+
+10.1 + 0.2 is not 10.3 there. So a sum is rounded where a file is decimal text (CSV, MOT, VisDrone),
+to ten decimals when it is read and to nine when it is written (MOT: ten, as its corner is a sum
+too): that brings back what a file said. The numbers of JSON are floating-point ones already, and
+those of WIDER FACE and of CVAT's masks whole: they stay as they add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.data.io.text_rows import number_of
+from dhcli.ops.arrays import tidy
+
+Box = tuple[float, float, float, float]
+"""xyxy."""
+
+READ, WRITTEN = 10, 9
+"""Decimals of a sum."""
+
+
+def add(value: float, other: float) -> float:
+    """The sum of two numbers of a file of decimal text."""
+    return round(value + other, READ)
+
+
+def from_xywh(x: float, y: float, width: float, height: float) -> Box:
+    """The box of a corner and its sides, as they add up."""
+    return x, y, x + width, y + height
+
+
+def from_decimals(x: float, y: float, width: float, height: float) -> Box:
+    """The box of a corner and its sides in decimal text."""
+    return x, y, add(x, width), add(y, height)
+
+
+def from_centre(x: float, y: float, width: float, height: float) -> Box:
+    """The box around a centre."""
+    return add(x, -width / 2), add(y, -height / 2), add(x, width / 2), add(y, height / 2)
+
+
+def to_xywh(box: Sequence[float], decimals: int = WRITTEN) -> Box:
+    """Corner and sides of a box, these to so many decimals."""
+    x1, y1, x2, y2 = box
+    return x1, y1, round(x2 - x1, decimals), round(y2 - y1, decimals)
+
+
+def columns_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(M, 4) corner and sides of `boxes` (M, 4)."""
+    with np.errstate(over="ignore"):
+        return np.hstack([boxes[:, :2], tidy(boxes[:, 2:] - boxes[:, :2], WRITTEN)])
+
+
+def hull(points: Iterable[Sequence[Any]]) -> Box:
+    """The box around points (x, y). Raises ValueError where one is none, or there are none."""
+    pairs = [(number_of(x), number_of(y)) for x, y in points]
+    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def hull_of_row(numbers: Sequence[Any]) -> Box:
+    """The box around points x, y, x, y … Raises ValueError as `hull` does."""
+    return hull(zip(numbers[::2], numbers[1::2], strict=True))

@@ -1,0 +1,255 @@
+"""How the files of a dataset lie: one a split, one an image, or one a sequence of frames.
+
+A layout knows whether a path is of its format and which files are; the format, what is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dhcli.data.formats.columns import Columns
+from dhcli.data.formats.placing import Holds, Placing
+from dhcli.data.io.files import (
+    IMAGE_SUFFIXES,
+    FilesByStem,
+    find_folders,
+    join_path,
+    list_files,
+    list_folders,
+    list_images,
+    split_folders,
+    split_name,
+    stem_of,
+)
+from dhcli.data.io.progress import track
+from dhcli.data.merge import merge_tables
+from dhcli.data.table import DetectionTable
+from dhcli.errors import DataError
+
+IsOurs = Callable[[Path], bool]
+Read = Callable[..., DetectionTable]
+
+_SAMPLE = 20
+_MOST = 50
+
+
+@dataclass(frozen=True)
+class FilePerSplit:
+    """A file tells of all images, or of a split: one that is called, or lies in a folder called so.
+
+    looks_for  what is looked for, in words
+    suffixes   how annotation files end, in lower case; the first of which there are any counts
+    is_ours    whether a file is one
+    in_folder  whether one found in a folder is, where that asks for more
+    prefer     which of those found count
+    has_ids    whether the ids of images, boxes and classes are the files' own; else they go on
+    """
+
+    looks_for: str
+    suffixes: Sequence[str]
+    is_ours: IsOurs
+    in_folder: IsOurs | None = None
+    prefer: Callable[[list[Path]], list[Path]] = list
+    has_ids: bool = False
+
+    def sniff(self, path: Path) -> bool:
+        """Whether `path` is such a file, or a folder with some."""
+        if path.is_file():
+            return self.is_ours(path)
+        return bool(self._find(path, self.in_folder or self.is_ours))
+
+    def files(self, path: Path) -> list[Path]:
+        """The annotation files of the folder `path`; a file stands for itself."""
+        if path.is_file():
+            return [path]
+        strict = self._find(path, self.in_folder) if self.in_folder else []
+        return strict or self._find(path, self.is_ours)
+
+    def _find(self, root: Path, is_ours: IsOurs) -> list[Path]:
+        found = (find_files(root, suffix, is_ours) for suffix in self.suffixes)
+        return self.prefer(next((files for files in found if files), []))
+
+    def read(self, path: Path, read: Read, title: str) -> DetectionTable:
+        """The dataset at `path`, by a function of the root and one annotation file.
+
+        A file that tells the splits of its images keeps them. Raises DataError where there are no
+        files, or several that do not say which split they are.
+        """
+        files = self.files(path)
+        if path.is_file():
+            return read(root_of(path), path)
+        if not files:
+            hint = f"looked for {self.looks_for} ({title})"
+            raise DataError(f"holds no {title} file", where=path, hint=hint)
+        tables = []
+        for file, split in zip(files, _split_names(path, files), strict=True):
+            table = read(path, file)
+            every = np.arange(len(table), dtype=np.int64)
+            named = {split: every} if split and not table.splits else table.splits
+            tables.append(replace(table, splits=named))
+        if len(tables) == 1:
+            return tables[0]
+        return merge_tables(tables if self.has_ids else _numbered_on(tables))
+
+
+class Part(NamedTuple):
+    """A split or "", a folder of annotation files, one of images, and the files: () for all."""
+
+    split: str
+    labels: str
+    images: str
+    names: Sequence[str] = ()
+
+    def files(self, root: Path, suffix: str) -> Sequence[str]:
+        """Names of the annotation files, which end in `suffix`."""
+        return self.names or list_files(root / self.labels, suffix)
+
+
+@dataclass(frozen=True)
+class FilePerImage:
+    """A file tells of an image, in folders that go with folders of images.
+
+    looks_for  what is looked for, in words
+    is_ours    whether a file is one
+    parts      where a folder has them: a `Part` a split, mostly; none where it is of another format
+    around     the root of the dataset that one file stands for, and its parts
+    is_folder  whether a folder is of the format, where having parts is not enough
+    """
+
+    looks_for: str
+    is_ours: IsOurs
+    parts: Callable[[Path], Iterable[Any]]
+    around: Callable[[Path], tuple[Path, Iterable[Any]]]
+    is_folder: IsOurs | None = None
+
+    def sniff(self, path: Path) -> bool:
+        """Whether `path` is such a file, or a folder with some."""
+        if path.is_file():
+            return self.is_ours(path)
+        return self.is_folder(path) if self.is_folder else any(True for _ in self.parts(path))
+
+    def files(self, path: Path) -> tuple[Path, Iterable[Any]]:
+        """The root of the dataset at `path`, and its parts."""
+        return self.around(path) if path.is_file() else (path, self.parts(path))
+
+    def read(self, path: Path, read: Read, title: str) -> DetectionTable:
+        """The dataset at `path`, by a function of the root and the parts. Raises DataError."""
+        return read(*self.files(path))
+
+
+class FilePerSequence(FilePerImage):
+    """A file tells of the frames of a sequence: a folder with images in it, which is a part."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is called, how its files lie, how they are read and written.
+
+    read   as the layout asks for it
+    write  put a table into the folder of a Placing
+    holds  what it can hold
+    """
+
+    title: str
+    layout: FilePerSplit | FilePerImage
+    read: Read
+    write: Callable[[DetectionTable, Placing], None]
+    holds: Holds
+
+    @property
+    def looks_for(self) -> str:
+        return f"{self.layout.looks_for} ({self.title})"
+
+
+def add_part(
+    columns: Columns, root: Path, part: Part, suffix: str, add: Callable[[Path], None]
+) -> None:
+    """Take the text files of a part: `add` each to `columns`, after the image of the same stem.
+
+    Of an image that is not there, `suffix` is taken for granted. Images without text are counted.
+    """
+    start, names = len(columns.files), part.files(root, ".txt")
+    images = FilesByStem(root / part.images, *IMAGE_SUFFIXES)
+    for name in track(names, "annotation files read"):
+        image = images.find(stem_of(name)) or f"{stem_of(name)}{suffix}"
+        annotation = join_path(part.labels, name)
+        columns.add_image(join_path(part.images, image), 0, 0, annotation)
+        add(root / annotation)
+    left_out = 0 if part.names else len(images.keys() - set(map(stem_of, names)))
+    columns.counts["image without label file: left out"] += left_out
+    columns.end_split(part.split, start)
+
+
+def find_files(root: Path, suffix: str, is_ours: IsOurs) -> list[Path]:
+    """Annotation files of a folder: those in `annotations`, else in itself, else in its folders.
+
+    Folders that are called as splits count as the folder itself. One that has images of its own,
+    and does not speak of a split, is another dataset.
+    """
+    return next((files for files in _groups(root, suffix, is_ours) if files), [])
+
+
+def _groups(root: Path, suffix: str, is_ours: IsOurs) -> Iterator[list[Path]]:
+    splits = (".", *(name for _, name in split_folders(root)))
+    within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
+    for folders in (find_folders(root, ("annotations",)), splits, within):
+        files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
+        # A file an image is another format: one look at a few tells.
+        if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
+            yield [file for file in files if is_ours(file)]
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether images lie in `folder` or in a folder in it."""
+    return any(
+        list_images(place) for place in (folder, *map(folder.joinpath, list_folders(folder)))
+    )
+
+
+def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
+    """The tables with the same classes, sorted if they are in each, and ids that go on."""
+    names = list(dict.fromkeys(name for table in tables for name in table.classes))
+    if all(list(table.classes) == sorted(table.classes) for table in tables):
+        names.sort()
+    numbered, images, boxes = [], 0, 0
+    for table in tables:
+        numbered.append(
+            replace(
+                table.with_classes(names),
+                image_ids=table.image_ids + images,
+                box_ids=table.box_ids + boxes,
+                category_ids=np.arange(1, len(names) + 1, dtype=np.int64),
+            )
+        )
+        images, boxes = images + len(table), boxes + len(table.boxes)
+    return numbered
+
+
+def root_of(path: Path) -> Path:
+    """The folder of the dataset that an annotation file alone stands for."""
+    return path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+
+
+def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:
+    """The split that each file tells of. Raises DataError where several do not say."""
+    folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
+    names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
+    if names.count(None) > 1:
+        nameless = [
+            f.relative_to(root).as_posix()
+            for f, name in zip(files, names, strict=True)
+            if name is None
+        ]
+        raise DataError(
+            f"several annotation files, and no telling of which split: {', '.join(nameless[:5])}",
+            where=root,
+            hint="name the one to read instead of the folder",
+        )
+    if len(set(names)) < len(names):  # train2014 beside train2017
+        return [name and file.stem for name, file in zip(names, files, strict=True)]
+    return names

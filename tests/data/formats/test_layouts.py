@@ -1,0 +1,111 @@
+"""How files lie, whatever is in them; and what floating point leaves of boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dhcli.data.formats import FORMATS
+from dhcli.data.formats.boxes import from_centre, from_decimals, from_xywh, to_xywh
+from dhcli.data.formats.columns import Columns
+from dhcli.data.formats.layouts import FilePerImage, FilePerSplit, Part
+from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.errors import DataError
+
+Lay = Callable[..., Path]
+
+
+def is_ours(path: Path) -> bool:
+    return path.suffix == ".boxes" and path.read_text().startswith("ours")
+
+
+def read_names(root: Path, path: Path) -> DetectionTable:
+    columns = Columns(root, path)
+    columns.image(path.read_text().split()[1])
+    columns.locate()
+    return columns.table(columns.classes_after())
+
+
+SPLIT = FilePerSplit("*.boxes", (".boxes",), is_ours)
+
+
+def test_a_file_per_split_is_found_and_named_by_its_split(lay: Lay) -> None:
+    files = {"train.boxes": "ours a.jpg", "val.boxes": "ours b.jpg", "x.boxes": "theirs"}
+    root = lay(files, "a.jpg", "b.jpg")
+
+    table = SPLIT.read(root, read_names, "Boxes")
+
+    assert SPLIT.sniff(root)
+    assert SPLIT.sniff(root / "val.boxes")
+    assert not SPLIT.sniff(root / "x.boxes")
+    assert {name: images.tolist() for name, images in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+    assert list(SPLIT.read(root / "val.boxes", read_names, "Boxes").files) == ["b.jpg"]
+
+
+def test_a_stricter_rule_holds_in_folders_unless_nothing_keeps_to_it(lay: Lay) -> None:
+    layout = FilePerSplit("*.boxes", (".boxes",), is_ours, in_folder=lambda _: False)
+    root = lay({"train.boxes": "ours a.jpg"}, "a.jpg")
+
+    assert not layout.sniff(root)
+    assert [file.name for file in layout.files(root)] == ["train.boxes"]
+
+
+def test_a_folder_without_files_is_an_error_that_says_what_was_looked_for(lay: Lay) -> None:
+    with pytest.raises(DataError, match="holds no Boxes file") as caught:
+        SPLIT.read(lay({"x.boxes": "theirs"}), read_names, "Boxes")
+
+    assert caught.value.hint == "looked for *.boxes (Boxes)"
+
+
+def test_a_file_per_image_is_read_alone_or_with_its_part(lay: Lay) -> None:
+    root = lay({"labels/a.boxes": "ours", "labels/b.boxes": "ours"})
+    layout = FilePerImage(
+        "labels/*.boxes",
+        is_ours,
+        lambda root: [Part("", "labels", ".")] if (root / "labels").is_dir() else [],
+        lambda path: (path.parent.parent, [Part("", "labels", ".", [path.name])]),
+    )
+
+    def names(path: Path) -> list[str]:
+        found, (part,) = layout.files(path)
+        assert found == root
+        return list(part.files(found, ".boxes"))
+
+    assert layout.sniff(root)
+    assert not layout.sniff(root / "labels")
+    assert names(root) == ["a.boxes", "b.boxes"]
+    assert names(root / "labels/b.boxes") == ["b.boxes"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_format_says_once_what_is_looked_for(format: str) -> None:
+    each = FORMATS[format]
+
+    assert each.looks_for == f"{each.layout.looks_for} ({each.title})"
+    assert each.title not in each.layout.looks_for
+
+
+def test_a_box_of_no_class_is_a_region_and_scores_may_be_text(tmp_path: Path) -> None:
+    columns = Columns(tmp_path)
+    columns.add_image("a.jpg", 40, 30)
+
+    columns.add("cat", (1, 2, 3, 4), Flag.OCCLUDED.value, 1, score="0,5")
+    columns.add("DontCare", (1, 2, 3, 4), 0, 2, score=1)
+
+    table = columns.table(columns.classes_after())
+    assert table.labels.tolist() == [0, ANY_CLASS]
+    assert table.flags.tolist() == [Flag.OCCLUDED, Flag.IGNORE]
+    assert table.scores is not None
+    assert table.scores.tolist() == [0.5, 1]
+
+
+def test_decimals_come_back() -> None:
+    assert from_xywh(10.1, 1, 0.2, 1)[2] == 10.1 + 0.2 != 10.3
+    assert from_decimals(10.1, 1, 0.2, 1) == (10.1, 1, 10.3, 2)
+    assert to_xywh(from_xywh(10.1, 1, 0.2, 1)) == (10.1, 1, 0.2, 1)
+    assert from_centre(10.05, 1, 0.1, 2) == (10, 0, 10.1, 2)
