@@ -96,7 +96,7 @@ def _as_moved(boxes: Tensor, groups: Tensor, how: str) -> Tensor:
     if how == "exact":
         return boxes
     # One box more, so that there is a largest coordinate where there are no boxes
-    largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
+    largest = torch.cat([boxes, boxes.new_zeros(1, 4)]).amax((0, 1))
     moved = boxes + (groups.to(boxes) * (largest + 1))[:, None]
     if how == "mmdet":
         return moved

@@ -35,5 +35,5 @@ def _(
     per_group: int,
     keep_ties: bool,
 ) -> Tensor:
-    kept = torch.library.get_ctx().new_dynamic_size()
+    kept = torch.library.get_ctx().new_dynamic_size(max=None if keep_ties else most)
     return boxes.new_empty(kept, dtype=torch.int64)

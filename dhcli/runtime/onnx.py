@@ -96,6 +96,7 @@ class OnnxRunner:
         beyond = {
             "--scores or --boxes": options.read_outs is not None and list(options.read_outs) != own,
             "--gate": options.gate not in (None, held.gate),
+            "another NMS threshold": options.nms_threshold not in (None, held.nms_threshold),
             f"a score threshold below its {held.score_threshold:g}": (
                 options.threshold is not None and options.threshold < held.score_threshold
             ),
