@@ -163,12 +163,22 @@ def test_kinds_within_kinds_and_lists() -> None:
     carts = [{"load": 1, "wheel": {"kind": "oval", "length": 2}}, {"wheel": {"grip": 1.0}}]
     layer = {"vehicle": {"kind": "sledge", "carts": carts}}
 
-    yard, origins = made(layer, sets=("vehicle.carts.1.wheel={kind: square, side: 9}",))
+    yard, _ = made(layer, sets=("vehicle.carts.1.wheel={kind: square, side: 9}",))
 
     assert yard.vehicle == Sledge(
         carts=(Cart(load=1, wheel=Oval(length=2)), Cart(wheel=Square(side=9)))
     )
-    assert origins["vehicle.carts.cart.load"] == "layer 1"
+
+
+def test_an_item_that_states_no_kind_has_its_origins_under_the_name_that_is_dumped() -> None:
+    layer = {"only": {"carts": [{"wheel": {"kind": "oval", "length": 2}}]}}
+
+    yard, origins = made(layer, sets=("only.carts.0.load=3",))
+
+    assert yard.only == Sledge(carts=(Cart(load=3, wheel=Oval(length=2)),))
+    assert origins["only.carts.cart.load"] == "--set"
+    assert origins["only.carts.cart.wheel.kind"] == "layer 1"
+    assert origins["only.carts.cart.kind"] == "default"
 
 
 def test_an_item_of_a_default_list_changes_its_kind() -> None:
