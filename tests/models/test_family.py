@@ -105,10 +105,12 @@ def reduced(name: str) -> Config:
     """The preset with narrow layers on a small backbone."""
     settings = {
         "backbone.name": "resnet18", "backbone.norm": "gn", "backbone.frozen_stages": 0,
-        "neck.channels": 16, "rpn.pre_nms_train": 50, "rpn.pre_nms_test": 50,
+        "rpn.pre_nms_train": 50, "rpn.pre_nms_test": 50,
         "rpn.proposals_train": 20, "rpn.proposals_test": 10, "rpn.samples": 16,
         "head.samples": 8, "detect.score_threshold": 0.0,
     }  # fmt: skip
+    if PAPER[name].model.neck.kind == "fpn":
+        settings["neck.channels"] = 16
     for branch in PAPER[name].model.head.branches:
         if isinstance(branch, FcBranch | ConvBranch):
             settings[f"head.branches.{branch.name}.width"] = 16
