@@ -16,7 +16,7 @@ def learning_rate(iteration: int, base: float, schedule: Schedule, epoch_length:
     """The learning rate of `iteration`, counted from 0 over the whole training.
 
     base · warm-up · decay, where warm-up rises in a line from `warmup_factor` to 1, and decay is
-    γ^(steps passed), or (1 + cos(π · iteration / total)) / 2.
+    γ^(milestones passed), or (1 + cos(π · iteration / total)) / 2.
     """
     return base * _warmup(iteration, schedule) * _decay(iteration, schedule, epoch_length)
 
@@ -44,10 +44,10 @@ def describe_rate(train: Train, processes: int = 1) -> str:
     if not train.scale_lr:
         return f"learning rate {base:g}, whatever the batch (train.scale_lr=false)"
     if images == train.reference_batch:
-        return f"learning rate {base:g} for {counted(images, 'image')} a step"
+        return f"learning rate {base:g} for {counted(images, 'image')} per step"
     return (
         f"learning rate {base:g} = {train.lr:g} × {images} / {train.reference_batch}: "
-        f"{counted(images, 'image')} a step, {train.lr:g} was found with {train.reference_batch} "
+        f"{counted(images, 'image')} per step, {train.lr:g} was tuned for {train.reference_batch} "
         "(train.scale_lr=false keeps it)"
     )
 
@@ -66,5 +66,6 @@ def _decay(iteration: int, schedule: Schedule, epoch_length: int) -> float:
     if schedule.kind == "cosine":
         share = min(iteration / total_iterations(schedule, epoch_length), 1.0)
         return (1 + math.cos(math.pi * share)) / 2
-    passed = sum(iteration >= step * _unit(schedule, epoch_length) for step in schedule.steps)
+    unit = _unit(schedule, epoch_length)
+    passed = sum(iteration >= milestone * unit for milestone in schedule.steps)
     return float(schedule.gamma**passed)

@@ -136,6 +136,15 @@ def test_a_kind_changed_and_changed_back_starts_from_the_defaults() -> None:
     assert made(*layers)[0] == Yard()
 
 
+def test_an_item_of_the_new_kinds_default_list_can_be_changed_with_it() -> None:
+    layers: list[dict[str, Any]] = [
+        {"vehicle": {"kind": "sledge"}},
+        {"vehicle": {"kind": "cart", "spare": {"square": {"side": 9}}}},
+    ]
+
+    assert made(*layers)[0] == Yard(vehicle=Cart(spare=(Square(side=9), Round(radius=2))))
+
+
 def test_two_kinds_of_one_class_share_what_is_written() -> None:
     layers: list[dict[str, Any]] = [
         {"vehicle": {"wheel": {"kind": "oval", "length": 5}}},
