@@ -49,10 +49,9 @@ def evaluate_model(
     size = batch_size or runner.config.train.batch_size
     input = runner.config.input.model_copy(update={"divisor": runner.divisor})
     loader = EvalLoader(truth, input, batch_size=size, workers=workers)
+    options = options.reading(*read_outs)
     try:
-        tables = detect_tables(
-            runner, truth, loader, options=options.reading(*read_outs), progress=progress
-        )
+        tables = detect_tables(runner, truth, loader, options=options, progress=progress)
     except DataError as error:  # of fewer images the average would be another
         hint = "every image counts: `dh check --decode` names all such, --fix leaves them out"
         raise DataError(error.what, where=error.where, hint=error.hint or hint) from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError, suggest
 from dhcli.inference.locate_images import find_images
 from dhcli.inference.stream import Drawer, Kept, Summary, detect_images, drawing
-from dhcli.inference.writers import FORMATS, Place, find_twins
+from dhcli.inference.writers import FORMATS, Place, Writer, find_twins
 from dhcli.runtime.runner import Runner, open_runner
 from dhcli.weights.class_names import match_names
 from dhcli.words import counted
@@ -115,17 +115,13 @@ def predict(
     say(
         f"detections are {'written' if request.formats else 'counted'} from score {lowest:g}{drawn}"
     )
-    with ExitStack() as stack:
-        if not folder.exists():
-            stack.callback(_drop_empty, folder)
-        where = Place(folder, runner.classes, runner.category_ids, find_twins(images.names))
-        writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
-        if request.draw is not None:
-            writers.append(stack.enter_context(drawing(where, request.draw, shown)))
+    kept = Kept(request.top, labels, shown)
+    where = Place(folder, runner.classes, runner.category_ids, find_twins(images.names))
+    with _writing(request, where, shown) as writers:
         summary = detect_images(
             runner,
             images,
-            Kept(request.top, labels, shown),
+            kept,
             writers,
             options=options,
             batch_size=batch_size or (8 if runner.place.startswith("cuda") else 1),
@@ -133,6 +129,18 @@ def predict(
         )
     written = folder if request.formats or request.draw else None
     return Outcome(summary, runner.classes, written, runner.place, lowest, shown)
+
+
+@contextmanager
+def _writing(request: Request, where: Place, shown: float) -> Iterator[list[Writer]]:
+    """The writers of what is asked for; a folder into which nothing came is removed at the end."""
+    with ExitStack() as stack:
+        if not where.folder.exists():
+            stack.callback(_drop_empty, where.folder)
+        writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
+        if request.draw is not None:
+            writers.append(stack.enter_context(drawing(where, request.draw, shown)))
+        yield writers
 
 
 def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOptions:

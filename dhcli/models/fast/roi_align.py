@@ -63,25 +63,33 @@ def align_rois(
         rows = torch.nonzero(level_of == index).flatten()
         if not len(rows):
             continue
-        height, width = features.shape[-2:]
-        mine = rois[rows]
-        x = _read_axis(mine[:, 1::2] * scale, width, size, sampling_ratio, aligned)
-        y = _read_axis(mine[:, 2::2] * scale, height, size, sampling_ratio, aligned)
-        first_row = mine[:, 0].long()[:, None] * height + y.first  # (N, S), images below each other
-        last_row = len(features) * height - 1
-        by_window, bags = _sums(y._replace(first=first_row), last_row, x, width - 1)
-        sums = F.embedding_bag(
-            bags.cells,
-            features.permute(0, 2, 3, 1).flatten(0, 2),
-            bags.offsets,
-            mode="sum",
-            per_sample_weights=bags.weights.to(features.dtype),
+        ends = rois[rows, 1:] * scale
+        x, y = (
+            _read_axis(ends[:, axis::2], features.shape[3 - axis], size, sampling_ratio, aligned)
+            for axis in (0, 1)
         )
+        by_window, sums = _sum_cells(features, rois[rows, 0].long(), x, y)
         pooled.append(sums.view(-1, size, size, channels))
         order.append(rows[by_window])
     # Not written into a whole: that would keep what is written for the gradient, and not read it
     back = torch.argsort(torch.cat(order))
     return torch.cat(pooled).index_select(0, back).permute(0, 3, 1, 2)
+
+
+def _sum_cells(features: Tensor, images: Tensor, x: Axis, y: Axis) -> tuple[Tensor, Tensor]:
+    """The pooled cells of N RoIs in `images` (N,): (N·S·S, C), and the order that RoIs come in."""
+    height, width = features.shape[-2:]
+    first_row = images[:, None] * height + y.first  # (N, S), images below each other
+    last_row = len(features) * height - 1
+    by_window, bags = _sums(y._replace(first=first_row), last_row, x, width - 1)
+    sums = F.embedding_bag(
+        bags.cells,
+        features.permute(0, 2, 3, 1).flatten(0, 2),
+        bags.offsets,
+        mode="sum",
+        per_sample_weights=bags.weights.to(features.dtype),
+    )
+    return by_window, sums
 
 
 class Bags(NamedTuple):

@@ -209,16 +209,31 @@ class Head(nn.Module):
             if read_out.boxes in outputs:
                 deltas, own = outputs[read_out.boxes].deltas, rows
             else:  # a branch that does not score: the head has no other read-out with its boxes
-                alive = torch.nonzero(above.any(dim=1)).flatten()
-                own = above.any(dim=1).long().cumsum(0)[rows] - 1  # of the rows that are alive
-                deltas = self.run_in_groups(
-                    read_out.boxes, levels, boxes[alive], images[alive]
-                ).deltas
+                deltas, own = self._refine_alive(read_out.boxes, levels, boxes, images, above)
+                own = own[rows]
             assert deltas is not None  # the configuration was checked: this branch predicts boxes
             chosen = deltas[own, torch.zeros_like(labels) if self.config.class_agnostic else labels]
             refined = self.rules.decode(chosen, boxes[rows], self.config.box_std)
             found.append(Scored(passed[rows], labels, scores[rows, labels + 1], refined))
         return found
+
+    def _refine_alive(
+        self,
+        name: str,
+        levels: Sequence[Tensor],
+        boxes: Tensor,
+        images: Tensor,
+        above: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """What the branch `name` says of the proposals that have a class above the threshold.
+
+        in   above   (N, K) bool
+        out  deltas  (n, K or 1, 4) float of those; their places (N,) among them
+        """
+        alive = above.any(dim=1)
+        rows = torch.nonzero(alive).flatten()
+        deltas = self.run_in_groups(name, levels, boxes[rows], images[rows]).deltas
+        return deltas, alive.long().cumsum(0) - 1
 
     def scorers(self, read_out: ReadOut) -> list[str]:
         """The branches whose scores `read_out` needs."""
