@@ -1,4 +1,4 @@
-"""The command line. A file per command: it parses, calls the rooms below, and prints."""
+"""The command line. A file a command: it parses, does the work of one room, and prints."""
 
 from __future__ import annotations
 

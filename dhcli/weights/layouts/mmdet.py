@@ -79,7 +79,7 @@ def pairs(config: Config) -> p.Pairs:
     for part in ("conv", "cls", "reg"):
         yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")
     fc, conv = p.fc_branch(config), p.conv_branch(config)
-    assert fc is not None  # `fits` was asked
+    assert fc is not None  # `misfit` was asked
     boxes = conv or fc
     yield from p.layer(f"{HEAD}.fc_cls", f"head.branches.{fc.name}.cls", last_first=True)
     yield from p.layer(f"{HEAD}.fc_reg", f"head.branches.{boxes.name}.reg")
