@@ -1,6 +1,7 @@
 """Options that several commands share, each declared once.
 
-A path is not checked here: the errors of the rooms below say what is wrong with it, and with which exit code.
+A path is not checked here: the rooms below say what is wrong with it, and with which exit
+code.
 """
 
 from __future__ import annotations
