@@ -28,11 +28,6 @@ ONLY = ReadOut("model", "model")
 """The read-out of a model that has one."""
 
 
-def read_outs(model: Section) -> list[ReadOut]:
-    """Every read-out of the section `model` of a configuration."""
-    return all_read_outs(model.head) if isinstance(model, TwoStage) else [ONLY]
-
-
 def choose_read_out(model: Section, scores: str | None, boxes: str | None) -> ReadOut:
     """The read-out that the section `model` is configured for, but for what is given here.
 

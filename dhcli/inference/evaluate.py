@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import ReadOut
 from dhcli.data.formats import read_dataset
 from dhcli.data.io.progress import Count
-from dhcli.data.loading.loader import EvalLoader
+from dhcli.data.loading.loader import EvalLoader, as_pictures
 from dhcli.data.table import DetectionTable, make_table
 from dhcli.errors import DataError
 from dhcli.inference.score import Evaluation, Measures, Say, choose_split, introduce, score
-from dhcli.runtime.eager import as_pictures
 from dhcli.runtime.runner import Found, Runner, open_runner
 
 
@@ -41,7 +40,7 @@ def evaluate_model(
     runner = open_runner(weights, options)
     for line in runner.lines:
         say(line)
-    read_outs = measures.choose(runner.config.model)
+    read_outs = measures.choose(runner)
     table = read_dataset(data)
     split, images = choose_split(table, measures.split)
     truth = table.take_images(images)
@@ -76,25 +75,46 @@ def detect_tables(
     `table`. `progress` is called after every batch.
     Raises DataError naming an image that cannot be read.
     """
+
+    def tick(done: int) -> None:
+        if progress is not None:
+            progress(done, len(table))
+
+    found = detect_all(runner, loader, options=options, tick=tick)
+    return [
+        as_table({image: every[k] for image, every in found.items()}, table, runner.classes)
+        for k in range(len(options.read_outs or [None]))
+    ]
+
+
+def detect_all(
+    runner: Runner,
+    loader: EvalLoader,
+    *,
+    options: DetectOptions = AS_CONFIGURED,
+    tick: Callable[[int], None],
+) -> dict[int, list[Found]]:
+    """What `runner` finds by each read-out in the images that `loader` gives, by their numbers.
+
+    `tick` is called after every batch with the number of images done.
+    Raises DataError naming an image that cannot be read.
+    """
     found: dict[int, list[Found]] = {}
     for batch in loader:
         every = runner.detect(as_pictures(batch.images), options)
         for place, image in enumerate(batch.indices):
             found[image] = [of_read_out[place] for of_read_out in every]
-        if progress is not None:
-            progress(len(found), len(table))
-    if len(found) < len(table):
-        raise RuntimeError("the loader left out images")
-    return [
-        _as_table([found[image][k] for image in sorted(found)], table, runner.classes)
-        for k in range(len(options.read_outs or [None]))
-    ]
+        tick(len(found))
+    return found
 
 
-def _as_table(
-    every: Sequence[Found], table: DetectionTable, classes: tuple[str, ...]
+def as_table(
+    found: Mapping[int, Found], table: DetectionTable, classes: tuple[str, ...]
 ) -> DetectionTable:
-    """The detections of every image of `table` in its order."""
+    """The detections of every image of `table`, by its number, in the table's order."""
+    if sorted(found) != list(range(len(table))):
+        raise RuntimeError("the loader left out images")
+    every = [found[image] for image in range(len(table))]
     columns: dict[str, Any] = {"image_ids": table.image_ids}
     if classes == table.classes:
         columns["category_ids"] = table.category_ids

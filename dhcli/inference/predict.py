@@ -124,7 +124,7 @@ def predict(
             kept,
             writers,
             options=options,
-            batch_size=batch_size or (8 if runner.place.startswith("cuda") else 1),
+            batch_size=batch_size or runner.usual_batch,
             progress=progress,
         )
     written = folder if request.formats or request.draw else None

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_write
-from dhcli.config.heads import ReadOut, choose_read_out, read_outs
-from dhcli.config.schema import Model
+from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.data.formats import describe, read_dataset, read_results, results_of
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
@@ -30,6 +29,7 @@ from dhcli.metrics.voc import voc_ap
 from dhcli.ops.arrays import box_areas
 from dhcli.report.plain import csv_text
 from dhcli.report.sheet import Column, Sheet, unit_of
+from dhcli.runtime.runner import Runner
 from dhcli.words import counted
 
 Say = Callable[[str], None]
@@ -55,11 +55,11 @@ class Measures:
     boxes: str | None = None
     every: bool = False
 
-    def choose(self, model: Model) -> list[ReadOut]:
-        """The read-outs to measure. Raises ConfigError where `model` has none like it."""
+    def choose(self, runner: Runner) -> list[ReadOut]:
+        """The read-outs to measure. Raises ConfigError where `runner` has none like it."""
         if self.every:
-            return read_outs(model)
-        return [choose_read_out(model, self.scores, self.boxes)]
+            return runner.read_outs()
+        return [choose_read_out(runner.config.model, self.scores, self.boxes)]
 
 
 @dataclass(frozen=True)

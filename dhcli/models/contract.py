@@ -56,7 +56,7 @@ class Detector(nn.Module):
         return {}
 
     def read_outs(self) -> list[ReadOut]:
-        """The ways it can be read, its own first; most have one."""
+        """The ways it can be read; most have one."""
         return [ONLY]
 
     def features(self) -> Features | None:

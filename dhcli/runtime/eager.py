@@ -11,13 +11,14 @@ import torch
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, check_gate
 from dhcli.config.heads import ReadOut
 from dhcli.config.schema import Config
+from dhcli.data.loading.loader import as_batch
 from dhcli.data.loading.pictures import Pictures
 from dhcli.errors import DhError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_detecting
 from dhcli.models.state import check_state, load_state
-from dhcli.ops.batch import Detections, ImageBatch
+from dhcli.ops.batch import Detections
 from dhcli.runtime.device import choose_device
 from dhcli.runtime.memory import keep_freed_memory
 from dhcli.runtime.precision import DTYPES, Precision, choose_detecting_precision
@@ -59,21 +60,23 @@ class EagerRunner:
         where: Path | None = None,
     ) -> EagerRunner:
         """The detector of a file's content, as of `open`; `where` it is, for the messages."""
-        device = choose_device(options.device)
-        precision = choose_detecting_precision(options.precision, device)
-        check_gate(model.config.model, options.gate)
-        detector = prepare(restore_detector(model, torch.device("cpu"), where=where), precision)
+        precision = _choose_precision(model.config, options)
+        detector = restore_detector(model, torch.device("cpu"), where=where)
         about = (model.config, model.classes, model.category_ids)
-        return cls(detector, *about, device, precision.name, list(lines))
+        return cls(
+            prepare(detector, precision), *about, precision.device, precision.name, list(lines)
+        )
 
     @classmethod
     def untrained(
         cls, config: Config, classes: int, options: DetectOptions = AS_CONFIGURED
     ) -> EagerRunner:
         """The detector that `config` describes, with random weights and nameless classes."""
-        names = tuple(f"class {number}" for number in range(1, classes + 1))
-        state = build_detector(config, classes).state_dict()
-        return cls.of(ModelFile(config, names, tuple(range(1, classes + 1)), state), options)
+        precision = _choose_precision(config, options)
+        ids = tuple(range(1, classes + 1))
+        about = (config, tuple(f"class {number}" for number in ids), ids)
+        detector = prepare(build_detector(config, classes), precision)
+        return cls(detector, *about, precision.device, precision.name)
 
     @property
     def place(self) -> str:
@@ -84,6 +87,11 @@ class EagerRunner:
     def divisor(self) -> int:
         """As configured."""
         return self.config.input.divisor
+
+    @property
+    def usual_batch(self) -> int:
+        """One image on a CPU, whose cores it fills; eight on what has more of them."""
+        return 1 if self.device.type == "cpu" else 8
 
     def read_outs(self) -> list[ReadOut]:
         """See `Runner`."""
@@ -108,6 +116,12 @@ class EagerRunner:
         return [[_as_found(one) for one in of_read_out] for of_read_out in every]
 
 
+def _choose_precision(config: Config, options: DetectOptions) -> Precision:
+    """What to compute in, and where. Raises ConfigError where `options` cannot be had."""
+    check_gate(config.model, options.gate)
+    return choose_detecting_precision(options.precision, choose_device(options.device))
+
+
 def prepare(detector: Detector, precision: Precision) -> Detector:
     """`detector` made fast at detecting, in place, on the precision's device.
 
@@ -130,22 +144,6 @@ def restore_detector(model: ModelFile, device: torch.device, where: object = Non
     detector = build_detector(model.config, len(model.classes))
     load_state(detector, model.state, where)
     return detector.to(device).eval()
-
-
-def as_batch(pictures: Pictures) -> ImageBatch:
-    """The same memory as tensors."""
-    return ImageBatch(
-        torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2),
-        torch.from_numpy(pictures.sizes),
-        torch.from_numpy(pictures.originals),
-    )
-
-
-def as_pictures(images: ImageBatch) -> Pictures:
-    """The same memory as arrays; `images` are on the CPU."""
-    return Pictures(
-        images.pixels.permute(0, 2, 3, 1).numpy(), images.sizes.numpy(), images.originals.numpy()
-    )
 
 
 def _as_found(found: Detections) -> Found:

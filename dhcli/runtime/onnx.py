@@ -28,6 +28,8 @@ EXPORT_AGAIN = "export the model again"
 class OnnxRunner:
     """See `Runner`. Thresholds and limits are those it was exported with, or stricter ones."""
 
+    usual_batch = 1  # the graph takes one picture
+
     def __init__(self, session: InferenceSession, about: Description, device: str) -> None:
         self.session = session
         self.config, self.classes, self.category_ids = about[:3]

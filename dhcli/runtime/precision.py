@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from dhcli.errors import ConfigError
 
-PrecisionName = Literal["fp32", "bf16", "fp16", "auto"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

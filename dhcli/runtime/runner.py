@@ -36,6 +36,7 @@ class Runner(Protocol):
     place         what it runs on, in words
     precision     what it computes in: fp32, bf16 or fp16
     divisor       height and width of `Pictures` are multiples of it
+    usual_batch   pictures at a time where nobody says how many
     lines         what a user should know of where it comes from
     """
 
@@ -51,8 +52,11 @@ class Runner(Protocol):
     @property
     def divisor(self) -> int: ...
 
+    @property
+    def usual_batch(self) -> int: ...
+
     def read_outs(self) -> list[ReadOut]:
-        """The ways it can be read, its own first."""
+        """The ways it can be read."""
         ...
 
     def detect(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dhcli.data.loading.loader import EvalLoader
-from dhcli.data.table import DetectionTable, make_table
-from dhcli.inference.evaluate import detect_tables
+from dhcli.data.table import DetectionTable
+from dhcli.inference.evaluate import as_table, detect_all
 from dhcli.metrics.coco import coco_ap
 from dhcli.models.contract import Detector
 from dhcli.runtime.precision import Precision
@@ -64,45 +62,13 @@ def validation_ap(
     `loader` gives this process's share of the images of `table`. The first process scores what all
     have found.
     """
-    own = table.take_images(loader.images)
-    [found] = detect_tables(runner, own, loader, progress=lambda done, _: tick(done))
-    _wait_for_the_longest(loader, len(own), tick)
-    rows = team.gather(_rows(found, loader.images))
-    return team.from_first(lambda: coco_ap(table, _as_table(rows, table)).stats)
+    found = detect_all(runner, loader, tick=tick)
+    _wait_for_the_longest(loader, len(loader.images), tick)
+    every = dict(team.gather([(image, own) for image, [own] in found.items()]))
+    return team.from_first(lambda: coco_ap(table, as_table(every, table, runner.classes)).stats)
 
 
 def _wait_for_the_longest(loader: EvalLoader, images: int, tick: Tick) -> None:
     """Tick as often as the process that has the most batches: a tick may ask the whole team."""
     for _ in range(loader.longest - len(loader)):
         tick(images)
-
-
-Row = tuple[int, NDArray[np.float64], NDArray[np.int32], NDArray[np.float64]]
-"""Of an image: its number, and the boxes (D, 4), labels (D,) and scores (D,) found in it."""
-
-
-def _rows(found: DetectionTable, images: NDArray[np.int64]) -> list[Row]:
-    assert found.scores is not None
-    return [
-        (image, found.boxes[rows], found.labels[rows], found.scores[rows])
-        for image, rows in zip(images.tolist(), map(found.rows, range(len(found))), strict=True)
-    ]
-
-
-def _as_table(rows: list[Row], table: DetectionTable) -> DetectionTable:
-    """The rows of every image of `table`, in its order."""
-    numbers, boxes, labels, scores = zip(*sorted(rows, key=lambda row: row[0]), strict=True)
-    if len(numbers) != len(table):
-        raise RuntimeError("the loaders of the team left out images, or gave some twice")
-    return make_table(
-        table.root,
-        table.files,
-        table.sizes,
-        [len(one) for one in boxes],
-        np.concatenate(boxes),
-        np.concatenate(labels),
-        table.classes,
-        scores=np.concatenate(scores),
-        image_ids=table.image_ids,
-        category_ids=table.category_ids,
-    )

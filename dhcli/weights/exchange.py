@@ -156,8 +156,10 @@ def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassName
 def _check_anchors(foreign: Foreign, config: Config) -> None:
     """Compare the anchors of a cell, where the file has them, with those of the configuration."""
     name, sizes = LAYOUTS[foreign.layout].ANCHORS, config.model.anchors.sizes
+    if not name:
+        return
     for level, (size, (_, ours)) in enumerate(zip(sizes, anchors_of(config), strict=True)):
-        stored = foreign.state.get(name.format(level=level)) if name else None
+        stored = foreign.state.get(name.format(level=level))
         if stored is None:
             continue
         if not _agree(stored, ours, inclusive=config.model.legacy_plus_one):

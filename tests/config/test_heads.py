@@ -13,7 +13,6 @@ from dhcli.config.heads import (
     choose_read_out,
     own_read_out,
     part_of,
-    read_outs,
 )
 from dhcli.config.schema import Head, TwoStage
 from dhcli.config.schema.base import Section
@@ -115,14 +114,7 @@ def test_a_configuration_is_checked_by_the_same_rule() -> None:
         head(*DOUBLE, scores="conv")
 
 
-def test_a_model_is_read_as_its_head_is() -> None:
-    ext = head(*EXT)
-
-    assert read_outs(two_stage(ext)) == all_read_outs(ext)
-
-
 def test_a_model_without_branches_has_one_read_out() -> None:
-    assert read_outs(Toy()) == [ONLY]
     assert choose_read_out(Toy(), None, "auto") == ONLY
     with pytest.raises(ConfigError) as caught:
         choose_read_out(Toy(), None, "fc")

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from dhcli.config.heads import ONLY, all_read_outs
 from dhcli.config.schema import Config
 from dhcli.models.build import build_detector
+from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_training
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.boxes import iou_matrix
@@ -209,3 +211,12 @@ def test_ties_of_the_last_one_stay_when_told(small_config: MakeConfig) -> None:
     assert kept(max_detections=3, keep_ties=True) == [0.9, 0.8, 0.5, 0.5, 0.5]
     assert kept(max_detections=9, keep_ties=True) == [0.9, 0.8, 0.5, 0.5, 0.5, 0.3]
     assert kept(min_size=50.5) == []
+
+
+def test_a_detector_is_read_as_its_head_is_and_a_strangers_in_one_way(
+    small_config: MakeConfig,
+) -> None:
+    config = small_config()
+
+    assert build_detector(config, classes=1).read_outs() == all_read_outs(config.model.head)
+    assert Detector().read_outs() == [ONLY]

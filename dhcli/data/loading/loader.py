@@ -32,7 +32,7 @@ from dhcli.data.loading.batching import (
     training_batches,
 )
 from dhcli.data.loading.cache import ImageCache
-from dhcli.data.loading.pictures import collate_pictures
+from dhcli.data.loading.pictures import Pictures, collate_pictures
 from dhcli.data.loading.transforms import (
     Sample,
     augment_sample,
@@ -92,9 +92,23 @@ def collate_images(
     images: Sequence[Values], originals: Sequence[tuple[int, int]], divisor: int
 ) -> ImageBatch:
     """`collate_pictures` as tensors of the same memory."""
-    laid = collate_pictures(images, originals, divisor)
-    pixels = torch.from_numpy(laid.pixels).permute(0, 3, 1, 2)
-    return ImageBatch(pixels, torch.from_numpy(laid.sizes), torch.from_numpy(laid.originals))
+    return as_batch(collate_pictures(images, originals, divisor))
+
+
+def as_batch(pictures: Pictures) -> ImageBatch:
+    """The same memory as tensors."""
+    return ImageBatch(
+        torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2),
+        torch.from_numpy(pictures.sizes),
+        torch.from_numpy(pictures.originals),
+    )
+
+
+def as_pictures(images: ImageBatch) -> Pictures:
+    """The same memory as arrays; `images` are on the CPU."""
+    return Pictures(
+        images.pixels.permute(0, 2, 3, 1).numpy(), images.sizes.numpy(), images.originals.numpy()
+    )
 
 
 class TrainLoader:

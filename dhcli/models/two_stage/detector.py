@@ -83,8 +83,7 @@ class TwoStageDetector(FeatureDetector):
         return found
 
     def read_outs(self) -> list[ReadOut]:
-        own = self.head.read_out
-        return [own, *(one for one in all_read_outs(self.head.config) if one != own)]
+        return all_read_outs(self.head.config)
 
     def notes(self) -> list[str]:
         return self.head.notes()
