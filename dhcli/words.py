@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+_SHOWN = 3
 _FIRST = re.compile(r"\w+")
 
 
@@ -13,6 +15,12 @@ def counted(count: int, what: str) -> str:
     `1 image`, `2 boxes of no class`, `118,287 images: left out`.
     """
     return f"{count:,} {what if count == 1 else _FIRST.sub(_plural, what, count=1)}"
+
+
+def named(names: Sequence[str], what: str) -> str:
+    """How many `names` there are of `what`, and the first of them: `2 videos left out: a, b`."""
+    shown, more = ", ".join(names[:_SHOWN]), len(names) - _SHOWN
+    return f"{counted(len(names), what)}: {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def _plural(noun: re.Match[str]) -> str:

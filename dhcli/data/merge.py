@@ -67,6 +67,7 @@ def merge_tables(tables: Sequence[DetectionTable]) -> DetectionTable:
         image_extras=_join([part.image_extras for part in parts], [len(part) for part in parts]),
         about={name: text for table in reversed(tables) for name, text in table.about.items()},
         notes=tuple(dict.fromkeys(notes)),
+        remarks=tuple(chain.from_iterable(table.remarks for table in tables)),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from enum import IntFlag
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,19 @@ REGION = Flag.CROWD | Flag.IGNORE
 Column = NDArray[Any] | Strings
 
 
+class Remark(NamedTuple):
+    """What a reader found wrong with an annotation file and left out of the table.
+
+    code   one of `findings.CODES`
+    where  file and line, entry or image, from the root of the dataset
+    what   is wrong there, in words
+    """
+
+    code: str
+    where: str
+    what: str
+
+
 @dataclass(frozen=True, eq=False)
 class DetectionTable:
     """I images holding M boxes of K classes.
@@ -82,6 +95,7 @@ class DetectionTable:
     about         the same of the dataset as a whole: text by name
     format        name of the format it was read from, "" if made in memory
     notes         what the reader decided (a pixel-offset rule, say), for people
+    remarks       what it could not read, and left out; `dh check` lists it with its findings
     """
 
     root: Path
@@ -103,6 +117,7 @@ class DetectionTable:
     about: Mapping[str, str] = field(default_factory=dict)
     format: str = ""
     notes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     def __post_init__(self) -> None:
         images, boxes = len(self.files), len(self.boxes)

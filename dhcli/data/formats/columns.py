@@ -15,9 +15,9 @@ from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.io.files import fill_sizes
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.strings import Strings
-from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, make_table
+from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Remark, make_table
 from dhcli.ops.arrays import tidy
-from dhcli.words import counted
+from dhcli.words import counted, named
 
 DONT_CARE = "DontCare"
 """Name of the class that stands for no class, in every format that must name one."""
@@ -47,12 +47,14 @@ class Columns:
     Call `add_image` and then `add` for each of its boxes, or, where a file mixes the boxes of many
     images, `add` with the number of each box's own. Classes are numbered as they come up; `table`
     puts them in order. Numbers of images put into `splits` become its splits, and what is counted
-    in `counts` its notes.
+    in `counts`, or named in `left_out`, its notes. What cannot be read goes into `remarks`.
     """
 
     def __init__(self, root: Path, path: Path | None = None) -> None:
         self.counts: Counter[str] = Counter()
+        self.left_out: defaultdict[str, list[str]] = defaultdict(list)
         self.notes: list[str] = []
+        self.remarks: list[Remark] = []
         self.files: list[str] = []
         self.splits: defaultdict[str, list[int]] = defaultdict(list)
         self.annotations: list[str] = []
@@ -202,7 +204,8 @@ class Columns:
             of_boxes = _reorder(of_boxes, np.argsort(images, kind="stable"))
         sizes = columns.pop("sizes", None)
         splits = {name: np.array(numbers, np.int64) for name, numbers in self.splits.items()}
-        notes = (counted(count, what) for what, count in self.counts.items() if count)
+        notes = [counted(count, what) for what, count in self.counts.items() if count]
+        notes += [named(names, what) for what, names in self.left_out.items() if names]
         return make_table(
             self._root,
             self.files,
@@ -213,6 +216,7 @@ class Columns:
             | columns.pop("image_extras", {}),
             splits=columns.pop("splits", {}) | splits,
             notes=(*self.notes, *notes),
+            remarks=tuple(self.remarks),
             **of_boxes,
             **columns,
         )

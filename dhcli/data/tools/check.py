@@ -34,6 +34,7 @@ def check_table(table: DetectionTable, images: Scan) -> list[Finding]:
     """Everything found wrong with a dataset, whose image files were looked at."""
     upright, sizes = correct_sizes(table, images)
     return [
+        *(Finding(*remark) for remark in table.remarks),
         *_check_whole(table),
         *_check_ids(table),
         *check_images(table, images),
