@@ -66,7 +66,7 @@ def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
             columns.counts["mask: a region to ignore, of no class"] += 1
         elif is_set(extra.get("ignore", 0)):
             flags |= Flag.IGNORE
-        columns.counts["visible or head box: not kept"] += len(boxes[1:])
+        columns.counts["box of the visible part or the head: not kept"] += len(boxes[1:])
         tag = DONT_CARE if is_mask else class_of(told["tag"])
         columns.add(tag, from_xywh(x, y, width, height), int(flags), line, image)
 

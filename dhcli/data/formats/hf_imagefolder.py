@@ -30,6 +30,7 @@ from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.text_rows import first_row, number_of, read_rows
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 HOLDS = Holds("from 0: x y width height", classes=False, splits=False)
 
@@ -126,7 +127,7 @@ def _rows(objects: Any) -> Iterator[Mapping[str, Any]]:
     marks = (*_CLASS_KEYS, "bbox", "score")
     for name, column in columns.items():
         if len(column) != len(boxes) and (name in marks or flags_told({name: True})):
-            raise ValueError(f"{len(boxes)} boxes and {len(column)} of `{name[:20]}`")
+            raise ValueError(f"{len(column)} of `{name[:20]}` for {counted(len(boxes), 'box')}")
     for number in range(len(boxes)):
         yield {name: each[number] for name, each in columns.items() if number < len(each)}
 

@@ -105,7 +105,7 @@ class _Reader:
         """The results of the annotation that counts; None where there is none."""
         done = [each for each in annotations if not each.get("was_cancelled")]
         counts = self._columns.counts
-        counts["skipped annotation (was_cancelled): left out"] += len(annotations) - len(done)
+        counts["annotation cancelled (was_cancelled): left out"] += len(annotations) - len(done)
         counts["annotation of a task that has one already: left out"] += max(len(done) - 1, 0)
         return done[0].get("result") or () if done else None
 
@@ -134,10 +134,10 @@ class _Reader:
             return
         is_turned = bool(number_of(value.get("rotation") or 0))
         if is_turned and not aspect:
-            counts["turned box in an image of unknown size: taken for a square one"] += 1
+            counts["box turned, in an image of unknown size: taken for a square one"] += 1
         elif is_turned or "points" in value or "radiusX" in value:
-            shape = "turned box" if "x" in value and "width" in value else f"`{region.kind[:20]}`"
-            counts[f"shape {shape}: read as the box around"] += 1
+            what = "box turned" if "width" in value else f"shape `{region.kind[:20]}`"
+            counts[f"{what}: read as the upright box around"] += 1
         marks = flags_told(dict.fromkeys(map(str, value.get("choices") or ()), True))
         score = region.result.get("score")
         self._columns.add(self._name(value), box, marks, line, image, score)
