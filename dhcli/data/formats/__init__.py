@@ -42,6 +42,7 @@ from dhcli.data.formats import (
     widerface,
     yolo,
 )
+from dhcli.data.formats.archives import archives_in, refuse_archive
 from dhcli.data.formats.coco_results import read_results, results_of
 from dhcli.data.formats.placing import Images, Placing, losses
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
@@ -111,6 +112,7 @@ def read_dataset(
         raise ConfigError(f"voc_offset is one of {', '.join(_OFFSETS)}, not `{voc_offset}`")
     if not path.exists():
         raise DataError("no such dataset", where=path)
+    refuse_archive(path)
     place, found = (path, [require_format(format)]) if format else recognise(path)
     kind = FORMATS[found[0]]
     read = kind.read
@@ -152,7 +154,7 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
     raise DataError(
         f"is not a dataset of a known format; it {_contents(path)}",
         where=path,
-        hint=f"looked for{looked}",
+        hint=archives_in(path) or f"looked for{looked}",
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 from dhcli.data.formats.locate import locate_images
 from dhcli.data.io.files import list_images
 
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://[^/]*/", re.IGNORECASE)
 """A scheme, and the host or the bucket behind it."""
+_SERVED = "/local-files/?d="
+"""How Label Studio names a file of its server's."""
 _NOT_IN_UPLOADS = re.compile(r"[^\w.-]")
 
 
@@ -20,15 +22,11 @@ def path_of(address: str) -> str:
 
     `/data/local-files/?d=a/b%20c.jpg` speaks of `a/b c.jpg`, `s3://bucket/a/b.jpg` of `a/b.jpg`.
     """
-    path, _, query = address.partition("?")
-    try:
-        told = parse_qs(query).get("d") if query else None
-    except ValueError:  # too many fields
-        told = None
-    if told:
-        path = told[0]
-    elif _SCHEME.match(path) or path.startswith("/") or query:
-        path = unquote(path)
+    path = address
+    if _SERVED in address:
+        path = unquote(address.partition(_SERVED)[2])
+    elif _SCHEME.match(address) or address.startswith("/"):
+        path = unquote(address.partition("?")[0])
     return _SCHEME.sub("", path).replace("\\", "/").strip("/")
 
 

@@ -2,10 +2,11 @@
 
 A line an image, `{"file_name": "a.jpg", "objects": {"bbox": [[x, y, width, height]], "categories":
 [0]}}`; the classes may also be called `category`, `label` or `labels`, be names or numbers, and
-`objects` be a list of objects with a `bbox` each. Of numbers the names stand in the README.md, in
-what Hugging Face calls a `class_label`; without that, classes are called by their numbers. Lists
-called difficult, truncated, occluded, crowd or ignore (`iscrowd`) are marks, `score` a score. In
-CSV the column `objects` is JSON. Other columns are not kept.
+`objects` be a list of objects with a `bbox` each, or be left out around its columns. The names of
+numbers stand in the README.md, in what Hugging Face calls a `class_label`; without that, classes
+are called by their numbers. Lists called difficult, truncated, occluded, crowd or ignore
+(`iscrowd`) are marks, `score` is a score. In CSV the column `objects` is JSON. Other columns are
+not kept.
 
 Folders called train, val or test are the splits, those in the names of files too.
 
@@ -45,7 +46,7 @@ def _is_ours(path: Path) -> bool:
     if path.suffix.lower() == ".csv":
         header = first_row(path)
         return path.stem.lower() == "metadata" and {_FILE, _OBJECTS} <= set(header)
-    return lines_speak_of(path, (".jsonl",), _FILE, _OBJECTS, "bbox")
+    return lines_speak_of(path, (".jsonl",), _FILE, "bbox")
 
 
 def read_imagefolder(root: Path, path: Path) -> DetectionTable:
@@ -81,16 +82,18 @@ class _Reader:
     def __init__(self, columns: Columns, names: Mapping[int, str]) -> None:
         self.columns = columns
         self._names = names
-        self._are_numbers = False
+        self._met: dict[int, str] = {}
 
     def listed(self) -> list[str]:
-        """The classes in the order of their numbers, where they are told by these."""
-        return [name for _, name in sorted(self._names.items())] if self._are_numbers else []
+        """The classes in the order of their numbers, where any is told by one."""
+        numbered = {**self._names, **self._met} if self._met else {}
+        return [name for _, name in sorted(numbered.items())]
 
     def split_by_folders(self) -> None:
         """Put images into the splits that the folders in their names are called."""
         for number, file in enumerate(self.columns.files):
-            if split := split_name(file.rpartition("/")[0].partition("/")[0]):
+            named = (split_name(folder) for folder in file.split("/")[:-1])
+            if split := next((name for name in named if name), None):
                 self.columns.splits[split].append(number)
 
     def add(self, row: dict[str, Any], line: int) -> None:
@@ -99,7 +102,7 @@ class _Reader:
         if not isinstance(name, str):
             raise TypeError(f"`{_FILE}` is no text")
         image = self.columns.image(name, *(side_of(row.get(side)) for side in ("width", "height")))
-        for told in _rows(row.get(_OBJECTS) or {}):
+        for told in _rows(row.get(_OBJECTS, row) or {}):
             x, y, width, height = map(number_of, told["bbox"])
             box, score = from_xywh(x, y, width, height), told.get("score")
             self.columns.add(self._class_of(told), box, flags_told(told), line, image, score)
@@ -110,10 +113,9 @@ class _Reader:
             self.columns.counts[f"box of no class: called `{NO_NAME}`"] += 1
             return NO_NAME
         if isinstance(value, int) and not isinstance(value, bool):
-            self._are_numbers = True
             what = "box of a class without a name: called by its number"
             self.columns.counts[what] += value not in self._names
-            return self._names.get(value, str(value))
+            return self._met.setdefault(value, self._names.get(value, str(value)))
         return class_of(value)
 
 
@@ -184,6 +186,8 @@ def _objects(rows: Sequence[Row], marks: Sequence[str]) -> dict[str, list[Any]]:
 
 
 LAYOUT = FilePerSplit(
-    "metadata.jsonl or metadata.csv with file_name and objects", (_NAME, ".jsonl", ".csv"), _is_ours
+    "metadata.jsonl with file_name and bbox, or metadata.csv with objects",
+    (_NAME, ".jsonl", ".csv"),
+    _is_ours,
 )
 FORMAT = Format("Hugging Face image folder", LAYOUT, read_imagefolder, write_imagefolder, HOLDS)

@@ -52,6 +52,8 @@ _Point = tuple[float, float]
 
 def is_label_studio(path: Path) -> bool:
     """Whether a file is a list of tasks, or of JSON_MIN."""
+    if not begins_as(path, "["):
+        return False
     if any(begins_as(path, "[", "data", key) for key in _TASKS):
         told = ("result", "predictions", "was_cancelled")
         return any(begins_as(path, "[", key) for key in told)

@@ -84,7 +84,7 @@ class FilePerSplit:
         """
         files = self.files(path)
         if path.is_file():
-            return read(root_of(path), path)
+            return read(root_of(path, self.folders), path)
         if not files:
             hint = f"looked for {self.looks_for} ({title})"
             raise DataError(f"holds no {title} file", where=path, hint=hint)
@@ -235,9 +235,14 @@ def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
     return numbered
 
 
-def root_of(path: Path) -> Path:
-    """The folder of the dataset that an annotation file alone stands for."""
-    return path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+def root_of(path: Path, folders: Sequence[str] = ("annotations",)) -> Path:
+    """The folder of the dataset that an annotation file alone, maybe in `folders`, stands for."""
+    parts = tuple(part.lower() for part in path.parent.parts)
+    for folder in sorted(folders, key=len, reverse=True):
+        below = tuple(folder.split("/"))
+        if parts[-len(below) :] == below:
+            return path.parents[len(below)]
+    return path.parent
 
 
 def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:

@@ -76,6 +76,8 @@ def test_percent_become_pixels(read):
         ("s3://bucket/some/where/a.jpg", "pictures/a.jpg"),
         ("https://host/x/a.jpg?X-Amz-Expires=1&Sig=a%2Fb", "x/a.jpg"),
         ("a%20b.jpg", "a%20b.jpg"),
+        ("what?.jpg", "what?.jpg"),
+        ("C:\\me\\a.jpg", "me/a.jpg"),
     ],
 )
 def test_images_are_found_by_the_ends_of_their_addresses(read, address, image):

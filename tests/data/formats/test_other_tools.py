@@ -111,12 +111,22 @@ def test_imagefolder_without_names_of_classes_and_with_objects_one_by_one(lay):
     table = read_dataset(lay({"metadata.jsonl": lines_of(*rows)}, "train/a.jpg", "test/b.jpg"))
 
     assert names_of(table) == ["3", "12", "cat"]
+    assert table.classes == ("3", "12", "cat")
     assert table.flags.tolist() == [0, Flag.CROWD, 0]
     assert "2 boxes of a class without a name: called by its number" in table.notes
     assert {name: images.tolist() for name, images in table.splits.items()} == {
         "train": [0],
         "test": [1],
     }
+
+
+def test_imagefolder_without_a_column_around(lay):
+    row = {"file_name": "data/train/a.jpg", "bbox": [[4, 5, 16, 20]], "label": ["cat"]}
+
+    table = read_dataset(lay({"metadata.jsonl": lines_of(row)}, "data/train/a.jpg"))
+
+    assert (table.format, names_of(table)) == ("imagefolder", ["cat"])
+    assert list(table.splits) == ["train"]
 
 
 def test_imagefolder_as_csv(lay):
@@ -187,6 +197,8 @@ def test_bdd100k_as_it_is_published(lay):
     assert table.flags.tolist() == [Flag.OCCLUDED] * 2
     assert "1 label without box2d: left out" in table.notes
     assert {name: len(images) for name, images in table.splits.items()} == {"train": 2, "val": 1}
+    alone = read_dataset(table.root / "labels/det_20/det_val.json")
+    assert list(alone.files) == places[2:]
 
 
 def test_scalabel_with_a_config_and_videos(lay):
