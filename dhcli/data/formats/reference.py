@@ -51,7 +51,7 @@ is left. Its campaign, `DH_FUZZ=1200 pytest -m slow tests/data/test_fuzz.py`, ra
 damaged datasets on 2026-11-21 at a2a7fa4, 1,200 in each of 17 formats, in one run: each
 ended as a table or as one error for people, none in a traceback, a warning or a hang. Memory is
 held to 20 times the files. AutoML CSV and VisDrone, which came later, stood 1,200 each at f525296,
-the eight formats that came after these at COMMIT.
+the eight formats that came after these at ae623cf.
 
 Of sound files of 4 to 20 MB the peak of memory grew by 0.8 to 8.4 times their size, and by 14.5
 times for a CSV of one box an image and three columns of its own.

@@ -88,7 +88,7 @@ def test_images_are_found_by_the_ends_of_their_addresses(read, address, image):
 
 
 def test_the_longest_end_counts_and_none_where_two_have_it(read):
-    tasks = [task("s3://b/day/a.jpg"), task("s3://b/a.jpg")]
+    tasks = [task("s3://b/set/day/a.jpg"), task("s3://b/a.jpg")]
 
     table = read(tasks, "x/day/a.jpg", "x/night/a.jpg")
 

@@ -30,7 +30,7 @@ def test_makesense(lay):
     assert table.sizes.tolist() == [[40, 30], [40, 30]]
 
 
-KERAS = "a one.jpg 4,5,20,25,1 0,0,40,30,0\nb.jpg 1,2,3.5,4,7\nc.jpg\n"
+KERAS = "a one.jpg 4,5,20,25,1 0,0,40,30,0\nb.jpg 1,2,3.5,4,12 0,0,1,1,7\nc.jpg\n"
 
 
 def test_keras_yolo(lay):
@@ -40,10 +40,10 @@ def test_keras_yolo(lay):
 
     assert table.format == "keras-yolo"
     assert list(table.files) == ["train/a one.jpg", "train/b.jpg", "train/c.jpg"]
-    assert table.boxes.tolist() == [[4, 5, 20, 25], [0, 0, 40, 30], [1, 2, 3.5, 4]]
-    assert names_of(table) == ["hot dog", "cat", "7"]
-    assert table.classes == ("cat", "hot dog", "owl", "7")
-    assert table.notes == ("1 box of a class without a name: called by its number",)
+    assert table.boxes.tolist() == [[4, 5, 20, 25], [0, 0, 40, 30], [1, 2, 3.5, 4], [0, 0, 1, 1]]
+    assert names_of(table) == ["hot dog", "cat", "12", "7"]
+    assert table.classes == ("cat", "hot dog", "owl", "7", "12")
+    assert table.notes == ("2 boxes of a class without a name: called by its number",)
     assert list(table.splits) == ["train"]
 
 
@@ -104,13 +104,13 @@ def test_imagefolder_with_numbers_of_classes(lay, key):
 
 def test_imagefolder_without_names_of_classes_and_with_objects_one_by_one(lay):
     rows = [
-        hf("train/a.jpg", bbox=[[4, 5, 16, 20], [0, 0, 1, 1]], categories=[3, 12], iscrowd=[0, 1]),
+        hf("train/a.jpg", bbox=[[4, 5, 16, 20], [0, 0, 1, 1]], categories=[12, 3], iscrowd=[0, 1]),
         {"file_name": "test/b.jpg", "objects": [{"bbox": [1, 2, 3, 4], "category": "cat"}]},
     ]
 
     table = read_dataset(lay({"metadata.jsonl": lines_of(*rows)}, "train/a.jpg", "test/b.jpg"))
 
-    assert names_of(table) == ["3", "12", "cat"]
+    assert names_of(table) == ["12", "3", "cat"]
     assert table.classes == ("3", "12", "cat")
     assert table.flags.tolist() == [0, Flag.CROWD, 0]
     assert "2 boxes of a class without a name: called by its number" in table.notes
