@@ -28,12 +28,7 @@ from dhcli.data.table import DetectionTable
 HOLDS = Holds("from 0, maximum excluded")
 
 _SIDES = ("x1", "y1", "x2", "y2")
-_FOLDERS = (
-    "annotations",
-    "labels",
-    "labels/det_20",
-    "labels/bdd100k_labels_release/bdd100k/labels",
-)
+_FOLDERS = ("annotations", "labels", "labels/det_20")
 
 
 def _is_scalabel(path: Path) -> bool:
