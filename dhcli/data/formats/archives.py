@@ -39,9 +39,9 @@ def refuse_archive(path: Path) -> None:
         guess = _guess(path)
         what = f" (it looks like {guess} inside)" if guess else ""
         raise DataError(
-            f"is packed, and read unpacked alone{what}",
+            f"is packed, and must be unpacked first{what}",
             where=path,
-            hint=f"unpack it first: {command}",
+            hint=f"type {command}",
         )
 
 

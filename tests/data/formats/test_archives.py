@@ -39,9 +39,9 @@ def test_a_zip_file_is_refused_with_what_to_type(pack, name, guess):
     with pytest.raises(DataError) as caught:
         read_dataset(path)
 
-    assert caught.value.what == f"is packed, and read unpacked alone{guess}"
+    assert caught.value.what == f"is packed, and must be unpacked first{guess}"
     folder = path.with_suffix("")
-    assert caught.value.hint == f"unpack it first: unzip '{path}' -d '{folder}'"
+    assert caught.value.hint == f"type unzip '{path}' -d '{folder}'"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,8 @@ def test_other_archives_and_folders_that_hold_one(tmp_path, name, command, as_fo
     with pytest.raises(DataError) as caught:
         read_dataset(tmp_path if as_folder else tmp_path / name)
 
-    assert caught.value.hint == f"unpack it first: {command.format(tmp_path)}"
+    begins = "unpack it first:" if as_folder else "type"
+    assert caught.value.hint == f"{begins} {command.format(tmp_path)}"
 
 
 def test_a_dataset_beside_its_archive_is_read(lay):
