@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhcli.cli.options import (
+    FollowLinks,
     JsonFlag,
     Overwrite,
     PlaceImages,
@@ -42,6 +43,7 @@ def convert(
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
     images: PlaceImages = "copy",
+    follow_links: FollowLinks = False,
     classes: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Classes to keep, in order.", rich_help_panel=CHOOSE),
@@ -168,7 +170,9 @@ def convert(
     table, lines = apply_plan(tables, plan)
     for line in lines:
         err.print(line)
-    written, lost = write_plan(table, destination, to, images, plan, overwrite=overwrite)
+    written, lost = write_plan(
+        table, destination, to, images, plan, overwrite=overwrite, follow=follow_links
+    )
     for line in lost:
         err.print(line)
     origins = {
