@@ -36,6 +36,13 @@ def convert(
     ],
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions",
+            help="Boxes with a score are detections, not ground truth: keep the scores.",
+        ),
+    ] = False,
     images: PlaceImages = "copy",
     classes: Annotated[
         str | None,
@@ -157,7 +164,9 @@ def convert(
     require_free(destination)
     tables = []
     for source in sources:
-        tables.append(read_dataset(source, format=from_, voc_offset=voc_offset))
+        tables.append(
+            read_dataset(source, format=from_, voc_offset=voc_offset, predictions=predictions)
+        )
         err.print(f"{source}: {describe(tables[-1])}")
     table, lines = apply_plan(tables, plan)
     for line in lines:

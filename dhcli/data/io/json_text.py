@@ -117,10 +117,10 @@ class JsonText:
         self._counted = (line, max(counted, position))
         return line
 
-    def fail(self, what: str, position: int) -> DataError:
+    def fail(self, what: str, position: int, hint: str | None = None) -> DataError:
         """The error that says `what` is wrong at `position`."""
         line = self.text.count("\n", 0, position) + 1
-        return DataError(what, where=f"{self.path}:{line}")
+        return DataError(what, where=f"{self.path}:{line}", hint=hint)
 
     def _value(self, position: int) -> tuple[Any, int]:
         try:
