@@ -25,6 +25,9 @@ DONT_CARE = "DontCare"
 NO_NAME = "object"
 """The class of boxes that say none."""
 
+UNREADABLE = "row-unreadable"
+"""The code of remarks on entries that cannot be read, and are left out."""
+
 NO_TRACK = -1
 """The track of a box that belongs to none."""
 

@@ -270,6 +270,6 @@ def test_every_code_has_a_drawn_flaw():
     elsewhere = {"dataset-empty", "anchor-recall"}  # test_checks.py, test_anchor_recall.py
     here = {"image-missing", "image-unreadable", "image-duplicate", "split-leak", "image-size"}
     here |= {"image-turned", "class-spelling", "class-unused", "split-class", "image-empty"}
-    here |= {"image-unsplit"}
+    here |= {"image-unsplit", "row-unreadable", "image-unannotated"}
 
     assert set(FLAWED_BOXES) | here | elsewhere == set(CODES)
