@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import JsonFlag, PlaceImages, SourceFormat, VocOffset, complete_format
+from dhcli.cli.options import (
+    JsonFlag,
+    Overwrite,
+    PlaceImages,
+    SourceFormat,
+    VocOffset,
+    complete_format,
+)
 from dhcli.errors import ConfigError
 from dhcli.words import counted
 
@@ -25,9 +32,7 @@ def convert(
             metavar="SRC", help="Dataset: a folder or annotation file. Several are merged."
         ),
     ],
-    destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist yet.")
-    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write, a new one.")],
     to: Annotated[
         str,
         typer.Option(
@@ -128,6 +133,7 @@ def convert(
             rich_help_panel=CUT,
         ),
     ] = 0.5,
+    overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write datasets as one, in any format; select, split and tile them on the way.
@@ -161,7 +167,7 @@ def convert(
     if group_by is not None and split is None:
         raise ConfigError("needs --split, which is not given", where="--group-by")
     require_format(to)
-    require_free(destination)
+    require_free(destination, overwrite=overwrite, inputs=sources)
     tables = []
     for source in sources:
         tables.append(
@@ -171,7 +177,7 @@ def convert(
     table, lines = apply_plan(tables, plan)
     for line in lines:
         err.print(line)
-    written, lost = write_plan(table, destination, to, images, plan)
+    written, lost = write_plan(table, destination, to, images, plan, overwrite=overwrite)
     for line in lost:
         err.print(line)
     origins = {

@@ -46,6 +46,11 @@ def out_option(help: str, metavar: str = "FOLDER") -> Any:
     return typer.Option("--out", "-o", metavar=metavar, help=help)
 
 
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace what is already at the place to write to, whole."),
+]
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import Boxes, Device, Gate, JsonFlag, Precision, Scores, Weights, out_option
+from dhcli.cli.options import (
+    Boxes,
+    Device,
+    Gate,
+    JsonFlag,
+    Overwrite,
+    Precision,
+    Scores,
+    Weights,
+    out_option,
+)
 from dhcli.errors import ConfigError, DhError, suggest
 from dhcli.words import counted
 
@@ -67,6 +77,7 @@ def predict(
     ] = None,
     precision: Precision = "fp32",
     gate: Gate = None,
+    overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Find the objects in images: drawn pictures, and files for programs.
@@ -89,7 +100,17 @@ def predict(
 
     drawer = write_drawing if draw else None
     request = Request(
-        images, weights, out, formats, drawer, score_threshold, top_k, names, scores, boxes
+        images,
+        weights,
+        out,
+        formats,
+        drawer,
+        score_threshold,
+        top_k,
+        names,
+        scores,
+        boxes,
+        overwrite,
     )
     with counting("images") as progress:
         outcome = run(

@@ -244,6 +244,12 @@ class DetectionTable:
             splits={},
         )
 
+    def keep_images(self, keep: NDArray[np.bool_]) -> DetectionTable:
+        """The images where `keep` (I,) bool is true, in their splits."""
+        number = np.cumsum(keep) - 1
+        splits = {name: number[rows[keep[rows]]] for name, rows in self.splits.items()}
+        return replace(self.take_images(np.flatnonzero(keep)), splits=splits)
+
     def keep_boxes(self, keep: NDArray[np.bool_]) -> DetectionTable:
         """The table with the boxes where `keep` (M,) bool is true; every image stays."""
         counts = np.bincount(self.image_of_box[keep], minlength=len(self))

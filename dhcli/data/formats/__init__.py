@@ -37,7 +37,7 @@ from dhcli.data.formats import (
     yolo,
 )
 from dhcli.data.formats.coco_results import place_on, read_results, results_of
-from dhcli.data.formats.placing import Images, Placing, losses
+from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
@@ -47,6 +47,7 @@ __all__ = [
     "FORMATS",
     "Images",
     "describe",
+    "held",
     "read_dataset",
     "read_detections",
     "read_results",
@@ -256,24 +257,29 @@ def write_dataset(
     *,
     images: Images = "copy",
     beside: Mapping[str, str] | None = None,
+    overwrite: bool = False,
 ) -> tuple[str, ...]:
     """Write `table` as a new folder in a format; return lines on what that could not hold.
 
     `images` are copied, linked (symbolic links), moved or not taken along. With scores, boxes are
     written as the format's predictions. `beside` has further text files, by name. The folder
-    appears when it is complete. Raises DhError if it is there already or cannot be written.
+    appears when it is complete, with `overwrite` in place of what is there. Raises DhError if it is
+    there already or cannot be written.
     """
     kind = FORMATS[require_format(format)]
-    finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
-    broken = int(np.sum(~finite))
-    lost = [counted(broken, "box with a coordinate that is not finite: left out")] if broken else []
-    table = table.keep_boxes(finite) if broken else table
-    with atomic_folder(destination) as folder:
+    table, lost = writable(table, kind.holds)
+    with atomic_folder(destination, overwrite=overwrite) as folder:
         placing = Placing(table, folder, images)
         kind.write(table, placing)
         for name, text in (beside or {}).items():
             placing.write(name, text)
     if images == "none" and not kind.holds.sizes:
         sized = counted(len(table), "image")
-        lost.append(f"sizes of {sized}: not kept, and the files are left out")
+        lost += (f"sizes of {sized}: not kept, and the files are left out",)
     return (*lost, *losses(table, kind.holds), *placing.lost)
+
+
+def held(table: DetectionTable, format: str) -> DetectionTable:
+    """What of `table` is there to be read again from a dataset written in `format`."""
+    holds = FORMATS[format].holds
+    return objects_held(writable(table, holds)[0], holds)

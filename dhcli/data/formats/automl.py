@@ -33,6 +33,7 @@ HOLDS = Holds(
     classes=False,
     scores=False,
     sizes=False,
+    fractions=True,
     splits=False,
 )
 

@@ -31,6 +31,7 @@ HOLDS = Holds(
     empty=False,
     classes=False,
     sizes=False,
+    fractions=True,
 )
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")

@@ -55,7 +55,11 @@ from dhcli.ops.arrays import tidy
 from dhcli.words import counted
 
 HOLDS = Holds(
-    "fractions of the image: centre, width, height", marks=Flag(0), regions=LEFT_OUT, sizes=False
+    "fractions of the image: centre, width, height",
+    marks=Flag(0),
+    regions=LEFT_OUT,
+    sizes=False,
+    fractions=True,
 )
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -46,6 +47,18 @@ CODES: Mapping[str, Code] = {
         "an image has another size than its annotation says",
         "the image's own size counts",
         "the image's own size is written",
+    ),
+    "image-resized": Code(
+        "warning",
+        "an image was made smaller or larger after its boxes were drawn",
+        "boxes scaled along",
+        "boxes scaled along, masks left out",
+    ),
+    "image-disagrees": Code(
+        "error",
+        "an image has another size than its annotation says, and its boxes do not fit that",
+        "left out with data.on_bad_image=skip, else the run stops",
+        "",
     ),
     "image-turned": Code(
         "warning",
@@ -146,3 +159,16 @@ class Finding:
     def training(self) -> str:
         """What training does about it."""
         return CODES[self.code].training
+
+
+def summary(findings: Sequence[Finding]) -> list[str]:
+    """A line per code: how many of it there are, what it means, what is done, and the first."""
+    lines = []
+    for code, count in Counter(finding.code for finding in findings).items():
+        first = next(finding for finding in findings if finding.code == code)
+        about = CODES[code]
+        done = f"; {about.training}" if about.training else ""
+        lines.append(
+            f"{code} ({count:,}): {about.meaning}{done}, such as {first.where}: {first.what}"
+        )
+    return lines
