@@ -38,7 +38,7 @@ from dhcli.data.formats.columns import DONT_CARE, UNREADABLE
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.formats.placing import Holds, Placing, writing
-from dhcli.data.io.files import fill_sizes
+from dhcli.data.io.files import fill_sizes, split_name
 from dhcli.data.io.json_text import begins_as
 from dhcli.data.strings import Strings
 from dhcli.data.table import (
@@ -57,6 +57,8 @@ from dhcli.words import counted, named
 
 HOLDS = Holds("from 0, x y width height", columns=frozenset((SOURCE,)), own_columns=True)
 
+_PREFIX = "instances_"
+_NO_INSTANCES = ("person_keypoints", "captions", "stuff", "panoptic", "image_info")
 _HEAD = 1 << 12
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _ROUNDED = 1e-3
@@ -69,8 +71,13 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def _instances(files: list[Path]) -> list[Path]:
-    """Those of the files that tell of instances, else all."""
-    return [file for file in files if file.name.startswith("instances")] or files
+    """Those of the files that tell of instances, and of splits that these do not; else all."""
+    chosen = [file for file in files if file.name.startswith("instances")]
+    if not chosen:
+        return files
+    known = {split_name(file.stem) for file in chosen} | {None}
+    others = (file for file in files if split_name(file.stem) not in known)
+    return [*chosen, *(file for file in others if not file.name.startswith(_NO_INSTANCES))]
 
 
 def _is_coco(path: Path) -> bool:
@@ -336,6 +343,7 @@ LAYOUT = FilePerSplit(
     (".json",),
     _is_coco,
     prefer=_instances,
+    prefix=_PREFIX,
     has_ids=True,
 )
 FORMAT = Format("COCO", LAYOUT, read_coco, write_coco, HOLDS)

@@ -162,5 +162,7 @@ def _annotations(
         }
 
 
-LAYOUT = FilePerSplit("annotations/*.json with categories and items", (".json",), _is_datumaro)
+LAYOUT = FilePerSplit(
+    "annotations/*.json with categories and items", (".json",), _is_datumaro, prefix=""
+)
 FORMAT = Format("Datumaro", LAYOUT, read_datumaro, write_datumaro, HOLDS)

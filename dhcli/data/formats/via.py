@@ -229,6 +229,9 @@ def _bytes_of(path: Path) -> int:
 
 
 LAYOUT = FilePerSplit(
-    "*.json with regions and shape_attributes, or a project", (".json", ".csv"), _is_via
+    "*.json with regions and shape_attributes, or a project",
+    (".json", ".csv"),
+    _is_via,
+    prefix="via_",
 )
 FORMAT = Format("VIA", LAYOUT, read_via, write_via, HOLDS)

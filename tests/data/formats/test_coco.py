@@ -308,6 +308,43 @@ def test_an_image_in_two_files_is_one_image_in_two_splits(put):
     assert len(table.boxes) == 3
 
 
+def test_a_split_that_no_file_of_instances_tells_is_read_from_another(put):
+    put(document(), "annotations/instances_train2017.json", "train2017")
+    put(document(), "annotations/person_keypoints_test2017.json")
+
+    table = read_dataset(put(document(), "annotations/val.json", "val"))
+
+    assert list(table.splits) == ["train", "val"]
+    assert table.notes[-1] == (
+        "1 JSON file of COCO beside those of the splits: left out: "
+        "annotations/person_keypoints_test2017.json"
+    )
+
+
+def test_files_beside_are_named(put, tmp_path):
+    put(document())
+    (tmp_path / "annotations/captions_val2017.json").write_text('{"images": [], "info": 1}')
+
+    table = read_dataset(put(document(), "val.json"))
+
+    assert table.notes == (
+        "1 JSON file of COCO beside those of the splits: left out: val.json",
+        "1 JSON file that is not of COCO: left out: annotations/captions_val2017.json",
+    )
+
+
+def test_a_file_an_image_is_one_dataset(put):
+    told = document()
+    for image, name in zip(told["images"], "ab", strict=True):
+        rows = [row for row in told["annotations"] if row["image_id"] == image["id"]]
+        root = put(document(images=[image], annotations=rows), f"Annotations/{name}.json", "Images")
+
+    table = read_dataset(root)
+
+    assert sorted(table.files) == ["Images/a.jpg", "Images/b.jpg"]
+    assert (len(table.boxes), dict(table.splits)) == (3, {})
+
+
 def test_years_tell_splits_apart(put):
     put(document(), "annotations/instances_train2014.json")
 

@@ -556,3 +556,13 @@ def test_reading_one_large_file_says_how_far_it_is(sample, tmp_path, monkeypatch
     shares = [done / total for what, done, total in told if what.endswith(suffix)]
     assert shares
     assert 0 < max(shares) <= 1
+
+
+@pytest.mark.parametrize("format", ["coco", "via", "datumaro"])
+def test_splits_of_any_name_come_back(sample, tmp_path, format):
+    own = replace(sample, splits={"learn": np.array([0, 1]), "look": np.array([2])})
+    write_dataset(own, tmp_path / "out", format)
+
+    table = read_dataset(tmp_path / "out")
+
+    assert {name: len(images) for name, images in table.splits.items()} == {"learn": 2, "look": 1}
