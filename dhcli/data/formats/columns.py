@@ -72,6 +72,8 @@ class Columns:
         self._images = array("i")
         self._classes: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
+        self._parts: dict[tuple[int, int, str], int] = {}
+        self._joined: set[int] = set()
 
     def image(self, file: str, width: int = 0, height: int = 0) -> int:
         """The number of the image `file`, begun where it is new."""
@@ -101,17 +103,40 @@ class Columns:
         line: int,
         image: int | None = None,
         score: Any = None,
-    ) -> None:
+        group: Any = None,
+    ) -> bool:
         """Add a box xyxy of the class `name`, a region to ignore where that is `DONT_CARE`.
 
         `marks` are the bits of its flags, `score` a number or its text where the file has one; the
-        rest as in `add_box`. Raises ValueError for a score that is not a number.
+        rest as in `add_box`. Boxes of one class in one `group` of an image are the parts of an
+        object: it gets one box, and False says that this one made no box of its own. None, or a
+        group of no name, is none. Raises ValueError for a score that is not a number.
         """
         label = self.label_of(name)
+        if group not in (None, "") and self._join(label, box, marks, image, str(group)):
+            return False
         region = Flag.IGNORE.value if label == ANY_CLASS else 0
         self.add_box(label, box, marks | region, line, image)
         if score is not None:
             self.scores.append(number_of(score))
+        return True
+
+    def _join(
+        self, label: int, box: Sequence[float], marks: int, image: int | None, group: str
+    ) -> bool:
+        """Whether a box is a part of an object that there is, whose box is then around both."""
+        coming, number = len(self.labels), len(self.files) - 1 if image is None else image
+        row = self._parts.setdefault((number, label, group), coming)
+        if row == coming:
+            return False
+        if row not in self._joined:
+            self._joined.add(row)
+            self.counts["object of several parts, of one class and group: one box around all"] += 1
+        x1, y1, x2, y2 = self.boxes[4 * row : 4 * row + 4]
+        around = (min(x1, box[0]), min(y1, box[1]), max(x2, box[2]), max(y2, box[3]))
+        self.boxes[4 * row : 4 * row + 4] = array("d", around)
+        self.flags[row] |= marks
+        return True
 
     def add_box(
         self, label: int, xyxy: Sequence[float], flags: int, line: int, image: int | None = None

@@ -1,10 +1,11 @@
 """CVAT's XML 1.1: `annotations.xml` of images with shapes, or of tracks through frames.
 
 Boxes are read, and polygons, polylines, ellipses, masks and cuboids as the boxes around them;
-points and skeletons are left out, counted. `occluded` is a mark, and so are attributes called
-difficult, truncated, crowd or ignore; an attribute `score` is a score. The `subset` of an image is
-its split. Of a track, the frames that the file tells of are read, those `outside` left out; its
-number is kept. A frame is the image with its number in the name, else that at its place by name.
+points and skeletons are left out, counted. Shapes of one label and `group_id` in an image are parts
+of one object: one box around all. `occluded` is a mark, and so are attributes called difficult,
+truncated, crowd or ignore; an attribute `score` is a score. The `subset` of an image is its split.
+Of a track, the frames that the file tells of are read, those `outside` left out; its number is
+kept. A frame is the image with its number in the name, else that at its place by name.
 
 Pixels: from 0, the maximum excluded. Classes: in the order of the labels.
 """
@@ -149,8 +150,9 @@ class _Reader(XmlReader):
         name = class_of((self._track or shape)["label"])
         flags = flags_told(self._marks | {"occluded": shape.get("occluded", "0")})
         image = self._frame(shape["frame"]) if self._track else self._image
-        self.columns.add(name, box, flags, self.line, image, self._marks.get("score"))
-        self.tracks.append(whole_or(self._track.get("id"), NO_TRACK))
+        group, score = _group_of(self._track or shape), self._marks.get("score")
+        if self.columns.add(name, box, flags, self.line, image, score, group):
+            self.tracks.append(whole_or(self._track.get("id"), NO_TRACK))
 
     def _frame(self, told: str) -> int:
         """The image of a frame; with the first, all that lie there."""
@@ -163,6 +165,12 @@ class _Reader(XmlReader):
                 self.columns.image(name, width, height)
         name = self._frames.get(number, f"frame_{number:06d}.png")
         return self.columns.image(name, width, height)
+
+
+def _group_of(told: dict[str, str]) -> str:
+    """The group that a shape or track is in, "" for none, which CVAT also calls 0."""
+    group = told.get("group_id") or told.get("group") or ""
+    return "" if group == "0" else group
 
 
 def _frame_names(root: Path, path: Path) -> dict[int, str]:

@@ -1,9 +1,10 @@
 """Datumaro: `annotations/SUBSET.json` with `categories` and `items`, images in images/SUBSET.
 
 Boxes are read, and polygons, polylines and ellipses as the boxes around them; masks, points,
-labels and captions are left out, counted. Attributes called occluded, truncated, difficult,
-is_crowd or ignore are marks, `track_id` is kept as the track, `score` as a score. The subset
-`default` is no split.
+labels and captions are left out, counted. Annotations of one label and `group` in an item are parts
+of one object: one box around all. Attributes called occluded, truncated, difficult, is_crowd or
+ignore are marks, `track_id` is kept as the track, `score` as a score. The subset `default` is no
+split.
 
 Pixels: from 0, the maximum excluded. Classes: in the order of the labels.
 """
@@ -93,8 +94,9 @@ class _Reader:
             self.columns.counts[what] += 1
         name = self._name(told["label_id"])
         marks = told.get("attributes") or {}
-        self.columns.add(name, box, flags_told(marks), line, image, marks.get("score"))
-        self.tracks.append(whole_or(marks.get("track_id"), NO_TRACK))
+        group = told.get("group") or None  # 0 stands for none
+        if self.columns.add(name, box, flags_told(marks), line, image, marks.get("score"), group):
+            self.tracks.append(whole_or(marks.get("track_id"), NO_TRACK))
 
     def _name(self, number: Any) -> str:
         if isinstance(number, int) and 0 <= number < len(self._labels):

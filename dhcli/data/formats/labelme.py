@@ -1,9 +1,10 @@
 """LabelMe: a JSON file an image, beside it or in a folder of its own.
 
 Rectangles, polygons, circles and masks are read, all as the box around them; points and lines have
-none and are left out, counted. A shape's `flags` called difficult, truncated, occluded, crowd or
-ignore are marks, its `score` is a score. The image is the one that `imagePath` names, else the one
-called as the file. Folders called train, val or test are the splits.
+none and are left out, counted. Shapes of one label and `group_id` are parts of one object: one box
+around all. A shape's `flags`, and X-AnyLabeling's `attributes`, called difficult, truncated,
+occluded, crowd or ignore are marks, its `score` is a score. The image is the one that `imagePath`
+names, else the one called as the file. Folders called train, val or test are the splits.
 
 An image without a file is not annotated and is left out, counted.
 
@@ -129,9 +130,11 @@ class _Reader:
             return
         box = _circle(shape["points"]) if kind == "circle" else hull(shape["points"])
         self.columns.counts[f"shape `{kind}`: read as the box around"] += kind != "rectangle"
-        name, flags = class_of(shape["label"]), flags_told(shape.get("flags") or {})
+        name, group = class_of(shape["label"]), shape.get("group_id")
+        told = {"difficult": shape.get("difficult")} | (shape.get("attributes") or {})
+        marks = flags_told(told | (shape.get("flags") or {}))
         coming = len(self.columns.files)  # the file tells of the image behind its shapes
-        self.columns.add(name, box, flags, line, coming, shape.get("score"))
+        self.columns.add(name, box, marks, line, coming, shape.get("score"), group)
 
 
 def _circle(points: Any) -> Box:

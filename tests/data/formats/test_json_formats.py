@@ -54,6 +54,37 @@ def test_labelme_shapes_become_boxes_and_are_counted(lay):
     )
 
 
+def shape(label, x, group, **more):
+    points = [[x, 10], [x + 10, 10], [x + 10, 20]]
+    return {"label": label, "points": points, "group_id": group, "shape_type": "polygon", **more}
+
+
+def test_shapes_of_one_label_and_group_are_one_object(lay):
+    shapes = [shape("cat", 0, 0), shape("cat", 20, 0, flags={"occluded": True}), shape("cat", 5, 1)]
+    shapes += [shape("dog", 0, 0), shape("cat", 30, None), shape("cat", 31, None)]
+    told = {"imagePath": "a.jpg", "imageData": None, "shapes": shapes}
+    other = told | {"imagePath": "b.jpg", "shapes": shapes[:1]}
+
+    table = read_dataset(
+        lay({"a.json": json.dumps(told), "b.json": json.dumps(other)}, "a.jpg", "b.jpg")
+    )
+
+    assert table.offsets.tolist() == [0, 5, 6]
+    assert table.boxes[0].tolist() == [0, 10, 30, 20]
+    assert table.boxes[1:, 0].tolist() == [5, 0, 30, 31, 0]
+    assert table.flags.tolist() == [Flag.OCCLUDED, 0, 0, 0, 0, 0]
+    assert "1 object of several parts, of one class and group: one box around all" in table.notes
+
+
+def test_marks_of_x_anylabeling(lay):
+    shapes = [shape("cat", 0, None, difficult=True, score=None, attributes={"occluded": "true"})]
+    told = {"imagePath": "a.jpg", "imageData": None, "shapes": shapes}
+
+    table = read_dataset(lay({"a.json": json.dumps(told)}, "a.jpg"))
+
+    assert table.flags.tolist() == [Flag.DIFFICULT | Flag.OCCLUDED]
+
+
 def test_labelme_finds_the_image_beside_the_file_where_the_path_is_gone(lay):
     told = LABELME | {"imagePath": "C:\\Users\\me\\a.jpg", "imageData": "aGVsbG8="}
     files = {"a.json": json.dumps(told), "b.json": json.dumps(told | {"imagePath": "b.png"})}
@@ -253,6 +284,18 @@ def test_datumaro_items_by_number_of_label(lay):
     assert table.extras["track"].tolist() == [7, -1]
     assert table.splits["train"].tolist() == [0, 1]
     assert "1 annotation `label`: left out" in table.notes
+
+
+def test_datumaro_annotations_of_one_group_are_one_object(lay):
+    parts = [
+        {"type": "bbox", "label_id": 0, "group": 3, "bbox": [x, 2, 5, 5], "attributes": {}}
+        for x in (1, 20)
+    ]
+    told = DATUMARO | {"items": [{"id": "a", "annotations": parts, "image": {"path": "a.jpg"}}]}
+
+    table = read_dataset(lay({"annotations/train.json": json.dumps(told)}, "images/train/a.jpg"))
+
+    assert table.boxes.tolist() == [[1, 2, 25, 7]]
 
 
 def bitmap(width, height):
