@@ -20,7 +20,7 @@ from dhcli.cli.options import (
     out_option,
 )
 from dhcli.errors import ConfigError, DhError, suggest
-from dhcli.words import counted
+from dhcli.words import counted, named
 
 if TYPE_CHECKING:
     from dhcli.inference.predict import Outcome
@@ -178,10 +178,16 @@ def _sheet(outcome: Outcome) -> Sheet:
 
 
 def _check_read(outcome: Outcome) -> None:
-    """Name the images that could not be read. Raises DhError where there are any."""
+    """Name the images that were read by a rule, and those that could not be read.
+
+    Raises DhError where there are any of these.
+    """
+    from dhcli.data.tools.findings import CODES
     from dhcli.report.console import err
 
     summary = outcome.summary
+    for code, names in summary.odd.items():
+        err.print(f"{named(names, 'image')}: {CODES[code].meaning}; {CODES[code].training}")
     unreadable = summary.unreadable
     if not unreadable:
         return

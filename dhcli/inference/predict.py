@@ -13,12 +13,12 @@ from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import choose_read_out
 from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError, suggest
-from dhcli.inference.locate_images import find_images
+from dhcli.inference.locate_images import find_images, other_files
 from dhcli.inference.stream import Drawer, Kept, Summary, detect_images, drawing
 from dhcli.inference.writers import FORMATS, Place, Writer, find_twins
 from dhcli.runtime.runner import Runner, open_runner
 from dhcli.weights.class_names import match_names
-from dhcli.words import counted
+from dhcli.words import counted, named
 
 DEFAULT_FOLDER = Path("predictions")
 SHOWN = 0.3
@@ -76,6 +76,7 @@ class Outcome:
         return {
             "images": summary.images,
             "unreadable": [{"image": name, "why": why} for name, why in summary.unreadable],
+            "odd": dict(summary.odd),
             "detections": {name: summary.counts[k] for k, name in enumerate(self.classes)},
             "score_from": self.lowest,
             "drawn": {name: summary.shown[k] for k, name in enumerate(self.classes)},
@@ -114,6 +115,8 @@ def predict(
         say(line)
     on = f"model {request.weights} on {runner.place}"
     say(f"{counted(len(images), 'image')} below {images.root}, {on}")
+    if videos := other_files(request.images):
+        say(named(videos, "video passed over"))
     drawn = f" and drawn from {shown:g}" if request.draw and shown != lowest else ""
     say(
         f"detections are {'written' if request.formats else 'counted'} from score {lowest:g}{drawn}"

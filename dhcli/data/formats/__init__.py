@@ -19,16 +19,24 @@ from dhcli.data.formats import (
     automl,
     coco,
     createml,
+    crowdhuman,
     csv_table,
     cvat,
     datumaro,
     dota,
+    ground_truth,
+    hf_imagefolder,
     imagenet,
+    keras_yolo,
     kitti,
+    label_studio,
     labelme,
+    labelme_web,
+    makesense,
     mot,
     openimages,
     retinanet,
+    scalabel,
     supervisely,
     via,
     visdrone,
@@ -36,6 +44,7 @@ from dhcli.data.formats import (
     widerface,
     yolo,
 )
+from dhcli.data.formats.archives import archives_in, refuse_archive
 from dhcli.data.formats.coco_results import place_on, read_results, results_of
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
@@ -60,10 +69,12 @@ __all__ = [
 FORMATS = {
     "voc": voc.FORMAT,
     "imagenet": imagenet.FORMAT,
+    "labelme-web": labelme_web.FORMAT,
     "kitti": kitti.FORMAT,
     "coco": coco.FORMAT,
     "datumaro": datumaro.FORMAT,
     "via": via.FORMAT,
+    "label-studio": label_studio.FORMAT,
     "createml": createml.FORMAT,
     "supervisely": supervisely.FORMAT,
     "labelme": labelme.FORMAT,
@@ -72,6 +83,12 @@ FORMATS = {
     "csv": csv_table.FORMAT,
     "retinanet": retinanet.FORMAT,
     "automl": automl.FORMAT,
+    "makesense": makesense.FORMAT,
+    "keras-yolo": keras_yolo.FORMAT,
+    "imagefolder": hf_imagefolder.FORMAT,
+    "crowdhuman": crowdhuman.FORMAT,
+    "scalabel": scalabel.FORMAT,
+    "ground-truth": ground_truth.FORMAT,
     "dota": dota.FORMAT,
     "mot": mot.FORMAT,
     "visdrone": visdrone.FORMAT,
@@ -104,6 +121,7 @@ def read_dataset(
         raise ConfigError(f"voc_offset is one of {', '.join(_OFFSETS)}, not `{voc_offset}`")
     if not path.exists():
         raise DataError("no such dataset", where=path)
+    refuse_archive(path)
     place, found = (path, [require_format(format)]) if format else recognise(path)
     kind = FORMATS[found[0]]
     read = kind.read
@@ -191,7 +209,7 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
     raise DataError(
         f"is not a dataset of a known format; it {_contents(path)}",
         where=path,
-        hint=f"looked for{looked}",
+        hint=archives_in(path) or f"looked for{looked}",
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from dhcli.data.formats.boxes import from_centre
 from dhcli.data.formats.columns import Columns, class_of
+from dhcli.data.formats.label_studio import is_label_studio
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
 from dhcli.data.io.json_text import JsonText, begins_as
@@ -38,7 +39,8 @@ _IMAGE_KEYS = ("image", "imagefilename", "filename")
 
 def _is_createml(path: Path) -> bool:
     lists = any(begins_as(path, "[", key) for key in ("annotations", "annotation"))
-    return lists and any(begins_as(path, "[", key) for key in _IMAGE_KEYS)
+    is_list = lists and any(begins_as(path, "[", key) for key in _IMAGE_KEYS)
+    return is_list and not is_label_studio(path)
 
 
 def read_createml(root: Path, path: Path) -> DetectionTable:

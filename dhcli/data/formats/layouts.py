@@ -60,6 +60,7 @@ class FilePerSplit:
     prefix     what the names of files begin with, where splits may have any name: `instances_day`;
                None: they may not
     has_ids    whether the ids of images, boxes and classes are the files' own; else they go on
+    folders    where files are looked for first, before the root and the folders in it
     """
 
     looks_for: str
@@ -69,6 +70,7 @@ class FilePerSplit:
     prefer: Callable[[list[Path]], list[Path]] = list
     prefix: str | None = None
     has_ids: bool = False
+    folders: Sequence[str] = ("annotations",)
 
     def sniff(self, path: Path) -> bool:
         """Whether `path` is such a file, or a folder with some."""
@@ -84,7 +86,7 @@ class FilePerSplit:
         return strict or self._find(path, self.is_ours)
 
     def _find(self, root: Path, is_ours: IsOurs) -> list[Path]:
-        found = (find_files(root, suffix, is_ours) for suffix in self.suffixes)
+        found = (find_files(root, s, is_ours, self.folders) for s in self.suffixes)
         return self.prefer(next((files for files in found if files), []))
 
     def _beside(self, root: Path, files: Sequence[Path], title: str) -> Iterator[str]:
@@ -114,7 +116,7 @@ class FilePerSplit:
         """
         files = self.files(path)
         if path.is_file():
-            return read(root_of(path), path)
+            return read(root_of(path, self.folders), path)
         if not files:
             hint = f"looked for {self.looks_for} ({title})"
             raise DataError(f"holds no {title} file", where=path, hint=hint)
@@ -219,19 +221,22 @@ def add_part(
     columns.end_split(part.split, start)
 
 
-def find_files(root: Path, suffix: str, is_ours: IsOurs) -> list[Path]:
-    """Annotation files of a folder: those in `annotations`, else in itself, else in its folders.
+def find_files(
+    root: Path, suffix: str, is_ours: IsOurs, first: Sequence[str] = ("annotations",)
+) -> list[Path]:
+    """Annotation files of a folder: those in one of `first`, else in itself, else in its folders.
 
     Folders that are called as splits count as the folder itself. One that has images of its own,
     and does not speak of a split, is another dataset.
     """
-    return next((files for files in _groups(root, suffix, is_ours) if files), [])
+    return next((files for files in _groups(root, suffix, is_ours, first) if files), [])
 
 
-def _groups(root: Path, suffix: str, is_ours: IsOurs) -> Iterator[list[Path]]:
+def _groups(root: Path, suffix: str, is_ours: IsOurs, first: Sequence[str]) -> Iterator[list[Path]]:
     splits = (".", *(name for _, name in split_folders(root)))
     within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
-    for folders in (find_folders(root, ("annotations",)), splits, within):
+    firsts = ([folder] for folder in find_folders(root, first))
+    for folders in (*firsts, splits, within):
         files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
         # A file an image is another format: one look at a few tells.
         if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
@@ -264,9 +269,14 @@ def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
     return numbered
 
 
-def root_of(path: Path) -> Path:
-    """The folder of the dataset that an annotation file alone stands for."""
-    return path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+def root_of(path: Path, folders: Sequence[str] = ("annotations",)) -> Path:
+    """The folder of the dataset that an annotation file alone, maybe in `folders`, stands for."""
+    parts = tuple(part.lower() for part in path.parent.parts)
+    for folder in sorted(folders, key=len, reverse=True):
+        below = tuple(folder.split("/"))
+        if parts[-len(below) :] == below:
+            return path.parents[len(below)]
+    return path.parent
 
 
 def _split_names(root: Path, files: Sequence[Path], prefix: str | None) -> list[str | None]:

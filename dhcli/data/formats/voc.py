@@ -66,6 +66,10 @@ _XML_FOLDERS = (
     *("xmls", "xml", "labels", "label", "."),
 )
 _ROOT_TAG = re.compile(r"<annotation[\s>]", re.IGNORECASE)
+_WEB_TAGS = re.compile(
+    r"<(?:polygon|deleted|sourceImage|sourceAnnotation|imagesize)>", re.IGNORECASE
+)
+"""Tags of LabelMe's web tool."""
 _LOOK_AT = 20
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _WRITTEN = "Written by dh, 1-based"
@@ -85,7 +89,14 @@ def holds_voc(folder: Path) -> bool:
 
 def is_voc(path: Path) -> bool:
     """Whether a file is XML that begins with VOC's tag; CVAT's is <annotations>."""
-    return path.suffix.lower() == ".xml" and _ROOT_TAG.search(read_head(path, 4096)) is not None
+    is_xml = path.suffix.lower() == ".xml"
+    return is_xml and bool(_ROOT_TAG.search(read_head(path, 4096))) and not is_labelme_web(path)
+
+
+def is_labelme_web(path: Path) -> bool:
+    """Whether a file is of LabelMe's web tool: VOC's tag around it, but polygons for boxes."""
+    head = read_head(path) if path.suffix.lower() == ".xml" else ""
+    return bool(_ROOT_TAG.search(head) and _WEB_TAGS.search(head)) and "<bndbox" not in head
 
 
 def read_voc(root: Path, parts: Iterable[Part], offset: str = "auto") -> DetectionTable:

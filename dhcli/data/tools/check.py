@@ -97,10 +97,12 @@ def repeated_ids(table: DetectionTable) -> Mask:
 
 
 def check_images(table: DetectionTable, images: Scan) -> Iterator[Finding]:
-    """The images that cannot be used."""
+    """The images that cannot be used, and those that are read by a rule."""
     for image, what in images.bad.items():
         code = "image-unreadable" if table.path(image).exists() else "image-missing"
         yield Finding(code, str(table.files[image]), what)
+    for image, said in images.odd.items():
+        yield from (Finding(code, str(table.files[image]), what) for code, what in said)
 
 
 @dataclass(frozen=True)

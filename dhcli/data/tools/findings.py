@@ -42,6 +42,19 @@ CODES: Mapping[str, Code] = {
         "left out with data.on_bad_image=skip, else the run stops",
         "left out",
     ),
+    "image-unended": Code(
+        "warning", "a JPEG has no end mark, though every pixel is there", "read", ""
+    ),
+    "image-depth": Code(
+        "warning",
+        "an image has more than 8 bits per channel",
+        "made 8 by the rule of input.depth",
+        "",
+    ),
+    "image-bands": Code(
+        "warning", "an image has bands beside red, green and blue", "the first three are read", ""
+    ),
+    "image-frames": Code("warning", "an image has several frames", "the first is read", ""),
     "image-size": Code(
         "warning",
         "an image has another size than its annotation says",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -41,7 +42,8 @@ def mend_for_training(
     nothing remains: see `CODES`, under `training`.
     """
     if images.bad and on_bad_image == "error":
-        raise _bad_images(table, list(check_images(table, images)))
+        found = check_images(table, images)
+        raise _bad_images(table, list(islice(found, len(images.bad))))
     findings = check_table(table, images)
     fitted = fit_to_images(table.without_source(), images)  # which may be most of it
     table, bad = fitted.table, images.is_bad | fitted.disagree
