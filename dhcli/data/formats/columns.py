@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.io.files import fill_sizes
+from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.strings import Strings
 from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Remark, make_table
+from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
 from dhcli.words import counted, named
 
@@ -40,6 +42,8 @@ MARKS = {
 }
 """What the marks of a box are called where a format lets us name them."""
 _OTHER_NAMES = {"iscrowd": Flag.CROWD, "is_crowd": Flag.CROWD, "isdifficult": Flag.DIFFICULT}
+T = TypeVar("T")
+
 _YES = ("true", "yes", "y", "t")
 _BITS = {name: flag.value for name, flag in (MARKS | _OTHER_NAMES).items()}
 
@@ -112,13 +116,14 @@ class Columns:
         object: it gets one box, and False says that this one made no box of its own. None, or a
         group of no name, is none. Raises ValueError for a score that is not a number.
         """
+        value = None if score is None else number_of(score)
         label = self.label_of(name)
         if group not in (None, "") and self._join(label, box, marks, image, str(group)):
             return False
         region = Flag.IGNORE.value if label == ANY_CLASS else 0
         self.add_box(label, box, marks | region, line, image)
-        if score is not None:
-            self.scores.append(number_of(score))
+        if value is not None:
+            self.scores.append(value)
         return True
 
     def _join(
@@ -160,6 +165,31 @@ class Columns:
         self.flags.frombytes(bytes(len(labels)))
         self.lines.extend(lines)
         self._images.extend([len(self.files) - 1] * len(labels))
+
+    def refuse(self, line: int, what: str, file: str | None = None) -> None:
+        """Leave out what cannot be read, on a line of the annotation file, and remark it."""
+        where = f"{self._annotation if file is None else file}:{line}"
+        self.remarks.append(Remark(UNREADABLE, where, what))
+
+    def add_each(self, what: str, line: int, items: Iterable[T], add: Callable[[T], None]) -> None:
+        """Have `add` take every item of an entry; a `what` that is odd is left out and remarked."""
+        for item in items:
+            try:
+                add(item)
+            except ODD as error:
+                self.refuse(line, f"{what} {oddity(error)}")
+
+    def refuse_file(self, error: DataError, boxes: int) -> None:
+        """Leave out the image of an annotation file that cannot be read, and remark it.
+
+        `boxes` is how many there were before; those that the file gave are forgotten.
+        """
+        for column in (self.labels, self.flags, self.lines, self._images):
+            del column[boxes:]
+        del self.boxes[4 * boxes :], self.scores[boxes:]
+        self._parts = {key: row for key, row in self._parts.items() if row < boxes}
+        where = str(error.where).removeprefix(f"{self._root}/")
+        self.remarks.append(Remark(UNREADABLE, where, error.what))
 
     def label_of(self, name: str) -> int:
         """The provisional number of a class; DontCare is ANY_CLASS."""
@@ -209,8 +239,10 @@ class Columns:
     def table(self, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
-        Scores count only where every box has one.
+        Scores count only where every box has one. Raises DataError where entries could not be read
+        and there are no others.
         """
+        self._require_boxes()
         labels = _numpy(self.labels, np.int32)
         if self._classes:
             number = {name: index for index, name in enumerate(classes)}
@@ -248,6 +280,12 @@ class Columns:
             **of_boxes,
             **columns,
         )
+
+    def _require_boxes(self) -> None:
+        """Raise DataError where not one box is left of entries that cannot be read."""
+        bad = [remark for remark in self.remarks if remark.code == UNREADABLE]
+        if bad and not self.labels:
+            raise DataError(bad[0].what, where=self._root / bad[0].where)
 
 
 def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any]:

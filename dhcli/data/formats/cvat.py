@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from dhcli.data.formats.boxes import Box, from_xywh, hull
+from dhcli.data.formats.boxes import Box, from_xywh, hull, turned
 from dhcli.data.formats.columns import (
     DONT_CARE,
     MARKS,
@@ -56,6 +56,7 @@ _SHAPES = frozenset(
 )
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")
 _FRAME = re.compile(r"(\d+)\D*$")
+_NO_IMAGE = -1
 _MOST_FRAMES = 10_000_000
 _NO_SUBSET = ("", "default")
 
@@ -114,7 +115,7 @@ class _Reader(XmlReader):
             try:
                 self._add(tag)
             except ODD as error:
-                raise self.fail(f"a <{tag}> {oddity(error)}") from None
+                self.columns.refuse(self.line, f"a <{tag}> {oddity(error)}")
         elif tag == "track":
             self._track = {}
         elif tag == "attribute" and within[-1:] != ["attributes"]:
@@ -126,7 +127,9 @@ class _Reader(XmlReader):
 
     def _begin_image(self, told: dict[str, str]) -> None:
         if "name" not in told:
-            raise self.fail("an <image> has no `name`")
+            self._image = _NO_IMAGE
+            self.columns.refuse(self.line, "an <image> has no `name`: left out, and its shapes")
+            return
         width, height = side_of(told.get("width")), side_of(told.get("height"))
         subset = told.get("subset", "")
         inside = confine(f"{subset}/{told['name']}", "images")
@@ -139,6 +142,8 @@ class _Reader(XmlReader):
     def _add(self, tag: str) -> None:
         shape = self._shape
         if self._track and is_set(shape.get("outside", "0")):
+            return
+        if not self._track and self._image == _NO_IMAGE:
             return
         box = _box(tag, shape)
         if box is None:
@@ -191,7 +196,7 @@ def _box(tag: str, shape: dict[str, str]) -> Box | None:
     if tag == "box":
         x1, y1, x2, y2 = (number_of(shape[side]) for side in _CORNERS)
         turn = math.radians(number_of(shape.get("rotation", 0)))
-        return (x1, y1, x2, y2) if not turn else _turned((x1, y1, x2, y2), turn)
+        return (x1, y1, x2, y2) if not turn else turned((x1, y1, x2, y2), turn)
     if tag in ("polygon", "polyline"):
         return hull(point.split(",") for point in shape["points"].split(";"))
     if tag == "ellipse":
@@ -204,15 +209,6 @@ def _box(tag: str, shape: dict[str, str]) -> Box | None:
         corners = [key[1:] for key in shape if key.startswith("x") and f"y{key[1:]}" in shape]
         return hull((shape[f"x{corner}"], shape[f"y{corner}"]) for corner in corners)
     return None
-
-
-def _turned(box: Box, turn: float) -> Box:
-    """The upright box around `box` turned by `turn` radians about its centre."""
-    x1, y1, x2, y2 = box
-    cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
-    x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-    dx, dy = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
-    return x - dx, y - dy, x + dx, y + dy
 
 
 def write_cvat(table: DetectionTable, placing: Placing) -> None:

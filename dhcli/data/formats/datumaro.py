@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,9 @@ def read_datumaro(root: Path, path: Path) -> DetectionTable:
     # The labels may stand behind the items that speak of them by number.
     labels = _label_names(document.read_object({"items": lambda *_: None}))
     reader = _Reader(Columns(root, path), labels)
-    document.read_object({"items": document.taking("an item", reader.add_item)})
+    document.read_object(
+        {"items": document.taking("an item", reader.add_item, reader.columns.refuse)}
+    )
     reader.columns.locate()
     classes = reader.columns.classes_after(labels)
     return reader.columns.table(classes, extras=tracks_of(reader.tracks))
@@ -79,11 +82,12 @@ class _Reader:
         told = item.get("image") or item.get("media") or {}
         name = told.get("path") or item["id"]
         height, width = told.get("size") or (0, 0)
+        annotations = list(item.get("annotations") or ())
         image = self.columns.image(str(name), side_of(width), side_of(height))
-        for annotation in item.get("annotations") or ():
-            self._add(annotation, line, image)
+        add = partial(self._add, line, image)
+        self.columns.add_each("an annotation", line, annotations, add)
 
-    def _add(self, told: dict[str, Any], line: int, image: int) -> None:
+    def _add(self, line: int, image: int, told: dict[str, Any]) -> None:
         kind = told["type"]
         box = _box(kind, told)
         if box is None:

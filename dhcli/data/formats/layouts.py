@@ -102,11 +102,10 @@ class FilePerSplit:
                 if path not in files:
                     is_ours = len(names) <= _MOST and self.is_ours(path)
                     (ours if is_ours else theirs).append(path.relative_to(root).as_posix())
-        what = f"{suffix[1:].upper()} file"
         if ours:
-            yield named(ours, f"{what} of {title} beside those of the splits: left out")
+            yield named(ours, f"file of {title} beside those of the splits: left out")
         if theirs:
-            yield named(theirs, f"{what} that is not of {title}: left out")
+            yield named(theirs, f"file not of {title}: left out")
 
     def read(self, path: Path, read: Read, title: str) -> DetectionTable:
         """The dataset at `path`, by a function of the root and one annotation file.

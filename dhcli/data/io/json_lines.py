@@ -10,7 +10,6 @@ from typing import Any
 from dhcli.data.io.files import read_head, read_text
 from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.progress import FileProgress
-from dhcli.errors import DataError
 
 
 def lines_speak_of(path: Path, suffixes: tuple[str, ...], *names: str) -> bool:
@@ -21,10 +20,15 @@ def lines_speak_of(path: Path, suffixes: tuple[str, ...], *names: str) -> bool:
     return head.lstrip().startswith("{") and all(f'"{name}"' in head for name in names)
 
 
-def read_json_lines(path: Path, what: str, add: Callable[[dict[str, Any], int], None]) -> None:
+def read_json_lines(
+    path: Path,
+    what: str,
+    add: Callable[[dict[str, Any], int], None],
+    refuse: Callable[[int, str], None],
+) -> None:
     """Hand each object of the file, a `what`, and its line to `add`.
 
-    Raises DataError with the line of what is no object, or not built as `add` has it.
+    Or, where it is no object or not built as `add` has it, its line and why to `refuse`.
     """
     text = read_text(path)
     progress, read = FileProgress(path, len(text)), 0
@@ -37,8 +41,8 @@ def read_json_lines(path: Path, what: str, add: Callable[[dict[str, Any], int], 
         try:
             add(json.loads(row), line)
         except json.JSONDecodeError as error:
-            raise DataError(f"is not JSON: {error.msg.lower()}", where=f"{path}:{line}") from None
+            refuse(line, f"is not JSON: {error.msg.lower()}")
         except RecursionError:
-            raise DataError("is nested too deep", where=f"{path}:{line}") from None
+            refuse(line, "is nested too deep")
         except ODD as error:
-            raise DataError(f"{what} {oddity(error)}", where=f"{path}:{line}") from None
+            refuse(line, f"{what} {oddity(error)}")

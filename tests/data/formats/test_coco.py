@@ -316,7 +316,7 @@ def test_a_split_that_no_file_of_instances_tells_is_read_from_another(put):
 
     assert list(table.splits) == ["train", "val"]
     assert table.notes[-1] == (
-        "1 JSON file of COCO beside those of the splits: left out: "
+        "1 file of COCO beside those of the splits: left out: "
         "annotations/person_keypoints_test2017.json"
     )
 
@@ -328,8 +328,8 @@ def test_files_beside_are_named(put, tmp_path):
     table = read_dataset(put(document(), "val.json"))
 
     assert table.notes == (
-        "1 JSON file of COCO beside those of the splits: left out: val.json",
-        "1 JSON file that is not of COCO: left out: annotations/captions_val2017.json",
+        "1 file of COCO beside those of the splits: left out: val.json",
+        "1 file not of COCO: left out: annotations/captions_val2017.json",
     )
 
 
