@@ -12,6 +12,7 @@ import typer
 from dhcli.cli.options import (
     ConfigFile,
     Dataset,
+    FollowLinks,
     JsonFlag,
     Overrides,
     Overwrite,
@@ -47,6 +48,7 @@ def check(
         ),
     ] = None,
     images: PlaceImages = "copy",
+    follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
@@ -96,7 +98,7 @@ def check(
     else:
         _show(data, findings, numbers, recall, every=all_)
     if fix:
-        _write_fixed(table, scan, findings, fix, images, overwrite=overwrite)
+        _write_fixed(table, scan, findings, fix, images, overwrite=overwrite, follow=follow_links)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -156,6 +158,7 @@ def _write_fixed(
     images: Images,
     *,
     overwrite: bool,
+    follow: bool,
 ) -> None:
     """Write the mended dataset in the format it was read from."""
     from dhcli.data.formats import held, write_dataset
@@ -166,9 +169,14 @@ def _write_fixed(
     log = "".join(
         f"{f.severity} {f.code} {f.where}: {f.what} ({CODES[f.code].fix})\n" for f in findings
     )
-    beside = {LOG: log}
     lost = write_dataset(
-        fixed, destination, table.format, images=images, beside=beside, overwrite=overwrite
+        fixed,
+        destination,
+        table.format,
+        images=images,
+        beside={LOG: log},
+        overwrite=overwrite,
+        follow=follow,
     )
     for line in lost:
         err.print(line)

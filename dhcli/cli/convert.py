@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhcli.cli.options import (
+    FollowLinks,
     JsonFlag,
     Overwrite,
     PlaceImages,
@@ -49,6 +50,7 @@ def convert(
         ),
     ] = False,
     images: PlaceImages = "copy",
+    follow_links: FollowLinks = False,
     classes: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Classes to keep, in order.", rich_help_panel=CHOOSE),
@@ -177,7 +179,9 @@ def convert(
     table, lines = apply_plan(tables, plan)
     for line in lines:
         err.print(line)
-    written, lost = write_plan(table, destination, to, images, plan, overwrite=overwrite)
+    written, lost = write_plan(
+        table, destination, to, images, plan, overwrite=overwrite, follow=follow_links
+    )
     for line in lost:
         err.print(line)
     origins = {

@@ -276,18 +276,19 @@ def write_dataset(
     images: Images = "copy",
     beside: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    follow: bool = False,
 ) -> tuple[str, ...]:
     """Write `table` as a new folder in a format; return lines on what that could not hold.
 
-    `images` are copied, linked (symbolic links), moved or not taken along. With scores, boxes are
-    written as the format's predictions. `beside` has further text files, by name. The folder
-    appears when it is complete, with `overwrite` in place of what is there. Raises DhError if it is
-    there already or cannot be written.
+    `images` are copied, links that lead out of the dataset with `follow` alone; or linked, moved or
+    not taken along. With scores, boxes are written as the format's predictions. `beside` has
+    further text files, by name. The folder appears when it is complete, with `overwrite` in place
+    of what is there. Raises DhError if it is there already or cannot be written.
     """
     kind = FORMATS[require_format(format)]
     table, lost = writable(table, kind.holds)
     with atomic_folder(destination, overwrite=overwrite) as folder:
-        placing = Placing(table, folder, images)
+        placing = Placing(table, folder, images, follow)
         kind.write(table, placing)
         for name, text in (beside or {}).items():
             placing.write(name, text)

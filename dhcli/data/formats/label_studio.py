@@ -38,7 +38,7 @@ from dhcli.data.io.json_text import JsonText, begins_as
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import DetectionTable
 
-HOLDS = Holds("percent of the image: x y width height", classes=False)
+HOLDS = Holds("percent of the image: x y width height", classes=False, fractions=True)
 
 _TASKS = ("annotations", "completions")
 _SHAPES = ("rectanglelabels", "polygonlabels", "ellipselabels", "brushlabels", "keypointlabels")

@@ -175,10 +175,10 @@ def unpacking(folder: Path) -> str:
     """The command that puts the images of the JSON files in a folder beside them."""
     code = (
         "import base64, json, pathlib, sys; "
-        "[f.with_suffix(pathlib.PureWindowsPath(d.get('imagePath') or '').suffix or '.png')"
-        ".write_bytes(base64.b64decode(d['imageData'])) "
-        "for f in pathlib.Path(sys.argv[1]).glob('*.json') "
-        "for d in [json.loads(f.read_text('utf-8'))] if d.get('imageData')]"
+        '[f.with_suffix(pathlib.PureWindowsPath(d.get("imagePath") or "").suffix or ".png")'
+        '.write_bytes(base64.b64decode(d["imageData"])) '
+        'for f in pathlib.Path(sys.argv[1]).glob("*.json") '
+        'for d in [json.loads(f.read_text("utf-8"))] if d.get("imageData")]'
     )
     return shlex.join(["python3", "-c", code, str(folder)])
 

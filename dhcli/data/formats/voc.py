@@ -263,7 +263,7 @@ class _Reader:
             return
         if upright:
             self.turned.append(len(self.columns.labels))
-            self.columns.counts["turned box (robndbox): read as the upright box around"] += 1
+            self.columns.counts["box turned (robndbox): read as the upright box around"] += 1
         name = fields.get("name")
         label = self.columns.label_of(name) if name else ANY_CLASS
         self.columns.add_box(label, upright or xyxy, _flags(fields), line)

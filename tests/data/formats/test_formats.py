@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dhcli.data.formats import FORMATS, describe, read_dataset, write_dataset
+from dhcli.data.formats import FORMATS, describe, held, read_dataset, write_dataset
 from dhcli.data.formats.placing import LEFT_OUT
 from dhcli.data.io import progress
 from dhcli.data.io.progress import watched_by
-from dhcli.data.table import ANY_CLASS, Flag
+from dhcli.data.table import ANY_CLASS, Flag, make_table
 from dhcli.errors import ConfigError, DataError, DhError
 
 REGIONS = int(Flag.CROWD | Flag.IGNORE)
@@ -577,3 +578,73 @@ def test_splits_of_any_name_come_back(sample, tmp_path, format):
     table = read_dataset(tmp_path / "out")
 
     assert {name: len(images) for name, images in table.splits.items()} == {"learn": 2, "look": 1}
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_links_out_of_the_dataset_are_copied_if_asked(tmp_path, what, rng):
+    root, private = tmp_path / "in", tmp_path / "private"
+    (root / "labels").mkdir(parents=True)
+    private.mkdir()
+    (root / "labels/a.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    Image.new("RGB", (20, 10)).save(private / "a.png")
+    if what == "file":
+        (root / "images").mkdir()
+        (root / "images/a.png").symlink_to(private / "a.png")
+    else:
+        (root / "images").symlink_to(private)
+    table = read_dataset(root)
+
+    lost = write_dataset(table, tmp_path / "out", "yolo")
+    followed = write_dataset(table, tmp_path / "followed", "yolo", follow=True)
+
+    assert "images/a.png" in lost[-1]
+    assert "--follow-links" in lost[-1]
+    assert not list((tmp_path / "out").rglob("*.png"))
+    assert followed == ()
+    assert len(list((tmp_path / "followed").rglob("*.png"))) == 1
+
+
+def test_links_within_the_dataset_are_copied(tmp_path):
+    root = tmp_path / "in"
+    (root / "labels").mkdir(parents=True)
+    (root / "images").mkdir()
+    (root / "labels/a.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    Image.new("RGB", (20, 10)).save(root / "store.png")
+    (root / "images/a.png").symlink_to("../store.png")
+    (tmp_path / "link").symlink_to(root)
+
+    assert write_dataset(read_dataset(tmp_path / "link"), tmp_path / "out", "yolo") == ()
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 1
+
+
+def test_fractions_of_an_image_that_is_not_there_are_not_written(tmp_path):
+    boxes = [[1, 1, 9, 9], [100, 100, 900, 900]]
+    table = make_table(tmp_path, ["a.png", "b.png"], [[20, 20], [0, 0]], [1, 1], boxes, [0, 0], "c")
+
+    for format in ("yolo", "openimages", "automl", "label-studio"):
+        lost = write_dataset(table, tmp_path / format, format)
+
+        assert (
+            "1 image of unknown size, which fractions need, left out with its boxes: b.png" in lost
+        )
+        assert list(held(table, format).files) == ["a.png"]
+        assert len(held(table, format).boxes) == 1
+    [line] = [line for line in write_dataset(table, tmp_path / "coco", "coco") if "size" in line]
+    assert line == "1 image of unknown size: written as 0×0: b.png"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_counted_is_what_is_there(format, tmp_path, sample):
+    write_dataset(sample, tmp_path / "out", format)
+
+    written, there = held(sample, format), read_dataset(tmp_path / "out")
+
+    assert len(written.boxes) == len(there.boxes)
+    assert len(written) == len(there)
+
+
+def test_a_table_without_boxes_loses_no_columns(tmp_path, sample):
+    table = replace(sample, extras={"location": np.zeros((len(sample.boxes), 3))})
+    none = table.keep_boxes(np.zeros(len(table.boxes), np.bool_))
+
+    assert not [line for line in write_dataset(none, tmp_path / "out", "coco") if "3-D" in line]

@@ -207,7 +207,7 @@ def test_a_turned_box_is_the_upright_one_around(folder, angle, box):
     table = read_dataset(folder(turned, f"<name>ship</name>{BOX}"))
 
     np.testing.assert_allclose(table.boxes, [box, [1, 2, 20, 30]])
-    assert "1 turned box (robndbox): read as the upright box around" in table.notes
+    assert "1 box turned (robndbox): read as the upright box around" in table.notes
 
 
 def test_images_beside_their_files_in_folders_called_as_splits(folder, tmp_path):
