@@ -58,6 +58,10 @@ REGION = Flag.CROWD | Flag.IGNORE
 Column = NDArray[Any] | Strings
 
 
+UNREADABLE = "row-unreadable"
+"""The code of remarks on rows, and whole files of images, that cannot be read."""
+
+
 class Remark(NamedTuple):
     """What a reader found wrong with an annotation file and left out of the table.
 
@@ -243,6 +247,12 @@ class DetectionTable:
             offsets=_offsets_of(counts),
             splits={},
         )
+
+    def keep_images(self, keep: NDArray[np.bool_]) -> DetectionTable:
+        """The images where `keep` (I,) bool is true, in their splits."""
+        number = np.cumsum(keep) - 1
+        splits = {name: number[rows[keep[rows]]] for name, rows in self.splits.items()}
+        return replace(self.take_images(np.flatnonzero(keep)), splits=splits)
 
     def keep_boxes(self, keep: NDArray[np.bool_]) -> DetectionTable:
         """The table with the boxes where `keep` (M,) bool is true; every image stays."""

@@ -15,7 +15,16 @@ from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.io.files import fill_sizes
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.strings import Strings
-from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Remark, make_table
+from dhcli.data.table import (
+    ANY_CLASS,
+    UNREADABLE,
+    Column,
+    DetectionTable,
+    Flag,
+    Remark,
+    make_table,
+)
+from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
 from dhcli.words import counted, named
 
@@ -69,6 +78,8 @@ class Columns:
         self._images = array("i")
         self._classes: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
+        self._first_error: DataError | None = None
+        self._doubted: set[int] = set()
 
     def image(self, file: str, width: int = 0, height: int = 0) -> int:
         """The number of the image `file`, begun where it is new."""
@@ -104,11 +115,11 @@ class Columns:
         `marks` are the bits of its flags, `score` a number or its text where the file has one; the
         rest as in `add_box`. Raises ValueError for a score that is not a number.
         """
+        if score is not None:
+            self.scores.append(number_of(score))
         label = self.label_of(name)
         region = Flag.IGNORE.value if label == ANY_CLASS else 0
         self.add_box(label, box, marks | region, line, image)
-        if score is not None:
-            self.scores.append(number_of(score))
 
     def add_box(
         self, label: int, xyxy: Sequence[float], flags: int, line: int, image: int | None = None
@@ -132,6 +143,18 @@ class Columns:
         self.flags.frombytes(bytes(len(labels)))
         self.lines.extend(lines)
         self._images.extend([len(self.files) - 1] * len(labels))
+
+    def refuse(self, error: DataError, image: int | None = None) -> None:
+        """Leave out a row that cannot be read, and remark on it.
+
+        An image, where its number is known, of which no row is read is left out too: it would be
+        taken for background. Where not one box is read, `table` raises the first error.
+        """
+        self._first_error = self._first_error or error.with_traceback(None)
+        where = (error.where or "").removeprefix(f"{self._root}/")
+        self.remarks.append(Remark(UNREADABLE, where, error.what))
+        if image is not None:
+            self._doubted.add(image)
 
     def label_of(self, name: str) -> int:
         """The provisional number of a class; DontCare is ANY_CLASS."""
@@ -181,8 +204,11 @@ class Columns:
     def table(self, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
-        Scores count only where every box has one.
+        Scores count only where every box has one. Raises DataError where rows were refused and
+        there is not one box.
         """
+        if self._first_error is not None and not len(self.labels):
+            raise self._first_error
         labels = _numpy(self.labels, np.int32)
         if self._classes:
             number = {name: index for index, name in enumerate(classes)}
@@ -203,14 +229,19 @@ class Columns:
         if (np.diff(images) < 0).any():
             of_boxes = _reorder(of_boxes, np.argsort(images, kind="stable"))
         sizes = columns.pop("sizes", None)
+        counts = np.bincount(images, minlength=len(self.files))
+        lost = [image for image in sorted(self._doubted) if not counts[image]]
+        self.left_out["image of which no row can be read, left out"] += map(
+            self.files.__getitem__, lost
+        )
         splits = {name: np.array(numbers, np.int64) for name, numbers in self.splits.items()}
         notes = [counted(count, what) for what, count in self.counts.items() if count]
         notes += [named(names, what) for what, names in self.left_out.items() if names]
-        return make_table(
+        table = make_table(
             self._root,
             self.files,
             self.sizes() if sizes is None else sizes,
-            np.bincount(images, minlength=len(self.files)),
+            counts,
             classes=classes,
             image_extras={"annotation": Strings.pack(self.annotations)}
             | columns.pop("image_extras", {}),
@@ -220,6 +251,7 @@ class Columns:
             **of_boxes,
             **columns,
         )
+        return table.keep_images(~np.isin(np.arange(len(table)), lost)) if lost else table
 
 
 def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any]:

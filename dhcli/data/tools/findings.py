@@ -23,6 +23,12 @@ class Code(NamedTuple):
 
 CODES: Mapping[str, Code] = {
     "dataset-empty": Code("error", "no image has a box", "the run stops", ""),
+    "row-unreadable": Code(
+        "error",
+        "a row of an annotation file, or the file of an image, cannot be read",
+        "left out with data.on_bad_image=skip, else the run stops",
+        "left out",
+    ),
     "image-missing": Code(
         "error",
         "an image is not there",
