@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
     prepared = _prepared(train, learned, "training", names, config, journal)
     if val is None:
         return TrainingData(prepared, None)
+    if config.val is None:
+        val = replace(val, remarks=())  # told with the training data
     measured = scan_images(val, decode=False)
     _tell(find_leaks((train, learned), (val, measured)), "validation", journal)
     return TrainingData(prepared, _prepared(val, measured, "validation", names, config, journal))

@@ -48,7 +48,7 @@ from dhcli.data.formats.archives import archives_in, refuse_archive
 from dhcli.data.formats.coco_results import place_on, read_results, results_of
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
 from dhcli.words import counted
 
@@ -257,7 +257,10 @@ def describe(table: DetectionTable) -> str:
         marks[str(flag.name).lower()] = int(np.sum(table.has(flag) & has_class))
     marked = ", ".join(f"{count:,} {name}" for name, count in marks.items() if count)
     whole = ", ".join(parts) + (f"; boxes: {marked}" if marked else "")
-    return "\n".join([whole, *(f"  {note}" for note in table.notes)])
+    unreadable = sum(remark.code == UNREADABLE for remark in table.remarks)
+    what = "row that cannot be read: left out (`dh check` lists them)"
+    rows = [counted(unreadable, what)] if unreadable else []
+    return "\n".join([whole, *(f"  {note}" for note in (*table.notes, *rows))])
 
 
 def _counted_classes(table: DetectionTable) -> str:

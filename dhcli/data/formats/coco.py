@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 from dhcli.data.formats.boxes import WRITTEN, columns_xywh, from_xywh
 from dhcli.data.formats.coco_entries import ATTRIBUTES, Entries, flags_of_row, read_entries
 from dhcli.data.formats.coco_results import results_of
-from dhcli.data.formats.columns import DONT_CARE, UNREADABLE
+from dhcli.data.formats.columns import DONT_CARE, LOST_IMAGE
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.formats.placing import Holds, Placing, writing
@@ -45,6 +46,7 @@ from dhcli.data.table import (
     ANY_CLASS,
     REGION,
     SOURCE,
+    UNREADABLE,
     DetectionTable,
     Flag,
     Remark,
@@ -124,7 +126,7 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
         boxes = tidy(boxes * np.tile(sizes, 2)[rows[order]])
         areas, texts = np.full(len(order), np.nan), None
     relative = path.relative_to(root).as_posix()
-    return make_table(
+    table = make_table(
         root,
         files,
         sizes,
@@ -143,6 +145,17 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
         about={SOURCE: json.dumps(entries.about)},
         notes=(*notes, *strays, *_notes_on_classes(entries)),
         remarks=tuple(Remark(UNREADABLE, f"{relative}:{n}", what) for n, what in entries.bad),
+    )
+    return _without(table, entries.lost_images())
+
+
+def _without(table: DetectionTable, lost: Sequence[int]) -> DetectionTable:
+    """The table without the images `lost`, of which no annotation can be read, and a note."""
+    if not lost:
+        return table
+    note = named([table.files[image] for image in lost], LOST_IMAGE)
+    return replace(
+        table.keep_images(~np.isin(np.arange(len(table)), lost)), notes=(*table.notes, note)
     )
 
 

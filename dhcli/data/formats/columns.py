@@ -16,7 +16,15 @@ from dhcli.data.io.files import fill_sizes
 from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.strings import Strings
-from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Remark, make_table
+from dhcli.data.table import (
+    ANY_CLASS,
+    UNREADABLE,
+    Column,
+    DetectionTable,
+    Flag,
+    Remark,
+    make_table,
+)
 from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
 from dhcli.words import counted, named
@@ -27,8 +35,8 @@ DONT_CARE = "DontCare"
 NO_NAME = "object"
 """The class of boxes that say none."""
 
-UNREADABLE = "row-unreadable"
-"""The code of remarks on entries that cannot be read, and are left out."""
+LOST_IMAGE = "image of which no row can be read, left out"
+"""What is said of images that would be taken for background."""
 
 NO_TRACK = -1
 """The track of a box that belongs to none."""
@@ -78,6 +86,8 @@ class Columns:
         self._numbers: dict[str, int] = {}
         self._parts: dict[tuple[int, int, str], int] = {}
         self._joined: set[int] = set()
+        self._first_error: DataError | None = None
+        self._doubted: set[int] = set()
 
     def image(self, file: str, width: int = 0, height: int = 0) -> int:
         """The number of the image `file`, begun where it is new."""
@@ -166,21 +176,20 @@ class Columns:
         self.lines.extend(lines)
         self._images.extend([len(self.files) - 1] * len(labels))
 
-    def refuse(self, line: int, what: str, file: str | None = None) -> None:
-        """Leave out what cannot be read, on a line of the annotation file, and remark it."""
-        where = f"{self._annotation if file is None else file}:{line}"
-        self.remarks.append(Remark(UNREADABLE, where, what))
+    def refuse(self, error: DataError, image: int | None = None) -> None:
+        """Leave out a row or an entry that cannot be read, and remark on it.
 
-    def add_each(self, what: str, line: int, items: Iterable[T], add: Callable[[T], None]) -> None:
-        """Have `add` take every item of an entry; a `what` that is odd is left out and remarked."""
-        for item in items:
-            try:
-                add(item)
-            except ODD as error:
-                self.refuse(line, f"{what} {oddity(error)}")
+        An image, where its number is known, of which no row is read is left out too: it would be
+        taken for background. Where not one box is read, `table` raises the first error.
+        """
+        self._first_error = self._first_error or error.with_traceback(None)
+        where = (error.where or "").removeprefix(f"{self._root}/")
+        self.remarks.append(Remark(UNREADABLE, where, error.what))
+        if image is not None:
+            self._doubted.add(image)
 
     def refuse_file(self, error: DataError, boxes: int) -> None:
-        """Leave out the image of an annotation file that cannot be read, and remark it.
+        """Leave out an annotation file that cannot be read, with its image, and remark on it.
 
         `boxes` is how many there were before; those that the file gave are forgotten.
         """
@@ -188,8 +197,19 @@ class Columns:
             del column[boxes:]
         del self.boxes[4 * boxes :], self.scores[boxes:]
         self._parts = {key: row for key, row in self._parts.items() if row < boxes}
-        where = str(error.where).removeprefix(f"{self._root}/")
-        self.remarks.append(Remark(UNREADABLE, where, error.what))
+        self._doubted.discard(len(self.files))
+        self.refuse(error)
+
+    def add_each(
+        self, what: str, line: int, image: int, items: Iterable[T], add: Callable[[T], None]
+    ) -> None:
+        """Have `add` take every item of an entry of the file; a `what` that is odd is refused."""
+        for item in items:
+            try:
+                add(item)
+            except ODD as error:
+                where = f"{self._path}:{line}"
+                self.refuse(DataError(f"{what} {oddity(error)}", where=where), image)
 
     def label_of(self, name: str) -> int:
         """The provisional number of a class; DontCare is ANY_CLASS."""
@@ -239,10 +259,11 @@ class Columns:
     def table(self, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
-        Scores count only where every box has one. Raises DataError where entries could not be read
-        and there are no others.
+        Scores count only where every box has one. Raises DataError where rows were refused and
+        there is not one box.
         """
-        self._require_boxes()
+        if self._first_error is not None and not len(self.labels):
+            raise self._first_error
         labels = _numpy(self.labels, np.int32)
         if self._classes:
             number = {name: index for index, name in enumerate(classes)}
@@ -263,14 +284,17 @@ class Columns:
         if (np.diff(images) < 0).any():
             of_boxes = _reorder(of_boxes, np.argsort(images, kind="stable"))
         sizes = columns.pop("sizes", None)
+        counts = np.bincount(images, minlength=len(self.files))
+        lost = [image for image in sorted(self._doubted) if not counts[image]]
+        self.left_out[LOST_IMAGE] += map(self.files.__getitem__, lost)
         splits = {name: np.array(numbers, np.int64) for name, numbers in self.splits.items()}
         notes = [counted(count, what) for what, count in self.counts.items() if count]
         notes += [named(names, what) for what, names in self.left_out.items() if names]
-        return make_table(
+        table = make_table(
             self._root,
             self.files,
             self.sizes() if sizes is None else sizes,
-            np.bincount(images, minlength=len(self.files)),
+            counts,
             classes=classes,
             image_extras={"annotation": Strings.pack(self.annotations)}
             | columns.pop("image_extras", {}),
@@ -280,12 +304,7 @@ class Columns:
             **of_boxes,
             **columns,
         )
-
-    def _require_boxes(self) -> None:
-        """Raise DataError where not one box is left of entries that cannot be read."""
-        bad = [remark for remark in self.remarks if remark.code == UNREADABLE]
-        if bad and not self.labels:
-            raise DataError(bad[0].what, where=self._root / bad[0].where)
+        return table.keep_images(~np.isin(np.arange(len(table)), lost)) if lost else table
 
 
 def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any]:

@@ -79,7 +79,8 @@ class _Reader:
         sides = (side_of(size.get(side)) for side in _SIDES[2:])
         boxes = list(labels["annotations"])
         image = self.columns.image(path_of(address), *sides)
-        self.columns.add_each("a box", line, boxes, partial(self._add_box, names, line, image))
+        add = partial(self._add_box, names, line, image)
+        self.columns.add_each("a box", line, image, boxes, add)
 
     def _add_box(
         self, names: Mapping[int, str], line: int, image: int, told: Mapping[str, Any]

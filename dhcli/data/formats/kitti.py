@@ -131,16 +131,25 @@ def _in_order(names: list[str]) -> list[str]:
 def _read_labels(path: Path, columns: Columns, more: array[float]) -> None:
     """Add the boxes of one label file; `more` gets 15 numbers a box, the first being 0."""
     for where, fields in read_words(path):
-        if len(fields) not in (15, 16):
-            what = f"expected 15 columns (16 with a score), found {len(fields)}"
-            raise DataError(what, where=where)
-        values = numbers_of(fields[1:], where)
+        try:
+            values = _numbers(fields, where)
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         flags = (values[0] > 0) * Flag.TRUNCATED | (values[1] in (1, 2)) * Flag.OCCLUDED
         marks = 0 if fields[0] == DONT_CARE else int(flags)
         columns.add(
             fields[0], values[3:7], marks, line_of(where), score=next(iter(values[14:]), None)
         )
         more.extend((0.0, *values[:14]))
+
+
+def _numbers(fields: Sequence[str], where: str) -> list[float]:
+    """What stands behind the class in a row. Raises DataError."""
+    if len(fields) not in (15, 16):
+        what = f"expected 15 columns (16 with a score), found {len(fields)}"
+        raise DataError(what, where=where)
+    return numbers_of(fields[1:], where)
 
 
 def _extras(rows: NDArray[np.float64]) -> dict[str, Column]:

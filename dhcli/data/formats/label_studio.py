@@ -128,7 +128,7 @@ class _Reader:
             return
         aspect = height / width if width and height else 0
         add = partial(self._add_region, line, image, aspect)
-        self._columns.add_each("a result", line, regions, add)
+        self._columns.add_each("a result", line, image, regions, add)
 
     def _add_region(self, line: int, image: int, aspect: float, region: _Region) -> None:
         counts, value = self._columns.counts, region.value

@@ -141,7 +141,7 @@ class _Reader:
         if '"shapes"' not in document.text:
             self.columns.left_out["file without `shapes`, not of LabelMe: left out"].append(name)
             return None
-        refuse = partial(self.columns.refuse, file=annotation)
+        refuse = partial(self.columns.refuse, image=len(self.columns.files))
         head = document.read_object({"shapes": document.taking("a shape", self._add, refuse)})
         stem = name[: -len(".json")]
         said = str(head.get("imagePath") or "")

@@ -257,9 +257,10 @@ class _Reader:
             upright = None if "xmin" in fields else _around_turned(fields)
             part = "score"
             score = number_of(fields["score"]) if "score" in fields else None
-        except ValueError as error:
-            what = f"has a {part} that is not a number: {error}"
-            self.columns.refuse(line, what, self._file)
+        except ValueError as odd:
+            what = f"has a {part} that is not a number: {odd}"
+            error = DataError(what, where=f"{self.root / self._file}:{line}")
+            self.columns.refuse(error, len(self.columns.files) - 1)
             return
         if upright:
             self.turned.append(len(self.columns.labels))

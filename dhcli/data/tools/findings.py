@@ -26,7 +26,7 @@ CODES: Mapping[str, Code] = {
     "dataset-empty": Code("error", "no image has a box", "the run stops", ""),
     "row-unreadable": Code(
         "error",
-        "a row or entry of an annotation file cannot be read",
+        "a row or entry of an annotation file, or the file of an image, cannot be read",
         "left out with data.on_bad_image=skip, else the run stops",
         "left out",
     ),
