@@ -20,6 +20,7 @@ from dhcli.data.io.files import (
     IMAGE_SUFFIXES,
     FilesByStem,
     find_folders,
+    has_file,
     join_path,
     list_files,
     list_folders,
@@ -96,7 +97,10 @@ class FilePerSplit:
             return
         theirs: list[str] = []
         ours: list[str] = []
-        for folder in dict.fromkeys((*(file.parent for file in files), root)):
+        folders = dict.fromkeys((*(file.parent for file in files), root))
+        if any(file.parent.name in dict(split_folders(root)).values() for file in files):
+            folders |= dict.fromkeys(map(root.joinpath, list_folders(root)))
+        for folder in folders:
             names = list_files(folder, suffix)
             for path in (folder / name for name in names):
                 if path not in files:
@@ -218,6 +222,13 @@ def add_part(
     left_out = 0 if part.names else len(images.keys() - set(map(stem_of, names)))
     columns.counts["image without label file: left out"] += left_out
     columns.end_split(part.split, start)
+
+
+def folders_beside(root: Path, parts: Sequence[Part], suffix: str) -> list[str]:
+    """The folders beside those of splits that hold files ending in `suffix` too."""
+    used = {part.labels.partition("/")[0] for part in parts if part.split}
+    names = list_folders(root) if used else []
+    return [name for name in names if name not in used and has_file(root / name, suffix)]
 
 
 def find_files(

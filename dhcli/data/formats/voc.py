@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.boxes import Box, turned
 from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, side_of
-from dhcli.data.formats.layouts import FilePerImage, Format, Part
+from dhcli.data.formats.layouts import FilePerImage, Format, Part, folders_beside
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -112,8 +112,10 @@ def read_voc(root: Path, parts: Iterable[Part], offset: str = "auto") -> Detecti
     `offset` is what the files' first pixel is called: "1", "0", or "auto" (see above). Raises
     DataError with the file and line of what cannot be read.
     """
-    columns = Columns(root)
+    columns, parts = Columns(root), list(parts)
     reader = _Reader(root, columns)
+    left = folders_beside(root, parts, ".xml")
+    columns.left_out["folder of XML files beside those of the splits: left out"] += left
     for part in parts:
         start = len(columns.files)
         reader.read_folder(part.labels, part.files(root, ".xml"), part.images)
