@@ -376,22 +376,18 @@ def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | N
 
 
 def _read_carefully(data: bytes, path: Path, columns: Columns) -> None:
-    """Add the boxes of one label file, line by line. Raises DataError naming a bad one."""
+    """Add the boxes of one label file, line by line."""
     for line, row in enumerate(decode(data).splitlines(), 1):
         if not row.strip():
             continue
-        where = f"{path}:{line}"
-        label, values = _parse(row, where)
-        if len(values) in (4, 5):
-            box = values[:4]
-        elif len(values) >= 6 and len(values) % 2 == 0:
-            box = _hull(values[::2], values[1::2])
-        else:
-            what = f"expected 5 columns, 6 with a score, or a polygon; found {len(values) + 1}"
-            raise DataError(what, where=where)
+        try:
+            label, box, score = _parse(row, f"{path}:{line}")
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         columns.add_box(label, box, 0, line)
-        if len(values) == 5:
-            columns.scores.append(values[4])
+        if score is not None:
+            columns.scores.append(score)
 
 
 def _hull(xs: list[float], ys: list[float]) -> list[float]:
@@ -400,7 +396,19 @@ def _hull(xs: list[float], ys: list[float]) -> list[float]:
     return [x1 / 2 + x2 / 2, y1 / 2 + y2 / 2, x2 - x1, y2 - y1]
 
 
-def _parse(row: str, where: str) -> tuple[int, list[float]]:
+def _parse(row: str, where: str) -> tuple[int, list[float], float | None]:
+    """Class, box (centre, width, height) and score of a row. Raises DataError."""
+    label, values = _numbers(row, where)
+    if len(values) in (4, 5):
+        return label, values[:4], next(iter(values[4:]), None)
+    if len(values) >= 6 and len(values) % 2 == 0:
+        return label, _hull(values[::2], values[1::2]), None
+    what = f"expected 5 columns, 6 with a score, or a polygon; found {len(values) + 1}"
+    raise DataError(what, where=where)
+
+
+def _numbers(row: str, where: str) -> tuple[int, list[float]]:
+    """Class and further numbers of a row. Raises DataError."""
     fields = row.split()
     try:
         label, *values = map(float, fields)
