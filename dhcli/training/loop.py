@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from dhcli.config.load import config_to_dict
 from dhcli.config.schema import Config
@@ -39,7 +40,9 @@ from dhcli.training.validate import validation_ap, validation_losses
 from dhcli.weights.model_file import ModelFile, save_model
 
 MOST_SKIPPED = 10
-"""Iterations in a row whose loss is not finite, after which skipping ends."""
+"""Iterations in a row whose loss or gradient is not finite, after which skipping ends."""
+
+LOWER_RATE = "try a lower learning rate, or `--set train.clip_norm=10`"
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,11 @@ class Trainer:
         self._reopen_epoch()
 
     def save(self) -> None:
-        """Write last.safetensors and the whole state."""
+        """Write last.safetensors and the whole state, which takes the place of the one before.
+
+        Raises DhError where it is not finite: the one before is then the last good one.
+        """
+        self._require_finite()
         self._save_model(LAST)
         state = self.state()
         self.team.from_first(lambda: save_checkpoint(self.run.path / CHECKPOINT, state))
@@ -223,23 +230,25 @@ class Trainer:
         self.watch.images += sum(len(batch) for batch in group) * self.team.size
 
     def _refuse(self, group: list[Batch], result: StepResult) -> None:
-        """A loss is not finite in some process: name it and its images, stop or go on by rule."""
-        images = [i for number in result.bad for i in group[number].indices]
+        """A loss or gradient is not finite: name it and its images, stop or go on by rule."""
+        wrong = result.bad or ([] if result.gradient else range(len(group)))
+        images = [i for number in wrong for i in group[number].indices]
         own = ", ".join(f"{name} {float(value):.4g}" for name, value in result.losses.items())
         paths = self.team.gather([str(self.data.train.path(i)) for i in images])
-        parts = "; ".join(self.team.gather([own] if result.bad else []))
-        what = f"the loss is not finite at epoch {self.position.epoch + 1}, iteration "
+        parts = "; ".join(self.team.gather([own] if wrong else []))
+        of = "loss" if self.team.any(bool(result.bad)) else "gradient"
+        what = f"the {of} is not finite at epoch {self.position.epoch + 1}, iteration "
         what += f"{self.position.iteration + 1} ({parts})"
         self.position.skipped += 1
         self.journal.event("non_finite", total_iteration=self.iteration, images=paths)
         where = ", ".join(paths)
         if self.config.train.non_finite == "stop":
-            hint = "try a lower learning rate, or `--set train.clip_norm=10`, and look at these "
-            hint += "images; `--set train.non_finite=skip` passes over such batches"
+            hint = f"{LOWER_RATE}, and look at these images; `--set train.non_finite=skip` passes "
+            hint += "over such batches"
             raise DhError(what, where=where, hint=hint)
         if self.position.skipped >= MOST_SKIPPED:
             what += f"; {MOST_SKIPPED} in a row were skipped"
-            raise DhError(what, where=where, hint="try a lower learning rate")
+            raise DhError(what, where=where, hint=LOWER_RATE)
         self.journal.warn(f"{where}: {what}; skipped")
 
     def _tell(self, length: int) -> None:
@@ -265,13 +274,18 @@ class Trainer:
         return learning_rate(iteration, base, train.schedule, self.epoch_length)
 
     def _finish_epoch(self, stop: StopRequest) -> None:
-        """Validate if it is due, write the epoch's row, save if it is due."""
+        """Validate if it is due, write the epoch's row, save if it is due.
+
+        An epoch of nothing but skipped steps has brought nothing to validate or save.
+        """
         position, train = self.position, self.config.train
         epoch = position.epoch + 1
         row = {"epoch": epoch, "iteration": self.iteration, "lr": self._rate(self.iteration - 1)}
-        row |= {f"train_{name}": value for name, value in self.meter.epoch().items()}
+        learned = self.meter.epoch()
+        row |= {f"train_{name}": value for name, value in learned.items()}
         ends = self.iteration >= self.total
-        due = ends or (train.eval_every and epoch % train.eval_every == 0)
+        due = ends or (learned and train.eval_every and epoch % train.eval_every == 0)
+        self._require_finite()
         found = self._validate(stop) if due else {}
         position.history.append(row | found)
         position.epoch, position.iteration, self.meter = epoch, 0, LossMeter(self.team)
@@ -279,7 +293,8 @@ class Trainer:
             self._keep_best(epoch, found)
         self.team.from_first(lambda: self.run.write_metrics(position.history))
         self.journal.epoch(row | found, is_best=bool(found) and position.best_epoch == epoch)
-        if ends or self.patience_is_over or (train.save_every and epoch % train.save_every == 0):
+        save_due = learned and train.save_every and epoch % train.save_every == 0
+        if ends or self.patience_is_over or save_due:
             self.save()
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
@@ -293,8 +308,21 @@ class Trainer:
             stop.check()
 
         losses = validation_losses(self.model, loader, self.precision, tick, team)
+        if not math.isfinite(losses["loss"]):
+            parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            what = f"the validation loss is not finite after epoch {self.position.epoch + 1}"
+            raise DhError(f"{what} ({parts})", hint=LOWER_RATE)
         stats = validation_ap(self._runner(), table, loader, tick, team)
         return {f"val_{name}": value for name, value in losses.items()} | stats
+
+    def _require_finite(self) -> None:
+        """Raise DhError where a weight, a running statistic or an average is not finite."""
+        every = {id(net): net.state_dict().values() for net in (self.detector, self.model)}
+        floats = [x for of in every.values() for x in of if x.is_floating_point() and x.numel()]
+        if self.team.any(not bool(get_total_norm(floats, float("inf")).isfinite())):
+            epoch, iteration = self.position.epoch + 1, self.position.iteration
+            what = f"the weights are not finite after iteration {iteration} of epoch {epoch}"
+            raise DhError(what, hint=LOWER_RATE)
 
     def _runner(self) -> EagerRunner:
         """What is validated, as `dh eval` would run it."""

@@ -415,3 +415,101 @@ def test_full_disk_keeps_the_last_good_checkpoint(
     assert path.read_bytes() == good[path]
     assert load_checkpoint(path)["position"]["epoch"] == 1
     assert not list(trainer.run.path.glob(".*"))
+
+
+class _Explode(torch.autograd.Function):
+    """The identity, with an infinite gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("inf")
+
+
+def _explode(trainer: Trainer, updates: range) -> None:
+    """Make the gradient, not the loss, of these updates infinite."""
+    losses, done = trainer.detector.losses, []
+
+    def steep(batch: Any, targets: list[Any]) -> Any:
+        found = losses(batch, targets)
+        if trainer.detector.training:
+            done.append(1)
+            if len(done) - 1 in updates:
+                found["loss_cls"] = _Explode.apply(found["loss_cls"])
+        return found
+
+    trainer.detector.losses = steep
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_gradient_that_is_not_finite_stops_before_the_weights_move(
+    clip_norm: float, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(clip_norm=clip_norm))
+    _explode(trainer, range(7, 8))  # the last of epoch 2
+
+    with pytest.raises(DhError, match="gradient is not finite at epoch 2, iteration 4") as caught:
+        trainer.train()
+
+    assert ".png" in caught.value.where
+    kept = load_checkpoint(trainer.run.path / "checkpoint.pt")
+    assert kept["position"]["epoch"] == 1
+    assert all(x.isfinite().all() for x in kept["model"].values())
+
+
+def test_epoch_of_nothing_but_skipped_steps_is_neither_validated_nor_saved(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(non_finite="skip", schedule={"length": 4}))
+    _explode(trainer, range(4, 10))  # epoch 2 whole, half of epoch 3
+
+    outcome = trainer.train()
+
+    events = [json.loads(line) for line in (trainer.run.path / "events.jsonl").open()]
+    assert [row["epoch"] for row in outcome.position.history if "AP" in row] == [1, 3, 4]
+    assert [event["epoch"] for event in events if event["event"] == "saved"] == [1, 3, 4]
+    assert any("nothing learned" in line for line in trainer.journal.display.lines)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_state_that_is_not_finite_never_replaces_a_finite_one(
+    ema: float, make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    trainer = make_trainer(make_config(ema=ema))
+
+    def spoil(epoch: int, iteration: int) -> None:
+        if (epoch, iteration) == (2, 4):
+            net = trainer.ema.module if trainer.ema else trainer.detector
+            net.norm.running_mean[0] = float("nan")
+
+    recorder.on_tick = spoil
+
+    with pytest.raises(DhError, match="weights are not finite after iteration 4 of epoch 2"):
+        trainer.train()
+
+    kept = load_checkpoint(trainer.run.path / "checkpoint.pt")
+    assert kept["position"]["epoch"] == 1
+    for name in ("best", "last"):
+        state = read_model(trainer.run.path / f"{name}.safetensors").state
+        assert all(x.isfinite().all() for x in state.values())
+
+
+def test_validation_loss_that_is_not_finite_is_an_error(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+    losses = trainer.detector.losses
+
+    def overflowing(batch: Any, targets: list[Any]) -> Any:
+        factor = 1.0 if trainer.detector.training else float("inf")
+        return {name: value * factor for name, value in losses(batch, targets).items()}
+
+    trainer.detector.losses = overflowing
+
+    with pytest.raises(DhError, match=r"validation loss is not finite after epoch 1 .loss_cls inf"):
+        trainer.train()
+
+    assert not (trainer.run.path / "last.safetensors").exists()

@@ -79,4 +79,4 @@ class Train(Section):
     keep_epochs: bool = False
     """Keep the model of every validation, not only best and last."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """If a loss is not finite: stop, or skip the step (and stop after ten in a row)."""
+    """If a loss or gradient is not finite: stop, or skip the step (and stop after ten in a row)."""
