@@ -29,7 +29,10 @@ TrainFolder = Annotated[
 StartWeights = Annotated[
     Path | None,
     typer.Option(
-        "--weights", "-w", metavar="FILE", help="Model file of the same classes to start from."
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="Model file of the same classes to start from; its input size and normalisation stay.",
     ),
 ]
 ResumeRun = Annotated[
@@ -77,8 +80,17 @@ def train(
     session = make_session("train", out, device, tensorboard)
     if resume is not None:
         outcome = resuming.resume(resume, resolved.config, session)
+    elif weights is not None:
+        from dhcli.training.inherit import inherited_settings, require_same_network
+        from dhcli.weights.open import read_weights
+
+        source = read_weights(weights)
+        require_same_network(resolved.config, source)
+        inherited = inherited_settings(source.config)
+        resolved = load_config(preset, file=config, overrides=settings, weights=inherited)
+        outcome = starting.train(resolved.config, session, source, weights)
     else:
-        outcome = starting.train(resolved.config, session, weights)
+        outcome = starting.train(resolved.config, session)
     conclude(outcome, as_json=as_json)
 
 

@@ -51,10 +51,13 @@ class TrainingData:
         }
 
 
-def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
+def load_data(
+    config: Data, seed: int, journal: Journal, known: tuple[str, ...] | None = None
+) -> TrainingData:
     """Read, split, relabel, mend and check the data that `config` names.
 
-    Raises ConfigError where none is named, and DataError where it cannot be used.
+    Classes that are all those `known` by weights keep their order. Raises ConfigError where no
+    data is named, and DataError where it cannot be used.
     """
     if config.train is None:
         raise ConfigError("no dataset is named", hint="`--data FOLDER`, or data.train in a file")
@@ -64,7 +67,7 @@ def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
         assert config.val is not None
         train = _named_split(whole, config.train_split)
         val = _named_split(_read(config.val, journal), config.val_split)
-    names = _class_names(config, train)
+    names = _class_names(config, train, known)
     learned = scan_images(train, decode=False)
     prepared = _prepared(train, learned, "training", names, config, journal)
     if val is None:
@@ -122,12 +125,15 @@ def _check_apart(table: DetectionTable, config: Data) -> None:
         )
 
 
-def _class_names(config: Data, train: DetectionTable) -> tuple[str, ...]:
+def _class_names(
+    config: Data, train: DetectionTable, known: tuple[str, ...] | None
+) -> tuple[str, ...]:
     """The classes to learn; every one that is asked for must be there."""
     if config.classes is None:
         if not train.classes:
             raise DataError("has no classes", where=train.root, hint="is it annotated at all?")
-        return train.classes
+        same = known is not None and set(known) == set(train.classes)
+        return known if known is not None and same else train.classes
     unknown = [name for name in config.classes if name not in train.classes]
     if unknown:
         raise DataError(

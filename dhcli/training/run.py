@@ -20,6 +20,7 @@ from dhcli.models.contract import Detector
 from dhcli.runtime.memory import TRAINING, keep_freed_memory
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.decoded import decoded_once
+from dhcli.training.inherit import inheritance_lines, with_learned_order
 from dhcli.training.journal import Journal
 from dhcli.training.loop import Trainer, TrainingResult
 from dhcli.training.run_folder import (
@@ -33,7 +34,7 @@ from dhcli.training.run_folder import (
 from dhcli.training.schedule import describe_rate
 from dhcli.training.step import seed_all
 from dhcli.training.team import Team
-from dhcli.weights.open import read_weights
+from dhcli.weights.model_file import ModelFile
 from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.transfer import Transfer, transfer
 from dhcli.words import counted
@@ -61,21 +62,30 @@ class Session:
     team: Team = field(default_factory=Team.alone)
 
 
-def train(config: Config, session: Session, weights: Path | None = None) -> TrainingResult:
-    """Train a new detector, from `weights` (a model file of the same classes) if they are given.
+def train(
+    config: Config,
+    session: Session,
+    source: ModelFile | None = None,
+    weights: Path | None = None,
+) -> TrainingResult:
+    """Train a new detector, from `source` (a model of the same classes, of the file `weights`).
 
     Raises DhError before the first iteration where data, weights or the run folder cannot be used.
     """
     session.team.from_first(lambda: require_new_run(session.out))
     config = with_absolute_paths(config)
-    data = load_data(config.data, config.train.seed, session.journal)
+    known = source.classes if source else None
+    data = load_data(config.data, config.train.seed, session.journal, known)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
-    if weights is None:
+    if source is None:
         _start_backbone(config, detector, session.journal)
     else:
-        copied = _load_same_classes(detector, weights, data)
+        copied = _load_same_classes(detector, source, weights, data)
+        config = with_learned_order(config, data, source)
         session.journal.say(f"weights: {weights}, {copied.summary()}")
+        for line in inheritance_lines(config, source.config):
+            session.journal.say(line)
     return start_run(config, detector, data, session)
 
 
@@ -205,9 +215,11 @@ def _start_backbone(config: Config, detector: Detector, journal: Journal) -> Non
         journal.say(f"backbone weights: {load_backbone(features, config.model.backbone)}")
 
 
-def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Transfer:
+def _load_same_classes(
+    detector: Detector, source: ModelFile, path: Path | None, data: TrainingData
+) -> Transfer:
     """Copy the weights of a model file whose classes are those of the data, in any order."""
-    source, classes = read_weights(path), data.train.classes
+    classes = data.train.classes
     if set(source.classes) != set(classes):
         raise ConfigError(
             f"knows the classes {', '.join(source.classes)}, the data {', '.join(classes)}",

@@ -15,7 +15,8 @@ from dhcli.config.load import config_from_dict, load_config
 from dhcli.config.schema import Config
 from dhcli.data.table import DetectionTable
 from dhcli.errors import ConfigError, DataError, DhError, ModelError
-from dhcli.training.finetune import finetune, inherited_settings
+from dhcli.training.finetune import finetune
+from dhcli.training.inherit import inherited_settings, require_same_network
 from dhcli.training.journal import Journal
 from dhcli.training.loop import TrainingResult
 from dhcli.training.resume import KEPT_ON_RESUME, resume
@@ -246,10 +247,13 @@ def test_training_starts_from_a_model_of_the_same_classes(
     save_model(tmp_path / "other.safetensors", other)
     config = small_config("train.lr=1e-30", "train.weight_decay=0")
 
-    outcome = train(config, session("next"), tmp_path / "other.safetensors")
+    outcome = train(config, session("next"), other, tmp_path / "other.safetensors")
 
     name = "head.branches.fc.cls.weight"
-    assert torch.equal(_model_of(outcome).state[name], model.state[name])
+    assert torch.equal(_model_of(outcome).state[name], permuted[name])
+    assert _model_of(outcome).classes == ("dash", "dot")  # the weights' order stays
+    again = load_config(file=outcome.run.path / "config.yaml").config
+    assert again.data.classes == ("dash", "dot")
     assert any("other.safetensors" in line for line in recorder.lines)
 
 
@@ -263,7 +267,7 @@ def test_training_refuses_a_model_of_other_classes(
     with pytest.raises(
         ConfigError, match="knows the classes cat, dog, the data dot, dash"
     ) as caught:
-        train(small_config(), session("next"), tmp_path / "other.safetensors")
+        train(small_config(), session("next"), other, tmp_path / "other.safetensors")
 
     assert "dh finetune" in str(caught.value.hint)
 
@@ -294,20 +298,56 @@ def test_architecture_and_pixels_come_from_the_weights_and_set_stands_above() ->
         {
             "input": {"min_size": 64, "max_size": 64, "channels": "bgr", "std": [1, 1, 1]},
             "model": {"backbone": {"name": "resnet18", "frozen_stages": 0}},
+            "augment": {"min_sizes": [48], "flip": 0.125},
             "train": {"lr": 7.0},
         }
     )
 
-    overrides = [*inherited_settings(source), "model.backbone.frozen_stages=5"]
-    config = load_config("finetune", overrides=overrides).config
+    config = load_config(
+        "finetune",
+        overrides=["model.backbone.frozen_stages=5"],
+        weights=inherited_settings(source),
+    ).config
 
     alone = load_config("finetune").config
     assert config.model.backbone.name == "resnet18"
     assert config.model.backbone.frozen_stages == 5
     assert config.model.head == source.model.head
     assert (config.input.channels, config.input.std) == ("bgr", (1, 1, 1))
-    assert config.input.min_size == alone.input.min_size
+    assert config.input == source.input
+    assert (config.augment.min_sizes, config.augment.flip) == ((48,), alone.augment.flip)
     assert config.train == alone.train
+
+
+def test_what_a_user_writes_stands_above_the_weights_and_is_said(
+    stopped: TrainingResult, session: Any, tmp_path: Path, recorder: Any
+) -> None:
+    source = _model_of(stopped)
+    file = tmp_path / "mine.yaml"
+    file.write_text("input: {divisor: 64}\nmodel: {anchors: {ratios: [0.5, 1.0, 3.0]}}\n", "utf-8")
+    settings = ["data.train=pictures", "train.workers=0", "train.schedule.length=1"]
+    sizes = ["input.min_size=96", "input.max_size=96"]
+    weights = inherited_settings(source.config)
+
+    kept = load_config("finetune", overrides=settings, weights=weights).config
+    own = load_config("finetune", file=file, overrides=settings + sizes, weights=weights).config
+    for number, config in enumerate((kept, own)):
+        finetune(config, session(f"tuned{number}"), source, tmp_path / "source")
+
+    assert kept.input == source.config.input
+    assert "input size: 64, max 64 (as the weights were trained)" in recorder.lines
+    assert "input size: 96, max 96 (weights were trained at 64, max 64)" in recorder.lines
+    [changed] = [line for line in recorder.lines if line.startswith("not as the weights")]
+    assert "input.divisor 64 (was 32)" in changed
+    assert "model.anchors.ratios [0.5, 1.0, 3.0] (was [0.5, 1.0, 2.0])" in changed
+
+
+def test_weights_of_another_network_than_the_preset_are_refused(stopped: TrainingResult) -> None:
+    source = _model_of(stopped)
+
+    require_same_network(source.config, source)
+    with pytest.raises(ModelError, match="the weights are of another network"):
+        require_same_network(load_config("small").config, source)
 
 
 def test_frozen_stages_do_not_move(
