@@ -1,8 +1,8 @@
 """From presets, files and `--set` to one checked configuration that knows where it comes from.
 
 defaults < parents of the preset < preset < weights < file < `--set`. Mappings merge, lists
-replace; a mapping over a list changes single items of it. A layer that changes the `kind` of a mapping starts
-it anew, from the defaults of that kind; all `--set` together are one layer.
+replace; a mapping over a list changes single items of it. A layer that changes the `kind` of a
+mapping starts it anew, from the defaults of that kind; all `--set` together are one layer.
 """
 
 from __future__ import annotations
