@@ -48,6 +48,8 @@ def evaluate_model(
     size = batch_size or runner.config.train.batch_size
     input = runner.config.input.model_copy(update={"divisor": runner.divisor})
     loader = EvalLoader(truth, input, batch_size=size, workers=workers)
+    for line in loader.lines:
+        say(line)
     options = options.reading(*read_outs)
     try:
         tables = detect_tables(runner, truth, loader, options=options, progress=progress)

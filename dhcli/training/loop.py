@@ -17,8 +17,9 @@ from torch.nn.utils import get_total_norm
 from dhcli.config.load import config_to_dict
 from dhcli.config.schema import Config
 from dhcli.data.loading.loader import Batch, EvalLoader, TrainLoader
+from dhcli.data.loading.workers import LoadingError
 from dhcli.data.table import DetectionTable
-from dhcli.errors import DhError
+from dhcli.errors import DataError, DhError
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_training
 from dhcli.models.state import load_state
@@ -93,6 +94,7 @@ class Trainer:
             share=team.share,
             difficult=config.data.difficult,
             cache=data.train_cache,
+            held=train.accumulate,
         )
         self.val_loader = None if data.val is None else self._val_loader(data.val)
         self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
@@ -127,6 +129,9 @@ class Trainer:
         Raises DhError where a loss is not finite, an image cannot be read or a file not written.
         """
         with StopRequest(self.team) as stop:
+            for loader in (self.loader, self.val_loader):
+                if loader is not None:
+                    loader.heed = stop.while_waiting
             try:
                 while not self.is_finished and not self.patience_is_over:
                     self._train_epoch(stop)
@@ -134,6 +139,10 @@ class Trainer:
             except Stopped:
                 self.save()
                 return TrainingResult(self.run, "interrupted", self.position, stop.signal)
+            except (LoadingError, DataError):  # between two steps: the state is whole
+                if self.team.size == 1:
+                    self.save()
+                raise
         status: Literal["finished", "early"] = "finished" if self.is_finished else "early"
         return TrainingResult(self.run, status, self.position)
 

@@ -190,6 +190,8 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     say(describe_rate(train, trainer.team.size))
     for line in trainer.detector.notes():
         say(line)
+    for line in trainer.loader.lines:
+        session.journal.warn(line)
     if train.schedule.warmup > trainer.total // 2:
         session.journal.warn(
             f"warm-up (train.schedule.warmup) takes {counted(train.schedule.warmup, 'iteration')}, "

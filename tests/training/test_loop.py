@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dhcli.config.schema import Config
-from dhcli.errors import DhError
+from dhcli.data.loading.workers import LoadingError
+from dhcli.errors import DataError, DhError
 from dhcli.training.checkpoint import load_checkpoint
 from dhcli.training.loop import Trainer
 from dhcli.training.schedule import learning_rate
@@ -513,3 +514,47 @@ def test_validation_loss_that_is_not_finite_is_an_error(
         trainer.train()
 
     assert not (trainer.run.path / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("error", [LoadingError("a process died"), DataError("cannot be read")])
+def test_images_that_do_not_come_leave_the_state_of_the_last_step(
+    error: DhError, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+    epoch = trainer.loader.epoch
+
+    def failing(number: int, start: int = 0) -> Any:
+        batches = epoch(number, start)
+        if number == 1:
+            yield from (next(batches) for _ in range(3))
+            raise error
+        yield from batches
+
+    trainer.loader.epoch = failing
+
+    with pytest.raises(type(error)):
+        trainer.train()
+
+    kept = load_checkpoint(trainer.run.path / "checkpoint.pt")
+    assert (kept["position"]["epoch"], kept["position"]["iteration"]) == (1, 3)
+
+
+def test_signal_is_heard_while_waiting_for_a_batch(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+    epoch = trainer.loader.epoch
+
+    def waiting(number: int, start: int = 0) -> Any:
+        batches = epoch(number, start)
+        yield next(batches)
+        signal.raise_signal(signal.SIGTERM)
+        trainer.loader.heed()
+        raise AssertionError("waited on")
+
+    trainer.loader.epoch = waiting
+
+    outcome = trainer.train()
+
+    assert (outcome.status, outcome.signal) == ("interrupted", signal.SIGTERM)
+    assert load_checkpoint(trainer.run.path / "checkpoint.pt")["position"]["iteration"] == 1

@@ -7,13 +7,10 @@ nor the way they are started can change it.
 from __future__ import annotations
 
 import math
-import os
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,12 +37,20 @@ from dhcli.data.loading.transforms import (
     prepare_augmentation,
     resize_sample,
 )
+from dhcli.data.loading.workers import (
+    GLANCE,
+    Workers,
+    affordable,
+    count_workers,
+    describe_shortage,
+    received,
+    share,
+    start_worker,
+)
 from dhcli.data.strings import PackedStrings
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DhError
 from dhcli.ops.batch import ImageBatch, Target
-
-MOST_WORKERS = 8
 
 
 @dataclass
@@ -117,7 +122,10 @@ class TrainLoader:
     The stream depends on the seed, the epoch and the images, and on nothing else. Boxes flagged
     crowd or ignore, of no class, or (`difficult` "ignore") difficult become regions to ignore.
     `batch_size` and `share` are this process's; `workers` as in `count_workers`; a `cache` holds
-    the images of `table`. Has one epoch under way at a time.
+    the images of `table`; `held` batches are kept at a time. Has one epoch under way at a time.
+
+    lines  what a user should know of how images are loaded
+    heed   is called every few seconds of waiting for a batch; may raise, to stop
     """
 
     def __init__(  # noqa: PLR0913  (each is one fact of the run, and all but three need their name)
@@ -132,6 +140,7 @@ class TrainLoader:
         share: Share = WHOLE,
         difficult: str = "ignore",
         cache: ImageCache | None = None,
+        held: int = 1,
     ) -> None:
         self._sizes = known_sizes(table, upright=input.exif)
         self._batch_size, self._seed = batch_size, seed
@@ -140,7 +149,10 @@ class TrainLoader:
         self._plan = _Plan()
         maker = BatchMaker(table, input, augment, seed=seed, difficult=difficult, cache=cache)
         count = min(count_workers(workers), self._length)
-        self._loader = _start_loader(maker, self._plan, count, keep=True)
+        number = affordable(count, most_bytes(batch_size, input, augment), held)
+        self.lines = describe_shortage(count, number)
+        self._loader = _start_loader(maker, self._plan, number, keep=True)
+        self.heed: Callable[[], None] = _go_on
 
     def __len__(self) -> int:
         """Batches per epoch, of this process."""
@@ -149,10 +161,11 @@ class TrainLoader:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number` from batch `start` on; those before it are not loaded.
 
-        Raises DataError naming an image that cannot be read.
+        Raises DataError naming an image that cannot be read, LoadingError where the processes that
+        load fail.
         """
         self._plan.set(number, self._batches_of(number)[start:])
-        return _received(self._loader)
+        return received(self._loader, self.heed)
 
     def _batches_of(self, epoch: int) -> Batches:
         every = training_batches(
@@ -169,6 +182,8 @@ class EvalLoader:
 
     images   (n,) int64, sorted: the numbers of the images of this share
     longest  batches of the process that has the most
+    lines    what a user should know of how images are loaded
+    heed     is called every few seconds of waiting for a batch; may raise, to stop
     """
 
     def __init__(
@@ -192,25 +207,26 @@ class EvalLoader:
         self._plan.set(0, batches)
         maker = BatchMaker(table, input, None, seed=0, difficult=difficult, cache=cache)
         count = min(count_workers(workers), len(batches))
-        self._loader = _start_loader(maker, self._plan, count, keep=False)
+        number = affordable(count, most_bytes(batch_size, input, None), 1)
+        self.lines = describe_shortage(count, number)
+        self._loader = _start_loader(maker, self._plan, number, keep=False)
+        self.heed: Callable[[], None] = _go_on
 
     def __len__(self) -> int:
         """Batches of this process."""
         return self._length
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises DataError naming an image that cannot be read."""
-        return _received(self._loader)
+        """Raises DataError naming an image that cannot be read; LoadingError as in training."""
+        return received(self._loader, self.heed)
 
 
-def count_workers(workers: int) -> int:
-    """`workers`, or where that is −1 the cores to spare beside each process that trains, ≤ 8."""
-    if workers >= 0:
-        return workers
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
-    return max(0, min(MOST_WORKERS, cores // processes - 1))
+def most_bytes(batch_size: int, input: Input, augment: Augment | None) -> int:
+    """Bytes of the pixels of a batch whose images are as large as the settings allow."""
+    short = max((input.min_size, *(augment.min_sizes if augment else ())))
+    sides = (min(short, input.max_size), input.max_size)
+    height, width = (side + -side % input.divisor for side in sides)
+    return batch_size * height * width * 3 * (4 if input.interpolation == "float" else 1)
 
 
 BatchKey = tuple[int, list[int]]
@@ -246,9 +262,11 @@ class BatchMaker(Dataset["Batch | DhError"]):
     def __getitem__(self, key: BatchKey) -> Batch | DhError:
         epoch, images = key
         try:
-            return self.make(epoch, images)
+            batch = self.make(epoch, images)
+            share(batch.images.pixels)
         except DhError as error:  # returned, since DataLoader would rewrite its words
             return error
+        return batch
 
     def make(self, epoch: int, images: list[int]) -> Batch:
         """The batch of these image numbers. Raises DataError naming an unreadable image."""
@@ -296,7 +314,7 @@ class _Plan(Sampler[BatchKey]):
 
 
 def _start_loader(
-    maker: BatchMaker, plan: _Plan, workers: int, *, keep: bool
+    maker: BatchMaker, plan: _Plan, workers: Workers, *, keep: bool
 ) -> DataLoader[Batch | DhError]:
     if maker.augment is not None:
         prepare_augmentation(maker.augment)
@@ -304,38 +322,19 @@ def _start_loader(
         maker,
         batch_size=None,
         sampler=plan,
-        num_workers=workers,
+        num_workers=workers.processes,
+        prefetch_factor=workers.ahead if workers.processes else None,
+        timeout=GLANCE if workers.processes else 0,
         collate_fn=_as_made,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
-        persistent_workers=keep and workers > 0,
+        worker_init_fn=start_worker,
+        persistent_workers=keep and workers.processes > 0,
         generator=torch.Generator(),  # its own, or each epoch would advance the global one
     )
 
 
-def _received(loader: DataLoader[Batch | DhError]) -> Iterator[Batch]:
-    try:
-        for batch in loader:
-            if isinstance(batch, DhError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DhError(
-            f"a process that loads images died: {error}",
-            hint="memory or /dev/shm may be short: `--set train.workers=0` needs neither",
-        ) from error
-
-
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    # Ctrl-C and the SIGTERM of `timeout` go to a whole group: they are for the main process to
-    # handle, which would die with a worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
+def _go_on() -> None:
+    """Nobody asks to stop."""
 
 
 def _as_made(batch: Any) -> Any:

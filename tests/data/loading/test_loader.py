@@ -23,8 +23,8 @@ from dhcli.data.loading.loader import (
     EvalLoader,
     TrainLoader,
     collate_images,
-    count_workers,
 )
+from dhcli.data.loading.workers import count_workers
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, make_table
 from dhcli.errors import DataError
 
