@@ -87,6 +87,14 @@ class Shell(TyperGroup):
             status = error.exit_code
         except typer.Abort:  # a question that was not answered
             status = 130
+        except (RuntimeError, MemoryError, OSError) as error:
+            from dhcli.runtime.memory import is_shortage, shortage
+
+            if not is_shortage(error):
+                raise
+            short = shortage(error)
+            _say(str(short), short.hint)
+            status = short.exit_code
         if not standalone_mode:
             return status
         sys.exit(status)

@@ -17,7 +17,7 @@ from dhcli.config.schema import Config
 from dhcli.errors import ConfigError, DhError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
-from dhcli.runtime.memory import TRAINING, keep_freed_memory
+from dhcli.runtime.memory import TRAINING, is_shortage, keep_freed_memory
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.decoded import decoded_once
 from dhcli.training.inherit import inheritance_lines, with_learned_order
@@ -151,7 +151,9 @@ def _train_or_explain(trainer: Trainer) -> TrainingResult:
     """Train; if that fails, say which state is left, and turn lack of memory into a DhError."""
     try:
         return trainer.train()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
         what = (
             f"{trainer.device} has too little memory for "
             f"{counted(trainer.config.train.batch_size, 'image')}"

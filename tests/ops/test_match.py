@@ -84,7 +84,7 @@ def test_many_objects_are_matched_in_pieces_to_the_same_result(
         corner = torch.randint(0, 30, (count, 2)).float()  # whole numbers: many are tied
         return torch.cat([corner, corner + torch.randint(1, 12, (count, 2))], dim=1)
 
-    boxes, objects, ignore = some(128), some(40), some(5)
+    boxes, objects, ignore = some(128), some(20).repeat(2, 1), some(5)
     how = {"positive_iou": 0.4, "negative_iou": 0.2, "best_for_each": best_for_each}
     whole = match_boxes(boxes, objects, ignore, **how)
 

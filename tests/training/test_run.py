@@ -231,6 +231,28 @@ def test_error_is_in_the_log_and_the_way_on_is_said(
     assert "error: metrics.csv: cannot be written" in (path / "train.log").read_text()
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_lack_of_memory_on_a_cpu_is_an_error_that_says_what_to_do(
+    stopped: TrainingResult,
+    session: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dhcli.training.step.Updater.update", fail)
+    path = stopped.run.path
+
+    with pytest.raises(DhError, match="cpu has too little memory for 2 images") as caught:
+        resume(path, load_config(file=path / "config.yaml").config, session())
+
+    assert "halve `train.batch_size`" in str(caught.value.hint)
+    assert "error: cpu has too little memory" in (path / "train.log").read_text()
+
+
 def _model_of(outcome: TrainingResult) -> ModelFile:
     return read_model(outcome.run.path / "last.safetensors")
 

@@ -136,6 +136,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         what = "is not an image of a known kind" if path.stat().st_size else "is an empty file"
         raise DataError(what, where=path) from error
+    except MemoryError as error:
+        raise DataError("does not fit into memory", where=path) from error
     except FileNotFoundError as error:
         raise DataError("no such image", where=path) from error
     except Image.DecompressionBombError as error:
