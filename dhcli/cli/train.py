@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +41,8 @@ ResumeRun = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Resume the run in this folder. Of its settings, those of `train` may change, except "
-        "batch_size, accumulate, seed, optimizer and ema.",
+        help="Resume the run in this folder; --data says where its data lies now. Of its settings, "
+        "those of `train` may change, except batch_size, accumulate, seed, optimizer and ema.",
     ),
 ]
 
@@ -69,8 +70,8 @@ def train(
 
     """
     if resume is not None:
-        begun = {"--data": data, "--val": val, "--preset": preset, "--config": config}
-        _refuse_beside_resume({**begun, "--weights": weights, "--out": out})
+        begun = {"--preset": preset, "--config": config, "--weights": weights, "--out": out}
+        _refuse_beside_resume(begun)
         config = _config_of(resume)
     settings = [*option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=settings)
@@ -94,7 +95,7 @@ def train(
     conclude(outcome, as_json=as_json)
 
 
-def _refuse_beside_resume(options: dict[str, object]) -> None:
+def _refuse_beside_resume(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         what = f"{', '.join(given)} cannot be used with --resume, which keeps the run's settings"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +42,22 @@ class TrainingData:
     val_cache: ImageCache | None = None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data from other data, in plain values."""
-        return {
-            "root": str(self.train.root),
-            "classes": list(self.train.classes),
-            "train_images": len(self.train),
-            "train_boxes": len(self.train.boxes),
-            "val_images": len(self.val) if self.val else 0,
-            "val_boxes": len(self.val.boxes) if self.val else 0,
-        }
+        """Where this data lies, and what tells it from other data, in plain values.
+
+        For training and validation: how many images and boxes, and digests of the images' names, of
+        their sizes, and of the boxes with labels and flags. No image file is read.
+        """
+        return dict(self._fingerprint)
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"root": str(self.train.root), "classes": list(self.train.classes)}
+        for use, table in (("train", self.train), ("val", self.val)):
+            found[f"{use}_images"] = 0 if table is None else len(table)
+            found[f"{use}_boxes"] = 0 if table is None else len(table.boxes)
+            for part, digest in ({} if table is None else _digests(table)).items():
+                found[f"{use}_{part}"] = digest
+        return found
 
 
 def load_data(
@@ -75,6 +84,24 @@ def load_data(
     measured = scan_images(val, decode=False)
     _tell(find_leaks((train, learned), (val, measured)), "validation", journal)
     return TrainingData(prepared, _prepared(val, measured, "validation", names, config, journal))
+
+
+def _digests(table: DetectionTable) -> dict[str, str]:
+    """What a table holds of images and boxes, each part in one short text."""
+    names = "\n".join(table.files).encode("utf-8", "surrogateescape")
+    objects = (table.offsets, table.boxes, table.labels, table.flags)
+    return {
+        "names": _digest(names),
+        "sizes": _digest(table.sizes.astype(np.int64).tobytes()),
+        "objects": _digest(*(np.ascontiguousarray(column).tobytes() for column in objects)),
+    }
+
+
+def _digest(*parts: bytes) -> str:
+    found = blake2b(digest_size=12)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def _read(source: str, journal: Journal) -> DetectionTable:

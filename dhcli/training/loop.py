@@ -101,6 +101,7 @@ class Trainer:
         self.total = total_iterations(train.schedule, self.epoch_length)
         self.epochs = math.ceil(self.total / self.epoch_length)
         self.position, self.meter, self.watch = Position(), LossMeter(team), Stopwatch()
+        self.saved_at = self.watch.now()
 
     @property
     def iteration(self) -> int:
@@ -181,8 +182,15 @@ class Trainer:
         self._require_finite()
         self._save_model(LAST)
         state = self.state()
-        self.team.from_first(lambda: save_checkpoint(self.run.path / CHECKPOINT, state))
+        self.team.from_first(lambda: save_checkpoint(self.run.place(CHECKPOINT), state))
         self.journal.event("saved", epoch=self.position.epoch, total_iteration=self.iteration)
+        self.saved_at = self.watch.now()
+
+    def _save_in_time(self) -> None:
+        """Save in the middle of an epoch where `train.save_minutes` have gone by since the last."""
+        minutes = self.config.train.save_minutes
+        if self.team.any(0 < minutes <= (self.watch.now() - self.saved_at) / 60):
+            self.save()
 
     def _reopen_epoch(self) -> None:
         """Where a training is made longer whose end cut an epoch short, go on within that epoch."""
@@ -201,6 +209,7 @@ class Trainer:
             share=self.team.share,
             difficult=self.config.data.difficult,
             cache=self.data.val_cache,
+            sized=True,
         )
 
     def _train_epoch(self, stop: StopRequest) -> None:
@@ -214,6 +223,7 @@ class Trainer:
             if done % self.config.train.log_every == 0 or done == length:
                 self._tell(length)
             stop.check()
+            self._save_in_time()
 
     def _groups(self, length: int) -> Iterator[list[Batch]]:
         """The batches of each iteration that the epoch still has to do."""
@@ -361,4 +371,4 @@ class Trainer:
         ids = tuple(table.category_ids.tolist())
         state = self.model.state_dict()
         model = ModelFile(self.config, table.classes, ids, state, metadata)
-        self.team.from_first(lambda: save_model(self.run.path / name, model))
+        self.team.from_first(lambda: save_model(self.run.place(name), model))

@@ -25,7 +25,9 @@ from dhcli.training.journal import Journal
 from dhcli.training.loop import Trainer, TrainingResult
 from dhcli.training.run_folder import (
     CHECKPOINT,
+    COMMAND,
     CONFIG,
+    MACHINE,
     RunFolder,
     make_run,
     require_new_run,
@@ -99,9 +101,9 @@ def start_run(
 
 def _new_run(config: Config, session: Session) -> RunFolder:
     run = make_run(session.command, config.name, session.out)
-    run.write_text("command.txt", session.line + "\n")
+    run.write_text(COMMAND, session.line + "\n")
     machine = {**session.environment, "device": str(session.device)}
-    run.write_text("env.json", json.dumps(machine, indent=2) + "\n")
+    run.write_text(MACHINE, json.dumps(machine, indent=2) + "\n")
     return run
 
 

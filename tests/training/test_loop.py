@@ -558,3 +558,37 @@ def test_signal_is_heard_while_waiting_for_a_batch(
 
     assert (outcome.status, outcome.signal) == ("interrupted", signal.SIGTERM)
     assert load_checkpoint(trainer.run.path / "checkpoint.pt")["position"]["iteration"] == 1
+
+
+def test_run_folder_that_goes_away_ends_the_training(
+    make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    trainer = make_trainer(make_config())
+    path = trainer.run.path
+
+    def move(epoch: int, iteration: int) -> None:
+        if (epoch, iteration) == (2, 4):
+            path.rename(path.with_name("elsewhere"))
+
+    recorder.on_tick = move
+
+    with pytest.raises(DhError, match="the run folder is no longer there"):
+        trainer.train()
+
+    assert not path.exists()
+
+
+def test_state_is_saved_by_the_clock_within_an_epoch(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    config = make_config(save_minutes=2, save_every=0)
+    straight, trainer = make_trainer(make_config(), "straight"), make_trainer(config)
+    trainer.watch.now, trainer.saved_at = lambda: trainer.iteration * 50.0, 0.0  # seconds
+
+    straight.train()
+    trainer.train()
+
+    events = [json.loads(line) for line in (trainer.run.path / "events.jsonl").open()]
+    saved = [event["total_iteration"] for event in events if event["event"] == "saved"]
+    assert saved == [3, 6, 9, 12, 12]
+    _assert_same(straight, trainer)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,16 +67,23 @@ def session(tmp_path: Path, recorder: Any) -> Callable[..., Session]:
     return make
 
 
-@pytest.fixture(autouse=True)
-def _pictures(monkeypatch: pytest.MonkeyPatch, table: DetectionTable) -> None:
-    """The dataset `pictures` is the tiny table, of classes `dot` and `dash`."""
-    both = replace(
+@pytest.fixture
+def whole(table: DetectionTable) -> DetectionTable:
+    """The tiny table, of classes `dot` and `dash`."""
+    return replace(
         table,
         classes=("dot", "dash"),
         labels=torch.tensor([0, 1, 0, 1, 0, 1, 0]).int().numpy(),
         category_ids=torch.tensor([7, 42]).numpy(),
     )
-    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: both)
+
+
+@pytest.fixture(autouse=True)
+def _pictures(monkeypatch: pytest.MonkeyPatch, whole: DetectionTable, tmp_path: Path) -> None:
+    """The dataset `pictures` is the whole table."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: whole)
 
 
 def _stop_after(recorder: Any, iteration: int) -> None:
@@ -198,9 +206,70 @@ def test_resuming_on_other_data_is_refused(
         resume(stopped.run.path, config, session())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": [1, 0, 1, 0, 1, 0, 1]}, "boxes or labels of the training images"),
+        ({"flags": np.full(7, 4, np.uint8)}, "boxes or labels of the training images"),
+        ({"boxes": np.tile([4.0, 4.0, 20.0, 21.0], (7, 1))}, "boxes or labels of the training"),
+        ({"sizes": np.full((7, 2), 31, np.int32)}, "sizes of the training images, sizes of the va"),
+    ],
+)
+def test_data_that_was_edited_is_noticed(
+    change: dict[str, Any],
+    said: str,
+    stopped: TrainingResult,
+    session: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: DetectionTable,
+) -> None:
+    change = {name: np.asarray(value, getattr(whole, name).dtype) for name, value in change.items()}
+    edited = replace(whole, **change)
+    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: edited)
+    monkeypatch.setattr(
+        "dhcli.training.data.mend_for_training", lambda table, *_, **__: (table, [])
+    )
+    config = load_config(file=stopped.run.path / "config.yaml").config
+
+    with pytest.raises(DataError, match="is not the data that the run began with") as caught:
+        resume(stopped.run.path, config, session())
+
+    assert said in caught.value.what
+    assert "dh train --weights" in str(caught.value.hint)
+
+
+def test_resuming_goes_on_with_the_same_data_elsewhere(
+    stopped: TrainingResult,
+    session: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: DetectionTable,
+    tmp_path: Path,
+) -> None:
+    path = stopped.run.path
+    (tmp_path / "pictures").rmdir()
+    (tmp_path / "images").rename(tmp_path / "mounted")
+    moved = replace(whole, root=tmp_path / "mounted")
+    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: moved)
+    config = load_config(file=path / "config.yaml").config
+
+    with pytest.raises(DataError, match="the run's data is not there") as caught:
+        resume(path, config, session())
+    place = [f"data.train={tmp_path / 'mounted'}"]
+    outcome = resume(
+        path, load_config(file=path / "config.yaml", overrides=place).config, session()
+    )
+
+    assert "--data PATH" in str(caught.value.hint)
+    assert outcome.status == "finished"
+    written = load_config(file=path / "config.yaml").config
+    assert written.data.train == str(tmp_path / "mounted")
+
+
 def test_resuming_without_a_checkpoint(tmp_path: Path, small_config: Any, session: Any) -> None:
-    with pytest.raises(ModelError, match="no such checkpoint"):
+    with pytest.raises(ModelError, match="no such checkpoint") as caught:
         resume(tmp_path, small_config(), session())
+
+    assert "command.txt" in str(caught.value.hint)
 
 
 def test_full_disk_is_said_before_training(

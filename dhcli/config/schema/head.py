@@ -68,7 +68,7 @@ class ConvBranch(BranchBase):
     """conv: residual blocks."""
     name: BranchName = "conv"
     focus: Focus = "reg"
-    width: Annotated[int, Field(ge=4, le=16_384, multiple_of=4)] = 1024
+    width: Annotated[int, Field(ge=4, le=4096, multiple_of=4)] = 1024
     """Channels of the blocks; their inner layers have a quarter."""
     residual: Annotated[int, Field(ge=1, le=64)] = 5
     """Residual blocks: the widening one (Fig. 5a), then bottlenecks (Fig. 5b)."""

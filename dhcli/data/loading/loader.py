@@ -49,7 +49,7 @@ from dhcli.data.loading.workers import (
 )
 from dhcli.data.strings import PackedStrings
 from dhcli.data.table import DetectionTable
-from dhcli.errors import DhError
+from dhcli.errors import DataError, DhError
 from dhcli.ops.batch import ImageBatch, Target
 
 
@@ -147,7 +147,9 @@ class TrainLoader:
         self._share = share
         self._length = math.ceil(math.ceil(len(table) / batch_size) / share.size)
         self._plan = _Plan()
-        maker = BatchMaker(table, input, augment, seed=seed, difficult=difficult, cache=cache)
+        maker = BatchMaker(
+            table, input, augment, seed=seed, difficult=difficult, cache=cache, sizes=self._sizes
+        )
         count = min(count_workers(workers), self._length)
         number = affordable(count, most_bytes(batch_size, input, augment), held)
         self.lines = describe_shortage(count, number)
@@ -178,7 +180,8 @@ class EvalLoader:
     """Batches of every image once, resized and not augmented. See `evaluation_batches`.
 
     Each process has its share: no image twice, none missing, and so perhaps one batch more in one
-    process than in another.
+    process than in another. With `sized`, an image of another size than its table says is an error,
+    as in training.
 
     images   (n,) int64, sorted: the numbers of the images of this share
     longest  batches of the process that has the most
@@ -196,6 +199,7 @@ class EvalLoader:
         share: Share = WHOLE,
         difficult: str = "ignore",
         cache: ImageCache | None = None,
+        sized: bool = False,
     ) -> None:
         sizes = known_sizes(table, upright=input.exif)
         every = evaluation_batches(sizes, batch_size, input)
@@ -205,7 +209,15 @@ class EvalLoader:
         self._length = len(batches)
         self._plan = _Plan()
         self._plan.set(0, batches)
-        maker = BatchMaker(table, input, None, seed=0, difficult=difficult, cache=cache)
+        maker = BatchMaker(
+            table,
+            input,
+            None,
+            seed=0,
+            difficult=difficult,
+            cache=cache,
+            sizes=sizes if sized else None,
+        )
         count = min(count_workers(workers), len(batches))
         number = affordable(count, most_bytes(batch_size, input, None), 1)
         self.lines = describe_shortage(count, number)
@@ -236,6 +248,7 @@ BatchKey = tuple[int, list[int]]
 class BatchMaker(Dataset["Batch | DhError"]):
     """Makes a batch from (epoch, image numbers).
 
+    `sizes` (I, 2) is what the images must measure; None: what they measure is all the same.
     Holds the table's columns as tensors: forked workers have their parent's, spawned ones get
     them in shared memory, and no worker comes to own a Python object per box or image.
     """
@@ -249,9 +262,11 @@ class BatchMaker(Dataset["Batch | DhError"]):
         seed: int,
         difficult: str,
         cache: ImageCache | None = None,
+        sizes: NDArray[np.int64] | None = None,
     ) -> None:
         self.root, self.input, self.augment, self.seed = table.root, input, augment, seed
         self.cache = cache
+        self.sizes = None if sizes is None else torch.tensor(sizes)
         files = table.files.in_memory()
         self.files = [torch.tensor(part) for part in (files.buffer, files.starts, files.stops)]
         self.offsets = torch.tensor(table.offsets)
@@ -288,7 +303,14 @@ class BatchMaker(Dataset["Batch | DhError"]):
 
     def _decode(self, image: int) -> Pixels:
         files = PackedStrings(*(part.numpy() for part in self.files))
-        return read_image(self.root / str(files[image]), upright=self.input.exif)
+        path = self.root / str(files[image])
+        pixels = read_image(path, upright=self.input.exif)
+        if self.sizes is not None:
+            told, found = self.sizes[image].tolist(), pixels.shape[1::-1]
+            if sorted(told) != sorted(found):  # EXIF may lay it on its side
+                what = "is {} × {} pixels, and its boxes are on {} × {}: it was changed since"
+                raise DataError(what.format(*found, *told), where=path)
+        return pixels
 
     def _transform(self, sample: Sample, epoch: int, image: int) -> Sample:
         if self.augment is None:

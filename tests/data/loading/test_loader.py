@@ -337,6 +337,21 @@ def test_unreadable_image_is_named(table: DetectionTable, workers: int) -> None:
     assert error.where == str(table.path(7))
 
 
+@pytest.mark.parametrize("cut", [(1, 0), (0, 1)])
+def test_image_of_another_size_than_its_boxes_are_on_is_named(
+    table: DetectionTable, cut: tuple[int, int]
+) -> None:
+    with Image.open(table.path(7)) as image:
+        width, height = image.size
+        image.crop((0, 0, width - cut[0], height - cut[1])).save(table.path(7))
+
+    error = error_of(train_loader(table))
+
+    assert error.where == str(table.path(7))
+    assert f"is {width - cut[0]} × {height - cut[1]} pixels" in error.what
+    assert sum(map(len, EvalLoader(table, INPUT, batch_size=2, workers=0))) == 11
+
+
 def error_of(loader: TrainLoader) -> DataError:
     """The error of an epoch. Without its traceback, which would hold the loader and its workers."""
     try:
