@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ class Trainer:
         team: Team = ALONE,
     ) -> None:
         train = config.train
+        self.skips = config.data.on_bad_image == "skip" and team.size == 1
         self.config, self.data, self.run, self.journal = config, data, run, journal
         self.device, self.team = device, team
         self.detector = detector.to(device)
@@ -95,6 +97,7 @@ class Trainer:
             difficult=config.data.difficult,
             cache=data.train_cache,
             held=train.accumulate,
+            skip=self.skips,
         )
         self.val_loader = None if data.val is None else self._val_loader(data.val)
         self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
@@ -133,6 +136,9 @@ class Trainer:
             for loader in (self.loader, self.val_loader):
                 if loader is not None:
                     loader.heed = stop.while_waiting
+            self.loader.lost = partial(self._say_lost, self.data.train)
+            if self.val_loader is not None and self.data.val is not None:
+                self.val_loader.lost = partial(self._say_lost, self.data.val)
             try:
                 while not self.is_finished and not self.patience_is_over:
                     self._train_epoch(stop)
@@ -210,6 +216,7 @@ class Trainer:
             difficult=self.config.data.difficult,
             cache=self.data.val_cache,
             sized=True,
+            skip=self.skips,
         )
 
     def _train_epoch(self, stop: StopRequest) -> None:
@@ -234,7 +241,26 @@ class Trainer:
                 group = list(islice(batches, size))
             yield group
 
+    def _say_lost(self, table: DetectionTable, image: int, why: str) -> None:
+        path = str(table.path(image))
+        self.journal.warn(f"{path}: {why}; left out of its batch (data.on_bad_image)")
+        self.journal.event("image_left_out", total_iteration=self.iteration, image=path, why=why)
+
+    def _pass_over(self) -> None:
+        """Not one image of a step could be read. Raises DataError where that goes on."""
+        self.position.skipped += 1
+        self.position.iteration += 1
+        if self.position.skipped >= MOST_SKIPPED:
+            what = f"not one image of {MOST_SKIPPED} steps in a row could be read"
+            raise DataError(
+                what, where=self.data.train.root, hint="is the disk or share still there?"
+            )
+
     def _iterate(self, group: list[Batch]) -> None:
+        group = [batch for batch in group if len(batch)]
+        if not group:
+            self._pass_over()
+            return
         seed_all(self.config.train.seed, self.iteration, self.team.rank)
         result = self.updater.update(group, self._rate(self.iteration))
         if not result.moved:

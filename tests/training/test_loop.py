@@ -592,3 +592,48 @@ def test_state_is_saved_by_the_clock_within_an_epoch(
     saved = [event["total_iteration"] for event in events if event["event"] == "saved"]
     assert saved == [3, 6, 9, 12, 12]
     _assert_same(straight, trainer)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_go_away_in_mid_run_are_left_out_where_asked(
+    workers: int, make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    config = make_config(workers=workers)
+    data = config.data.model_copy(update={"on_bad_image": "skip"})
+    trainer = make_trainer(config.model_copy(update={"data": data}))
+    path = trainer.data.train.path(3)
+
+    def lose(epoch: int, iteration: int) -> None:
+        if (epoch, iteration) == (1, 4):
+            path.unlink()
+
+    recorder.on_tick = lose
+
+    outcome = trainer.train()
+
+    assert outcome.status == "finished"
+    assert f"{path}: no such image; left out of its batch (data.on_bad_image)" in recorder.warnings
+    events = [json.loads(line) for line in (trainer.run.path / "events.jsonl").open()]
+    # in the validations of three epochs, twice each, and in the training of two
+    assert sum(event["event"] == "image_left_out" for event in events) == 8
+    assert [row["iteration"] for row in outcome.position.history] == [4, 8, 12]
+
+
+def test_share_that_is_gone_for_good_ends_the_training(
+    make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    config = make_config(schedule={"length": 9})
+    data = config.data.model_copy(update={"on_bad_image": "skip"})
+    trainer = make_trainer(config.model_copy(update={"data": data}), val=False)
+
+    def lose(epoch: int, iteration: int) -> None:
+        if (epoch, iteration) == (2, 2):
+            for image in range(7):
+                trainer.data.train.path(image).unlink()
+
+    recorder.on_tick = lose
+
+    with pytest.raises(DataError, match="not one image of 10 steps in a row could be read"):
+        trainer.train()
+
+    assert load_checkpoint(trainer.run.path / "checkpoint.pt")

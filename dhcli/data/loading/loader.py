@@ -7,8 +7,10 @@ nor the way they are started can change it.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -52,14 +54,21 @@ from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError, DhError
 from dhcli.ops.batch import ImageBatch, Target
 
+PAUSES = (0.3, 1.0)
+"""Seconds before an image that could not be read is read again."""
+
 
 @dataclass
 class Batch:
-    """Images, what is to be found in them, and their numbers in the table."""
+    """Images, what is to be found in them, and their numbers in the table.
+
+    `missing`: number of each image that could not be read, and why.
+    """
 
     images: ImageBatch
     targets: list[Target]
     indices: list[int]
+    missing: list[tuple[int, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -67,12 +76,12 @@ class Batch:
     def to(self, device: torch.device) -> Self:
         """The batch on `device`."""
         targets = [target.to(device) for target in self.targets]
-        return type(self)(self.images.to(device), targets, self.indices)
+        return type(self)(self.images.to(device), targets, self.indices, self.missing)
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory; called by DataLoader."""
         targets = [target.pin_memory() for target in self.targets]
-        return type(self)(self.images.pin_memory(), targets, self.indices)
+        return type(self)(self.images.pin_memory(), targets, self.indices, self.missing)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A tensor sent by a worker costs an open file, and a thousand are soon open. Only the
@@ -80,7 +89,7 @@ class Batch:
         images = self.images
         small = (images.sizes.numpy(), images.originals.numpy())
         targets = [(t.boxes.numpy(), t.labels.numpy(), t.ignore.numpy()) for t in self.targets]
-        return _rebuild_batch, (images.pixels, small, targets, self.indices)
+        return _rebuild_batch, (images.pixels, small, targets, self.indices, self.missing)
 
 
 def _rebuild_batch(
@@ -88,9 +97,11 @@ def _rebuild_batch(
     small: tuple[NDArray[Any], NDArray[Any]],
     targets: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
     indices: list[int],
+    missing: list[tuple[int, str]],
 ) -> Batch:
     images = ImageBatch(pixels, *map(torch.from_numpy, small))
-    return Batch(images, [Target(*map(torch.from_numpy, parts)) for parts in targets], indices)
+    found = [Target(*map(torch.from_numpy, parts)) for parts in targets]
+    return Batch(images, found, indices, missing)
 
 
 def collate_images(
@@ -122,10 +133,12 @@ class TrainLoader:
     The stream depends on the seed, the epoch and the images, and on nothing else. Boxes flagged
     crowd or ignore, of no class, or (`difficult` "ignore") difficult become regions to ignore.
     `batch_size` and `share` are this process's; `workers` as in `count_workers`; a `cache` holds
-    the images of `table`; `held` batches are kept at a time. Has one epoch under way at a time.
+    the images of `table`; `held` batches are kept at a time; with `skip`, an image that cannot be
+    read is left out of its batch, which may then be empty. Has one epoch under way at a time.
 
     lines  what a user should know of how images are loaded
     heed   is called every few seconds of waiting for a batch; may raise, to stop
+    lost   is called with the number of an image that was left out, and why
     """
 
     def __init__(  # noqa: PLR0913  (each is one fact of the run, and all but three need their name)
@@ -141,6 +154,7 @@ class TrainLoader:
         difficult: str = "ignore",
         cache: ImageCache | None = None,
         held: int = 1,
+        skip: bool = False,
     ) -> None:
         self._sizes = known_sizes(table, upright=input.exif)
         self._batch_size, self._seed = batch_size, seed
@@ -148,13 +162,21 @@ class TrainLoader:
         self._length = math.ceil(math.ceil(len(table) / batch_size) / share.size)
         self._plan = _Plan()
         maker = BatchMaker(
-            table, input, augment, seed=seed, difficult=difficult, cache=cache, sizes=self._sizes
+            table,
+            input,
+            augment,
+            seed=seed,
+            difficult=difficult,
+            cache=cache,
+            sizes=self._sizes,
+            skip=skip,
         )
         count = min(count_workers(workers), self._length)
         number = affordable(count, most_bytes(batch_size, input, augment), held)
         self.lines = describe_shortage(count, number)
         self._loader = _start_loader(maker, self._plan, number, keep=True)
         self.heed: Callable[[], None] = _go_on
+        self.lost: Callable[[int, str], None] = _forget
 
     def __len__(self) -> int:
         """Batches per epoch, of this process."""
@@ -167,7 +189,7 @@ class TrainLoader:
         load fail.
         """
         self._plan.set(number, self._batches_of(number)[start:])
-        return received(self._loader, self.heed)
+        return _delivered(self._loader, self.heed, self.lost)
 
     def _batches_of(self, epoch: int) -> Batches:
         every = training_batches(
@@ -181,15 +203,16 @@ class EvalLoader:
 
     Each process has its share: no image twice, none missing, and so perhaps one batch more in one
     process than in another. With `sized`, an image of another size than its table says is an error,
-    as in training.
+    as in training; `skip` as there.
 
     images   (n,) int64, sorted: the numbers of the images of this share
     longest  batches of the process that has the most
     lines    what a user should know of how images are loaded
     heed     is called every few seconds of waiting for a batch; may raise, to stop
+    lost     is called with the number of an image that was left out, and why
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (as above)
         self,
         table: DetectionTable,
         input: Input,
@@ -200,6 +223,7 @@ class EvalLoader:
         difficult: str = "ignore",
         cache: ImageCache | None = None,
         sized: bool = False,
+        skip: bool = False,
     ) -> None:
         sizes = known_sizes(table, upright=input.exif)
         every = evaluation_batches(sizes, batch_size, input)
@@ -217,12 +241,14 @@ class EvalLoader:
             difficult=difficult,
             cache=cache,
             sizes=sizes if sized else None,
+            skip=skip,
         )
         count = min(count_workers(workers), len(batches))
         number = affordable(count, most_bytes(batch_size, input, None), 1)
         self.lines = describe_shortage(count, number)
         self._loader = _start_loader(maker, self._plan, number, keep=False)
         self.heed: Callable[[], None] = _go_on
+        self.lost: Callable[[int, str], None] = _forget
 
     def __len__(self) -> int:
         """Batches of this process."""
@@ -230,7 +256,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError naming an image that cannot be read; LoadingError as in training."""
-        return received(self._loader, self.heed)
+        return _delivered(self._loader, self.heed, self.lost)
 
 
 def most_bytes(batch_size: int, input: Input, augment: Augment | None) -> int:
@@ -248,7 +274,8 @@ BatchKey = tuple[int, list[int]]
 class BatchMaker(Dataset["Batch | DhError"]):
     """Makes a batch from (epoch, image numbers).
 
-    `sizes` (I, 2) is what the images must measure; None: what they measure is all the same.
+    `sizes` (I, 2) is what the images must measure; None: what they measure is all the same. With
+    `skip`, an image that cannot be read is left out of its batch.
     Holds the table's columns as tensors: forked workers have their parent's, spawned ones get
     them in shared memory, and no worker comes to own a Python object per box or image.
     """
@@ -263,7 +290,9 @@ class BatchMaker(Dataset["Batch | DhError"]):
         difficult: str,
         cache: ImageCache | None = None,
         sizes: NDArray[np.int64] | None = None,
+        skip: bool = False,
     ) -> None:
+        self.skip = skip
         self.root, self.input, self.augment, self.seed = table.root, input, augment, seed
         self.cache = cache
         self.sizes = None if sizes is None else torch.tensor(sizes)
@@ -286,12 +315,20 @@ class BatchMaker(Dataset["Batch | DhError"]):
     def make(self, epoch: int, images: list[int]) -> Batch:
         """The batch of these image numbers. Raises DataError naming an unreadable image."""
         samples, originals = [], []
+        indices, missing = [], []
         for image in images:
-            sample = self.read(image)
+            try:
+                sample = self.read(image)
+            except DataError as error:
+                if not self.skip:
+                    raise
+                missing.append((image, error.what))
+                continue
+            indices.append(image)
             originals.append((sample.image.shape[0], sample.image.shape[1]))
             samples.append(self._transform(sample, epoch, image))
         pixels = collate_images([sample.image for sample in samples], originals, self.input.divisor)
-        return Batch(pixels, [_target(sample) for sample in samples], images)
+        return Batch(pixels, [_target(sample) for sample in samples], indices, missing)
 
     def read(self, image: int) -> Sample:
         """The image as it is on disk; boxes cut at its border."""
@@ -304,7 +341,7 @@ class BatchMaker(Dataset["Batch | DhError"]):
     def _decode(self, image: int) -> Pixels:
         files = PackedStrings(*(part.numpy() for part in self.files))
         path = self.root / str(files[image])
-        pixels = read_image(path, upright=self.input.exif)
+        pixels = _read_patiently(path, upright=self.input.exif)
         if self.sizes is not None:
             told, found = self.sizes[image].tolist(), pixels.shape[1::-1]
             if sorted(told) != sorted(found):  # EXIF may lay it on its side
@@ -353,6 +390,31 @@ def _start_loader(
         persistent_workers=keep and workers.processes > 0,
         generator=torch.Generator(),  # its own, or each epoch would advance the global one
     )
+
+
+def _read_patiently(path: Path, *, upright: bool) -> Pixels:
+    """`read_image`, more than once where it fails: a share may be gone for a moment."""
+    for pause in PAUSES:
+        try:
+            return read_image(path, upright=upright)
+        except DataError:
+            time.sleep(pause)
+    return read_image(path, upright=upright)
+
+
+def _delivered(
+    loader: DataLoader[Batch | DhError],
+    heed: Callable[[], None],
+    lost: Callable[[int, str], None],
+) -> Iterator[Batch]:
+    for batch in received(loader, heed):
+        for image, why in batch.missing:
+            lost(image, why)
+        yield batch
+
+
+def _forget(image: int, why: str) -> None:
+    """Nobody asks what was left out."""
 
 
 def _go_on() -> None:

@@ -86,7 +86,7 @@ def share(pixels: torch.Tensor) -> None:
     torch would do so itself, in a thread whose failure nobody hears of. Raises LoadingError where
     there is no room.
     """
-    if torch.utils.data.get_worker_info() is None:
+    if torch.utils.data.get_worker_info() is None or not pixels.numel():
         return
     try:
         pixels.share_memory_()  # type: ignore[no-untyped-call]
