@@ -105,6 +105,14 @@ def _explained(run: Callable[[], Any]) -> Any:
         return error.exit_code
     except typer.Abort:  # a question that was not answered
         return 130
+    except (RuntimeError, MemoryError, OSError) as error:
+        from dhcli.runtime.memory import is_shortage, shortage
+
+        if not is_shortage(error):
+            raise
+        short = shortage(error)
+        _say(str(short), short.hint)
+        return short.exit_code
 
 
 def _printed(run: Callable[[], Any]) -> Any:
