@@ -13,9 +13,8 @@ place in the format.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,24 +25,27 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerImage, Format
-from dhcli.data.formats.locate import find_end
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
+from dhcli.data.formats.yolo_images import (
+    Groups,
+    Labels,
+    groups_of_folders,
+    groups_of_settings,
+    has_labels,
+    image_folders,
+    is_label,
+    label_folder,
+)
+from dhcli.data.formats.yolo_names import check_distinct, class_names
+from dhcli.data.formats.yolo_settings import SETTINGS, read_settings, settings_of
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
-    confine,
     decode,
     find_folders,
-    first_folder,
-    has_file,
     join_path,
-    list_files,
-    list_images,
     read_bytes,
-    read_lines,
-    read_text,
-    split_folders,
     split_name,
     stem_of,
 )
@@ -62,16 +64,7 @@ HOLDS = Holds(
     fractions=True,
 )
 
-_NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
-_SPLIT_KEYS = ("train", "val", "valid", "test")
-_DARKNET = ".data"
-_SETTINGS = (".yaml", ".yml", _DARKNET)
-_OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
-_NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
-_BRACKETS = re.compile(r"[\[\]{}]")
-_LONGEST_YAML, _DEEPEST_YAML = 1 << 20, 100
 _MOST_CLASSES = 1_000_000
-_LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
 
 _Class = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_CLASSES)]
 _PLAIN = msgspec.json.Decoder(list[tuple[_Class, float, float, float, float]])
@@ -81,9 +74,6 @@ _FROM_JSON = bytes.maketrans(b",", b" ")
 _ENCODER = msgspec.json.Encoder()
 _BLOCK = 1024
 """Images whose label files are made at a time."""
-
-Groups = dict[str, list[str]]
-"""Split ("" where there is none) → POSIX paths of its images from the root."""
 
 
 class _Part(NamedTuple):
@@ -96,16 +86,16 @@ class _Part(NamedTuple):
 
 
 def _is_yolo(path: Path) -> bool:
-    if path.suffix.lower() in _SETTINGS:
-        return "names" in _read_settings(path)
-    return path.suffix.lower() == ".txt" and _is_label(path)
+    if path.suffix.lower() in SETTINGS:
+        return "names" in read_settings(path)
+    return path.suffix.lower() == ".txt" and is_label(path)
 
 
 def _is_folder(path: Path) -> bool:
-    if _settings_of(path) is not None:
+    if settings_of(path) is not None:
         return True
-    folders = {_label_folder(path, images) for images in _image_folders(path)}
-    return any(_first_label(path / folder) for folder in folders)
+    folders = {label_folder(path, images) for images in image_folders(path)}
+    return any(has_labels(path / folder) for folder in folders)
 
 
 def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
@@ -114,11 +104,11 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
     Raises DataError with the file and line of what cannot be read.
     """
     (part,) = parts
-    names = _class_names(root, part.settings)
+    names = class_names(root, part.settings)
     columns = Columns(root)
     columns.notes += part.notes
     files = list(dict.fromkeys(file for group in part.groups.values() for file in group))
-    labels = _Labels(root)
+    labels = Labels(root)
     for file in track(files, "annotation files read"):
         label_file = labels.of_image(file)
         columns.add_image(file, annotation=label_file or "")
@@ -130,20 +120,20 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
 
 
 def _parts(root: Path) -> list[_Part]:
-    return [_part(root, _settings_of(root), is_folder=True)]
+    return [_part(root, settings_of(root), is_folder=True)]
 
 
 def _part(root: Path, settings_file: Path | None, *, is_folder: bool) -> _Part:
     """What a file of settings, if there is one, and the folders below `root` tell."""
     notes: list[str] = []
-    settings = _read_settings(settings_file) if settings_file else {}
-    groups = _groups_of_settings(root, settings, notes) if settings else {}
-    return _Part(settings, groups or _groups_of_folders(root), notes, is_folder)
+    settings = read_settings(settings_file) if settings_file else {}
+    groups = groups_of_settings(root, settings, notes) if settings else {}
+    return _Part(settings, groups or groups_of_folders(root), notes, is_folder)
 
 
 def _around(path: Path) -> tuple[Path, list[_Part]]:
     """What data.yaml or one label file stands for."""
-    if path.suffix.lower() in _SETTINGS:
+    if path.suffix.lower() in SETTINGS:
         return path.parent, [_part(path.parent, path, is_folder=False)]
     root = path.parent.parent if path.parent.name == "labels" else path.parent
     for folder in find_folders(root, IMAGE_FOLDERS):
@@ -151,202 +141,6 @@ def _around(path: Path) -> tuple[Path, list[_Part]]:
         if name is not None:
             return root, [_Part({}, {"": [join_path(folder, name)]}, [], is_folder=False)]
     raise DataError("has no image of the same name beside it", where=path)
-
-
-def _settings_of(root: Path) -> Path | None:
-    """The file in `root` that names classes: data.yaml, or another that tells of splits."""
-    found = list_files(root, *_SETTINGS)
-    usual = [name for name in found if name.lower().startswith(("data.", "dataset."))]
-    if usual:
-        return root / usual[0]
-    for name in found:
-        try:
-            settings = _read_settings(root / name)
-        except DataError:  # not ours
-            continue
-        if "names" in settings and any(key in settings for key in _SPLIT_KEYS):
-            return root / name
-    return None
-
-
-def _read_settings(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file, every scalar as it is written: a class may be called `no`.
-
-    Or that of darknet's `key = value` lines.
-    """
-    if path.suffix.lower() == _DARKNET:
-        pairs = (line.partition("=") for line in read_lines(path) if not line.startswith("#"))
-        told = {key.strip(): value.strip() for key, _, value in pairs}
-        return {key: value for key, value in told.items() if key in (*_SPLIT_KEYS, "names")}
-    text = read_text(path)
-    if len(text) > _LONGEST_YAML:
-        raise DataError("is too long to tell of classes and splits", where=path)
-    # PyYAML takes time in the square of the depth, and its C loader all of the stack.
-    depths = accumulate(1 if letter in "[{" else -1 for letter in _BRACKETS.findall(text))
-    if max(depths, default=0) > _DEEPEST_YAML:
-        raise DataError("is not YAML: nested too deep", where=path)
-    try:
-        found = yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise DataError(f"is not YAML: {problem}", where=path) from None
-    return found if isinstance(found, dict) else {}
-
-
-def _groups_of_settings(root: Path, settings: Mapping[str, Any], notes: list[str]) -> Groups:
-    """Images by split as the settings name them; `notes` gets the places that are not there."""
-    base = confine(str(settings.get("path") or "."))
-    groups: Groups = {}
-    for key, places in settings.items():
-        for place in [places] if isinstance(places, str) else places or ():
-            if key in _OTHER_KEYS or not isinstance(place, str) or not place:
-                continue
-            found = _find_place(root, base, place)
-            if found is not None:
-                split = "val" if key == "valid" else str(key)
-                groups.setdefault(split, []).extend(_images_at(root, found))
-            elif key in _SPLIT_KEYS:
-                notes.append(f"`{key}: {place}` is not within the dataset: left out")
-    return groups
-
-
-def _find_place(root: Path, base: str | None, place: str) -> str | None:
-    """The folder or list from the root that `place` means.
-
-    Exports say `../train/images`, or an absolute path of where they were made: then the longest
-    end of it that is there counts.
-    """
-    ends = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    options = [] if base is None else [confine(place, "" if base == "." else base)]
-    options += [confine(place), *(confine("/".join(ends[i:])) for i in range(len(ends)))]
-    return next((option for option in options if option and _is_place(root / option)), None)
-
-
-def _is_place(path: Path) -> bool:
-    """Whether images can be had there: a folder, or a list."""
-    return path.is_dir() or (path.suffix == ".txt" and path.is_file())
-
-
-def _images_at(root: Path, place: str) -> list[str]:
-    """Images in a folder and below it, or those that a list names, a line each."""
-    if (root / place).is_dir():
-        return [join_path(place, name) for name in list_images(root / place, deep=True)]
-    folder = place.rpartition("/")[0]
-    images = []
-    for number, line in enumerate(read_text(root / place).splitlines(), 1):
-        if not line.strip():
-            continue
-        options = [confine(line.strip(), folder), confine(line.strip())]
-        there = next((option for option in options if option and (root / option).exists()), None)
-        image = there or find_end(root, line.strip()) or options[1]
-        if image is None:
-            where = f"{root / place}:{number}"
-            raise DataError(f"`{line.strip()[:80]}` is not within the dataset", where=where)
-        images.append(image)
-    return images
-
-
-def _groups_of_folders(root: Path) -> Groups:
-    """Images by split as folders are called: images/train, train/images, or all in one."""
-    groups: Groups = {}
-    for folder, split in _image_folders(root).items():
-        found = (join_path(folder, name) for name in list_images(root / folder))
-        groups.setdefault(split, []).extend(found)
-    return groups
-
-
-def _image_folders(root: Path) -> dict[str, str]:
-    """Folders of images below `root`, with the split that each is, or ""."""
-    found: dict[str, str] = {}
-    for split, base in split_folders(root):
-        folder = next((f for f in (f"{base}/images", base) if _has_images(root / f)), None)
-        if folder is not None:
-            found[folder] = split
-    for images in [] if found else find_folders(root, ("images",)):
-        for split, base in split_folders(root / images):
-            if _has_images(root / images / base):
-                found[f"{images}/{base}"] = split
-    if found:
-        return found
-    only = first_folder(root, IMAGE_FOLDERS, *IMAGE_SUFFIXES)
-    return {only: ""} if only else {}
-
-
-def _has_images(folder: Path) -> bool:
-    return has_file(folder, *IMAGE_SUFFIXES)
-
-
-class _Labels:
-    """The label files of images, below `root`; each folder of them is listed once."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: dict[str, str] = {}
-        self._listed: dict[str, FilesByStem] = {}
-
-    def of_image(self, image: str) -> str | None:
-        """The label file of an image, None where it has none."""
-        above = image.rpartition("/")[0]
-        if above not in self._folders:
-            folder = self._folders[above] = _label_folder(self._root, above or ".")
-            self._listed[folder] = FilesByStem(self._root / folder, ".txt")
-        folder = self._folders[above]
-        name = self._listed[folder].find(stem_of(image))
-        return None if name is None else join_path(folder, name)
-
-    def unused(self, used: Iterable[str]) -> int:
-        """How many label files, of those in the folders asked for, are not among `used`."""
-        every = {
-            join_path(folder, name)
-            for folder, files in self._listed.items()
-            for name in files.names
-            if name.lower() not in _NOT_LABELS
-        }
-        return sum(_is_label(self._root / name) for name in every.difference(used))
-
-
-def _label_folder(root: Path, images: str) -> str:
-    """Where the label files of a folder of images lie."""
-    head, found, tail = f"/{images.lower()}/".rpartition("/images/")
-    options = [f"{head}/labels/{tail}"] if found else []
-    parent, _, last = images.rpartition("/")
-    options += [f"labels/{last}", join_path(parent, "labels")]
-    return next(find_folders(root, options), images)
-
-
-def _first_label(folder: Path) -> bool:
-    """Whether the first few label files in `folder` are YOLO's."""
-    names = [name for name in list_files(folder, ".txt") if name.lower() not in _NOT_LABELS]
-    return any(_is_label(folder / name) for name in names[:20])
-
-
-def _is_label(path: Path) -> bool:
-    lines = read_lines(path)
-    return bool(lines) and _LABEL_LINE.fullmatch(lines[0]) is not None
-
-
-def _class_names(root: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Class names in order, [] where no file tells them."""
-    names = settings.get("names")
-    if isinstance(names, dict):
-        return _names_of_map(names, root)
-    if isinstance(names, list):
-        return [str(name).strip() for name in names]
-    files = [root / name for name in (*_NAME_FILES, *list_files(root, ".names"))]
-    if isinstance(names, str) and (place := confine(names)):
-        files.insert(0, root / place)
-    return next((read_lines(file) for file in files if file.is_file()), [])
-
-
-def _names_of_map(names: Mapping[str, Any], root: Path) -> list[str]:
-    try:
-        numbers = {int(number): str(name).strip() for number, name in names.items()}
-    except ValueError:
-        raise DataError("`names` maps something that is no number", where=root) from None
-    last = max(numbers, default=-1)
-    if min(numbers, default=0) < 0 or last >= 2 * len(numbers) + 1000:
-        raise DataError("`names` has a class number out of range", where=root)
-    return [numbers.get(number, str(number)) for number in range(last + 1)]
 
 
 def _read_labels(path: str, columns: Columns) -> None:
@@ -422,7 +216,7 @@ def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> D
         known = counted(len(names), "name")
         columns.notes.append(counted(strange, f"box of a class number beyond the {known}"))
         labels[labels >= len(names)] = ANY_CLASS
-    _check_distinct(names, root)
+    check_distinct(names, root)
     sizes = columns.sizes()
     centre, extent = np.hsplit(np.array(columns.boxes, np.float64).reshape(-1, 4), 2)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -435,12 +229,6 @@ def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> D
         if split
     }
     return columns.table(names, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
-
-
-def _check_distinct(names: list[str], root: Path) -> None:
-    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
-    if twice is not None:
-        raise DataError(f"two classes are called `{twice}`", where=root)
 
 
 def write_yolo(table: DetectionTable, placing: Placing) -> None:
