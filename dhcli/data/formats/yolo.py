@@ -1,9 +1,12 @@
 """YOLO: a text file an image, a line a box: `class x y width height [score]`, in fractions.
 
-Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. A missing label
-file is an image without objects. Labels lie in `labels/` where the images lie in `images/`, or
-beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map) and splits
-(folders or lists, within the dataset), and so does darknet's `obj.data`; without them
+Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose,
+told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it an
+even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error.
+
+A missing label file is an image without objects. Labels lie in `labels/` where the images lie in
+`images/`, or beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map)
+and splits (folders or lists, within the dataset), and so does darknet's `obj.data`; without them
 `classes.txt`, `obj.names` or `*.names` names the classes, and folders called train, val or test are
 the splits.
 
@@ -37,7 +40,7 @@ from dhcli.data.formats.yolo_images import (
     label_folder,
 )
 from dhcli.data.formats.yolo_names import check_distinct, class_names
-from dhcli.data.formats.yolo_settings import SETTINGS, read_settings, settings_of
+from dhcli.data.formats.yolo_settings import SETTINGS, keypoint_columns, read_settings, settings_of
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
@@ -65,6 +68,9 @@ HOLDS = Holds(
 )
 
 _MOST_CLASSES = 1_000_000
+_POLYGON = "polygon: read as the box around it"
+_BEYOND = 2
+"""A fraction of an image that no polygon around an object reaches: something else is meant."""
 
 _Class = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_CLASSES)]
 _PLAIN = msgspec.json.Decoder(list[tuple[_Class, float, float, float, float]])
@@ -105,6 +111,7 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
     """
     (part,) = parts
     names = class_names(root, part.settings)
+    keypoints = keypoint_columns(part.settings, root)
     columns = Columns(root)
     columns.notes += part.notes
     files = list(dict.fromkeys(file for group in part.groups.values() for file in group))
@@ -113,7 +120,7 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
         label_file = labels.of_image(file)
         columns.add_image(file, annotation=label_file or "")
         if label_file is not None:
-            _read_labels(f"{root}/{label_file}", columns)
+            _read_labels(f"{root}/{label_file}", columns, keypoints)
     unused = labels.unused(columns.annotations) if part.is_folder else 0
     columns.counts["file of labels without image: left out"] = unused
     return _finish(root, columns, names, part.groups)
@@ -143,12 +150,15 @@ def _around(path: Path) -> tuple[Path, list[_Part]]:
     raise DataError("has no image of the same name beside it", where=path)
 
 
-def _read_labels(path: str, columns: Columns) -> None:
-    """Add the boxes of one label file: centre, width and height, in fractions."""
+def _read_labels(path: str, columns: Columns, keypoints: int) -> None:
+    """Add the boxes of one label file: centre, width and height, in fractions.
+
+    `keypoints` is how many numbers of a line are these.
+    """
     data = read_bytes(path)
     rows = _plain_rows(data)
     if rows is None:
-        return _read_carefully(data, Path(path), columns)
+        return _read_carefully(data, Path(path), columns, keypoints)
     boxes = list(chain.from_iterable(rows))
     del boxes[::5]
     columns.add_boxes([row[0] for row in rows], boxes, range(1, len(rows) + 1))
@@ -169,23 +179,46 @@ def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | N
         return None
 
 
-def _read_carefully(data: bytes, path: Path, columns: Columns) -> None:
+def _read_carefully(data: bytes, path: Path, columns: Columns, keypoints: int) -> None:
     """Add the boxes of one label file, line by line. Raises DataError naming a bad one."""
     for line, row in enumerate(decode(data).splitlines(), 1):
         if not row.strip():
             continue
         where = f"{path}:{line}"
         label, values = _parse(row, where)
-        if len(values) in (4, 5):
-            box = values[:4]
-        elif len(values) >= 6 and len(values) % 2 == 0:
-            box = _hull(values[::2], values[1::2])
-        else:
-            what = f"expected 5 columns, 6 with a score, or a polygon; found {len(values) + 1}"
-            raise DataError(what, where=where)
+        box, score = _box_of(values, keypoints, where)
         columns.add_box(label, box, 0, line)
-        if len(values) == 5:
-            columns.scores.append(values[4])
+        if score is not None:
+            columns.scores.append(score)
+        if len(values) > 5:
+            what = "box with keypoints, which are left out" if keypoints else _POLYGON
+            columns.counts[what] += 1
+
+
+def _box_of(values: list[float], keypoints: int, where: str) -> tuple[list[float], float | None]:
+    """The box of a line's numbers behind the class, and its score, None where it has none.
+
+    The box is centre, width and height; behind it may be `keypoints` numbers; and, last, a score.
+    Without keypoints an even count of 6 or more is a polygon. Raises DataError for other counts.
+    """
+    count = len(values)
+    if count - keypoints in (4, 5) or count in (4, 5):
+        return values[:4], values[-1] if count in (5, 5 + keypoints) else None
+    if keypoints:
+        what = f"expected 5 columns, or {5 + keypoints} with the keypoints that `kpt_shape` tells"
+        raise DataError(f"{what}; found {count + 1}", where=where)
+    if count < 6 or count % 2:
+        what = f"expected 5 columns, 6 with a score, or a polygon; found {count + 1}"
+        raise DataError(what, where=where, hint=_keypoints_hint(count) if count > 5 else None)
+    if max(values) >= _BEYOND > max(values[:4]):
+        what = f"is no polygon: of {count + 1} columns one says {max(values):g}, beyond the image"
+        raise DataError(what, where=where, hint=_keypoints_hint(count))
+    return _hull(values[::2], values[1::2]), None
+
+
+def _keypoints_hint(count: int) -> str:
+    shape = f"[{(count - 4) // 3}, 3]" if (count - 4) % 3 == 0 else "[K, D]"
+    return f"columns of keypoints behind the box are told by `kpt_shape: {shape}` in data.yaml"
 
 
 def _hull(xs: list[float], ys: list[float]) -> list[float]:

@@ -29,7 +29,7 @@ from dhcli.errors import DataError
 
 _NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
 _LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
-_OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
+_OTHER_KEYS = frozenset(("path", "names", "nc", "download", "kpt_shape", "flip_idx"))
 
 Groups = dict[str, list[str]]
 """Split ("" where there is none) → POSIX paths of its images from the root."""

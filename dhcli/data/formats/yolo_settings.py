@@ -58,3 +58,21 @@ def read_settings(path: Path) -> Mapping[str, Any]:
         problem = getattr(error, "problem", None) or "cannot be read"
         raise DataError(f"is not YAML: {problem}", where=path) from None
     return found if isinstance(found, dict) else {}
+
+
+def keypoint_columns(settings: Mapping[str, Any], where: Path) -> int:
+    """How many columns of a label line are keypoints, by `kpt_shape`; 0 where there is none.
+
+    Raises DataError.
+    """
+    shape = settings.get("kpt_shape")
+    if shape is None:
+        return 0
+    try:
+        keypoints, numbers = map(int, shape)
+    except (TypeError, ValueError):
+        keypoints = numbers = 0
+    if keypoints < 1 or numbers not in (2, 3):
+        hint = "it is [K, D]: K keypoints of D numbers each, where D is 2 or 3"
+        raise DataError("`kpt_shape` cannot be used", where=where, hint=hint)
+    return keypoints * numbers

@@ -131,6 +131,43 @@ def test_lines_of_five_six_and_many_columns(put):
     assert table.scores is None  # not every box has one
 
 
+POSE = "1 0.5 0.5 0.25 0.5"
+
+
+@pytest.mark.parametrize("shape", [(7, 2), (2, 3), (17, 3), (1, 2)])
+@pytest.mark.parametrize("score", ["", " 0.75"])
+def test_keypoints_behind_the_box_are_left_out(put, shape, score):
+    columns = " 0.9 0.1 2"[: 4 * shape[1]] * shape[0]
+    settings = f"train: images\nkpt_shape: [{shape[0]}, {shape[1]}]\nnames: [cat, dog]\n"
+    files = {"images/a.jpg": None, "labels/a.txt": f"{POSE}{columns}{score}\n{POSE}{score}\n"}
+
+    table = read_dataset(put(**files, **{"data.yaml": settings}))
+
+    assert table.boxes.tolist() == [BOX, BOX]
+    assert table.notes == ("1 box with keypoints, which are left out",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns", "said", "hint"),
+    [
+        ("kpt_shape: [2, 3]", " 0.1" * 9, "5 columns, or 11 with the keypoints", None),
+        ("kpt_shape: [2, 4]", " 0.1" * 8, "`kpt_shape` cannot be used", "D is 2 or 3"),
+        ("kpt_shape: 6", " 0.1" * 6, "`kpt_shape` cannot be used", "D is 2 or 3"),
+        ("nc: 2", " 0.1 0.1 0.1" * 17, "polygon; found 56", "kpt_shape: [17, 3]"),
+        ("nc: 2", " 0.1 0.1 2" * 2, "is no polygon: of 11 columns one says 2", "kpt_shape: [2, 3]"),
+        ("nc: 2", " 0.75 7", "is no polygon: of 7 columns one says 7", "kpt_shape: [K, D]"),
+    ],
+)
+def test_columns_that_are_no_box_and_no_polygon(put, settings, columns, said, hint):
+    files = {"images/a.jpg": None, "labels/a.txt": f"{POSE}{columns}\n"}
+
+    with pytest.raises(DataError) as caught:
+        read_dataset(put(**files, **{"data.yaml": f"{settings}\nnames: [cat, dog]\n"}))
+
+    assert said in caught.value.what
+    assert caught.value.hint is None if hint is None else hint in caught.value.hint
+
+
 def test_a_sixth_column_in_every_line_is_the_score(put):
     table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 0.75\n"}))
 
