@@ -1,8 +1,8 @@
 """YOLO: a text file an image, a line a box: `class x y width height [score]`, in fractions.
 
 Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose,
-told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it an
-even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error.
+told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it
+an even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error.
 
 A missing label file is an image without objects. Labels lie in `labels/` where the images lie in
 `images/`, or beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map)
@@ -16,6 +16,7 @@ place in the format.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -31,9 +32,10 @@ from dhcli.data.formats.layouts import FilePerImage, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
 from dhcli.data.formats.yolo_images import (
     Groups,
+    Images,
     Labels,
-    groups_of_folders,
-    groups_of_settings,
+    find_images,
+    folders_beside,
     has_labels,
     image_folders,
     is_label,
@@ -48,6 +50,7 @@ from dhcli.data.io.files import (
     decode,
     find_folders,
     join_path,
+    list_images,
     read_bytes,
     split_name,
     stem_of,
@@ -83,12 +86,11 @@ _BLOCK = 1024
 
 
 class _Part(NamedTuple):
-    """What data.yaml says, the images by split, notes on these, and whether a folder is read."""
+    """What data.yaml says, the images, and whether these are a dataset, or of one label file."""
 
     settings: Mapping[str, Any]
-    groups: Groups
-    notes: list[str]
-    is_folder: bool
+    images: Images
+    is_whole: bool = True
 
 
 def _is_yolo(path: Path) -> bool:
@@ -107,46 +109,65 @@ def _is_folder(path: Path) -> bool:
 def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
     """Read the label files of images.
 
-    Raises DataError with the file and line of what cannot be read.
+    Raises DataError with the file and line of what cannot be read, or where no label file goes with
+    an image.
     """
     (part,) = parts
     names = class_names(root, part.settings)
     keypoints = keypoint_columns(part.settings, root)
-    columns = Columns(root)
-    columns.notes += part.notes
-    files = list(dict.fromkeys(file for group in part.groups.values() for file in group))
-    labels = Labels(root)
-    for file in track(files, "annotation files read"):
+    columns, labels = Columns(root), Labels(root, part.images.told)
+    columns.notes += part.images.notes
+    for file in track(part.images.files(), "annotation files read"):
         label_file = labels.of_image(file)
         columns.add_image(file, annotation=label_file or "")
         if label_file is not None:
             _read_labels(f"{root}/{label_file}", columns, keypoints)
-    unused = labels.unused(columns.annotations) if part.is_folder else 0
-    columns.counts["file of labels without image: left out"] = unused
-    return _finish(root, columns, names, part.groups)
+    if part.is_whole:
+        _tell_left_out(root, columns, labels)
+    return _finish(root, columns, names, part.images.groups)
+
+
+def _tell_left_out(root: Path, columns: Columns, labels: Labels) -> None:
+    """Name what is not read beside what is. Raises DataError where that is every label file."""
+    read, folders = set(columns.files), {file.rpartition("/")[0] for file in columns.files}
+    folders |= image_folders(root).keys()
+    beside = (join_path(f, name) for f in sorted(folders) for name in list_images(root / f))
+    others = [file for file in beside if file not in read]
+    of_others = [name for file in others if (name := labels.of_image(file))]
+    unused = labels.unused([*columns.annotations, *of_others])
+    left_out = columns.left_out
+    left_out["image that no split names: left out"] += others
+    left_out["folder of images beside those read: left out"] += folders_beside(root, folders)
+    left_out["file of labels without image: left out"] += unused
+    used = Counter(filter(None, columns.annotations))
+    shared = "file of labels that goes with several images: read for each"
+    left_out[shared] += [name for name, count in used.items() if count > 1]
+    if unused and not columns.labels:
+        what = f"not one label file goes with {counted(len(columns.files), 'image')}"
+        hint = "label files are called as their images, with .txt, in `labels` or beside them"
+        raise DataError(f"{what}; there are {', '.join(unused[:3])}", where=root, hint=hint)
 
 
 def _parts(root: Path) -> list[_Part]:
-    return [_part(root, settings_of(root), is_folder=True)]
+    return [_part(root, settings_of(root))]
 
 
-def _part(root: Path, settings_file: Path | None, *, is_folder: bool) -> _Part:
+def _part(root: Path, settings_file: Path | None) -> _Part:
     """What a file of settings, if there is one, and the folders below `root` tell."""
-    notes: list[str] = []
     settings = read_settings(settings_file) if settings_file else {}
-    groups = groups_of_settings(root, settings, notes) if settings else {}
-    return _Part(settings, groups or groups_of_folders(root), notes, is_folder)
+    return _Part(settings, find_images(root, settings))
 
 
 def _around(path: Path) -> tuple[Path, list[_Part]]:
     """What data.yaml or one label file stands for."""
     if path.suffix.lower() in SETTINGS:
-        return path.parent, [_part(path.parent, path, is_folder=False)]
+        return path.parent, [_part(path.parent, path)]
     root = path.parent.parent if path.parent.name == "labels" else path.parent
     for folder in find_folders(root, IMAGE_FOLDERS):
         name = FilesByStem(root / folder, *IMAGE_SUFFIXES).find(path.stem)
         if name is not None:
-            return root, [_Part({}, {"": [join_path(folder, name)]}, [], is_folder=False)]
+            images = Images({"": [join_path(folder, name)]})
+            return root, [_Part({}, images, is_whole=False)]
     raise DataError("has no image of the same name beside it", where=path)
 
 

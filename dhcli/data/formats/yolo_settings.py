@@ -13,7 +13,7 @@ import yaml
 from dhcli.data.io.files import list_files, read_lines, read_text
 from dhcli.errors import DataError
 
-SPLIT_KEYS = ("train", "val", "valid", "test")
+SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 _DARKNET = ".data"
 SETTINGS = (".yaml", ".yml", _DARKNET)
 _BRACKETS = re.compile(r"[\[\]{}]")
