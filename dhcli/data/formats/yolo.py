@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerImage, Format
+from dhcli.data.formats.locate import missing_sizes
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
 from dhcli.data.formats.yolo_images import (
     Groups,
@@ -271,8 +272,11 @@ def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> D
         columns.notes.append(counted(strange, f"box of a class number beyond the {known}"))
         labels[labels >= len(names)] = ANY_CLASS
     check_distinct(names, root)
+    told = np.array(columns.boxes, np.float64).reshape(-1, 4)
+    _require_fractions(root, columns, told)
     sizes = columns.sizes()
-    centre, extent = np.hsplit(np.array(columns.boxes, np.float64).reshape(-1, 4), 2)
+    columns.notes += missing_sizes(sizes, columns.image_of_box(), root)
+    centre, extent = np.hsplit(told, 2)
     with np.errstate(over="ignore", invalid="ignore"):
         fractions = np.hstack([centre - extent / 2, centre + extent / 2])
         boxes = tidy(fractions * np.tile(sizes, 2)[columns.image_of_box()])
@@ -283,6 +287,21 @@ def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> D
         if split
     }
     return columns.table(names, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
+
+
+def _require_fractions(root: Path, columns: Columns, boxes: NDArray[np.float64]) -> None:
+    """Raise DataError where most `boxes` (M, 4), centre, width and height, are no fractions."""
+    beyond = np.asarray(boxes.max(axis=1, initial=-np.inf) >= _BEYOND)
+    if 2 * np.sum(beyond) <= len(boxes):
+        return
+    row = int(np.argmax(beyond))
+    x, y, width, height = boxes[row].tolist()
+    annotation = columns.annotations[int(columns.image_of_box()[row])]
+    raise DataError(
+        f"is in pixels, not fractions: centre {x:g}, {y:g}, size {width:g} × {height:g}",
+        where=f"{root / annotation}:{columns.lines[row]}",
+        hint="divide x and width by the width of the image, y and height by its height",
+    )
 
 
 def write_yolo(table: DetectionTable, placing: Placing) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.locate import find_end
+from dhcli.data.formats.locate import find_end, find_image
 from dhcli.data.formats.yolo_settings import SPLIT_KEYS
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -206,14 +206,15 @@ class _Lists:
         found = None
         if above in self._places:
             found = self._alike(self._places[above], name, exactly=True)
-        return found or find_end(self.root, told) or self._find_elsewhere(told, name)
+        return found or find_image(self.root, told) or self._find_elsewhere(told, name)
 
     def _find_elsewhere(self, told: str, name: str) -> str | None:
         """The image of that end, else of that stem, in one of the usual folders."""
         if self._folders is None:
             usual = find_folders(self.root, IMAGE_FOLDERS)
-            self._folders = list(dict.fromkeys((*usual, *image_folders(self.root))))
-        ends = (find_end(self.root, told, folder) for folder in self._folders)
+            others = (name for name in list_folders(self.root) if has_images(self.root / name))
+            self._folders = list(dict.fromkeys((*usual, *image_folders(self.root), *others)))
+        ends = (find_image(self.root, told, folder) for folder in self._folders)
         stems = (self._alike(folder, name) for folder in self._folders)
         return next((found for found in (*ends, *stems) if found), None)
 

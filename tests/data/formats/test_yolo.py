@@ -1,5 +1,7 @@
 """YOLO: layouts, class names, lines of every length."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -233,10 +235,129 @@ def test_data_yaml_alone_is_a_dataset(put):
 
 
 def test_an_unreadable_image_does_not_stop_reading(put, tmp_path):
-    root = put(**{"images/a.jpg": None, "labels/a.txt": LINE})
+    root = put(**{f"{folder}": None for folder in ("images/a.jpg", "images/b.jpg")})
+    put(**{"labels/a.txt": LINE, "labels/b.txt": LINE})
     (tmp_path / "images/a.jpg").write_bytes(b"")
 
-    assert read_dataset(root).sizes.tolist() == [[0, 0]]
+    table = read_dataset(root)
+
+    assert table.sizes.tolist() == [[0, 0], [40, 30]]
+    assert "1 image that cannot be read: boxes without size" in table.notes
+
+
+def test_boxes_of_images_that_cannot_be_read_are_an_error(put, tmp_path):
+    root = put(**{"images/a.jpg": None, "images/b.jpg": None, "labels/a.txt": LINE})
+    (tmp_path / "images/a.jpg").write_bytes(b"")
+
+    with pytest.raises(DataError, match="none of its images can be read"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize("line", ["0 20 15 10 15", "0 10 5 30 5 30 25", "0 50 50 25 50"])
+def test_pixels_are_said_to_be_no_fractions(put, line):
+    files = {"images/a.jpg": None, "labels/a.txt": f"{LINE}{line}\n{line}\n"}
+
+    with pytest.raises(DataError, match=r"a\.txt:2: is in pixels, not fractions: centre"):
+        read_dataset(put(**files))
+
+
+LISTS = {
+    "as they lie": ("images/{}.jpg", "labels/{}.txt", "./images/{}.jpg"),
+    "from elsewhere": ("images/{}.jpg", "labels/{}.txt", "/content/data/images/{}.jpg"),
+    "of a system with backslashes": ("images/{}.jpg", "labels/{}.txt", r"C:\data\images\{}.jpg"),
+    "one folder too many": ("images/{}.jpg", "labels/{}.txt", "data/obj/images/{}.jpg"),
+    "another folder": ("images/{}.jpg", "labels/{}.txt", "data/obj/{}.jpg"),
+    "another suffix": ("images/{}.jpg", "labels/{}.txt", "images/{}.png"),
+    "stems alone": ("images/{}.jpg", "labels/{}.txt", "{}"),
+    "encoded": ("images/{} (1).jpg", "labels/{} (1).txt", "images/{}%20(1).jpg"),
+    "labels where the images are not": ("images/{}.jpg", "obj_a/{}.txt", "data/obj_a/{}.jpg"),
+    "labels by where images should be": (
+        *("pictures/{}.jpg", "labels/x/{}.txt", "data/images/x/{}.jpg"),
+    ),
+}
+
+
+@pytest.mark.parametrize("place", ["{}.txt", "ImageSets/Main/{}.txt", "2007_{}.txt", "{}2017.txt"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_without_data_yaml_are_splits(put, kind, place):
+    image, label, line = LISTS[kind]
+    files = {image.format(name): None for name in "abc"}
+    files |= {label.format(name): LINE for name in "abc"}
+    files |= {place.format("train"): f"{line.format('a')}\n{line.format('b')}\n"}
+
+    table = read_dataset(put(**files, **{place.format("val"): line.format("c")}), format="yolo")
+
+    assert sorted(table.files) == sorted(image.format(name) for name in "abc")
+    assert {name: len(split) for name, split in table.splits.items()} == {"train": 2, "val": 1}
+    assert table.boxes.tolist() == [BOX] * 3
+
+
+def test_images_in_no_list_are_named(put):
+    files = {f"images/{name}.jpg": None for name in "abc"}
+    files |= {f"labels/{name}.txt": LINE for name in "abcd"}
+    files |= {"train.txt": "images/a.jpg\n", "test.txt": "images/x.jpg\nimages/y.jpg\n"}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/a.jpg"]
+    assert [note for note in table.notes if "no file names" not in note] == [
+        "1 list of images that are not there: left out: test.txt",
+        "2 images that no split names: left out: images/b.jpg, images/c.jpg",
+        "1 file of labels without image: left out: labels/d.txt",
+    ]
+
+
+def test_folders_beside_those_read_are_named(put):
+    files = {f"{folder}/a.jpg": None for folder in ("train", "val", "extra", "test/raw")}
+    files |= {f"{folder}/a.txt": LINE for folder in ("train", "val", "extra")}
+
+    table = read_dataset(put(**files))
+
+    assert "2 folders of images beside those read: left out: extra, test/raw" in table.notes
+
+
+def test_folders_within_images_are_read_where_they_have_labels(put):
+    files = {f"images/{name}.jpg": None for name in ("a", "cats/b", "views/c")}
+    files |= {f"labels/{name}.txt": LINE for name in ("a", "cats/b")}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/a.jpg", "images/cats/b.jpg"]
+    assert "1 folder of images beside those read: left out: images/views" in table.notes
+
+
+def test_frames_of_one_name_are_not_taken_for_each_other(put):
+    files = {"images/1.jpg": None, "labels/1.txt": LINE, "train.txt": "x/1.jpg\ny/1.jpg\n"}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/1.jpg", "y/1.jpg"]
+
+
+def test_labels_that_go_with_no_image_are_an_error(put):
+    files = {"images/a.jpg": None, "labels/1.txt": LINE, "labels/2.txt": LINE}
+
+    with pytest.raises(DataError, match=r"not one label file goes with 1 image; .* labels/1\.txt"):
+        read_dataset(put(**files))
+
+
+def test_a_file_of_labels_for_two_images_is_named(put):
+    root = put(**{"a.jpg": None, "a.txt": LINE})
+    shutil.copy(root / "a.jpg", root / "a.jpeg")
+
+    table = read_dataset(root)
+
+    assert "1 file of labels that goes with several images: read for each: a.txt" in table.notes
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_backgrounds_may_come_first(put, empty):
+    files = {f"images/{number:02}.jpg": None for number in range(30)}
+    files |= {f"labels/{number:02}.txt": empty for number in range(29)}
+
+    table = read_dataset(put(**files, **{"labels/29.txt": LINE}))
+
+    assert (table.format, len(table), len(table.boxes)) == ("yolo", 30, 1)
 
 
 @pytest.mark.parametrize(
