@@ -20,13 +20,14 @@ def locate_addresses(
     Of those that are not there as told, the longest end counts that is, in any folder below `root`,
     where one image alone has it; or else the same of what `other` makes of the name.
     """
-    files, _, missing, notes = as_told(root, path, names)
-    if missing:
+    told = as_told(root, path, names)
+    files = told.files
+    if told.missing:
         ends = _Ends(root)
-        for number in missing:
+        for number in told.missing:
             name = names[number]
             files[number] = ends.find(name) or ends.find(other(name)) or files[number]
-    return files, notes
+    return files, told.notes
 
 
 class _Ends:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,28 +41,52 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
     decoded, or without its query; else the longest end of it that is there, and that no other name
     means. Of a name that leads out of the dataset the last part counts at the least.
     """
-    files, folder, missing, notes = as_told(root, path, names, from_anywhere=True)
-    found = _find_others(root, folder, names, files, missing)
+    told = as_told(root, path, names, from_anywhere=True)
+    files, folder = told.files, told.folder
+    found = {n: file for n in told.missing if (file := find_image(root, names[n], folder))}
     for index, file in found.items():
         files[index] = file
-    inside = [index for index in found if confine(names[index])]
+    shared = _take_apart(files, names, {*told.missing, *told.respelled}, folder)
+    inside = [index for index in found if confine(names[index]) and index not in shared]
     renamed = sum(last_part(found[index]) != last_part(names[index]) for index in inside)
     counts = {
         "name spelled otherwise, decoded or without its query": renamed,
         "name with other folders than the image: only the end counts": len(inside) - renamed,
+        "name that could mean the image of another: taken for missing": len(shared),
     }
-    return files, notes + [counted(count, what) for what, count in counts.items() if count]
+    return files, told.notes + [counted(count, what) for what, count in counts.items() if count]
+
+
+def _take_apart(
+    files: list[str], names: Sequence[str], changed: Iterable[int], folder: str
+) -> list[int]:
+    """Undo, in place, what was `changed` so that several names mean one file; return which.
+
+    Frames of several videos, put into one folder, are not each other's.
+    """
+    sought = {files[index] for index in changed}
+    meaning: dict[str, set[str]] = {file: set() for file in sought}
+    for file, name in zip(files, names, strict=True) if sought else ():
+        if file in sought:
+            meaning[file].add(name)
+    shared = [index for index in sorted(changed) if len(meaning[files[index]]) > 1]
+    for index in shared:
+        own = confine(names[index]) or confine(path_of(names[index]))
+        files[index] = join_path(folder, own or files[index])
+    return shared
 
 
 class Told(NamedTuple):
     """Where images lie as a file tells it: paths from the root, and the folder they are from.
 
-    missing  numbers of the images that are not there, and of those whose name leads out
+    missing    numbers of the images that are not there, and of those whose name leads out
+    respelled  numbers of those that are there, spelled otherwise
     """
 
     files: list[str]
     folder: str
     missing: list[int]
+    respelled: list[int]
     notes: list[str]
 
 
@@ -81,23 +105,10 @@ def as_told(root: Path, path: Path, names: Sequence[str], *, from_anywhere: bool
     strays = [index for index, name in enumerate(inside) if name is None]
     counts = {
         "name leading out of the dataset: only the end counts": len(strays),
-        "name spelled otherwise than the image": respelled,
+        "name spelled otherwise than the image": sum(_has_suffix(names[n]) for n in respelled),
     }
     notes = [counted(count, what) for what, count in counts.items() if count]
-    return Told(files, folder, sorted({*strays, *missing}), notes)
-
-
-def _find_others(
-    root: Path, folder: str, names: Sequence[str], files: Sequence[str], missing: Sequence[int]
-) -> dict[int, str]:
-    """The image of each name number in `missing` that has one; none that two names would have."""
-    found = {index: file for index in missing if (file := find_image(root, names[index], folder))}
-    sought = set(missing)
-    taken = {file for index, file in enumerate(files) if index not in sought} if found else set()
-    meaning: dict[str, set[str]] = {}
-    for index, file in found.items():
-        meaning.setdefault(file, set()).add(names[index])
-    return {n: file for n, file in found.items() if len(meaning[file]) == 1 and file not in taken}
+    return Told(files, folder, sorted({*strays, *missing}), respelled, notes)
 
 
 def missing_sizes(
@@ -180,14 +191,15 @@ def find_end(root: Path, name: str, folder: str = "") -> str | None:
     return next((option for option in options if (root / option).is_file()), None)
 
 
-def _respell(root: Path, files: list[str]) -> tuple[int, list[int]]:
+def _respell(root: Path, files: list[str]) -> tuple[list[int], list[int]]:
     """Put, in place, the images that are there for names that are not.
 
-    Returns how many, and the numbers of those that are not there at all.
+    Returns the numbers of these, and of those that are not there at all.
     """
     there: dict[str, set[str]] = {}
     alike: dict[str, FilesByStem] = {}
-    count, missing = 0, []
+    respelled: list[int] = []
+    missing: list[int] = []
     for index, file in enumerate(files):
         folder, _, name = file.rpartition("/")
         if folder not in there:
@@ -197,12 +209,9 @@ def _respell(root: Path, files: list[str]) -> tuple[int, list[int]]:
         if folder not in alike:
             alike[folder] = FilesByStem(root / folder, *IMAGE_SUFFIXES)
         found = alike[folder].find(stem_of(name))
-        complete = _has_suffix(name)
-        count += complete and found is not None
-        files[index] = join_path(folder, found or (name if complete else f"{name}.jpg"))
-        if found is None:
-            missing.append(index)
-    return count, missing
+        (missing if found is None else respelled).append(index)
+        files[index] = join_path(folder, found or (name if _has_suffix(name) else f"{name}.jpg"))
+    return respelled, missing
 
 
 def _has_suffix(name: str) -> bool:
