@@ -17,7 +17,7 @@ place in the format.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -42,8 +42,14 @@ from dhcli.data.formats.yolo_images import (
     is_label,
     label_folder,
 )
-from dhcli.data.formats.yolo_names import check_distinct, class_names
-from dhcli.data.formats.yolo_settings import SETTINGS, keypoint_columns, read_settings, settings_of
+from dhcli.data.formats.yolo_names import MOST_CLASSES, Names, class_names
+from dhcli.data.formats.yolo_settings import (
+    SETTINGS,
+    Settings,
+    find_settings,
+    keypoint_columns,
+    read_settings,
+)
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
@@ -71,12 +77,11 @@ HOLDS = Holds(
     fractions=True,
 )
 
-_MOST_CLASSES = 1_000_000
 _POLYGON = "polygon: read as the box around it"
 _BEYOND = 2
 """A fraction of an image that no polygon around an object reaches: something else is meant."""
 
-_Class = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_CLASSES)]
+_Class = Annotated[int, msgspec.Meta(ge=0, lt=MOST_CLASSES)]
 _PLAIN = msgspec.json.Decoder(list[tuple[_Class, float, float, float, float]])
 _TO_JSON = bytes.maketrans(b" \t,[]\r", b",,xxxx")
 """Makes JSON of a plain label file, and no JSON of one that has commas or brackets itself."""
@@ -89,19 +94,19 @@ _BLOCK = 1024
 class _Part(NamedTuple):
     """What data.yaml says, the images, and whether these are a dataset, or of one label file."""
 
-    settings: Mapping[str, Any]
+    settings: Settings
     images: Images
     is_whole: bool = True
 
 
 def _is_yolo(path: Path) -> bool:
     if path.suffix.lower() in SETTINGS:
-        return "names" in read_settings(path)
+        return "names" in read_settings(path).told
     return path.suffix.lower() == ".txt" and is_label(path)
 
 
 def _is_folder(path: Path) -> bool:
-    if settings_of(path) is not None:
+    if find_settings(path) is not None:
         return True
     folders = {label_folder(path, images) for images in image_folders(path)}
     return any(has_labels(path / folder) for folder in folders)
@@ -114,8 +119,7 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
     an image.
     """
     (part,) = parts
-    names = class_names(root, part.settings)
-    keypoints = keypoint_columns(part.settings, root)
+    keypoints = keypoint_columns(root, part.settings)
     columns, labels = Columns(root), Labels(root, part.images.told)
     columns.notes += part.images.notes
     for file in track(part.images.files(), "annotation files read"):
@@ -123,8 +127,11 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
         columns.add_image(file, annotation=label_file or "")
         if label_file is not None:
             _read_labels(f"{root}/{label_file}", columns, keypoints)
+    columns.left_out["file of settings beside that read: left out"] += part.settings.beside
     if part.is_whole:
         _tell_left_out(root, columns, labels)
+    folders = {file.rpartition("/")[0] or "." for file in (*columns.files, *columns.annotations)}
+    names = class_names(root, part.settings, folders)
     return _finish(root, columns, names, part.images.groups)
 
 
@@ -150,25 +157,21 @@ def _tell_left_out(root: Path, columns: Columns, labels: Labels) -> None:
 
 
 def _parts(root: Path) -> list[_Part]:
-    return [_part(root, settings_of(root))]
-
-
-def _part(root: Path, settings_file: Path | None) -> _Part:
-    """What a file of settings, if there is one, and the folders below `root` tell."""
-    settings = read_settings(settings_file) if settings_file else {}
-    return _Part(settings, find_images(root, settings))
+    settings = find_settings(root) or Settings()
+    return [_Part(settings, find_images(root, settings))]
 
 
 def _around(path: Path) -> tuple[Path, list[_Part]]:
     """What data.yaml or one label file stands for."""
     if path.suffix.lower() in SETTINGS:
-        return path.parent, [_part(path.parent, path)]
+        settings = read_settings(path)
+        return path.parent, [_Part(settings, find_images(path.parent, settings))]
     root = path.parent.parent if path.parent.name == "labels" else path.parent
     for folder in find_folders(root, IMAGE_FOLDERS):
         name = FilesByStem(root / folder, *IMAGE_SUFFIXES).find(path.stem)
         if name is not None:
             images = Images({"": [join_path(folder, name)]})
-            return root, [_Part({}, images, is_whole=False)]
+            return root, [_Part(Settings(), images, is_whole=False)]
     raise DataError("has no image of the same name beside it", where=path)
 
 
@@ -255,23 +258,14 @@ def _parse(row: str, where: str) -> tuple[int, list[float]]:
         label, *values = map(float, fields)
     except ValueError:
         label, *values = numbers_of(fields, where)  # with decimal commas, perhaps
-    if not (label.is_integer() and 0 <= label < _MOST_CLASSES):
+    if not (label.is_integer() and 0 <= label < MOST_CLASSES):
         what = f"expected a class number first, found `{fields[0][:40]}`"
         raise DataError(what, where=where, hint="classes count from 0")
     return int(label), values
 
 
-def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> DetectionTable:
-    labels = np.array(columns.labels, np.int32)
-    if not names:
-        count = int(labels.max(initial=-1)) + 1
-        names = [str(number) for number in range(count)]
-        columns.notes.append("no file names the classes: they are called by their numbers")
-    elif (strange := int(np.sum(labels >= len(names)))) > 0:
-        known = counted(len(names), "name")
-        columns.notes.append(counted(strange, f"box of a class number beyond the {known}"))
-        labels[labels >= len(names)] = ANY_CLASS
-    check_distinct(names, root)
+def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> DetectionTable:
+    classes, labels = _classes_of(columns, names)
     told = np.array(columns.boxes, np.float64).reshape(-1, 4)
     _require_fractions(root, columns, told)
     sizes = columns.sizes()
@@ -286,7 +280,27 @@ def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> D
         for split, files in groups.items()
         if split
     }
-    return columns.table(names, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
+    return columns.table(classes, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
+
+
+def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.int32]]:
+    """The classes that are named, and (M,) the label of each box among them.
+
+    ANY_CLASS for a number that has no name. Where none has, the numbers that boxes have are names.
+    """
+    told = np.array(columns.labels, np.int32)
+    if not names:
+        columns.notes.append("no file names the classes: they are called by their numbers")
+        names = {number: str(number) for number in np.unique(told).tolist()}
+    known = np.array(sorted(names), np.int32)
+    labels = np.searchsorted(known, told).astype(np.int32)
+    strange = np.append(known, -1)[labels] != told
+    labels[strange] = ANY_CLASS
+    beyond = told > max(names, default=-1)
+    listed = counted(len(names), "name")
+    columns.counts[f"box of a class number beyond the {listed}"] += int(np.sum(beyond))
+    columns.counts["box of a class number that has no name"] += int(np.sum(strange & ~beyond))
+    return [names[number] for number in known.tolist()], labels
 
 
 def _require_fractions(root: Path, columns: Columns, boxes: NDArray[np.float64]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.data.formats.locate import find_end, find_image
-from dhcli.data.formats.yolo_settings import SPLIT_KEYS
+from dhcli.data.formats.yolo_settings import SPLIT_KEYS, Settings
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
@@ -67,14 +67,14 @@ class Images:
         return list(dict.fromkeys(file for group in self.groups.values() for file in group))
 
 
-def find_images(root: Path, settings: Mapping[str, Any]) -> Images:
+def find_images(root: Path, settings: Settings) -> Images:
     """The images that the settings name, else lists called as splits, else folders.
 
     Raises DataError with the line of a list that names what is not within the dataset.
     """
     images = Images()
     lists = _Lists(root, images)
-    _add_settings(lists, settings, images)
+    _add_settings(lists, settings.told, images)
     if not images.groups:
         lists.add_usual()
     if not images.groups:
@@ -350,7 +350,7 @@ def has_labels(folder: Path) -> bool:
     """Whether the first few label files in `folder` that say anything are YOLO's."""
     heads = (_head(folder / name) for name in label_names(folder))
     said = islice((head for head in heads if head.strip()), _LOOK_AT)
-    return any(map(_is_label_text, said))
+    return any(map(_begins_as_label, said))
 
 
 def _head(path: Path) -> str:
@@ -363,9 +363,14 @@ def _head(path: Path) -> str:
 
 def is_label(path: Path) -> bool:
     """Whether a file begins with a line of YOLO's."""
-    return _is_label_text(read_head(path))
+    return _begins_as_label(read_head(path))
 
 
-def _is_label_text(head: str) -> bool:
+def _begins_as_label(head: str) -> bool:
     lines = (line.strip() for line in head.splitlines())
-    return _LABEL_LINE.fullmatch(next(filter(None, lines), "")) is not None
+    return is_label_line(next(filter(None, lines), ""))
+
+
+def is_label_line(line: str) -> bool:
+    """Whether a line has a class number and four numbers at least."""
+    return _LABEL_LINE.fullmatch(line) is not None

@@ -63,7 +63,8 @@ def test_layouts_without_data_yaml(put, name):
         ("names: [cat, dog]", ("cat", "dog")),
         ("names: {0: cat, 1: dog}", ("cat", "dog")),
         ("names:\n  1: dog\n  0: cat\n", ("cat", "dog")),
-        ("names: {3: dog, 0: cat}", ("cat", "1", "2", "dog")),
+        ("names: {3: dog, 0: cat}", ("cat", "dog")),
+        ("names: [cat, '', dog]", ("cat", "dog")),
         ("names: [no, 1e-3, on]", ("no", "1e-3", "on")),
         ("names: list.names", ("köter", "dog")),
         ("names: !!python/object/apply:os.abort [cat, dog]", ("cat", "dog")),
@@ -204,7 +205,8 @@ def test_label_files_of_no_image_are_counted(put):
 def test_classes_without_names_are_called_by_their_numbers(put):
     table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": LINE}))
 
-    assert table.classes == ("0", "1")
+    assert table.classes == ("1",)
+    assert table.labels.tolist() == [0]
     assert table.notes == ("no file names the classes: they are called by their numbers",)
 
 
@@ -215,6 +217,107 @@ def test_a_number_beyond_the_names_is_an_unknown_class(put):
 
     assert (table.labels.tolist(), table.flags.tolist()) == ([ANY_CLASS], [0])
     assert table.notes == ("1 box of a class number beyond the 1 name",)
+
+
+def test_numbers_that_nobody_names_are_no_classes(put):
+    lines = "".join(f"{number} 0.5 0.5 0.25 0.5\n" for number in (3, 1, 0, 4))
+    files = {"images/a.jpg": None, "labels/a.txt": lines}
+
+    table = read_dataset(put(**files, **{"classes.txt": "cat\n\n\ndog\n\n"}))
+
+    assert table.classes == ("cat", "dog")
+    assert table.labels.tolist() == [1, ANY_CLASS, 0, ANY_CLASS]
+    assert table.notes == (
+        "1 box of a class number beyond the 2 names",
+        "1 box of a class number that has no name",
+    )
+
+
+NOTES = '{"categories": [{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}], "info": {"year": 1}}'
+NAMES = {
+    "classes.txt": "cat\ndog\n",
+    "Classes.txt": "cat\ndog\n",
+    "images/classes.txt": "cat\r\ndog\r\n",
+    "labels/classes.txt": "cat\ndog\n",
+    "images/train/classes.txt": "cat\ndog\n",
+    "labels/train/classes.txt": "cat\ndog\n",
+    "labels/train/_darknet.labels": "cat\ndog\n",
+    "labels.txt": "cat\ndog\n",
+    "obj.names": "cat\ndog\n",
+    "data/obj.names": "cat\ndog\n",
+    "pets.names": "cat\ndog\n",
+    "notes.json": NOTES,
+}
+
+
+@pytest.mark.parametrize("file", NAMES)
+def test_places_of_class_names(put, file):
+    files = {"images/train/a.jpg": None, "labels/train/a.txt": LINE, file: NAMES[file]}
+
+    table = read_dataset(put(**files))
+
+    assert table.classes == ("cat", "dog")
+    assert table.labels.tolist() == [1]
+    assert table.notes == ()
+
+
+def test_files_that_hold_no_names_are_passed_over(put):
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "classes.txt": "cat\ndog\n"}
+    others = {"labels.txt": "labels/a.txt\n", "notes.json": "[1", "names.txt": "images/a.jpg\n"}
+
+    assert read_dataset(put(**files, **others)).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("file", [name for name in NAMES if name != "pets.names"])
+@pytest.mark.parametrize(
+    ("names", "number", "says"),
+    [("[dog, cat]", 0, "`dog`"), ("[cat, dog, hen]", 2, "`hen`"), ("{1: dog}", 0, "no class")],
+)
+def test_files_that_do_not_agree_on_the_classes_are_an_error(put, file, names, number, says):
+    files = {"images/train/a.jpg": None, "labels/train/a.txt": LINE, file: NAMES[file]}
+
+    with pytest.raises(DataError) as caught:
+        read_dataset(put(**files, **{"data.yaml": f"train: images/train\nnames: {names}\n"}))
+
+    known = {0: "`cat`", 1: "`dog`"}.get(number, "no class")
+    assert f"number {number} is {says} in data.yaml and {known} in {file}" in caught.value.what
+
+
+def test_lists_of_two_splits_that_do_not_agree_are_an_error(put):
+    files = {
+        f"{split}/a.{kind}": text
+        for split in ("train", "valid")
+        for kind, text in (("jpg", None), ("txt", LINE))
+    }
+    files |= {"train/classes.txt": "cat\ndog\n", "valid/classes.txt": "dog\ncat\n"}
+
+    with pytest.raises(DataError, match=r"`cat` in train/classes.txt and `dog` in valid/classes"):
+        read_dataset(put(**files))
+
+
+@pytest.mark.parametrize("count", ["nc: 3", "nc: 1"])
+def test_a_count_that_does_not_agree_with_the_names_is_an_error(put, count):
+    files = {"images/a.jpg": None, "data.yaml": f"train: images\n{count}\nnames: [cat, dog]\n"}
+
+    with pytest.raises(DataError, match=r"data.yaml: tells of \d class(es)? \(`nc`\), and names 2"):
+        read_dataset(put(**files))
+
+
+def test_darknets_count_is_compared_with_the_file_of_names(put):
+    settings = "classes = 3\ntrain = data/train.txt\nnames = data/obj.names\n"
+    files = {"images/a.jpg": None, "train.txt": "images/a.jpg\n", "obj.names": "cat\ndog\n"}
+
+    with pytest.raises(DataError, match=r"obj.data: tells of 3 classes \(`nc`\), and names 2"):
+        read_dataset(put(**files, **{"obj.data": settings}))
+
+
+def test_other_settings_beside_those_that_count_are_named(put):
+    text = "train: images\nnames: [cat, dog]\n"
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "b.yaml": text, "a.yaml": text}
+
+    table = read_dataset(put(**files, **{"hyp.yaml": "lr0: 0.01\n", "data.yaml": text}))
+
+    assert table.notes == ("2 files of settings beside that read: left out: a.yaml, b.yaml",)
 
 
 def test_one_label_file_alone_is_a_dataset(put):
