@@ -12,6 +12,7 @@ import typer
 from dhcli.cli.options import (
     ConfigFile,
     Dataset,
+    FollowLinks,
     JsonFlag,
     Overrides,
     Overwrite,
@@ -47,6 +48,7 @@ def check(
         ),
     ] = None,
     images: PlaceImages = "copy",
+    follow_links: FollowLinks = False,
     overwrite: Overwrite = False,
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
@@ -59,7 +61,7 @@ def check(
     """Find what is wrong with a dataset; exit 1 if that includes errors.
 
     Training makes the same checks, without --decode. With --preset the boxes are also compared with
-    its anchors.
+    its anchors, those of its classes only where it names some.
 
     For example:
       dh check photos/
@@ -96,7 +98,7 @@ def check(
     else:
         _show(data, findings, numbers, recall, every=all_)
     if fix:
-        _write_fixed(table, scan, findings, fix, images, overwrite=overwrite)
+        _write_fixed(table, scan, findings, fix, images, overwrite=overwrite, follow=follow_links)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -134,9 +136,11 @@ def _settings(
 def _measure_anchors(
     table: DetectionTable, settings: Config, findings: list[Finding]
 ) -> AnchorRecall:
-    """How the anchors fit; classes that they miss join the `findings`."""
+    """How the anchors fit the classes to learn; those that they miss join the `findings`."""
     from dhcli.studies.anchors import measure_anchors  # torch loads here
 
+    if settings.data.classes is not None:
+        table = table.with_classes(settings.data.classes, others="ignore")
     recall = measure_anchors(table, settings)
     findings += recall.findings(settings)
     return recall
@@ -156,6 +160,7 @@ def _write_fixed(
     images: Images,
     *,
     overwrite: bool,
+    follow: bool,
 ) -> None:
     """Write the mended dataset in the format it was read from."""
     from dhcli.data.formats import held, write_dataset
@@ -166,9 +171,14 @@ def _write_fixed(
     log = "".join(
         f"{f.severity} {f.code} {f.where}: {f.what} ({CODES[f.code].fix})\n" for f in findings
     )
-    beside = {LOG: log}
     lost = write_dataset(
-        fixed, destination, table.format, images=images, beside=beside, overwrite=overwrite
+        fixed,
+        destination,
+        table.format,
+        images=images,
+        beside={LOG: log},
+        overwrite=overwrite,
+        follow=follow,
     )
     for line in lost:
         err.print(line)

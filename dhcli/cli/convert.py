@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dhcli.cli.options import (
+    FollowLinks,
     JsonFlag,
     Overwrite,
     PlaceImages,
@@ -41,7 +42,15 @@ def convert(
     ],
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions",
+            help="Boxes with a score are detections, not ground truth: keep the scores.",
+        ),
+    ] = False,
     images: PlaceImages = "copy",
+    follow_links: FollowLinks = False,
     classes: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Classes to keep, in order.", rich_help_panel=CHOOSE),
@@ -163,12 +172,16 @@ def convert(
     require_free(destination, overwrite=overwrite, inputs=sources)
     tables = []
     for source in sources:
-        tables.append(read_dataset(source, format=from_, voc_offset=voc_offset))
+        tables.append(
+            read_dataset(source, format=from_, voc_offset=voc_offset, predictions=predictions)
+        )
         err.print(f"{source}: {describe(tables[-1])}")
     table, lines = apply_plan(tables, plan)
     for line in lines:
         err.print(line)
-    written, lost = write_plan(table, destination, to, images, plan, overwrite=overwrite)
+    written, lost = write_plan(
+        table, destination, to, images, plan, overwrite=overwrite, follow=follow_links
+    )
     for line in lost:
         err.print(line)
     origins = {

@@ -38,8 +38,9 @@ def eval_(
         Path | None,
         typer.Option(
             "--detections",
-            metavar="FILE",
-            help="COCO-results JSON of any tool, instead of a model.",
+            metavar="PATH",
+            help="Detections of any tool instead of a model: COCO-results JSON, or a folder or "
+            "file of another format with scores.",
         ),
     ] = None,
     split: Annotated[

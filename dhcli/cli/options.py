@@ -110,6 +110,11 @@ PlaceImages = Annotated[
     typer.Option("--images", help="Copy the images, link to them, or leave them out."),
 ]
 
+FollowLinks = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Copy images that are links out of the dataset, too."),
+]
+
 Weights = Annotated[
     Path,
     typer.Option(

@@ -81,19 +81,20 @@ def read_automl(root: Path, path: Path) -> DetectionTable:
         try:
             _add(row, columns, line)
         except ValueError as error:
-            raise DataError(f"cannot be used: {error}", where=f"{path}:{line}") from None
+            columns.refuse(DataError(f"cannot be used: {error}", where=f"{path}:{line}"))
     columns.locate()
     return columns.table_of_fractions(columns.classes_after())
 
 
 def _add(row: Sequence[str], columns: Columns, line: int) -> None:
     split, file, name, corners = _parse(row)
+    box, called = (hull(corners), class_of(name)) if corners else (None, name)
     known = len(columns.files)
     image = columns.image(file)
     if split and image == known:
         columns.splits[split].append(image)
-    if corners:
-        columns.add(class_of(name), hull(corners), 0, line, image)
+    if box is not None:
+        columns.add(called, box, 0, line, image)
     elif name:
         columns.counts["class of an image as a whole: left out"] += 1
 

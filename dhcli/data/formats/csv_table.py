@@ -121,10 +121,10 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
             reader.add(row, line)
         except IndexError:
             what = f"expected {len(header)} columns, found {len(row)}"
-            raise DataError(what, where=f"{path}:{line}") from None
+            columns.refuse(DataError(what, where=f"{path}:{line}"))
         except ValueError as error:
             what = f"has a value that cannot be used: {error}"
-            raise DataError(what, where=f"{path}:{line}") from None
+            columns.refuse(DataError(what, where=f"{path}:{line}"))
     columns.locate()
     sizes = columns.sizes()
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
@@ -151,18 +151,23 @@ class _Reader:
     def add(self, row: list[str], line: int) -> None:
         """Take a row. Raises ValueError for what cannot be used, IndexError for what is missing."""
         told = {name: row[at] for name, at in self.place.items()}
+        is_box = any(told[name].translate(_LIST).strip() for name in self.box)
+        box = _corners(told) if is_box else None
+        name = class_of(told.get("class", NO_NAME)) if is_box else ""
+        score = number_of(told["score"]) if is_box and told.get("score") else None
         width, height = side_of(told.get("width")), side_of(told.get("height"))
         image = self.columns.image(told["file"], width, height)
+        self._keep_own(row, image)
+        if box is not None:
+            self.columns.add(name, box, flags_told(told), line, image, score)
+
+    def _keep_own(self, row: list[str], image: int) -> None:
         for name, (at, values) in self._own.items():
             value = row[at] if at < len(row) else ""
             value = self._seen.setdefault(value, value)
             values += [value] * (image + 1 - len(values))
             if values[image] != value:
                 self._varying.add(name)
-        if not any(told[name].translate(_LIST).strip() for name in self.box):  # without boxes
-            return
-        name, box = class_of(told.get("class", NO_NAME)), _corners(told)
-        self.columns.add(name, box, flags_told(told), line, image, told.get("score") or None)
 
     def own_columns(self) -> dict[str, Strings]:
         """The columns that are not ours, of those that say the same of all boxes of an image."""

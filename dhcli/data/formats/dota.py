@@ -104,15 +104,24 @@ def _read_labels(path: Path, columns: Columns) -> None:
         fields = " ".join(words).replace(",", " ").split()
         if not fields or _is_head(fields[0]):
             continue
-        if len(fields) not in (9, 10):
-            what = f"expected 8 numbers, a class and `difficult`; found {len(fields)} columns"
-            raise DataError(what, where=where)
-        corners = numbers_of(fields[:8], where)
+        try:
+            corners = _corners(fields, where)
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         askew = len(set(corners[::2])) > 2 or len(set(corners[1::2])) > 2
         columns.counts["box askew: read as the upright box around"] += askew
         difficult = len(fields) == 10 and is_set(fields[9]) and fields[8] != DONT_CARE
         marks = difficult * Flag.DIFFICULT.value
         columns.add(fields[8], hull_of_row(corners), marks, line_of(where))
+
+
+def _corners(fields: list[str], where: str) -> list[float]:
+    """The eight numbers of a row. Raises DataError."""
+    if len(fields) not in (9, 10):
+        what = f"expected 8 numbers, a class and `difficult`; found {len(fields)} columns"
+        raise DataError(what, where=where)
+    return numbers_of(fields[:8], where)
 
 
 def write_dota(table: DetectionTable, placing: Placing) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def read_imagefolder(root: Path, path: Path) -> DetectionTable:
     if path.suffix.lower() == ".csv":
         _read_csv(path, reader)
     else:
-        read_json_lines(path, "an image", reader.add)
+        read_json_lines(path, "an image", reader.add, reader.columns.refuse)
     if path.parent == root:
         reader.split_by_folders()
     reader.columns.locate()
@@ -71,9 +72,10 @@ def _read_csv(path: Path, reader: _Reader) -> None:
             told[_OBJECTS] = json.loads(told[_OBJECTS]) if told[_OBJECTS] else {}
             reader.add(told, line)
         except RecursionError:
-            raise DataError("is nested too deep", where=f"{path}:{line}") from None
+            reader.columns.refuse(DataError("is nested too deep", where=f"{path}:{line}"))
         except ODD as error:
-            raise DataError(f"an image {oddity(error)}", where=f"{path}:{line}") from None
+            what = f"an image {oddity(error)}"
+            reader.columns.refuse(DataError(what, where=f"{path}:{line}"))
 
 
 class _Reader:
@@ -101,11 +103,14 @@ class _Reader:
         name = row[_FILE]
         if not isinstance(name, str):
             raise TypeError(f"`{_FILE}` is no text")
+        rows = list(_rows(row.get(_OBJECTS, row) or {}))
         image = self.columns.image(name, *(side_of(row.get(side)) for side in ("width", "height")))
-        for told in _rows(row.get(_OBJECTS, row) or {}):
-            x, y, width, height = map(number_of, told["bbox"])
-            box, score = from_xywh(x, y, width, height), told.get("score")
-            self.columns.add(self._class_of(told), box, flags_told(told), line, image, score)
+        self.columns.add_each("an object", line, image, rows, partial(self._add, line, image))
+
+    def _add(self, line: int, image: int, told: Mapping[str, Any]) -> None:
+        x, y, width, height = map(number_of, told["bbox"])
+        box, score = from_xywh(x, y, width, height), told.get("score")
+        self.columns.add(self._class_of(told), box, flags_told(told), line, image, score)
 
     def _class_of(self, told: Mapping[str, Any]) -> str:
         value = next((told[key] for key in _CLASS_KEYS if key in told), None)

@@ -76,10 +76,10 @@ HOLDS = Holds(
 
 
 def _is_kitti(path: Path) -> bool:
-    return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or _is_label(path))
+    return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or is_label(path))
 
 
-def _is_label(path: Path) -> bool:
+def is_label(path: Path) -> bool:
     """Whether a file begins with the name of a class and as many columns as KITTI has."""
     fields = read_head(path, 4096).partition("\n")[0].split()
     return len(fields) in (15, 16) and not fields[0][0].isdecimal()
@@ -90,7 +90,7 @@ def _parts(root: Path) -> list[Part]:
     for labels, images in _FOLDERS:
         for folder in find_folders(root, (labels,)):
             names = list_files(root / folder, ".txt")[:_LOOK_AT]
-            if any(labels.endswith(_LABELS) or _is_label(root / folder / name) for name in names):
+            if any(labels.endswith(_LABELS) or is_label(root / folder / name) for name in names):
                 found = next(find_folders(root, (images,)), images.removeprefix("./"))
                 return [Part("", folder, found)]
     return []
@@ -131,16 +131,25 @@ def _in_order(names: list[str]) -> list[str]:
 def _read_labels(path: Path, columns: Columns, more: array[float]) -> None:
     """Add the boxes of one label file; `more` gets 15 numbers a box, the first being 0."""
     for where, fields in read_words(path):
-        if len(fields) not in (15, 16):
-            what = f"expected 15 columns (16 with a score), found {len(fields)}"
-            raise DataError(what, where=where)
-        values = numbers_of(fields[1:], where)
+        try:
+            values = _numbers(fields, where)
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         flags = (values[0] > 0) * Flag.TRUNCATED | (values[1] in (1, 2)) * Flag.OCCLUDED
         marks = 0 if fields[0] == DONT_CARE else int(flags)
         columns.add(
             fields[0], values[3:7], marks, line_of(where), score=next(iter(values[14:]), None)
         )
         more.extend((0.0, *values[:14]))
+
+
+def _numbers(fields: Sequence[str], where: str) -> list[float]:
+    """What stands behind the class in a row. Raises DataError."""
+    if len(fields) not in (15, 16):
+        what = f"expected 15 columns (16 with a score), found {len(fields)}"
+        raise DataError(what, where=where)
+    return numbers_of(fields[1:], where)
 
 
 def _extras(rows: NDArray[np.float64]) -> dict[str, Column]:

@@ -124,21 +124,24 @@ class _Sequence:
     def read(self, tracks: array[int], visibilities: array[float]) -> Sequence[str]:
         """Add the boxes; return the names of classes that the sequence lists."""
         for line, row in read_rows(self._truth):
-            where = f"{self._truth}:{line}"
-            values = numbers_of(row, where)
-            if len(values) < _FEWEST or not 0 < values[0] < _MOST_FRAMES:
-                what = "expected frame, id, left, top, width, height, conf, class, visibility"
-                raise DataError(what, where=where)
-            values += [1.0, 1.0, 1.0][len(values) - _FEWEST :]
-            self._add(values, line, where)
+            try:
+                values = _numbers(row, f"{self._truth}:{line}")
+                name = self._name(values[7], f"{self._truth}:{line}")
+            except DataError as error:
+                self._columns.refuse(error, self._image_of(row))
+                continue
+            self._add(values, name, line)
             tracks.append(whole_or(row[1], NO_TRACK))
             visibilities.append(values[8])
         return self._listed
 
-    def _add(self, values: list[float], line: int, where: str) -> None:
-        frame, _, left, top, width, height, counts, number, visibility = values[:9]
+    def _image_of(self, row: Sequence[str]) -> int | None:
+        """The image of the frame that a row names that cannot be read, if it can be told."""
+        return self._images.get(whole_or(row[0], 0))
+
+    def _add(self, values: list[float], name: str, line: int) -> None:
+        frame, _, left, top, width, height, counts, _, visibility = values[:9]
         box = from_decimals(add(left, -1), add(top, -1), width, height)
-        name = self._name(number, where)
         flags = (counts == 0) * Flag.IGNORE | (0 <= visibility < 1) * Flag.OCCLUDED
         image = self._image(int(frame), f"{int(frame):06d}{self._info.get('imext', '.jpg')}")
         self._columns.add(name, box, int(flags), line, image)
@@ -162,6 +165,15 @@ class _Sequence:
             annotation = f"{self._prefix}{_TRUTH}"
             self._images[frame] = self._columns.add_image(file, width, height, annotation)
         return self._images[frame]
+
+
+def _numbers(row: Sequence[str], where: str) -> list[float]:
+    """The nine numbers of a row, those that are left out being 1. Raises DataError."""
+    values = numbers_of(row, where)
+    if len(values) < _FEWEST or not 0 < values[0] < _MOST_FRAMES:
+        what = "expected frame, id, left, top, width, height, conf, class, visibility"
+        raise DataError(what, where=where)
+    return values + [1.0, 1.0, 1.0][len(values) - _FEWEST :]
 
 
 def _read_info(path: Path) -> dict[str, str]:

@@ -65,11 +65,13 @@ def read_openimages(root: Path, path: Path) -> DetectionTable:
     for line, row in rows:
         where = f"{path}:{line}"
         if len(row) != len(header):
-            raise DataError(f"expected {len(header)} columns, found {len(row)}", where=where)
+            what = f"expected {len(header)} columns, found {len(row)}"
+            columns.refuse(DataError(what, where=where))
+            continue
         try:
             _add_box(columns, dict(zip(header, row, strict=True)), names, line)
         except ValueError as error:
-            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
+            columns.refuse(DataError(f"has a value that cannot be used: {error}", where=where))
     if all(score == 1 for score in columns.scores):
         del columns.scores[:]
     columns.locate()
@@ -79,11 +81,12 @@ def read_openimages(root: Path, path: Path) -> DetectionTable:
 
 
 def _add_box(columns: Columns, row: dict[str, str], names: dict[str, str], line: int) -> None:
-    image = columns.image(row["imageid"])
     code = class_of(row["labelname"])
     flags = sum(flag.value for name, flag in _MARKS.items() if is_set(row.get(name)))
     box = [number_of(row[side]) for side in _SIDES]
-    columns.add(names.get(code, code), box, flags, line, image, row.get("confidence") or None)
+    score = number_of(row["confidence"]) if row.get("confidence") else None
+    image = columns.image(row["imageid"])
+    columns.add(names.get(code, code), box, flags, line, image, score)
 
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -83,12 +84,14 @@ class Holds:
 class Placing:
     """Where a writer puts the images of `table`: below `folder`, called `names`.
 
-    Names have no folders, and no two have the same stem, so that label files can go by it.
+    Names have no folders, and no two have the same stem, so that label files can go by it. Links
+    that lead out of the dataset are copied with `follow` alone: what they lead to may be private.
     """
 
     table: DetectionTable
     folder: Path
     images: Images
+    follow: bool = False
     names: list[str] = field(init=False)
     lost: list[str] = field(init=False, default_factory=list)
 
@@ -101,16 +104,22 @@ class Placing:
         if self.images == "none":
             return
         each = [folders] * len(self.names) if isinstance(folders, str) else folders
-        missing = 0
+        missing, outside = 0, []
+        leads_out = _leads_out(self.table.root)
         for image in track(range(len(self.names)), "images put into their place"):
             folder, name = each[image], self.names[image]
             source = self.table.path(image)
-            if source.is_file():
+            if self.images == "copy" and not self.follow and leads_out(source):
+                outside.append(self.table.files[image])
+            elif source.is_file():
                 self._put(source, Path(self._path(f"{folder}/{name}")))
             else:
                 missing += 1
         if missing:
             self.lost.append(f"{counted(missing, 'image')} missing: not copied")
+        if outside:
+            what = "image that is a link out of the dataset, not copied without --follow-links"
+            self.lost.append(named(outside, what))
 
     def parts(self) -> dict[str, NDArray[np.int64]]:
         """The image numbers of each split, and under "" of those in none; "" alone if no splits."""
@@ -165,6 +174,22 @@ class Placing:
             Path(parent).mkdir(parents=True, exist_ok=True)
             self._made.add(parent)
         return path
+
+
+def _leads_out(root: Path) -> Callable[[Path], bool]:
+    """Whether a file lies outside of `root`, links followed; a look per folder, and per link."""
+    home = root.resolve()
+
+    @cache
+    def resolve(folder: str) -> Path:
+        return Path(folder).resolve()
+
+    def leads_out(file: Path) -> bool:
+        path, folder = str(file), os.path.dirname(str(file))  # noqa: PTH120 - called per image
+        place = resolve(path) if os.path.islink(path) else resolve(folder)  # noqa: PTH114
+        return not place.is_relative_to(home)
+
+    return leads_out
 
 
 def writing(items: Sequence[T]) -> Iterator[T]:

@@ -38,14 +38,19 @@ def read_retinanet(root: Path, path: Path) -> DetectionTable:
     for line, row in read_rows(path):
         where = f"{path}:{line}"
         if len(row) != _COLUMNS:
-            raise DataError(f"expected {_COLUMNS} columns, found {len(row)}", where=where)
-        image = columns.image(row[0])
+            what = f"expected {_COLUMNS} columns, found {len(row)}"
+            columns.refuse(DataError(what, where=where))
+            continue
         try:
-            if any(row[1:]):
-                box = [number_of(field) for field in row[1:5]]
-                columns.add(class_of(row[5]), box, 0, line, image)
+            box = [number_of(field) for field in row[1:5]] if any(row[1:]) else []
+            name = class_of(row[5]) if box else ""
         except ValueError as error:
-            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
+            what = f"has a value that cannot be used: {error}"
+            columns.refuse(DataError(what, where=where))
+            continue
+        image = columns.image(row[0])
+        if box:
+            columns.add(name, box, 0, line, image)
     columns.locate()
     return columns.table(columns.classes_after(_listed_classes(path.parent)))
 

@@ -128,13 +128,12 @@ def _read_labels(
     if classes is VISDRONE_CLASSES:
         named[_OTHERS] = None
     for where, row in read_words(path, ","):
-        values = numbers_of(_fields(row), where)
-        if len(values) != _COLUMNS:
-            raise DataError(f"expected {_COLUMNS} columns, found {len(values)}", where=where)
+        try:
+            values = _numbers(row, where, named, len(classes))
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         left, top, width, height, score, category, truncation, occlusion = values
-        if category not in named:
-            what = f"category {category:g} is not one of the {len(classes)}"
-            raise DataError(what, where=where, hint=f"{_NAMES} names them, from 1")
         name = named[category]
         columns.counts["box of `others`: a region to ignore"] += bool(category) and name is None
         flags = (score == 0) * Flag.IGNORE
@@ -142,6 +141,19 @@ def _read_labels(
         box = from_decimals(left, top, width, height)
         columns.add(name or DONT_CARE, box, int(flags), line_of(where))
         occlusions.append(occlusion)
+
+
+def _numbers(
+    row: list[str], where: str, named: Mapping[float, str | None], count: int
+) -> list[float]:
+    """The numbers of a row, its category one of the `count` that are `named`. Raises DataError."""
+    values = numbers_of(_fields(row), where)
+    if len(values) != _COLUMNS:
+        raise DataError(f"expected {_COLUMNS} columns, found {len(values)}", where=where)
+    if values[5] not in named:
+        what = f"category {values[5]:g} is not one of the {count}"
+        raise DataError(what, where=where, hint=f"{_NAMES} names them, from 1")
+    return values
 
 
 def write_visdrone(table: DetectionTable, placing: Placing) -> None:

@@ -205,13 +205,17 @@ def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | N
 
 
 def _read_carefully(data: bytes, path: Path, columns: Columns, keypoints: int) -> None:
-    """Add the boxes of one label file, line by line. Raises DataError naming a bad one."""
+    """Add the boxes of one label file, line by line."""
     for line, row in enumerate(decode(data).splitlines(), 1):
         if not row.strip():
             continue
         where = f"{path}:{line}"
-        label, values = _parse(row, where)
-        box, score = _box_of(values, keypoints, where)
+        try:
+            label, values = _numbers(row, where)
+            box, score = _box_of(values, keypoints, where)
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         columns.add_box(label, box, 0, line)
         if score is not None:
             columns.scores.append(score)
@@ -252,7 +256,8 @@ def _hull(xs: list[float], ys: list[float]) -> list[float]:
     return [x1 / 2 + x2 / 2, y1 / 2 + y2 / 2, x2 - x1, y2 - y1]
 
 
-def _parse(row: str, where: str) -> tuple[int, list[float]]:
+def _numbers(row: str, where: str) -> tuple[int, list[float]]:
+    """Class and further numbers of a row. Raises DataError."""
     fields = row.split()
     try:
         label, *values = map(float, fields)

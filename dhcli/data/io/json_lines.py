@@ -21,10 +21,15 @@ def lines_speak_of(path: Path, suffixes: tuple[str, ...], *names: str) -> bool:
     return head.lstrip().startswith("{") and all(f'"{name}"' in head for name in names)
 
 
-def read_json_lines(path: Path, what: str, add: Callable[[dict[str, Any], int], None]) -> None:
+def read_json_lines(
+    path: Path,
+    what: str,
+    add: Callable[[dict[str, Any], int], None],
+    refuse: Callable[[DataError], None],
+) -> None:
     """Hand each object of the file, a `what`, and its line to `add`.
 
-    Raises DataError with the line of what is no object, or not built as `add` has it.
+    Or, where it is no object or not built as `add` has it, the error to `refuse`.
     """
     text = read_text(path)
     progress, read = FileProgress(path, len(text)), 0
@@ -37,8 +42,8 @@ def read_json_lines(path: Path, what: str, add: Callable[[dict[str, Any], int], 
         try:
             add(json.loads(row), line)
         except json.JSONDecodeError as error:
-            raise DataError(f"is not JSON: {error.msg.lower()}", where=f"{path}:{line}") from None
+            refuse(DataError(f"is not JSON: {error.msg.lower()}", where=f"{path}:{line}"))
         except RecursionError:
-            raise DataError("is nested too deep", where=f"{path}:{line}") from None
+            refuse(DataError("is nested too deep", where=f"{path}:{line}"))
         except ODD as error:
-            raise DataError(f"{what} {oddity(error)}", where=f"{path}:{line}") from None
+            refuse(DataError(f"{what} {oddity(error)}", where=f"{path}:{line}"))

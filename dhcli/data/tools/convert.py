@@ -81,9 +81,10 @@ def write_plan(
     plan: Plan,
     *,
     overwrite: bool = False,
+    follow: bool = False,
 ) -> tuple[DetectionTable, tuple[str, ...]]:
     """Write `table`, in tiles if `plan` has it; what was written, and what could not be held."""
-    write = partial(write_dataset, overwrite=overwrite)
+    write = partial(write_dataset, overwrite=overwrite, follow=follow)
     if plan.tile is None:
         return held(table, format), write(table, destination, format, images=images)
     if images == "link":

@@ -302,7 +302,7 @@ def test_ground_truth(lay):
             "imagefolder",
             "metadata.jsonl",
             lines_of(hf("a.jpg", bbox=[[1, 2, 3]])),
-            ":1: an image has a",
+            ":1: an object has a",
         ),
         (
             *("imagefolder", "metadata.jsonl"),
@@ -312,7 +312,6 @@ def test_ground_truth(lay):
             ),
         ),
         ("imagefolder", "metadata.jsonl", lines_of({"objects": {}}), "an image has no `file_name`"),
-        ("crowdhuman", "a.odgt", f"{lines_of(CROWD)}{{", "a.odgt:2: is not JSON"),
         ("crowdhuman", "a.odgt", lines_of({"ID": "a"}), "a.odgt:1: an image has no `gtboxes`"),
         ("scalabel", "a.json", json.dumps([{"labels": []}]), "a.json:1: a frame has no `name`"),
         ("ground-truth", "a.manifest", lines_of({"job": {}}), "an image has no `source-ref`"),
@@ -325,3 +324,10 @@ def test_what_cannot_be_used_is_named_with_its_line(lay, format, name, text, sai
 
     with pytest.raises(DataError, match=said):
         read_dataset(root / name, format=format)
+
+
+def test_a_line_that_is_not_json_is_left_out(lay):
+    table = read_dataset(lay({"a.odgt": f"{lines_of(CROWD)}{{"}), format="crowdhuman")
+
+    assert [(r.code, r.where) for r in table.remarks] == [("row-unreadable", "a.odgt:2")]
+    assert table.remarks[0].what.startswith("is not JSON")

@@ -131,13 +131,15 @@ def test_visdrone_is_written_with_its_own_numbers(lay, tmp_path):
         ("1,2,3,x,1,4,0,0", "a column that is no number: `x`"),
     ],
 )
-def test_visdrone_rows_that_cannot_be_read_are_named(lay, row, said):
+def test_visdrone_rows_that_cannot_be_read_are_named(lay, unreadable, row, said):
     root = lay({"annotations/1.txt": f"1,2,3,4,1,4,0,0\n{row}\n"}, "images/1.jpg")
 
-    with pytest.raises(DataError, match=said) as caught:
-        read_dataset(root)
+    table = read_dataset(root)
 
-    assert caught.value.where.endswith("annotations/1.txt:2")
+    (remark,) = unreadable(table)
+    assert remark.startswith("annotations/1.txt:2: ")
+    assert said in remark
+    assert len(table.boxes) == 1
 
 
 WIDER = """0--Parade/0_Parade_a.jpg
@@ -238,7 +240,7 @@ def test_darknet_tells_of_lists_by_where_it_was(lay):
 BAD = {
     "dota": ("labelTxt/a.txt", "1 2 3 4 5 6 7 8\n", "expected 8 numbers, a class"),
     "mot": ("gt/gt.txt", "0,1,1,1,4,3,1,1,1\n", "expected frame, id, left"),
-    "widerface": ("a_bbx_gt.txt", "a.jpg\n3\n1 2 3 4\n", "ends before 3 faces"),
+    "widerface": ("a_bbx_gt.txt", "a.jpg\n3\n1 2 3\n", "expected 10 columns, or 4, found 3"),
 }
 
 
@@ -250,6 +252,58 @@ def test_a_bad_line_is_named(lay, format):
         read_dataset(lay({file: text}), format=format)
 
     assert f"{file}:" in caught.value.where
+
+
+CSV = "filename,class,xmin,ymin,xmax,ymax\n"
+IMAGE_IDS = "ImageID,LabelName,XMin,XMax,YMin,YMax\n"
+DAMAGED = {
+    "dota": ("labelTxt/a.txt", "1 1 9 1 9 9 1 9 car 0\n1 1 9 1 9 9 1 9\n", ["2"]),
+    "mot": ("gt/gt.txt", "1,1,1,1,4,3,1,1,1\n1,1,x,1,4,3,1,1,1\n1,1\n", ["2", "3"]),
+    "visdrone": ("annotations/a.txt", "1,2,3,4,1,4,0,0\n1,2\n1,2,3,4,1,99,0,0\n", ["2", "3"]),
+    "retinanet": ("a.csv", "a.jpg,1,2,3,4,cat\na.jpg,1,x,3,4,cat\nb.jpg,1\n", ["2", "3"]),
+    "csv": ("a.csv", f"{CSV}a.jpg,cat,1,2,3,4\nb.jpg,cat,x,2,3,4\nb.jpg,1\n", ["3", "4"]),
+    "automl": ("a.csv", "a.jpg,cat,0,0,,,1,1,,\nb.jpg,cat,0,x,,,1,1,,\n", ["2"]),
+    "openimages": ("a.csv", f"{IMAGE_IDS}a,cat,0,1,0,1\nb,cat,0,x,0,1\nb,cat\n", ["3", "4"]),
+    "widerface": ("a_bbx_gt.txt", "a.jpg\n2\n1 2 3 4\n1 2 x 4\nb.jpg\n1\n1 2\n", ["4", "7"]),
+}
+
+
+@pytest.mark.parametrize("format", DAMAGED)
+def test_bad_rows_are_left_out_and_all_named(lay, unreadable, tmp_path, format):
+    file, text, lines = DAMAGED[format]
+    folder = {"mot": "img1", "dota": "images", "visdrone": "images"}.get(format, ".")
+    image = "000001" if format == "mot" else "a"
+    root = lay({f"in/{file}": text}, f"in/{folder}/{image}.jpg") / "in"
+
+    table = read_dataset(root, format=format)
+
+    assert [remark.split(": ")[0] for remark in unreadable(table)] == [f"{file}:{n}" for n in lines]
+    assert len(table.boxes) == len(table) == 1  # an image without a row that is read is left out
+    write_dataset(table, tmp_path / "out", format)
+    assert not read_dataset(tmp_path / "out", format=format).remarks
+
+
+WIDER_COUNTS = {
+    "too large": ("a.jpg\n3\n1 2 3 4\nb.jpg\n1\n5 6 7 8\n", "2: ends before 3 faces: 1 are there"),
+    "at the end": ("b.jpg\n1\n5 6 7 8\na.jpg\n3\n1 2 3 4", "5: ends before 3 faces: 1 are there"),
+    "too small": (
+        "a.jpg\n1\n1 2 3 4\n1 2 3 4\n1 2 3 4\nb.jpg\n1\n5 6 7 8\n",
+        "5: expected the number of faces, found `1 2 3 4`",
+    ),
+    "none": ("c.jpg\na.jpg\n1\n1 2 3 4\nb.jpg\n1\n5 6 7 8\n", "2: expected the number of faces"),
+}
+
+
+@pytest.mark.parametrize("name", WIDER_COUNTS)
+def test_wider_face_goes_on_behind_a_wrong_count(lay, unreadable, name):
+    text, said = WIDER_COUNTS[name]
+
+    root = lay({"a_bbx_gt.txt": text}, "a.jpg", "b.jpg")
+    table = read_dataset(root / "a_bbx_gt.txt", format="widerface")
+
+    (remark,) = unreadable(table)
+    assert remark.startswith(f"a_bbx_gt.txt:{said}")
+    assert sorted(table.boxes.tolist()) == [[1, 2, 4, 6], [5, 6, 12, 14]]
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e308", "1e999"])

@@ -1,5 +1,6 @@
 """YOLO: layouts, class names, lines of every length."""
 
+import re
 import shutil
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_keypoints_behind_the_box_are_left_out(put, shape, score):
     table = read_dataset(put(**files, **{"data.yaml": settings}))
 
     assert table.boxes.tolist() == [BOX, BOX]
-    assert table.notes == ("1 box with keypoints, which are left out",)
+    assert table.notes[0] == "1 box with keypoints, which are left out"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,9 @@ def test_columns_that_are_no_box_and_no_polygon(put, settings, columns, said, hi
 
 
 def test_a_sixth_column_in_every_line_is_the_score(put):
-    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 0.75\n"}))
+    root = put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 0.75\n"})
+
+    table = read_dataset(root, predictions=True)
 
     assert table.scores.tolist() == [0.75]
 
@@ -474,9 +477,29 @@ def test_backgrounds_may_come_first(put, empty):
         ("nan 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first"),
     ],
 )
-def test_bad_lines_are_named(put, line, said):
-    with pytest.raises(DataError, match=said):
-        read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": LINE + line}))
+def test_bad_lines_are_left_out_and_named(put, unreadable, line, said):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": LINE + line}))
+
+    (remark,) = unreadable(table)
+    assert re.match(f"labels/{said}", remark)
+    assert table.boxes.tolist() == [BOX]
+
+
+def test_nothing_but_bad_lines_is_an_error(put):
+    files = {"images/a.jpg": None, "labels/a.txt": "0 1 2\n0 3\n", "classes.txt": "cat\n"}
+
+    with pytest.raises(DataError, match=r"labels/a\.txt:1: expected 5 columns"):
+        read_dataset(put(**files), format="yolo")
+
+
+def test_an_image_of_bad_lines_alone_is_not_background(put):
+    files = {"images/a.jpg": None, "images/b.jpg": None, "images/c.jpg": None}
+    labels = {"labels/a.txt": "0 1 2\n", "labels/b.txt": LINE, "labels/c.txt": ""}
+
+    table = read_dataset(put(**files, **labels))
+
+    assert list(table.files) == ["images/b.jpg", "images/c.jpg"]
+    assert "1 image of which no row can be read, left out: images/a.jpg" in table.notes
 
 
 @pytest.mark.parametrize(
@@ -505,9 +528,12 @@ def test_lines_that_are_not_as_usual_say_the_same(put, text, boxes):
         "1000000 0.5 0.5 0.25 0.5",
     ],
 )
-def test_lines_that_json_alone_could_read_are_refused(put, text):
-    with pytest.raises(DataError, match=r"a\.txt:2: "):
-        read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE}{text}\n"}))
+def test_lines_that_json_alone_could_read_are_refused(put, unreadable, text):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE}{text}\n"}))
+
+    assert all(remark.startswith("labels/a.txt:") for remark in unreadable(table))
+    assert unreadable(table)[0].startswith("labels/a.txt:2: ")
+    assert len(table.boxes) == 1
 
 
 @pytest.mark.parametrize(
