@@ -29,7 +29,7 @@ Names = Mapping[int, str]
 """Number → name of a class; numbers that have no name are not there."""
 
 _NOTES = "notes.json"
-_FILES = frozenset(
+NAME_FILES = frozenset(
     (
         *("classes.txt", "obj.names", "names.txt", "names", "labels.txt"),
         *("_darknet.labels", _NOTES),
@@ -93,8 +93,8 @@ def _of_settings(root: Path, settings: Settings) -> Iterator[_Source]:
 def _of_folders(root: Path, folders: Iterable[str]) -> Iterator[_Source]:
     places = dict.fromkeys((*find_folders(root, _FOLDERS), *sorted(folders)))
     for place in places:
-        for name in list_files(root / place, *_FILES):
-            if name.lower() in _FILES:
+        for name in list_files(root / place, *NAME_FILES):
+            if name.lower() in NAME_FILES:
                 source = _of_file(root, join_path(place, name))
                 if source.names:
                     yield source
