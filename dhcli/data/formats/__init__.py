@@ -5,9 +5,7 @@ A format is a file with a layout, `read_x`, `write_x` and a `FORMAT` of them, an
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +44,7 @@ from dhcli.data.formats import (
 )
 from dhcli.data.formats.archives import archives_in, refuse_archive
 from dhcli.data.formats.coco_results import place_on, read_results, results_of
+from dhcli.data.formats.detections import are_label_files, read_label_files
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
@@ -161,31 +160,9 @@ def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
     """
     if path.is_file() and path.suffix.lower() == ".json":
         return read_results(path, truth)
-    if list_files(path, ".txt") and not list_folders(
-        path
-    ):  # which speak of images that lie elsewhere
-        with _with_images(path, truth) as folder:
-            return place_on(read_dataset(folder, predictions=True), truth, path)
+    if are_label_files(path):
+        return place_on(read_label_files(path, truth), truth, path)
     return place_on(read_dataset(path, predictions=True), truth, path)
-
-
-@contextmanager
-def _with_images(labels: Path, truth: DetectionTable) -> Iterator[Path]:
-    """A folder where the label files of a folder lie as KITTI or YOLO have them, by links."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        texts = (labels / file for file in list_files(labels, ".txt"))
-        beside = ("label_2", "image_2") if any(map(kitti.is_label, texts)) else ("labels", "images")
-        (folder / beside[0]).symlink_to(labels.resolve())
-        for image, file in enumerate(truth.files):
-            link = folder / beside[1] / file
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(truth.path(image).resolve())
-        try:
-            yield folder
-        except DataError as error:
-            where = (error.where or "").replace(str(folder / beside[0]), str(labels))
-            raise DataError(error.what, where=where, hint=error.hint) from None
 
 
 @listing_once()

@@ -154,7 +154,7 @@ def _in_pixels(table: DetectionTable, path: Path) -> DetectionTable:
         boxes=tidy(table.boxes * np.tile(sizes, 2)),
         areas=np.full(len(table.boxes), np.nan),
         extras={name: column for name, column in table.extras.items() if name != SOURCE},
-        notes=(*table.notes, note, *missing_sizes(table.sizes, path)),
+        notes=(*table.notes, note, *missing_sizes(table.sizes, table.image_of_box, path)),
     )
 
 

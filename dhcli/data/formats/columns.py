@@ -234,7 +234,7 @@ class Columns:
         """
         sizes = self.sizes()
         assert self._path is not None
-        self.notes += missing_sizes(sizes, self._path)
+        self.notes += missing_sizes(sizes, self.image_of_box(), self._path)
         return self.table(classes, boxes=self.in_pixels(sizes), sizes=sizes)
 
     def in_pixels(self, sizes: NDArray[np.int32]) -> NDArray[np.float64]:

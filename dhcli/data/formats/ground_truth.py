@@ -20,11 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.addresses import locate_addresses, path_of
+from dhcli.data.formats.addresses import locate_addresses
 from dhcli.data.formats.boxes import from_xywh, to_xywh
 from dhcli.data.formats.columns import Columns, class_of, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
+from dhcli.data.formats.spellings import path_of
 from dhcli.data.io.json_lines import lines_speak_of, read_json_lines
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import DetectionTable, Flag

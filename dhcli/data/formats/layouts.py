@@ -236,14 +236,16 @@ def find_files(
 ) -> list[Path]:
     """Annotation files of a folder: those in one of `first`, else in itself, else in its folders.
 
-    Folders that are called as splits count as the folder itself. One that has images of its own,
-    and does not speak of a split, is another dataset.
+    Folders that are called as splits count as the folder itself, and so does one of `first` in
+    them. One that has images of its own, and does not speak of a split, is another dataset.
     """
     return next((files for files in _groups(root, suffix, is_ours, first) if files), [])
 
 
 def _groups(root: Path, suffix: str, is_ours: IsOurs, first: Sequence[str]) -> Iterator[list[Path]]:
-    splits = (".", *(name for _, name in split_folders(root)))
+    named = [name for _, name in split_folders(root)]
+    below = (f"{name}/{folder}" for name in named for folder in first)
+    splits = (".", *named, *find_folders(root, below))
     within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
     firsts = ([folder] for folder in find_folders(root, first))
     for folders in (*firsts, splits, within):
@@ -289,12 +291,17 @@ def root_of(path: Path, folders: Sequence[str] = ("annotations",)) -> Path:
     return path.parent
 
 
+def _split_of_folders(path: Path) -> str | None:
+    """The split that the folders on a path from the root speak of, the last first."""
+    return next((split for part in reversed(path.parts) if (split := split_name(part))), None)
+
+
 def _split_names(root: Path, files: Sequence[Path], prefix: str | None) -> list[str | None]:
     """The split that each file tells of, by its name or its folder's.
 
     Of several files, what follows a `prefix` is the name of a split, whatever it says.
     """
-    folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
+    folders = [_split_of_folders(file.relative_to(root).parent) for file in files]
     names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
     if prefix is not None and len(files) > 1:
         own = (f.stem.removeprefix(prefix) if f.stem.startswith(prefix) else "" for f in files)

@@ -1,10 +1,11 @@
 """Open Images: a CSV line a box, in fractions of the image, classes by codes such as `/m/01g317`.
 
 `ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,…`, a file
-a split (`train-annotations-bbox.csv`). `*class-descriptions*.csv`, `code,name`, gives the codes
-their names; without it, or where it does not know one, the code is the name. `IsGroupOf` is crowd;
--1, not known, is no. `Confidence` is a score where any is not 1, as the dataset's own all are. The
-image of an id is the file of that name.
+a split (`train-annotations-bbox.csv`, or `train/labels/detections.csv` as FiftyOne lays it).
+`*class-descriptions*.csv` or `metadata/classes.csv`, `code,name`, gives the codes their names;
+without it, or where it does not know one, the code is the name. `IsGroupOf` is crowd; -1, not
+known, is no. `Confidence` is a score where any is not 1, as the dataset's own all are. The image of
+an id is the file of that name.
 
 Pixels: fractions of width and height, so the images must be there. Classes: those used, in the
 order of the descriptions, then by name. Images without boxes are in no line.
@@ -41,6 +42,7 @@ _MARKS = {
     "istruncated": Flag.TRUNCATED,
     "isgroupof": Flag.CROWD,
 }
+_PLACES = ("metadata", "annotations", "labels")
 _HEADER = (
     *("ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax"),
     *("IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"),
@@ -89,9 +91,10 @@ def _add_box(columns: Columns, row: dict[str, str], names: dict[str, str], line:
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:
     """Code → name, from the first file of class descriptions at the places where they lie."""
-    for place in dict.fromkeys((folder, root, root / "metadata", root / "annotations")):
-        for name in list_files(place, ".csv"):
-            if "class-descriptions" in name.lower():
+    places = (folder, folder.parent, root)
+    for place in dict.fromkeys(p / sub for p in places for sub in ("", *_PLACES)):
+        for name in list_files(place, ".csv") if place.is_relative_to(root) else ():
+            if "class-descriptions" in name.lower() or name.lower() == "classes.csv":
                 rows = (row for _, row in read_rows(place / name))
                 return {row[0]: row[1] for row in rows if len(row) == 2 and row[1]}
     return {}
@@ -132,6 +135,9 @@ def _fields(row: Row, sides: Sequence[int]) -> Iterator[str]:
 
 
 LAYOUT = FilePerSplit(
-    "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax", (".csv",), is_openimages
+    "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax",
+    (".csv",),
+    is_openimages,
+    folders=("annotations", "labels"),
 )
 FORMAT = Format("Open Images", LAYOUT, read_openimages, write_openimages, HOLDS)

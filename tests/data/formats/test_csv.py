@@ -224,6 +224,28 @@ UNASSIGNED,gs://bucket/set/c.jpg,cat,,,,,,,,
 """
 
 
+ROWS = "ImageID,LabelName,XMin,XMax,YMin,YMax\n{},/m/1,0.1,0.5,0.1,0.5\n"
+
+
+@pytest.mark.parametrize("place", ["metadata/classes.csv", "class-descriptions-boxable.csv"])
+def test_openimages_as_fiftyone_lays_it_is_one_dataset(lay, place):
+    files = {f"{split}/{place}": "/m/1,Apple\n/m/2,Pear\n" for split in ("train", "validation")}
+    files |= {"info.json": "{}", "train/labels/detections.csv": ROWS.format("a")}
+    files |= {"validation/labels/detections.csv": ROWS.format("b")}
+    root = lay(files, "train/data/a.jpg", "validation/data/b.jpg")
+
+    table = read_dataset(root)
+
+    assert table.format == "openimages"
+    assert list(table.files) == ["train/data/a.jpg", "validation/data/b.jpg"]
+    assert table.classes == ("Apple",)
+    assert {name: split.tolist() for name, split in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+    assert read_dataset(root / "train").classes == ("Apple",)
+
+
 def test_automl_splits_corners_and_addresses(lay):
     table = read_dataset(lay({"train_export.csv": AUTOML}, *(f"set/{n}.jpg" for n in "abc")))
 

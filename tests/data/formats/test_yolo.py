@@ -1,6 +1,7 @@
 """YOLO: layouts, class names, lines of every length."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def test_layouts_without_data_yaml(put, name):
         ("names: [cat, dog]", ("cat", "dog")),
         ("names: {0: cat, 1: dog}", ("cat", "dog")),
         ("names:\n  1: dog\n  0: cat\n", ("cat", "dog")),
-        ("names: {3: dog, 0: cat}", ("cat", "1", "2", "dog")),
+        ("names: {3: dog, 0: cat}", ("cat", "dog")),
+        ("names: [cat, '', dog]", ("cat", "dog")),
         ("names: [no, 1e-3, on]", ("no", "1e-3", "on")),
         ("names: list.names", ("köter", "dog")),
         ("names: !!python/object/apply:os.abort [cat, dog]", ("cat", "dog")),
@@ -133,6 +135,43 @@ def test_lines_of_five_six_and_many_columns(put):
     assert table.scores is None  # not every box has one
 
 
+POSE = "1 0.5 0.5 0.25 0.5"
+
+
+@pytest.mark.parametrize("shape", [(7, 2), (2, 3), (17, 3), (1, 2)])
+@pytest.mark.parametrize("score", ["", " 0.75"])
+def test_keypoints_behind_the_box_are_left_out(put, shape, score):
+    columns = " 0.9 0.1 2"[: 4 * shape[1]] * shape[0]
+    settings = f"train: images\nkpt_shape: [{shape[0]}, {shape[1]}]\nnames: [cat, dog]\n"
+    files = {"images/a.jpg": None, "labels/a.txt": f"{POSE}{columns}{score}\n{POSE}{score}\n"}
+
+    table = read_dataset(put(**files, **{"data.yaml": settings}))
+
+    assert table.boxes.tolist() == [BOX, BOX]
+    assert table.notes[0] == "1 box with keypoints, which are left out"
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns", "said", "hint"),
+    [
+        ("kpt_shape: [2, 3]", " 0.1" * 9, "5 columns, or 11 with the keypoints", None),
+        ("kpt_shape: [2, 4]", " 0.1" * 8, "`kpt_shape` cannot be used", "D is 2 or 3"),
+        ("kpt_shape: 6", " 0.1" * 6, "`kpt_shape` cannot be used", "D is 2 or 3"),
+        ("nc: 2", " 0.1 0.1 0.1" * 17, "polygon; found 56", "kpt_shape: [17, 3]"),
+        ("nc: 2", " 0.1 0.1 2" * 2, "is no polygon: of 11 columns one says 2", "kpt_shape: [2, 3]"),
+        ("nc: 2", " 0.75 7", "is no polygon: of 7 columns one says 7", "kpt_shape: [K, D]"),
+    ],
+)
+def test_columns_that_are_no_box_and_no_polygon(put, settings, columns, said, hint):
+    files = {"images/a.jpg": None, "labels/a.txt": f"{POSE}{columns}\n"}
+
+    with pytest.raises(DataError) as caught:
+        read_dataset(put(**files, **{"data.yaml": f"{settings}\nnames: [cat, dog]\n"}))
+
+    assert said in caught.value.what
+    assert caught.value.hint is None if hint is None else hint in caught.value.hint
+
+
 def test_a_sixth_column_in_every_line_is_the_score(put):
     root = put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 0.75\n"})
 
@@ -163,13 +202,14 @@ def test_label_files_of_no_image_are_counted(put):
         )
     )
 
-    assert table.notes == ("1 file of labels without image: left out",)
+    assert table.notes == ("1 file of labels without image: left out: labels/b.txt",)
 
 
 def test_classes_without_names_are_called_by_their_numbers(put):
     table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": LINE}))
 
-    assert table.classes == ("0", "1")
+    assert table.classes == ("1",)
+    assert table.labels.tolist() == [0]
     assert table.notes == ("no file names the classes: they are called by their numbers",)
 
 
@@ -180,6 +220,107 @@ def test_a_number_beyond_the_names_is_an_unknown_class(put):
 
     assert (table.labels.tolist(), table.flags.tolist()) == ([ANY_CLASS], [0])
     assert table.notes == ("1 box of a class number beyond the 1 name",)
+
+
+def test_numbers_that_nobody_names_are_no_classes(put):
+    lines = "".join(f"{number} 0.5 0.5 0.25 0.5\n" for number in (3, 1, 0, 4))
+    files = {"images/a.jpg": None, "labels/a.txt": lines}
+
+    table = read_dataset(put(**files, **{"classes.txt": "cat\n\n\ndog\n\n"}))
+
+    assert table.classes == ("cat", "dog")
+    assert table.labels.tolist() == [1, ANY_CLASS, 0, ANY_CLASS]
+    assert table.notes == (
+        "1 box of a class number beyond the 2 names",
+        "1 box of a class number that has no name",
+    )
+
+
+NOTES = '{"categories": [{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}], "info": {"year": 1}}'
+NAMES = {
+    "classes.txt": "cat\ndog\n",
+    "Classes.txt": "cat\ndog\n",
+    "images/classes.txt": "cat\r\ndog\r\n",
+    "labels/classes.txt": "cat\ndog\n",
+    "images/train/classes.txt": "cat\ndog\n",
+    "labels/train/classes.txt": "cat\ndog\n",
+    "labels/train/_darknet.labels": "cat\ndog\n",
+    "labels.txt": "cat\ndog\n",
+    "obj.names": "cat\ndog\n",
+    "data/obj.names": "cat\ndog\n",
+    "pets.names": "cat\ndog\n",
+    "notes.json": NOTES,
+}
+
+
+@pytest.mark.parametrize("file", NAMES)
+def test_places_of_class_names(put, file):
+    files = {"images/train/a.jpg": None, "labels/train/a.txt": LINE, file: NAMES[file]}
+
+    table = read_dataset(put(**files))
+
+    assert table.classes == ("cat", "dog")
+    assert table.labels.tolist() == [1]
+    assert table.notes == ()
+
+
+def test_files_that_hold_no_names_are_passed_over(put):
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "classes.txt": "cat\ndog\n"}
+    others = {"labels.txt": "labels/a.txt\n", "notes.json": "[1", "names.txt": "images/a.jpg\n"}
+
+    assert read_dataset(put(**files, **others)).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("file", [name for name in NAMES if name != "pets.names"])
+@pytest.mark.parametrize(
+    ("names", "number", "says"),
+    [("[dog, cat]", 0, "`dog`"), ("[cat, dog, hen]", 2, "`hen`"), ("{1: dog}", 0, "no class")],
+)
+def test_files_that_do_not_agree_on_the_classes_are_an_error(put, file, names, number, says):
+    files = {"images/train/a.jpg": None, "labels/train/a.txt": LINE, file: NAMES[file]}
+
+    with pytest.raises(DataError) as caught:
+        read_dataset(put(**files, **{"data.yaml": f"train: images/train\nnames: {names}\n"}))
+
+    known = {0: "`cat`", 1: "`dog`"}.get(number, "no class")
+    assert f"number {number} is {says} in data.yaml and {known} in {file}" in caught.value.what
+
+
+def test_lists_of_two_splits_that_do_not_agree_are_an_error(put):
+    files = {
+        f"{split}/a.{kind}": text
+        for split in ("train", "valid")
+        for kind, text in (("jpg", None), ("txt", LINE))
+    }
+    files |= {"train/classes.txt": "cat\ndog\n", "valid/classes.txt": "dog\ncat\n"}
+
+    with pytest.raises(DataError, match=r"`cat` in train/classes.txt and `dog` in valid/classes"):
+        read_dataset(put(**files))
+
+
+@pytest.mark.parametrize("count", ["nc: 3", "nc: 1"])
+def test_a_count_that_does_not_agree_with_the_names_is_an_error(put, count):
+    files = {"images/a.jpg": None, "data.yaml": f"train: images\n{count}\nnames: [cat, dog]\n"}
+
+    with pytest.raises(DataError, match=r"data.yaml: tells of \d class(es)? \(`nc`\), and names 2"):
+        read_dataset(put(**files))
+
+
+def test_darknets_count_is_compared_with_the_file_of_names(put):
+    settings = "classes = 3\ntrain = data/train.txt\nnames = data/obj.names\n"
+    files = {"images/a.jpg": None, "train.txt": "images/a.jpg\n", "obj.names": "cat\ndog\n"}
+
+    with pytest.raises(DataError, match=r"obj.data: tells of 3 classes \(`nc`\), and names 2"):
+        read_dataset(put(**files, **{"obj.data": settings}))
+
+
+def test_other_settings_beside_those_that_count_are_named(put):
+    text = "train: images\nnames: [cat, dog]\n"
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "b.yaml": text, "a.yaml": text}
+
+    table = read_dataset(put(**files, **{"hyp.yaml": "lr0: 0.01\n", "data.yaml": text}))
+
+    assert table.notes == ("2 files of settings beside that read: left out: a.yaml, b.yaml",)
 
 
 def test_one_label_file_alone_is_a_dataset(put):
@@ -200,10 +341,129 @@ def test_data_yaml_alone_is_a_dataset(put):
 
 
 def test_an_unreadable_image_does_not_stop_reading(put, tmp_path):
-    root = put(**{"images/a.jpg": None, "labels/a.txt": LINE})
+    root = put(**{f"{folder}": None for folder in ("images/a.jpg", "images/b.jpg")})
+    put(**{"labels/a.txt": LINE, "labels/b.txt": LINE})
     (tmp_path / "images/a.jpg").write_bytes(b"")
 
-    assert read_dataset(root).sizes.tolist() == [[0, 0]]
+    table = read_dataset(root)
+
+    assert table.sizes.tolist() == [[0, 0], [40, 30]]
+    assert "1 image that cannot be read: boxes without size" in table.notes
+
+
+def test_boxes_of_images_that_cannot_be_read_are_an_error(put, tmp_path):
+    root = put(**{"images/a.jpg": None, "images/b.jpg": None, "labels/a.txt": LINE})
+    (tmp_path / "images/a.jpg").write_bytes(b"")
+
+    with pytest.raises(DataError, match="none of its images can be read"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize("line", ["0 20 15 10 15", "0 10 5 30 5 30 25", "0 50 50 25 50"])
+def test_pixels_are_said_to_be_no_fractions(put, line):
+    files = {"images/a.jpg": None, "labels/a.txt": f"{LINE}{line}\n{line}\n"}
+
+    with pytest.raises(DataError, match=r"a\.txt:2: is in pixels, not fractions: centre"):
+        read_dataset(put(**files))
+
+
+LISTS = {
+    "as they lie": ("images/{}.jpg", "labels/{}.txt", "./images/{}.jpg"),
+    "from elsewhere": ("images/{}.jpg", "labels/{}.txt", "/content/data/images/{}.jpg"),
+    "of a system with backslashes": ("images/{}.jpg", "labels/{}.txt", r"C:\data\images\{}.jpg"),
+    "one folder too many": ("images/{}.jpg", "labels/{}.txt", "data/obj/images/{}.jpg"),
+    "another folder": ("images/{}.jpg", "labels/{}.txt", "data/obj/{}.jpg"),
+    "another suffix": ("images/{}.jpg", "labels/{}.txt", "images/{}.png"),
+    "stems alone": ("images/{}.jpg", "labels/{}.txt", "{}"),
+    "encoded": ("images/{} (1).jpg", "labels/{} (1).txt", "images/{}%20(1).jpg"),
+    "labels where the images are not": ("images/{}.jpg", "obj_a/{}.txt", "data/obj_a/{}.jpg"),
+    "labels by where images should be": (
+        *("pictures/{}.jpg", "labels/x/{}.txt", "data/images/x/{}.jpg"),
+    ),
+}
+
+
+@pytest.mark.parametrize("place", ["{}.txt", "ImageSets/Main/{}.txt", "2007_{}.txt", "{}2017.txt"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_without_data_yaml_are_splits(put, kind, place):
+    image, label, line = LISTS[kind]
+    files = {image.format(name): None for name in "abc"}
+    files |= {label.format(name): LINE for name in "abc"}
+    files |= {place.format("train"): f"{line.format('a')}\n{line.format('b')}\n"}
+
+    table = read_dataset(put(**files, **{place.format("val"): line.format("c")}), format="yolo")
+
+    assert sorted(table.files) == sorted(image.format(name) for name in "abc")
+    assert {name: len(split) for name, split in table.splits.items()} == {"train": 2, "val": 1}
+    assert table.boxes.tolist() == [BOX] * 3
+
+
+def test_images_in_no_list_are_named(put):
+    files = {f"images/{name}.jpg": None for name in "abc"}
+    files |= {f"labels/{name}.txt": LINE for name in "abcd"}
+    files |= {"train.txt": "images/a.jpg\n", "test.txt": "images/x.jpg\nimages/y.jpg\n"}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/a.jpg"]
+    assert [note for note in table.notes if "no file names" not in note] == [
+        "1 list of images that are not there: left out: test.txt",
+        "2 images that no split names: left out: images/b.jpg, images/c.jpg",
+        "1 file of labels without image: left out: labels/d.txt",
+    ]
+
+
+def test_folders_beside_those_read_are_named(put):
+    files = {f"{folder}/a.jpg": None for folder in ("train", "val", "extra", "test/raw")}
+    files |= {f"{folder}/a.txt": LINE for folder in ("train", "val", "extra")}
+
+    table = read_dataset(put(**files))
+
+    assert "2 folders of images beside those read: left out: extra, test/raw" in table.notes
+
+
+def test_folders_within_images_are_read_where_they_have_labels(put):
+    files = {f"images/{name}.jpg": None for name in ("a", "cats/b", "views/c")}
+    files |= {f"labels/{name}.txt": LINE for name in ("a", "cats/b")}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/a.jpg", "images/cats/b.jpg"]
+    assert "1 folder of images beside those read: left out: images/views" in table.notes
+
+
+def test_frames_of_one_name_are_not_taken_for_each_other(put):
+    files = {"images/1.jpg": None, "labels/1.txt": LINE, "train.txt": "x/1.jpg\ny/1.jpg\n"}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/1.jpg", "y/1.jpg"]
+
+
+def test_labels_that_go_with_no_image_are_an_error(put):
+    files = {"images/a.jpg": None, "labels/1.txt": LINE, "labels/2.txt": LINE}
+
+    with pytest.raises(DataError, match=r"not one label file goes with 1 image; .* labels/1\.txt"):
+        read_dataset(put(**files))
+
+
+def test_a_file_of_labels_for_two_images_is_named(put):
+    root = put(**{"a.jpg": None, "a.txt": LINE})
+    shutil.copy(root / "a.jpg", root / "a.jpeg")
+
+    table = read_dataset(root)
+
+    assert "1 file of labels that goes with several images: read for each: a.txt" in table.notes
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_backgrounds_may_come_first(put, empty):
+    files = {f"images/{number:02}.jpg": None for number in range(30)}
+    files |= {f"labels/{number:02}.txt": empty for number in range(29)}
+
+    table = read_dataset(put(**files, **{"labels/29.txt": LINE}))
+
+    assert (table.format, len(table), len(table.boxes)) == ("yolo", 30, 1)
 
 
 @pytest.mark.parametrize(
