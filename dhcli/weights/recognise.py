@@ -49,13 +49,13 @@ def look_at(path: Path) -> str:
     for signature, name in SIGNATURES:
         if head.startswith(signature):
             return name
-    for pattern, name in NAMES:
-        if re.search(pattern, path.name, re.IGNORECASE) and b"data.pkl" not in head:
-            return name
-    if b"data.pkl" in head and any(name.encode() in head for name in ULTRALYTICS):
-        return "a YOLO model of Ultralytics"
+    if b"data.pkl" in head:
+        theirs = any(name.encode() in head for name in ULTRALYTICS)
+        return "a YOLO model of Ultralytics" if theirs else "a PyTorch checkpoint (.pth)"
+    if (named := _look_at_name(path)) is not None:
+        return named
     if head.startswith(b"PK"):
-        return "a PyTorch checkpoint (.pth)" if b"data.pkl" in head else "a zip archive"
+        return "a zip archive"
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "a Python pickle (an old .pth or .pkl), which can run code and is not opened"
     return _look_at_text(head) or _look_at_header(path, head) or "none of the kinds dh knows"
@@ -122,6 +122,10 @@ def load_plain(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler raises almost anything on damaged bytes
         raise ValueError(str(error)) from error
+
+
+def _look_at_name(path: Path) -> str | None:
+    return next((what for ends, what in NAMES if re.search(ends, path.name, re.IGNORECASE)), None)
 
 
 def _look_at_text(head: bytes) -> str | None:
