@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dhcli.config.load import dump_config
 from dhcli.config.schema import Config
+from dhcli.data.tools.statistics import describe_crowd
 from dhcli.errors import ConfigError, DhError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
@@ -194,7 +195,8 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     say(describe_rate(train, trainer.team.size))
     for line in trainer.detector.notes():
         say(line)
-    for line in trainer.loader.lines:
+    limit = trainer.config.model.detect.max_detections
+    for line in filter(None, [describe_crowd(trainer.data.train, limit), *trainer.loader.lines]):
         session.journal.warn(line)
     if train.schedule.warmup > trainer.total // 2:
         session.journal.warn(
