@@ -43,6 +43,10 @@ from dhcli.weights.model_file import ModelFile, save_model
 
 FIRST_NEWS = 3.0
 """Seconds after which the first iteration that ends is told of, with the time that is left."""
+LONG = 4 * 3600.0
+"""Seconds of training on a CPU that are worth a word."""
+LIGHT = ("small", "demo")
+"""Presets that are for a CPU."""
 MOST_SKIPPED = 10
 """Iterations in a row whose loss or gradient is not finite, after which skipping ends."""
 
@@ -310,7 +314,6 @@ class Trainer:
         self.journal.warn(f"{where}: {what}; skipped")
 
     def _tell(self, length: int) -> None:
-        self.told = True
         images_per_second, data_share = self.watch.lap()
         interval = Interval(
             epoch=self.position.epoch + 1,
@@ -325,6 +328,16 @@ class Trainer:
             eta=self.watch.eta(self.total - self.iteration),
         )
         self.journal.interval(interval, self.iteration)
+        if not self.told:
+            self._tell_cost(interval.eta)
+        self.told = True
+
+    def _tell_cost(self, eta: float) -> None:
+        """Where a CPU would take very long, say so at the first iteration, and what is lighter."""
+        if self.device.type != "cpu" or eta < LONG:
+            return
+        light = "" if self.config.name in LIGHT else "; `--preset small` is made for a CPU"
+        self.journal.warn(f"on this CPU the training takes about {eta / 3600:,.0f} hours{light}")
 
     def _rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 0 over the whole training."""

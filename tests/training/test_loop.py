@@ -663,3 +663,19 @@ def test_first_line_comes_within_seconds(
     told = trainer.journal.display.intervals
     assert [interval.iteration for interval in told] == [2, 4, 8, *range(12, 41, 4)]
     assert told[0].eta == 2.0 * 78
+    assert not trainer.journal.display.warnings
+
+
+@pytest.mark.parametrize("name", ["custom", "small"])
+def test_what_a_long_training_on_a_cpu_costs_is_said_at_once(
+    name: str, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    config = make_config(log_every=100).model_copy(update={"name": name})
+    trainer = make_trainer(config, val=False)
+    trainer.watch.now, trainer.watch.begun = lambda: trainer.iteration * 3600.0, 0.0
+
+    trainer.train()
+
+    [warning] = trainer.journal.display.warnings
+    assert warning.startswith("on this CPU the training takes about 11 hours")
+    assert ("--preset small" in warning) == (name == "custom")
