@@ -32,6 +32,7 @@ from dhcli.data.formats.layouts import FilePerImage, Format
 from dhcli.data.formats.locate import missing_sizes
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
 from dhcli.data.formats.yolo_images import (
+    OTHER_KEYS,
     Groups,
     Images,
     Labels,
@@ -326,14 +327,18 @@ def _require_fractions(root: Path, columns: Columns, boxes: NDArray[np.float64])
 def write_yolo(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as images/, labels/ and data.yaml.
 
-    Splits that share no image and cover all are folders; others are lists of images.
+    Splits that share no image and cover all are folders; others are lists of images. data.yaml has
+    no `path`: Ultralytics takes its own folder then, but a relative one from where it is started.
+    Raises DataError for a split that is called as another entry of data.yaml.
     """
+    for split in OTHER_KEYS.intersection(table.splits):
+        raise DataError(f"a split cannot be called `{split}`, as an entry of data.yaml is")
     folders = _folders_of(table)
     placing.place([f"images{folder}" for folder in folders])
     names = writing(placing.names)
     for folder, name, text in zip(folders, names, label_files(table), strict=True):
         placing.write(f"labels{folder}/{stem_of(name)}.txt", text)
-    settings: dict[str, Any] = {"path": "."}
+    settings: dict[str, Any] = {}
     as_folders = any(folders)
     for split, images in table.splits.items():
         settings[split] = f"images/{split}" if as_folders else f"{split}.txt"

@@ -33,7 +33,7 @@ from dhcli.data.io.files import (
 from dhcli.errors import DataError
 from dhcli.words import named
 
-_OTHER_KEYS = frozenset(("path", "names", "nc", "download", "kpt_shape", "flip_idx"))
+OTHER_KEYS = frozenset(("path", "names", "nc", "download", "kpt_shape", "flip_idx"))
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets")
 _NOT_LABELS = frozenset(
     (
@@ -88,7 +88,7 @@ def _add_settings(lists: _Lists, settings: Mapping[str, Any], images: Images) ->
     """Add what the settings name; of places that are not there a note is left."""
     base = confine(str(settings.get("path") or "."))
     for key, places in settings.items():
-        if key in _OTHER_KEYS or not isinstance(places, str | list):
+        if key in OTHER_KEYS or not isinstance(places, str | list):
             continue
         for place in [places] if isinstance(places, str) else places:
             if not isinstance(place, str) or not place:

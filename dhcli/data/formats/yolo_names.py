@@ -83,7 +83,8 @@ def _of_settings(root: Path, settings: Settings) -> Iterator[_Source]:
     elif isinstance(told, dict):
         source = _Source(settings.name, _names_of_map(told, root / settings.name))
     elif isinstance(told, list):
-        source = _Source(settings.name, _numbered(map(str, told)))
+        names = {n: str(name) for n, name in enumerate(told) if str(name).strip()}
+        source = _Source(settings.name, names)
     else:
         return
     if source.names:
@@ -120,18 +121,18 @@ def _numbered(lines: Iterable[str]) -> Names:
 
 def _names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
     try:
-        numbers = {int(number): str(name).strip() for number, name in names.items()}
+        numbers = {int(number): str(name) for number, name in names.items()}
     except ValueError:
         raise DataError("`names` maps something that is no number", where=where) from None
     if min(numbers, default=0) < 0 or max(numbers, default=-1) >= 2 * len(numbers) + 1000:
         raise DataError("`names` has a class number out of range", where=where)
-    return {number: name for number, name in sorted(numbers.items()) if name}
+    return {number: name for number, name in sorted(numbers.items()) if name.strip()}
 
 
 def _compare(root: Path, one: _Source, other: _Source) -> None:
     """Raise DataError where two files name a class differently, or one alone names it."""
     for number in sorted({*one.names, *other.names}):
-        named = [each.names.get(number) for each in (one, other)]
+        named = [each.names.get(number, "").strip() for each in (one, other)]
         if named[0] != named[1]:
             says = [f"`{name}`" if name else "no class" for name in named]
             raise DataError(
