@@ -37,6 +37,7 @@ from dhcli.data.formats.yolo_images import (
     Images,
     Labels,
     find_images,
+    first_labels,
     folders_beside,
     has_labels,
     image_folders,
@@ -78,6 +79,8 @@ HOLDS = Holds(
     fractions=True,
 )
 
+_SLACK = 0.01
+"""What boxes may reach over the edge, in fractions, and be none too many."""
 _POLYGON = "polygon: read as the box around it"
 _BEYOND = 2
 """A fraction of an image that no polygon around an object reaches: something else is meant."""
@@ -139,7 +142,7 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
 def _tell_left_out(root: Path, columns: Columns, labels: Labels) -> None:
     """Name what is not read beside what is. Raises DataError where that is every label file."""
     read, folders = set(columns.files), {file.rpartition("/")[0] for file in columns.files}
-    folders |= image_folders(root).keys()
+    folders |= image_folders(root).keys() | ({""} if has_labels(root) else set())
     beside = (join_path(f, name) for f in sorted(folders) for name in list_images(root / f))
     others = [file for file in beside if file not in read]
     of_others = [name for file in others if (name := labels.of_image(file))]
@@ -148,13 +151,30 @@ def _tell_left_out(root: Path, columns: Columns, labels: Labels) -> None:
     left_out["image that no split names: left out"] += others
     left_out["folder of images beside those read: left out"] += folders_beside(root, folders)
     left_out["file of labels without image: left out"] += unused
+    left_out["folder of another name taken for that of labels"] += _unusual(columns)
     used = Counter(filter(None, columns.annotations))
     shared = "file of labels that goes with several images: read for each"
     left_out[shared] += [name for name, count in used.items() if count > 1]
-    if unused and not columns.labels:
+    if not columns.labels and not columns.remarks:
+        strays = unused or [f"some in `{f}`" for f in [first_labels(root)] if f]
+        _require_labels(root, columns, strays)
+
+
+def _unusual(columns: Columns) -> list[str]:
+    """The folders of label files that are not called so, and where no images lie."""
+    images, labels = (
+        {file.rpartition("/")[0] for file in files}
+        for files in (columns.files, filter(None, columns.annotations))
+    )
+    return sorted(f for f in labels - images if "labels" not in f.lower().split("/"))
+
+
+def _require_labels(root: Path, columns: Columns, strays: Sequence[str]) -> None:
+    """Raise DataError where there are label files, and not one goes with an image."""
+    if strays:
         what = f"not one label file goes with {counted(len(columns.files), 'image')}"
         hint = "label files are called as their images, with .txt, in `labels` or beside them"
-        raise DataError(f"{what}; there are {', '.join(unused[:3])}", where=root, hint=hint)
+        raise DataError(f"{what}; there are {', '.join(strays[:3])}", where=root, hint=hint)
 
 
 def _parts(root: Path) -> list[_Part]:
@@ -220,6 +240,8 @@ def _read_carefully(data: bytes, path: Path, columns: Columns, keypoints: int) -
         columns.add_box(label, box, 0, line)
         if score is not None:
             columns.scores.append(score)
+        if len(values) == 5 and score is None:
+            columns.counts["box with a number behind it that is no score: left out"] += 1
         if len(values) > 5:
             what = "box with keypoints, which are left out" if keypoints else _POLYGON
             columns.counts[what] += 1
@@ -233,7 +255,8 @@ def _box_of(values: list[float], keypoints: int, where: str) -> tuple[list[float
     """
     count = len(values)
     if count - keypoints in (4, 5) or count in (4, 5):
-        return values[:4], values[-1] if count in (5, 5 + keypoints) else None
+        scored = count in (5, 5 + keypoints) and not values[-1] > 1  # a track, perhaps
+        return values[:4], values[-1] if scored else None
     if keypoints:
         what = f"expected 5 columns, or {5 + keypoints} with the keypoints that `kpt_shape` tells"
         raise DataError(f"{what}; found {count + 1}", where=where)
@@ -274,6 +297,8 @@ def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> Detec
     classes, labels = _classes_of(columns, names)
     told = np.array(columns.boxes, np.float64).reshape(-1, 4)
     _require_fractions(root, columns, told)
+    if _may_be_corners(told):
+        columns.notes.append("boxes reach over the edge, and would not if they were corners")
     sizes = columns.sizes()
     columns.notes += missing_sizes(sizes, columns.image_of_box(), root)
     centre, extent = np.hsplit(told, 2)
@@ -287,6 +312,14 @@ def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> Detec
         if split
     }
     return columns.table(classes, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
+
+
+def _may_be_corners(boxes: NDArray[np.float64]) -> bool:
+    """Whether most `boxes` (M, 4), centre and size, reach over the edge, and no x1, y1, x2, y2."""
+    first, last = boxes[:, :2], boxes[:, 2:]
+    over = (first - last / 2 < -_SLACK) | (first + last / 2 > 1 + _SLACK)
+    within = (first >= 0) & (first < last) & (last <= 1)
+    return 2 * int(np.sum(over.any(axis=1))) > len(boxes) and bool(within.all())
 
 
 def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.int32]]:
@@ -306,6 +339,8 @@ def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.i
     listed = counted(len(names), "name")
     columns.counts[f"box of a class number beyond the {listed}"] += int(np.sum(beyond))
     columns.counts["box of a class number that has no name"] += int(np.sum(strange & ~beyond))
+    if beyond.any() and told.min() == 1 and told.max() == len(names) > 1:
+        columns.notes.append("no box has the class number 0: if they count from 1, they are wrong")
     return [names[number] for number in known.tolist()], labels
 
 
