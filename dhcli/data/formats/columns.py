@@ -264,20 +264,7 @@ class Columns:
         """
         if self._first_error is not None and not len(self.labels):
             raise self._first_error
-        labels = _numpy(self.labels, np.int32)
-        if self._classes:
-            number = {name: index for index, name in enumerate(classes)}
-            lookup = np.array([*(number[name] for name in self._classes), ANY_CLASS], np.int32)
-            labels = lookup[labels]
-        scored = len(self.scores) == len(labels) > 0
-        lines = _numpy(self.lines, np.int32)
-        of_boxes: dict[str, Any] = {
-            "boxes": _numpy(self.boxes, np.float64).reshape(-1, 4),
-            "labels": labels,
-            "flags": _numpy(self.flags, np.uint8),
-            "scores": _numpy(self.scores, np.float64) if scored else None,
-            "extras": {"line": lines} if lines.any() or not len(lines) else {},
-        }
+        of_boxes = self._of_boxes(classes)
         of_boxes["extras"] |= columns.pop("extras", {})
         of_boxes |= {name: columns.pop(name) for name in list(columns) if name in of_boxes}
         images = self.image_of_box()
@@ -305,6 +292,23 @@ class Columns:
             **columns,
         )
         return table.keep_images(~np.isin(np.arange(len(table)), lost)) if lost else table
+
+    def _of_boxes(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The columns of boxes by their names, their labels in the order of `classes`."""
+        labels = _numpy(self.labels, np.int32)
+        if self._classes:
+            number = {name: index for index, name in enumerate(classes)}
+            lookup = np.array([*(number[name] for name in self._classes), ANY_CLASS], np.int32)
+            labels = lookup[labels]
+        scored = len(self.scores) == len(labels) > 0
+        lines = _numpy(self.lines, np.int32)
+        return {
+            "boxes": _numpy(self.boxes, np.float64).reshape(-1, 4),
+            "labels": labels,
+            "flags": _numpy(self.flags, np.uint8),
+            "scores": _numpy(self.scores, np.float64) if scored else None,
+            "extras": {"line": lines} if lines.any() or not len(lines) else {},
+        }
 
 
 def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any]:

@@ -385,11 +385,11 @@ def test_share_that_is_gone_for_a_moment_costs_nothing(
     whole = fingerprint(train_loader(table).epoch(0))
     failed = set()
 
-    def flaky(path: Path, *, upright: bool) -> Any:
+    def flaky(path: Path, **settings: Any) -> Any:
         if len(failed) < 20 and (path, len(failed) % 2) not in failed:
             failed.add((path, len(failed) % 2))
             raise DataError("cannot be read: Stale file handle", where=path)
-        return read_image(path, upright=upright)
+        return read_image(path, **settings)
 
     monkeypatch.setattr("dhcli.data.loading.loader.read_image", flaky)
 
