@@ -80,11 +80,9 @@ def _of_settings(root: Path, settings: Settings) -> Iterator[_Source]:
     told = settings.told.get("names")
     if isinstance(told, str) and (file := find_image(root, told)):
         source = _of_file(root, file)
-    elif isinstance(told, dict):
-        source = _Source(settings.name, _names_of_map(told, root / settings.name))
-    elif isinstance(told, list):
-        names = {n: str(name) for n, name in enumerate(told) if str(name).strip()}
-        source = _Source(settings.name, names)
+    elif isinstance(told, dict | list):
+        pairs = told if isinstance(told, dict) else dict(enumerate(told))
+        source = _Source(settings.name, _names_of_map(pairs, root / settings.name))
     else:
         return
     if source.names:
@@ -120,8 +118,10 @@ def _numbered(lines: Iterable[str]) -> Names:
 
 
 def _names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
+    if not all(isinstance(name, str) for name in names.values()):  # a list of lists unfolds
+        raise DataError("`names` has something that is no name", where=where)
     try:
-        numbers = {int(number): str(name) for number, name in names.items()}
+        numbers = {int(number): name for number, name in names.items()}
     except ValueError:
         raise DataError("`names` maps something that is no number", where=where) from None
     if min(numbers, default=0) < 0 or max(numbers, default=-1) >= 2 * len(numbers) + 1000:

@@ -614,6 +614,8 @@ def test_lines_that_json_alone_could_read_are_refused(put, unreadable, text):
     [
         ("names: [a, b\n", "is not YAML"),
         ("names: [a, a]\n", "two classes are called `a`"),
+        ("a: &a [x, x]\nnames: [*a]\n", "has something that is no name"),
+        ("names: {0: [x]}\n", "has something that is no name"),
         ("names: {x: a}\n", "maps something that is no number"),
         ("names: {9999999999: a}\n", "out of range"),
     ],
