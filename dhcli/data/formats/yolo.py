@@ -4,11 +4,18 @@ Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygo
 told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it
 an even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error.
 
-A missing label file is an image without objects. Labels lie in `labels/` where the images lie in
-`images/`, or beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map)
-and splits (folders or lists, within the dataset), and so does darknet's `obj.data`; without them
-`classes.txt`, `obj.names` or `*.names` names the classes, and folders called train, val or test are
-the splits.
+A missing label file is an image without objects; files that go with no image, and images and
+folders beside those read, are named, and not one label file with an image is an error. Labels lie
+in `labels/` where the images lie in `images/`, or beside `JPEGImages`, or with the images, or in a
+folder of any name.
+
+`data.yaml` names classes (a list or a map) and splits (folders or lists, within the dataset), and
+so does darknet's `obj.data`. Without them lists called as splits (`train.txt`,
+`ImageSets/Main/val.txt`) tell the splits, else folders called so. Of a path in a list the longest
+end counts that is there, for images and labels, else an image of the same stem. Names of classes
+are looked for in `classes.txt`, `obj.names`, `_darknet.labels`, `labels.txt`, `names.txt` and Label
+Studio's `notes.json`, in the root and beside images and labels, else in another `*.names`; all that
+are there, and `nc`, must agree. A number that no file names is no class.
 
 Classes: in the file's order. Regions to ignore and marks (difficult, truncated, occluded) have no
 place in the format.
@@ -18,9 +25,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,17 +39,20 @@ from dhcli.data.formats.layouts import FilePerImage, Format
 from dhcli.data.formats.locate import missing_sizes
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
 from dhcli.data.formats.yolo_images import (
+    OTHER_KEYS,
     Groups,
     Images,
     Labels,
     find_images,
+    first_labels,
     folders_beside,
     has_labels,
     image_folders,
     is_label,
     label_folder,
 )
-from dhcli.data.formats.yolo_names import MOST_CLASSES, Names, class_names
+from dhcli.data.formats.yolo_names import Names, class_names
+from dhcli.data.formats.yolo_rows import BEYOND, read_labels
 from dhcli.data.formats.yolo_settings import (
     SETTINGS,
     Settings,
@@ -54,16 +64,13 @@ from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
-    decode,
     find_folders,
     join_path,
     list_images,
-    read_bytes,
     split_name,
     stem_of,
 )
 from dhcli.data.io.progress import track
-from dhcli.data.io.text_rows import numbers_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
@@ -77,14 +84,9 @@ HOLDS = Holds(
     fractions=True,
 )
 
-_POLYGON = "polygon: read as the box around it"
-_BEYOND = 2
-"""A fraction of an image that no polygon around an object reaches: something else is meant."""
+_SLACK = 0.01
+"""What boxes may reach over the edge, in fractions, and be none too many."""
 
-_Class = Annotated[int, msgspec.Meta(ge=0, lt=MOST_CLASSES)]
-_PLAIN = msgspec.json.Decoder(list[tuple[_Class, float, float, float, float]])
-_TO_JSON = bytes.maketrans(b" \t,[]\r", b",,xxxx")
-"""Makes JSON of a plain label file, and no JSON of one that has commas or brackets itself."""
 _FROM_JSON = bytes.maketrans(b",", b" ")
 _ENCODER = msgspec.json.Encoder()
 _BLOCK = 1024
@@ -126,7 +128,7 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
         label_file = labels.of_image(file)
         columns.add_image(file, annotation=label_file or "")
         if label_file is not None:
-            _read_labels(f"{root}/{label_file}", columns, keypoints)
+            read_labels(f"{root}/{label_file}", columns, keypoints)
     columns.left_out["file of settings beside that read: left out"] += part.settings.beside
     if part.is_whole:
         _tell_left_out(root, columns, labels)
@@ -138,7 +140,7 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
 def _tell_left_out(root: Path, columns: Columns, labels: Labels) -> None:
     """Name what is not read beside what is. Raises DataError where that is every label file."""
     read, folders = set(columns.files), {file.rpartition("/")[0] for file in columns.files}
-    folders |= image_folders(root).keys()
+    folders |= image_folders(root).keys() | ({""} if has_labels(root) else set())
     beside = (join_path(f, name) for f in sorted(folders) for name in list_images(root / f))
     others = [file for file in beside if file not in read]
     of_others = [name for file in others if (name := labels.of_image(file))]
@@ -147,13 +149,30 @@ def _tell_left_out(root: Path, columns: Columns, labels: Labels) -> None:
     left_out["image that no split names: left out"] += others
     left_out["folder of images beside those read: left out"] += folders_beside(root, folders)
     left_out["file of labels without image: left out"] += unused
+    left_out["folder of another name taken for that of labels"] += _unusual(columns)
     used = Counter(filter(None, columns.annotations))
     shared = "file of labels that goes with several images: read for each"
     left_out[shared] += [name for name, count in used.items() if count > 1]
-    if unused and not columns.labels:
+    if not columns.labels and not columns.remarks:
+        strays = unused or [f"some in `{f}`" for f in [first_labels(root)] if f]
+        _require_labels(root, columns, strays)
+
+
+def _unusual(columns: Columns) -> list[str]:
+    """The folders of label files that are not called so, and where no images lie."""
+    images, labels = (
+        {file.rpartition("/")[0] for file in files}
+        for files in (columns.files, filter(None, columns.annotations))
+    )
+    return sorted(f for f in labels - images if "labels" not in f.lower().split("/"))
+
+
+def _require_labels(root: Path, columns: Columns, strays: Sequence[str]) -> None:
+    """Raise DataError where there are label files, and not one goes with an image."""
+    if strays:
         what = f"not one label file goes with {counted(len(columns.files), 'image')}"
         hint = "label files are called as their images, with .txt, in `labels` or beside them"
-        raise DataError(f"{what}; there are {', '.join(unused[:3])}", where=root, hint=hint)
+        raise DataError(f"{what}; there are {', '.join(strays[:3])}", where=root, hint=hint)
 
 
 def _parts(root: Path) -> list[_Part]:
@@ -175,104 +194,12 @@ def _around(path: Path) -> tuple[Path, list[_Part]]:
     raise DataError("has no image of the same name beside it", where=path)
 
 
-def _read_labels(path: str, columns: Columns, keypoints: int) -> None:
-    """Add the boxes of one label file: centre, width and height, in fractions.
-
-    `keypoints` is how many numbers of a line are these.
-    """
-    data = read_bytes(path)
-    rows = _plain_rows(data)
-    if rows is None:
-        return _read_carefully(data, Path(path), columns, keypoints)
-    boxes = list(chain.from_iterable(rows))
-    del boxes[::5]
-    columns.add_boxes([row[0] for row in rows], boxes, range(1, len(rows) + 1))
-    return None
-
-
-def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | None:
-    """The lines of a label file that has five columns throughout; None for any other.
-
-    Read as JSON, which takes a seventh of Python's time for numbers.
-    """
-    text = data.replace(b"\r\n", b"\n").rstrip()
-    if not text:
-        return []
-    try:
-        return _PLAIN.decode(b"[[%b]]" % text.translate(_TO_JSON).replace(b"\n", b"],["))
-    except msgspec.DecodeError:
-        return None
-
-
-def _read_carefully(data: bytes, path: Path, columns: Columns, keypoints: int) -> None:
-    """Add the boxes of one label file, line by line."""
-    for line, row in enumerate(decode(data).splitlines(), 1):
-        if not row.strip():
-            continue
-        where = f"{path}:{line}"
-        try:
-            label, values = _numbers(row, where)
-            box, score = _box_of(values, keypoints, where)
-        except DataError as error:
-            columns.refuse(error, len(columns.files) - 1)
-            continue
-        columns.add_box(label, box, 0, line)
-        if score is not None:
-            columns.scores.append(score)
-        if len(values) > 5:
-            what = "box with keypoints, which are left out" if keypoints else _POLYGON
-            columns.counts[what] += 1
-
-
-def _box_of(values: list[float], keypoints: int, where: str) -> tuple[list[float], float | None]:
-    """The box of a line's numbers behind the class, and its score, None where it has none.
-
-    The box is centre, width and height; behind it may be `keypoints` numbers; and, last, a score.
-    Without keypoints an even count of 6 or more is a polygon. Raises DataError for other counts.
-    """
-    count = len(values)
-    if count - keypoints in (4, 5) or count in (4, 5):
-        return values[:4], values[-1] if count in (5, 5 + keypoints) else None
-    if keypoints:
-        what = f"expected 5 columns, or {5 + keypoints} with the keypoints that `kpt_shape` tells"
-        raise DataError(f"{what}; found {count + 1}", where=where)
-    if count < 6 or count % 2:
-        what = f"expected 5 columns, 6 with a score, or a polygon; found {count + 1}"
-        raise DataError(what, where=where, hint=_keypoints_hint(count) if count > 5 else None)
-    if max(values) >= _BEYOND > max(values[:4]):
-        what = f"is no polygon: of {count + 1} columns one says {max(values):g}, beyond the image"
-        raise DataError(what, where=where, hint=_keypoints_hint(count))
-    return _hull(values[::2], values[1::2]), None
-
-
-def _keypoints_hint(count: int) -> str:
-    shape = f"[{(count - 4) // 3}, 3]" if (count - 4) % 3 == 0 else "[K, D]"
-    return f"columns of keypoints behind the box are told by `kpt_shape: {shape}` in data.yaml"
-
-
-def _hull(xs: list[float], ys: list[float]) -> list[float]:
-    """Centre, width and height of the box around points."""
-    x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
-    return [x1 / 2 + x2 / 2, y1 / 2 + y2 / 2, x2 - x1, y2 - y1]
-
-
-def _numbers(row: str, where: str) -> tuple[int, list[float]]:
-    """Class and further numbers of a row. Raises DataError."""
-    fields = row.split()
-    try:
-        label, *values = map(float, fields)
-    except ValueError:
-        label, *values = numbers_of(fields, where)  # with decimal commas, perhaps
-    if not (label.is_integer() and 0 <= label < MOST_CLASSES):
-        what = f"expected a class number first, found `{fields[0][:40]}`"
-        raise DataError(what, where=where, hint="classes count from 0")
-    return int(label), values
-
-
 def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> DetectionTable:
     classes, labels = _classes_of(columns, names)
     told = np.array(columns.boxes, np.float64).reshape(-1, 4)
     _require_fractions(root, columns, told)
+    if _may_be_corners(told):
+        columns.notes.append("boxes reach over the edge, and would not if they were corners")
     sizes = columns.sizes()
     columns.notes += missing_sizes(sizes, columns.image_of_box(), root)
     centre, extent = np.hsplit(told, 2)
@@ -286,6 +213,14 @@ def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> Detec
         if split
     }
     return columns.table(classes, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
+
+
+def _may_be_corners(boxes: NDArray[np.float64]) -> bool:
+    """Whether most `boxes` (M, 4), centre and size, reach over the edge, and no x1, y1, x2, y2."""
+    first, last = boxes[:, :2], boxes[:, 2:]
+    over = (first - last / 2 < -_SLACK) | (first + last / 2 > 1 + _SLACK)
+    within = (first >= 0) & (first < last) & (last <= 1)
+    return 2 * int(np.sum(over.any(axis=1))) > len(boxes) and bool(within.all())
 
 
 def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.int32]]:
@@ -305,12 +240,14 @@ def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.i
     listed = counted(len(names), "name")
     columns.counts[f"box of a class number beyond the {listed}"] += int(np.sum(beyond))
     columns.counts["box of a class number that has no name"] += int(np.sum(strange & ~beyond))
+    if beyond.any() and told.min() == 1 and told.max() == len(names) > 1:
+        columns.notes.append("no box has the class number 0: if they count from 1, they are wrong")
     return [names[number] for number in known.tolist()], labels
 
 
 def _require_fractions(root: Path, columns: Columns, boxes: NDArray[np.float64]) -> None:
     """Raise DataError where most `boxes` (M, 4), centre, width and height, are no fractions."""
-    beyond = np.asarray(boxes.max(axis=1, initial=-np.inf) >= _BEYOND)
+    beyond = np.asarray(boxes.max(axis=1, initial=-np.inf) >= BEYOND)
     if 2 * np.sum(beyond) <= len(boxes):
         return
     row = int(np.argmax(beyond))
@@ -326,14 +263,18 @@ def _require_fractions(root: Path, columns: Columns, boxes: NDArray[np.float64])
 def write_yolo(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as images/, labels/ and data.yaml.
 
-    Splits that share no image and cover all are folders; others are lists of images.
+    Splits that share no image and cover all are folders; others are lists of images. data.yaml has
+    no `path`: Ultralytics takes its own folder then, but a relative one from where it is started.
+    Raises DataError for a split that is called as another entry of data.yaml.
     """
+    for split in OTHER_KEYS.intersection(table.splits):
+        raise DataError(f"a split cannot be called `{split}`, as an entry of data.yaml is")
     folders = _folders_of(table)
     placing.place([f"images{folder}" for folder in folders])
     names = writing(placing.names)
     for folder, name, text in zip(folders, names, label_files(table), strict=True):
         placing.write(f"labels{folder}/{stem_of(name)}.txt", text)
-    settings: dict[str, Any] = {"path": "."}
+    settings: dict[str, Any] = {}
     as_folders = any(folders)
     for split, images in table.splits.items():
         settings[split] = f"images/{split}" if as_folders else f"{split}.txt"

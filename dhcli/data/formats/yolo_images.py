@@ -33,8 +33,8 @@ from dhcli.data.io.files import (
 from dhcli.errors import DataError
 from dhcli.words import named
 
-_OTHER_KEYS = frozenset(("path", "names", "nc", "download", "kpt_shape", "flip_idx"))
-_LIST_FOLDERS = ("ImageSets/Main", "ImageSets")
+OTHER_KEYS = frozenset(("path", "names", "nc", "download", "kpt_shape", "flip_idx"))
+_LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", "data", "images")
 _NOT_LABELS = frozenset(
     (
         *("classes.txt", "names.txt", "labels.txt", "readme.txt", "requirements.txt"),
@@ -42,7 +42,8 @@ _NOT_LABELS = frozenset(
     )
 )
 _LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
-_LOOK_AT = 20
+_LOOK_AT, _LINES = 20, 5
+"""How many label files, and lines of them, are looked at."""
 _DEEPEST = 4
 
 Groups = dict[str, list[str]]
@@ -88,7 +89,7 @@ def _add_settings(lists: _Lists, settings: Mapping[str, Any], images: Images) ->
     """Add what the settings name; of places that are not there a note is left."""
     base = confine(str(settings.get("path") or "."))
     for key, places in settings.items():
-        if key in _OTHER_KEYS or not isinstance(places, str | list):
+        if key in OTHER_KEYS or not isinstance(places, str | list):
             continue
         for place in [places] if isinstance(places, str) else places:
             if not isinstance(place, str) or not place:
@@ -269,7 +270,7 @@ def _with_images(root: Path, folder: str, depth: int = _DEEPEST) -> Iterator[str
     for name in list_folders(root / folder) if depth and folder != "." else ():
         if name.lower() not in ("images", "labels"):
             below = _with_images(root, f"{folder}/{name}", depth - 1)
-            yield from (each for each in below if has_labels(root / label_folder(root, each)))
+            yield from (e for e in below if _is_labelled(root, e, label_folder(root, e)))
 
 
 def has_images(folder: Path) -> bool:
@@ -332,13 +333,44 @@ def _above(path: str) -> str:
 
 
 def label_folder(root: Path, images: str) -> str:
-    """Where the label files of a folder of images lie: the first usual place that has some."""
+    """Where the label files of a folder of images lie.
+
+    The first usual place that has some; of images in the root, or in one folder for all, else a
+    folder of any name that has one of an image there.
+    """
     head, found, tail = f"/{images.lower()}/".rpartition("/images/")
     options = [f"{head}/labels/{tail}"] if found else []
     parent, _, last = images.rpartition("/")
     options += [f"labels/{last}", join_path(parent, "labels")]
-    there = [*find_folders(root, options), images]
-    return next((folder for folder in there if label_names(root / folder)), there[0])
+    options += [f"{head}/labels"] if found else []
+    usual = [*find_folders(root, (*options, "labels")), images]
+    there = next((folder for folder in usual if label_names(root / folder)), None)
+    return there or _labels_beside(root, images) or usual[0]
+
+
+def _labels_beside(root: Path, images: str) -> str | None:
+    """A folder in the root, without images, that has a label file of an image in `images` there."""
+    if "/" in images or split_name(images):
+        return None
+    others = (name for name in list_folders(root) if not has_images(root / name))
+    return next((name for name in others if _is_labelled(root, images, name)), None)
+
+
+def _is_labelled(root: Path, images: str, labels: str) -> bool:
+    """Whether the folder `labels` has label files, and one of an image in `images`."""
+    stems = set(map(stem_of, list_images(root / images)))
+    alike = any(stem_of(name) in stems for name in label_names(root / labels))
+    return alike and has_labels(root / labels)
+
+
+def first_labels(root: Path) -> str | None:
+    """The first folder below `root`, four deep at most, that has label files."""
+    folders = [""]
+    for _ in range(_DEEPEST):
+        if found := next((each for each in folders if has_labels(root / each)), None):
+            return found
+        folders = [join_path(each, name) for each in folders for name in list_folders(root / each)]
+    return None
 
 
 def label_names(folder: Path) -> Sequence[str]:
@@ -367,8 +399,8 @@ def is_label(path: Path) -> bool:
 
 
 def _begins_as_label(head: str) -> bool:
-    lines = (line.strip() for line in head.splitlines())
-    return is_label_line(next(filter(None, lines), ""))
+    lines = filter(None, (line.strip() for line in head.splitlines()))
+    return any(map(is_label_line, islice(lines, _LINES)))
 
 
 def is_label_line(line: str) -> bool:

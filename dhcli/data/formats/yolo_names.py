@@ -80,10 +80,9 @@ def _of_settings(root: Path, settings: Settings) -> Iterator[_Source]:
     told = settings.told.get("names")
     if isinstance(told, str) and (file := find_image(root, told)):
         source = _of_file(root, file)
-    elif isinstance(told, dict):
-        source = _Source(settings.name, _names_of_map(told, root / settings.name))
-    elif isinstance(told, list):
-        source = _Source(settings.name, _numbered(map(str, told)))
+    elif isinstance(told, dict | list):
+        pairs = told if isinstance(told, dict) else dict(enumerate(told))
+        source = _Source(settings.name, _names_of_map(pairs, root / settings.name))
     else:
         return
     if source.names:
@@ -119,19 +118,21 @@ def _numbered(lines: Iterable[str]) -> Names:
 
 
 def _names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
+    if not all(isinstance(name, str) for name in names.values()):  # a list of lists unfolds
+        raise DataError("`names` has something that is no name", where=where)
     try:
-        numbers = {int(number): str(name).strip() for number, name in names.items()}
+        numbers = {int(number): name for number, name in names.items()}
     except ValueError:
         raise DataError("`names` maps something that is no number", where=where) from None
     if min(numbers, default=0) < 0 or max(numbers, default=-1) >= 2 * len(numbers) + 1000:
         raise DataError("`names` has a class number out of range", where=where)
-    return {number: name for number, name in sorted(numbers.items()) if name}
+    return {number: name for number, name in sorted(numbers.items()) if name.strip()}
 
 
 def _compare(root: Path, one: _Source, other: _Source) -> None:
     """Raise DataError where two files name a class differently, or one alone names it."""
     for number in sorted({*one.names, *other.names}):
-        named = [each.names.get(number) for each in (one, other)]
+        named = [each.names.get(number, "").strip() for each in (one, other)]
         if named[0] != named[1]:
             says = [f"`{name}`" if name else "no class" for name in named]
             raise DataError(

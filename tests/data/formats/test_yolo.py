@@ -40,6 +40,7 @@ LAYOUTS = {
     "splits above images": ["valid/images/a.jpg", "valid/labels/a.txt", {"val": [0]}],
     "splits alone": ["train/a.jpg", "train/a.txt", {"train": [0]}],
     "folders in capitals": ["Images/Train/a.jpg", "Labels/Train/A.TXT", {"train": [0]}],
+    "labels of all splits in one folder": ["images/val/a.jpg", "labels/a.txt", {"val": [0]}],
     "splits of labels only": ["train/a.jpg", "labels/train/a.txt", {"train": [0]}],
 }
 
@@ -440,6 +441,78 @@ def test_frames_of_one_name_are_not_taken_for_each_other(put):
     assert list(table.files) == ["images/1.jpg", "y/1.jpg"]
 
 
+@pytest.mark.parametrize("image", ["images/a.jpg", "a.jpg"])
+def test_a_folder_of_labels_may_have_another_name(put, image):
+    files = {image: None, "annotations/a.txt": LINE, "annotations/classes.txt": "cat\ndog\n"}
+
+    table = read_dataset(put(**files))
+
+    assert (table.boxes.tolist(), table.classes) == ([BOX], ("cat", "dog"))
+    assert table.notes == ("1 folder of another name taken for that of labels: annotations",)
+
+
+def test_labels_of_another_folder_of_images_are_not_taken(put):
+    files = {"train/a.jpg": None, "train/a.txt": LINE, "test/a.jpg": None}
+
+    table = read_dataset(put(**files))
+
+    assert np.diff(table.offsets).tolist() == [0, 1]
+
+
+def test_labels_that_lie_where_no_image_does_are_an_error(put):
+    files = {"images/a.jpg": None, "labels/day/1.txt": LINE}
+
+    with pytest.raises(DataError, match=r"goes with 1 image; there are some in `labels/day`"):
+        read_dataset(put(**files), format="yolo")
+
+
+def test_images_beside_folders_of_splits_are_named(put):
+    table = read_dataset(
+        put(**{"a.jpg": None, "a.txt": LINE, "train/b.jpg": None, "train/b.txt": LINE})
+    )
+
+    assert "1 image that no split names: left out: a.jpg" in table.notes
+
+
+def test_a_label_file_may_begin_with_a_bad_line(put):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"# cat, dog\n{LINE}"}))
+
+    assert (len(table.boxes), len(table.remarks)) == (1, 1)
+
+
+@pytest.mark.parametrize("place", ["splits", "data", "images"])
+def test_lists_may_lie_in_a_folder(put, place):
+    files = {f"images/{name}.jpg": None for name in "ab"} | {"labels/a.txt": LINE}
+
+    table = read_dataset(
+        put(**files, **{f"{place}/train.txt": "a.jpg\n", f"{place}/val.txt": "b\n"})
+    )
+
+    assert {name: split.tolist() for name, split in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+
+
+def test_a_number_above_1_behind_a_box_is_no_score(put):
+    root = put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 7\n{LINE[:-1]} 1\n"})
+
+    table = read_dataset(root, predictions=True)
+
+    assert table.scores is None
+    assert "1 box with a number behind it that is no score: left out" in table.notes
+
+
+def test_numbers_from_1_and_corners_are_noticed(put):
+    lines = "1 0.1 0.1 0.9 0.9\n2 0.2 0.1 0.8 0.9\n"
+    files = {"images/a.jpg": None, "labels/a.txt": lines, "classes.txt": "cat\ndog\n"}
+
+    notes = read_dataset(put(**files)).notes
+
+    assert "no box has the class number 0: if they count from 1, they are wrong" in notes
+    assert "boxes reach over the edge, and would not if they were corners" in notes
+
+
 def test_labels_that_go_with_no_image_are_an_error(put):
     files = {"images/a.jpg": None, "labels/1.txt": LINE, "labels/2.txt": LINE}
 
@@ -541,6 +614,8 @@ def test_lines_that_json_alone_could_read_are_refused(put, unreadable, text):
     [
         ("names: [a, b\n", "is not YAML"),
         ("names: [a, a]\n", "two classes are called `a`"),
+        ("a: &a [x, x]\nnames: [*a]\n", "has something that is no name"),
+        ("names: {0: [x]}\n", "has something that is no name"),
         ("names: {x: a}\n", "maps something that is no number"),
         ("names: {9999999999: a}\n", "out of range"),
     ],
