@@ -459,6 +459,20 @@ def test_labels_of_another_folder_of_images_are_not_taken(put):
     assert np.diff(table.offsets).tolist() == [0, 1]
 
 
+def test_labels_of_images_in_a_folder_beside_are_not_taken(put):
+    files = {"images/a.jpg": None, "other/a.jpg": None, "other/a.txt": LINE}
+
+    with pytest.raises(DataError, match="goes with 1 image; there are some in `other`"):
+        read_dataset(put(**files), format="yolo")
+
+
+def test_a_label_file_may_have_the_whole_name_of_its_image(put):
+    root = put(**{"images/a.jpg": None, "labels/a.jpg.txt": LINE, "labels/a.png.txt": LINE * 2})
+    shutil.copy(root / "images/a.jpg", root / "images/a.png")
+
+    assert np.diff(read_dataset(root).offsets).tolist() == [1, 2]
+
+
 def test_labels_that_lie_where_no_image_does_are_an_error(put):
     files = {"images/a.jpg": None, "labels/day/1.txt": LINE}
 
