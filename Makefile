@@ -20,7 +20,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
 	touch $@
 
 demo: setup
-	$(BIN)/dh demo --out demo
+	$(BIN)/dh demo --out demo --overwrite
 
 # One thread: tests are small, and two wait for each other where the cores are shared
 test slow: export OMP_NUM_THREADS := 1

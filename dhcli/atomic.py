@@ -1,17 +1,43 @@
-"""Writing files so that a reader sees the old one or the new one, never half of one."""
+"""Writing files and folders so that a reader sees the old one or the new one, never half of one.
+
+What is being written lies beside its place as `.NAME.XXXXXXXX.part`, locked. Parts without a lock
+are what a killed process left: they go when something is next written into their folder.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from errno import EACCES
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from dhcli.errors import DhError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; nothing is cleaned up there
+    fcntl = None  # type: ignore[assignment]
+
+_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+
+
+class _WholeFile(io.BufferedWriter):
+    """A file whose every byte goes through `write`, which writes all or raises.
+
+    Pillow writes to a file's descriptor itself where it has one, and takes a short write, that of
+    a full disk, for a whole one.
+    """
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 @contextmanager
@@ -24,16 +50,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            yield file  # type: ignore[misc]
+        _clean(path.parent)
+        descriptor, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
+        temporary = Path(name)
+        with _WholeFile(io.FileIO(descriptor, "w")) as file:
+            with suppress(OSError):  # some network drives have no locks: nothing is cleaned there
+                _lock(descriptor)
+            yield file
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         temporary = None
+        _sync_names(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
@@ -42,39 +71,86 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A new folder that takes its place at `path` when the block ends without an error.
 
-    Raises DhError if `path` is there already and is not an empty folder, or cannot be written.
+    With `overwrite`, what was there is gone then, whole. Raises DhError if `path` is there already
+    and is not an empty folder, or cannot be written.
     """
-    require_free(path)
+    require_free(path, overwrite=overwrite)
+    with folder_beside(path) as temporary:
+        yield temporary
+        try:
+            temporary.chmod(0o777 & ~_umask())
+            os.sync()  # one wait for all files, where fsync would wait for each
+            if overwrite and path.exists():
+                with folder_beside(path) as old:
+                    path.replace(old / path.name)
+                    temporary.replace(path)
+            else:
+                temporary.replace(path)
+            _sync_names(path.parent)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, so that what is in it need only be renamed.
+
+    It is gone when the block ends. Raises DhError where it, or what the block writes, cannot be
+    written.
+    """
     temporary: Path | None = None
+    lock = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+        _clean(path.parent)
+        temporary = Path(tempfile.mkdtemp(".part", f".{path.name}.", path.parent))
+        if fcntl is not None:
+            lock = os.open(temporary, os.O_RDONLY)
+            with suppress(OSError):
+                _lock(lock)
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        temporary.replace(path)
-        temporary = None
     except OSError as error:
         raise write_error(path, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
 
 
-def require_free(path: Path) -> None:
-    """Raise DhError where no new folder can be made at `path`, before work that would be lost."""
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise DhError("is there already", where=path, hint="name another folder, or remove it")
+def require_free(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
+    """Raise DhError where no new folder can be put at `path`, before work that would be lost.
+
+    That is where a folder that is not empty is there, unless `overwrite`: then where one of the
+    `inputs`, or the folder that the command runs in, would be lost with it.
+    """
     require_folder(path)
+    if path.is_dir() and any(path.iterdir()):
+        _require_overwrite(path, overwrite=overwrite)
+        for kept in (*inputs, Path.cwd()):
+            if kept.resolve().is_relative_to(path.resolve()):
+                what = f"holds {kept}, and cannot be replaced"
+                raise DhError(what, where=path, hint="name another place")
 
 
-def require_file(path: Path) -> None:
-    """Raise DhError where no file can be written at `path`, before work that would be lost."""
+def require_free_file(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
+    """Raise DhError where no new file can be put at `path`; the rest as in `require_free`."""
     if path.is_dir():
         raise DhError("is a folder", where=path, hint="name a file")
     require_folder(path.parent)
+    if path.exists() and path.stat().st_size:
+        _require_overwrite(path, overwrite=overwrite)
+        if any(kept.exists() and kept.samefile(path) for kept in inputs):
+            raise DhError("is what is read", where=path, hint="name another place")
+
+
+def _require_overwrite(path: Path, *, overwrite: bool) -> None:
+    if not overwrite:
+        hint = "name another place, or replace what is there, whole: `--overwrite`"
+        raise DhError("is there already", where=path, hint=hint)
 
 
 def require_folder(path: Path) -> None:
@@ -93,6 +169,43 @@ def write_error(path: Path, error: OSError) -> DhError:
         where=path,
         hint="check that the disk has room and that you may write there",
     )
+
+
+@cache
+def _clean(folder: Path) -> None:
+    """Remove what killed processes left in `folder`; looked for once per process."""
+    if fcntl is None:
+        return
+    for entry in folder.iterdir():
+        with suppress(OSError):  # locked, gone, or not ours
+            # A younger one may be just about to be locked.
+            if not _PART.fullmatch(entry.name) or time.time() - entry.lstat().st_mtime < 1:
+                continue
+            descriptor = os.open(entry, os.O_RDONLY)
+            try:
+                _lock(descriptor)
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Hold a file until its descriptor is closed. Raises OSError where another process does."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync_names(folder: Path) -> None:
+    """Have the names in `folder` on the disk: a rename is not, by itself."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _umask() -> int:

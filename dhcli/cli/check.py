@@ -12,8 +12,10 @@ import typer
 from dhcli.cli.options import (
     ConfigFile,
     Dataset,
+    FollowLinks,
     JsonFlag,
     Overrides,
+    Overwrite,
     PlaceImages,
     SourceFormat,
     VocOffset,
@@ -46,6 +48,8 @@ def check(
         ),
     ] = None,
     images: PlaceImages = "copy",
+    follow_links: FollowLinks = False,
+    overwrite: Overwrite = False,
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
     preset: Annotated[str | None, preset_option("none, anchors are not checked")] = None,
@@ -73,7 +77,7 @@ def check(
 
     settings = _settings(preset, config, overrides)
     if fix:
-        require_free(fix)
+        require_free(fix, overwrite=overwrite, inputs=[data])
     table = read_dataset(data, format=from_, voc_offset=voc_offset)
     err.print(f"{data}: {describe(table)}")
     scan = scan_images(table, decode=decode)
@@ -94,7 +98,7 @@ def check(
     else:
         _show(data, findings, numbers, recall, every=all_)
     if fix:
-        _write_fixed(table, scan, findings, fix, images)
+        _write_fixed(table, scan, findings, fix, images, overwrite=overwrite, follow=follow_links)
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -152,9 +156,12 @@ def _write_fixed(
     findings: Sequence[Finding],
     destination: Path,
     images: Images,
+    *,
+    overwrite: bool,
+    follow: bool,
 ) -> None:
     """Write the mended dataset in the format it was read from."""
-    from dhcli.data.formats import write_dataset
+    from dhcli.data.formats import held, write_dataset
     from dhcli.data.tools.mend import mend_for_good
     from dhcli.report.console import err
 
@@ -162,11 +169,20 @@ def _write_fixed(
     log = "".join(
         f"{f.severity} {f.code} {f.where}: {f.what} ({CODES[f.code].fix})\n" for f in findings
     )
-    lost = write_dataset(fixed, destination, table.format, images=images, beside={LOG: log})
+    lost = write_dataset(
+        fixed,
+        destination,
+        table.format,
+        images=images,
+        beside={LOG: log},
+        overwrite=overwrite,
+        follow=follow,
+    )
     for line in lost:
         err.print(line)
+    written = held(fixed, table.format)
     err.print(
-        f"{destination}: {len(fixed)} of {len(table)} images, {len(fixed.boxes)} of "
+        f"{destination}: {len(written)} of {len(table)} images, {len(written.boxes)} of "
         f"{len(table.boxes)} boxes, {len(fixed.classes)} of {len(table.classes)} classes; "
         f"what was found and mended: {destination / LOG}"
     )

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import JsonFlag, PlaceImages, SourceFormat, VocOffset, complete_format
+from dhcli.cli.options import (
+    FollowLinks,
+    JsonFlag,
+    Overwrite,
+    PlaceImages,
+    SourceFormat,
+    VocOffset,
+    complete_format,
+)
 from dhcli.errors import ConfigError
 from dhcli.words import counted
 
@@ -25,9 +33,7 @@ def convert(
             metavar="SRC", help="Dataset: a folder or annotation file. Several are merged."
         ),
     ],
-    destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist yet.")
-    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write, a new one.")],
     to: Annotated[
         str,
         typer.Option(
@@ -36,7 +42,15 @@ def convert(
     ],
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions",
+            help="Boxes with a score are detections, not ground truth: keep the scores.",
+        ),
+    ] = False,
     images: PlaceImages = "copy",
+    follow_links: FollowLinks = False,
     classes: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Classes to keep, in order.", rich_help_panel=CHOOSE),
@@ -121,6 +135,7 @@ def convert(
             rich_help_panel=CUT,
         ),
     ] = 0.5,
+    overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write datasets as one, in any format; select, split and tile them on the way.
@@ -154,15 +169,19 @@ def convert(
     if group_by is not None and split is None:
         raise ConfigError("needs --split, which is not given", where="--group-by")
     require_format(to)
-    require_free(destination)
+    require_free(destination, overwrite=overwrite, inputs=sources)
     tables = []
     for source in sources:
-        tables.append(read_dataset(source, format=from_, voc_offset=voc_offset))
+        tables.append(
+            read_dataset(source, format=from_, voc_offset=voc_offset, predictions=predictions)
+        )
         err.print(f"{source}: {describe(tables[-1])}")
     table, lines = apply_plan(tables, plan)
     for line in lines:
         err.print(line)
-    written, lost = write_plan(table, destination, to, images, plan)
+    written, lost = write_plan(
+        table, destination, to, images, plan, overwrite=overwrite, follow=follow_links
+    )
     for line in lost:
         err.print(line)
     origins = {

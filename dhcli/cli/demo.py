@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dhcli.cli.options import Device
+from dhcli.cli.options import Device, Overwrite
 
 IMAGES = 400
 """Images drawn; a fifth of them is never trained on."""
@@ -26,11 +26,12 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Random seed of the drawing and the training.")
     ] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Try every step on a small drawn dataset, in a few minutes without a GPU.
 
     Draws images of shapes among clutter, trains a small Double-Head-Ext from scratch, measures it
-    on images it has not seen and draws what it finds there. Replaces what an earlier demo left.
+    on images it has not seen and draws what it finds there.
 
     For example:
       dh demo
@@ -38,7 +39,7 @@ def demo(
 
     """
     begun = time.perf_counter()
-    _clear(out)
+    _make_room(out, overwrite=overwrite)
     _draw(out / "shapes", seed)
     _train(out, device, seed)
     average = _evaluate(out, device)
@@ -46,19 +47,13 @@ def demo(
     _sum_up(out, average, time.perf_counter() - begun)
 
 
-MARK = ".dh-demo"
-"""Lies in the folder of a demo, so that no other folder is ever cleared."""
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    from dhcli.atomic import require_free
 
-
-def _clear(out: Path) -> None:
-    from dhcli.errors import DhError
-
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARK).exists():
-            raise DhError("is not empty and not from a demo", where=out, hint="name another folder")
+    require_free(out, overwrite=overwrite)
+    if out.is_dir():
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()
 
 
 def _draw(folder: Path, seed: int) -> None:

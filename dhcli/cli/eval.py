@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dhcli.cli.options import Boxes, Data, Device, Gate, JsonFlag, Precision, Scores, out_option
+from dhcli.cli.options import (
+    Boxes,
+    Data,
+    Device,
+    Gate,
+    JsonFlag,
+    Overwrite,
+    Precision,
+    Scores,
+    out_option,
+)
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,8 +38,9 @@ def eval_(
         Path | None,
         typer.Option(
             "--detections",
-            metavar="FILE",
-            help="COCO-results JSON of any tool, instead of a model.",
+            metavar="PATH",
+            help="Detections of any tool instead of a model: COCO-results JSON, or a folder or "
+            "file of another format with scores.",
         ),
     ] = None,
     split: Annotated[
@@ -79,6 +90,7 @@ def eval_(
     ] = -1,
     precision: Precision = "fp32",
     gate: Gate = None,
+    overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure average precision on a dataset.
@@ -92,7 +104,7 @@ def eval_(
       dh eval --weights model.safetensors --data photos/ --scores fc --boxes conv
       dh eval --detections results.json --data photos/ --metric coco,voc07
     """
-    from dhcli.atomic import require_folder
+    from dhcli.atomic import require_free
     from dhcli.config.detecting import DetectOptions
     from dhcli.inference.score import Measures
     from dhcli.metrics.bars import check_limits, parse_limit
@@ -103,11 +115,12 @@ def eval_(
     measures = Measures(split, metrics, engine, scores, boxes, every=read_outs is not None)
     _check_beside(weights, detections, measures, limited=bool(limits))
     if out is not None:
-        require_folder(out)
+        require_free(out, overwrite=overwrite, inputs=[data, *filter(None, [weights, detections])])
     options = DetectOptions(gate=gate, device=device, precision=precision)
     if measures.every and weights is not None:
         every = _evaluate_model(weights, data, measures, options, batch_size, workers)
-        _conclude_every(every, out, as_json=as_json)
+        _save({"-".join(read_out): one for read_out, one in every.items()}, out, overwrite)
+        _show_every(every, as_json=as_json)
         return
     if weights is not None:
         [evaluation] = _evaluate_model(
@@ -115,7 +128,8 @@ def eval_(
         ).values()
     elif detections is not None:
         evaluation = _evaluate_results(detections, data, measures)
-    _conclude(evaluation, out, as_json=as_json)
+    _save({"": evaluation}, out, overwrite)
+    _show(evaluation, as_json=as_json)
     check_limits(evaluation.results, limits)
 
 
@@ -166,12 +180,11 @@ def _evaluate_results(detections: Path, data: Path, measures: Measures) -> Evalu
     return evaluate_results(detections, data, measures, say=err.print)
 
 
-def _conclude(evaluation: Evaluation, folder: Path | None, *, as_json: bool) -> None:
+def _show(evaluation: Evaluation, *, as_json: bool) -> None:
     from dhcli.report.console import print_json
     from dhcli.report.tables import ap_sheets
     from dhcli.report.terminal import show
 
-    _save(evaluation, folder)
     if as_json:
         print_json(evaluation.as_dict())
         return
@@ -179,15 +192,11 @@ def _conclude(evaluation: Evaluation, folder: Path | None, *, as_json: bool) -> 
         show(*ap_sheets(metric, result), titles=True)
 
 
-def _conclude_every(
-    every: dict[ReadOut, Evaluation], folder: Path | None, *, as_json: bool
-) -> None:
+def _show_every(every: dict[ReadOut, Evaluation], *, as_json: bool) -> None:
     from dhcli.report.console import print_json
     from dhcli.report.tables import read_out_sheet
     from dhcli.report.terminal import show
 
-    for read_out, evaluation in every.items():
-        _save(evaluation, folder and folder / "-".join(read_out))
     if as_json:
         rows = [{**r._asdict(), **evaluation.as_dict()} for r, evaluation in every.items()]
         print_json({"read_outs": rows})
@@ -197,17 +206,20 @@ def _conclude_every(
         show(read_out_sheet(metric, results), titles=True)
 
 
-def _save(evaluation: Evaluation, folder: Path | None) -> None:
+def _save(every: dict[str, Evaluation], out: Path | None, overwrite: bool) -> None:
+    """Write the files of each evaluation into the folder of its name below `out`."""
+    from dhcli.atomic import atomic_folder
     from dhcli.inference.score import save_evaluation
     from dhcli.report.console import err
     from dhcli.report.pr_curves import draw_pr_curves
 
-    if folder is None:
+    if out is None:
         return
-    files = save_evaluation(evaluation, folder)
-    coco = evaluation.results.get("coco")
-    if coco is not None:
-        files.append(folder / "pr_curves.png")
-        draw_pr_curves(coco, files[-1])
+    with atomic_folder(out, overwrite=overwrite) as place:
+        for name, evaluation in every.items():
+            save_evaluation(evaluation, place / name)
+            if coco := evaluation.results.get("coco"):
+                draw_pr_curves(coco, place / name / "pr_curves.png")
+        files = sorted(path.relative_to(place) for path in place.rglob("*.*"))
     for path in files:
-        err.print(f"wrote {path}")
+        err.print(f"wrote {out / path}")

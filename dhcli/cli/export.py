@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dhcli.cli.options import JsonFlag, out_option
+from dhcli.cli.options import JsonFlag, Overwrite, out_option
 
 if TYPE_CHECKING:
     from dhcli.export.onnx import Agreement
@@ -31,6 +31,7 @@ def export(
             help="Image to compare on; can be repeated (default: drawn ones of three sizes).",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a model for other runtimes: NMS included, for any image size.
@@ -42,7 +43,7 @@ def export(
       dh export model.safetensors --to onnx
       dh export model.safetensors --out detector.onnx --image photo.jpg
     """
-    from dhcli.atomic import require_file
+    from dhcli.atomic import require_free_file
     from dhcli.errors import DhError
     from dhcli.export.onnx import export_onnx  # torch loads here, not on --help
     from dhcli.report.console import err, print_json
@@ -50,7 +51,7 @@ def export(
     from dhcli.weights.model_file import read_model
 
     target = out or model.with_suffix(f".{to}")
-    require_file(target)
+    require_free_file(target, overwrite=overwrite, inputs=[model])
     content = read_model(model)
     err.print(f"exporting {model} to {target}; this takes a minute or two")
     rows = export_onnx(content, target, opset=opset, images=image or ())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dhcli.cli.options import Dataset, JsonFlag, SourceFormat, VocOffset, out_option
+from dhcli.cli.options import Dataset, JsonFlag, Overwrite, SourceFormat, VocOffset, out_option
 
 
 def inspect(
@@ -19,6 +19,7 @@ def inspect(
     out: Annotated[Path | None, out_option("New folder for pictures and tables.")] = None,
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
+    overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a dataset is like: classes, sizes, shapes, objects per image, splits.
@@ -39,7 +40,7 @@ def inspect(
     from dhcli.report.terminal import show
 
     if out is not None:
-        require_free(out)
+        require_free(out, overwrite=overwrite, inputs=[data])
     table = read_dataset(data, format=from_, voc_offset=voc_offset)
     err.print(f"{data}: {describe(table)}")
     table = table.split(split) if split else table
@@ -51,5 +52,5 @@ def inspect(
     if out is not None:
         from dhcli.report.dataset_pictures import write_pictures
 
-        names = write_pictures(table, numbers, out)
+        names = write_pictures(table, numbers, out, overwrite=overwrite)
         err.print(f"{out}: {', '.join(names)}")

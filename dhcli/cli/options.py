@@ -46,6 +46,11 @@ def out_option(help: str, metavar: str = "FOLDER") -> Any:
     return typer.Option("--out", "-o", metavar=metavar, help=help)
 
 
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace what is already at the place to write to, whole."),
+]
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -103,6 +108,11 @@ VocOffset = Annotated[
 PlaceImages = Annotated[
     Literal["copy", "link", "none"],
     typer.Option("--images", help="Copy the images, link to them, or leave them out."),
+]
+
+FollowLinks = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Copy images that are links out of the dataset, too."),
 ]
 
 Weights = Annotated[

@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import Boxes, Device, Gate, JsonFlag, Precision, Scores, Weights, out_option
+from dhcli.cli.options import (
+    Boxes,
+    Device,
+    Gate,
+    JsonFlag,
+    Overwrite,
+    Precision,
+    Scores,
+    Weights,
+    out_option,
+)
 from dhcli.errors import ConfigError, DhError, suggest
-from dhcli.words import counted
+from dhcli.words import counted, named
 
 if TYPE_CHECKING:
     from dhcli.inference.predict import Outcome
@@ -67,6 +77,7 @@ def predict(
     ] = None,
     precision: Precision = "fp32",
     gate: Gate = None,
+    overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Find the objects in images: drawn pictures, and files for programs.
@@ -89,7 +100,17 @@ def predict(
 
     drawer = write_drawing if draw else None
     request = Request(
-        images, weights, out, formats, drawer, score_threshold, top_k, names, scores, boxes
+        images,
+        weights,
+        out,
+        formats,
+        drawer,
+        score_threshold,
+        top_k,
+        names,
+        scores,
+        boxes,
+        overwrite,
     )
     with counting("images") as progress:
         outcome = run(
@@ -157,10 +178,16 @@ def _sheet(outcome: Outcome) -> Sheet:
 
 
 def _check_read(outcome: Outcome) -> None:
-    """Name the images that could not be read. Raises DhError where there are any."""
+    """Name the images that were read by a rule, and those that could not be read.
+
+    Raises DhError where there are any of these.
+    """
+    from dhcli.data.tools.findings import CODES
     from dhcli.report.console import err
 
     summary = outcome.summary
+    for code, names in summary.odd.items():
+        err.print(f"{named(names, 'image')}: {CODES[code].meaning}; {CODES[code].training}")
     unreadable = summary.unreadable
     if not unreadable:
         return

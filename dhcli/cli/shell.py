@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -71,25 +78,65 @@ class Shell(TyperGroup):
 
         Any other exception is a bug and keeps its traceback.
         """
-        try:
-            status = super().main(
-                args, prog_name, complete_var, False, windows_expand_args, **extra
-            )
-        except DhError as error:
-            _say(str(error), error.hint)
-            status = error.exit_code
-        except typer.TyperException as error:  # a command line that Typer cannot read
-            context = getattr(error, "ctx", None)
-            message = error.format_message()
-            hint = f"`{context.command_path} --help` shows what there is" if context else None
-            if message:  # none where help was shown, as a group alone does
-                _say(message[:1].lower() + message[1:], hint)
-            status = error.exit_code
-        except typer.Abort:  # a question that was not answered
-            status = 130
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what Typer itself prints
+                stream.reconfigure(errors="backslashreplace")
+        run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args)
+        with _ended_by_sigterm():
+            status = _explained(lambda: _printed(partial(run, **extra)))
         if not standalone_mode:
             return status
         sys.exit(status)
+
+
+def _explained(run: Callable[[], Any]) -> Any:
+    """What `run` returns, or the exit code of an error that is said."""
+    try:
+        return run()
+    except DhError as error:
+        _say(str(error), error.hint)
+        return error.exit_code
+    except typer.TyperException as error:  # a command line that Typer cannot read
+        context = getattr(error, "ctx", None)
+        message = error.format_message()
+        hint = f"`{context.command_path} --help` shows what there is" if context else None
+        if message:  # none where help was shown, as a group alone does
+            _say(message[:1].lower() + message[1:], hint)
+        return error.exit_code
+    except typer.Abort:  # a question that was not answered
+        return 130
+
+
+def _printed(run: Callable[[], Any]) -> Any:
+    """What `run` returns, all that it printed being out. Raises DhError where that fails."""
+    try:
+        status = run()
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError):  # nothing more is printed, at the end of Python for one
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # a reader that has seen enough
+            return 0
+        where = error.filename or "the output"
+        raise DhError(error.strerror or str(error), where=where) from error
+    return status
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: what it was writing is cleaned up."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def load_command(name: str) -> Any:

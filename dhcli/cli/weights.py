@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dhcli.cli.options import JsonFlag, Overrides
+from dhcli.cli.options import JsonFlag, Overrides, Overwrite
 from dhcli.words import counted
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def import_(
         ),
     ] = None,
     overrides: Overrides = None,
+    overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a model file from another program's detector, with that program's conventions.
@@ -60,13 +61,13 @@ def import_(
       dh weights import dh_faster_rcnn_R_50_FPN_1x.pth -o authors.safetensors
       dh weights import epoch_12.pth --classes instances_val2017.json
     """
-    from dhcli.atomic import require_file
+    from dhcli.atomic import require_free_file
     from dhcli.report.console import err, print_json
     from dhcli.weights.class_names import parse_class_names
     from dhcli.weights.exchange import import_weights  # torch loads here
     from dhcli.weights.model_file import save_model
 
-    require_file(out)
+    require_free_file(out, overwrite=overwrite, inputs=[source])
     named = None if classes is None else parse_class_names(classes)
     found = import_weights(source, None if layout == "auto" else layout, named, overrides or ())
     save_model(out, found.model)
@@ -86,6 +87,7 @@ def export(
     layout: Annotated[
         Literal["mmdet", "torchvision"], typer.Option(help="Program whose tensor names to write.")
     ],
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a model's weights under another program's names.
 
@@ -95,11 +97,11 @@ def export(
     For example:
       dh weights export model.safetensors -o mmdet.pth --layout mmdet
     """
-    from dhcli.atomic import require_file
+    from dhcli.atomic import require_free_file
     from dhcli.report.console import err
     from dhcli.weights.exchange import export_weights  # torch loads here, not on --help
 
-    require_file(out)
+    require_free_file(out, overwrite=overwrite, inputs=[model])
     for difference in export_weights(model, out, layout):
         err.print(f"warning: {difference}")
     err.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")

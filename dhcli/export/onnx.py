@@ -160,7 +160,7 @@ def _pictures(input: Input, images: Sequence[Path]) -> Iterable[ImageBatch]:
     divisor = graph_divisor(input.divisor)
     if images:
         for path in images:
-            image = read_image(path, upright=input.exif)
+            image = read_image(path, upright=input.exif, depth=input.depth)
             size = resized_size(image.shape[1], image.shape[0], input)
             yield _batch(resize(image, size, input.interpolation), divisor)
         return

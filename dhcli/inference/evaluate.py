@@ -14,6 +14,7 @@ from dhcli.data.formats import read_dataset
 from dhcli.data.io.progress import Count
 from dhcli.data.loading.loader import EvalLoader, as_pictures
 from dhcli.data.table import DetectionTable, make_table
+from dhcli.data.tools.mend import fit_to_files
 from dhcli.errors import DataError
 from dhcli.inference.score import Evaluation, Measures, Say, choose_split, introduce, score
 from dhcli.runtime.runner import Found, Runner, open_runner
@@ -43,7 +44,9 @@ def evaluate_model(
     read_outs = measures.choose(runner)
     table = read_dataset(data)
     split, images = choose_split(table, measures.split)
-    truth = table.take_images(images)
+    truth, lines = fit_to_files(table.take_images(images))
+    for line in lines:
+        say(f"warning: {line}")
     introduce(table, truth, split, runner.classes, say)
     size = batch_size or runner.config.train.batch_size
     input = runner.config.input.model_copy(update={"divisor": runner.divisor})

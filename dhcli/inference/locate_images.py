@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dhcli.data.io.files import IMAGE_SUFFIXES, list_images
+from dhcli.data.io.image_kinds import VIDEOS, frames_hint
 from dhcli.errors import DataError
+
+_LISTS = (".txt", ".csv", ".json", ".yaml", ".yml", ".xml", ".pdf")
+"""How the names of files end that people take for images, or for lists of them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ def find_images(inputs: Sequence[str], *, skip: Path | None = None) -> ImageList
 
     The root is the deepest folder that holds all of the inputs, so that files of one name in
     different folders keep different names. What lies below `skip` (an earlier run's results) is
-    left out. Raises DataError where an input is not there, or nothing is found.
+    left out. Raises DataError where an input is not there or no image, or nothing is found.
     """
     bases: dict[str, None] = {}
     files: list[str] = []
@@ -48,10 +52,34 @@ def find_images(inputs: Sequence[str], *, skip: Path | None = None) -> ImageList
     return ImageList(Path(root), list(dict.fromkeys(file[start:] for file in files)))
 
 
+def other_files(inputs: Sequence[str]) -> list[str]:
+    """Names of the videos in folders among `inputs`, which `find_images` passes over."""
+    folders = [Path(one) for one in inputs if Path(one).is_dir()]
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEOS
+    )
+
+
+def _require_image(path: Path) -> None:
+    """Raise DataError for a video or a list of images: named for what it is, before any work."""
+    if path.is_dir():
+        return
+    if path.suffix.lower() in VIDEOS:
+        raise DataError("is a video", where=path, hint=frames_hint(path))
+    if path.suffix.lower() in _LISTS:
+        what = f"is a {path.suffix} file, not an image"
+        hint = f"the images that a list names: `xargs -d '\\n' dh predict … < {path.name}`"
+        raise DataError(what, where=path, hint=hint if path.suffix.lower() == ".txt" else None)
+
+
 def _expand(one: str) -> list[Path]:
     """The files and folders that an argument stands for."""
     path = Path(one)
     if path.exists():
+        _require_image(path)
         return [path]
     if not glob.has_magic(one):
         raise DataError("no such image or folder", where=one)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dhcli.atomic import require_folder
+from dhcli.atomic import atomic_folder, require_free
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import choose_read_out
 from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError, suggest
-from dhcli.inference.locate_images import find_images
+from dhcli.inference.locate_images import find_images, other_files
 from dhcli.inference.stream import Drawer, Kept, Summary, detect_images, drawing
 from dhcli.inference.writers import FORMATS, Place, Writer, find_twins
 from dhcli.runtime.runner import Runner, open_runner
 from dhcli.weights.class_names import match_names
-from dhcli.words import counted
+from dhcli.words import counted, named
 
 DEFAULT_FOLDER = Path("predictions")
 SHOWN = 0.3
@@ -39,6 +39,7 @@ class Request:
     classes  names to keep; None: all
     scores   the branch or fusion that scores; None: as the model is configured
     boxes    the branch that places the boxes; None: as the model is configured
+    overwrite  replace what is at `out`, whole
     """
 
     images: Sequence[str]
@@ -51,6 +52,7 @@ class Request:
     classes: Sequence[str] | None = None
     scores: str | None = None
     boxes: str | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Outcome:
         return {
             "images": summary.images,
             "unreadable": [{"image": name, "why": why} for name, why in summary.unreadable],
+            "odd": dict(summary.odd),
             "detections": {name: summary.counts[k] for k, name in enumerate(self.classes)},
             "score_from": self.lowest,
             "drawn": {name: summary.shown[k] for k, name in enumerate(self.classes)},
@@ -100,7 +103,8 @@ def predict(
     no such read-out.
     """
     folder = request.out or free_folder(DEFAULT_FOLDER)
-    require_folder(folder)
+    inputs = [request.weights, *map(Path, request.images)]
+    require_free(folder, overwrite=request.overwrite, inputs=inputs)
     images = find_images(request.images, skip=folder)
     runner = open_runner(request.weights, options)
     labels = _labels(request.classes, runner.classes)
@@ -111,13 +115,22 @@ def predict(
         say(line)
     on = f"model {request.weights} on {runner.place}"
     say(f"{counted(len(images), 'image')} below {images.root}, {on}")
+    if videos := other_files(request.images):
+        say(named(videos, "video passed over"))
     drawn = f" and drawn from {shown:g}" if request.draw and shown != lowest else ""
     say(
         f"detections are {'written' if request.formats else 'counted'} from score {lowest:g}{drawn}"
     )
     kept = Kept(request.top, labels, shown)
-    where = Place(folder, runner.classes, runner.category_ids, find_twins(images.names))
-    with _writing(request, where, shown) as writers:
+    written = folder if request.formats or request.draw else None
+    placed = atomic_folder(folder, overwrite=request.overwrite) if written else nullcontext(folder)
+    twins = find_twins(images.names)
+    with (
+        placed as place,
+        _writing(
+            request, Place(place, runner.classes, runner.category_ids, twins), shown
+        ) as writers,
+    ):
         summary = detect_images(
             runner,
             images,
@@ -127,16 +140,13 @@ def predict(
             batch_size=batch_size or runner.usual_batch,
             progress=progress,
         )
-    written = folder if request.formats or request.draw else None
     return Outcome(summary, runner.classes, written, runner.place, lowest, shown)
 
 
 @contextmanager
 def _writing(request: Request, where: Place, shown: float) -> Iterator[list[Writer]]:
-    """The writers of what is asked for; a folder into which nothing came is removed at the end."""
+    """The writers of what is asked for."""
     with ExitStack() as stack:
-        if not where.folder.exists():
-            stack.callback(_drop_empty, where.folder)
         writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
         if request.draw is not None:
             writers.append(stack.enter_context(drawing(where, request.draw, shown)))
@@ -149,12 +159,6 @@ def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOpt
     read_out = choose_read_out(config, request.scores, request.boxes)
     most = request.top if request.top and request.top > config.detect.max_detections else None
     return replace(options, threshold=request.score, most=most).reading(read_out)
-
-
-def _drop_empty(folder: Path) -> None:
-    """Remove a folder into which nothing came."""
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def free_folder(path: Path) -> Path:

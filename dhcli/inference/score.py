@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_write
 from dhcli.config.heads import ReadOut, choose_read_out
-from dhcli.data.formats import describe, read_dataset, read_results, results_of
+from dhcli.data.formats import describe, read_dataset, read_detections, results_of
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 from dhcli.metrics.coco import Engine, coco_ap
@@ -105,14 +105,14 @@ class Evaluation:
 
 
 def evaluate_results(detections: Path, data: Path, measures: Measures, *, say: Say) -> Evaluation:
-    """Score a COCO-results file of any tool on the dataset `data`.
+    """Score the detections of any tool, COCO results or any format, on the dataset `data`.
 
     Raises DataError where either cannot be read, or the file is not about these images.
     """
     table = read_dataset(data)
     split, images = choose_split(table, measures.split)
     truth = table.take_images(images)
-    every = read_results(detections, table)
+    every = read_detections(detections, table)
     introduce(table, truth, split, every.classes, say)
     found = every.take_images(images)
     _check_overlap(every.image_of_box, table, images, split, detections, say)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -58,6 +58,7 @@ class Summary:
 
     images      how many were read
     unreadable  name and reason of those that were not
+    odd         by what is odd about them, names of images that were read all the same
     counts      detections of each label
     shown       those of them with a score to be drawn
     seconds     from the first image to the last result
@@ -65,6 +66,7 @@ class Summary:
 
     images: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    odd: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[int] = field(default_factory=Counter)
     shown: Counter[int] = field(default_factory=Counter)
     seconds: float = 0.0
@@ -98,6 +100,9 @@ def detect_images(
                 for write in writers:
                     write(found)
             summary.unreadable += [(one.name, one.problem) for one in chunk if one.problem]
+            for one in chunk:
+                for code in one.odd:
+                    summary.odd[code].append(one.name)
             if progress is not None:
                 progress(summary.images + len(summary.unreadable), len(images))
     if not summary.images:
@@ -136,12 +141,13 @@ def drawing(place: Place, draw: Drawer, lowest: float) -> Iterator[Writer]:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """An image as it is and as the network wants it, or the problem with it."""
+    """An image as it is and as the network wants it, and what is odd, or the problem with it."""
 
     name: str
     pixels: Pixels | None = None
     resized: Values | None = None
     problem: str = ""
+    odd: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -166,12 +172,19 @@ def _decode_ahead(images: ImageList, input: Input, ahead: int) -> Iterator[Itera
 
 
 def _decode(root: Path, name: str, input: Input) -> _Decoded:
+    odd: list[str] = []
     try:
-        pixels = read_image(root / name, upright=input.exif)
+        pixels = read_image(
+            root / name,
+            upright=input.exif,
+            depth=input.depth,
+            say=lambda code, _: odd.append(code),
+        )
     except DataError as error:
-        return _Decoded(name, problem=error.what)
+        hint = f" ({error.hint})" if error.hint else ""
+        return _Decoded(name, problem=f"{error.what}{hint}")
     size = resized_size(pixels.shape[1], pixels.shape[0], input)
-    return _Decoded(name, pixels, resize(pixels, size, input.interpolation))
+    return _Decoded(name, pixels, resize(pixels, size, input.interpolation), odd=tuple(odd))
 
 
 def _detect(

@@ -36,7 +36,12 @@ _COLOUR = "#0072b2"
 
 
 def write_pictures(
-    table: DetectionTable, numbers: Statistics, folder: Path, *, seed: int = 0
+    table: DetectionTable,
+    numbers: Statistics,
+    folder: Path,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> list[str]:
     """Draw a dataset into a new folder, beside its `numbers`; the names of the files.
 
@@ -46,12 +51,12 @@ def write_pictures(
     centres.png      where in their images the centres of objects lie
     statistics.html  the numbers, every class of them
 
-    Raises DhError where the folder is there already or cannot be written.
+    Raises DhError where the folder is there already, unless `overwrite`, or cannot be written.
     """
     found = find_objects(table)
     figures = {"classes.png": draw_classes(found), "sizes.png": draw_sizes(found)}
     figures["centres.png"] = draw_centres(found)
-    with atomic_folder(folder) as place:
+    with atomic_folder(folder, overwrite=overwrite) as place:
         chosen = table.take_images(np.array(choose_samples(table, SAMPLES, seed), np.int64))
         if samples := list(_samples(chosen)):
             legend = "hatched in grey: to ignore" if chosen.regions().any() else ""

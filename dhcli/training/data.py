@@ -83,8 +83,19 @@ def _read(source: str, journal: Journal) -> DetectionTable:
 
 
 def _named_split(table: DetectionTable, name: str) -> DetectionTable:
-    """The split `name`, or the whole of a dataset that names no splits."""
-    return table.split(name) if table.splits else table
+    """The split `name`, or the whole of a dataset that names no splits.
+
+    Raises DataError that says how to choose another.
+    """
+    if not table.splits or name in table.splits:
+        return table.split(name) if table.splits else table
+    other = next(iter(table.splits))
+    raise DataError(
+        f"no split `{name}`; the dataset has: {', '.join(table.splits)}",
+        where=table.root,
+        hint=f"learn from another: `--set data.train_split={other}`; a part of it is set aside for "
+        "validation unless data.val_split names one of the others",
+    )
 
 
 def _split_one(
@@ -92,12 +103,14 @@ def _split_one(
 ) -> tuple[DetectionTable, DetectionTable | None]:
     """Training and validation images of a dataset that holds both."""
     if table.splits:
-        train = table.split(config.train_split)
-        if len(table.splits.get(config.val_split, ())):
+        train = _named_split(table, config.train_split)
+        apart = config.val_split != config.train_split
+        if apart and len(table.splits.get(config.val_split, ())):
             _check_apart(table, config)
             return train, table.split(config.val_split)
         is_there = config.val_split in table.splits
         there = f"{'nothing is in its' if is_there else 'it has no'} split `{config.val_split}`"
+        there = there if apart else f"its split `{config.train_split}` is learned from"
     else:
         train, there = table, "it names no splits"
     if not config.val_fraction:

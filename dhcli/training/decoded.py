@@ -38,7 +38,7 @@ def decoded_once(
         yield data
         return
     begun = time.perf_counter()
-    upright = config.input.exif
+    upright, depth = config.input.exif, config.input.depth
     tables = [data.train] if data.val is None else [data.train, data.val]
     needed = sum(decoded_size(table, upright=upright) for table in tables)
     _require_room(needed, config.train.cache, folder)
@@ -46,8 +46,8 @@ def decoded_once(
 
     def decode(table: DetectionTable, path: Path) -> ImageCache:
         if config.train.cache == "ram":
-            return decode_to_memory(table, upright=upright)
-        return team.from_first(lambda: decode_to_file(table, path, upright=upright))
+            return decode_to_memory(table, upright=upright, depth=depth)
+        return team.from_first(lambda: decode_to_file(table, path, upright=upright, depth=depth))
 
     try:
         caches = [decode(table, path) for table, path in zip(tables, files, strict=False)]

@@ -11,30 +11,30 @@ from dhcli.cli import app
 from dhcli.cli import demo as demo_module
 
 
-def test_a_folder_that_is_no_demos_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_in_the_folder_is_left_alone(tmp_path: Path) -> None:
     treasure = tmp_path / "thesis.txt"
     treasure.write_text("years of work")
 
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
 
     assert result.exit_code == 1
-    assert "is not empty and not from a demo" in result.stderr
+    assert "is there already" in result.stderr
     assert treasure.read_text() == "years of work"
 
 
 def test_an_earlier_demo_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / demo_module.MARK).touch()
-    (tmp_path / "run").mkdir()
+    out = tmp_path / "demo"
+    (out / "run").mkdir(parents=True)
     monkeypatch.setattr(demo_module, "_draw", lambda folder, seed: None)
     monkeypatch.setattr(demo_module, "_train", lambda out, device, seed: None)
     monkeypatch.setattr(demo_module, "_evaluate", lambda out, device: 0.75)
     monkeypatch.setattr(demo_module, "_predict", lambda out, device: None)
 
-    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
+    result = CliRunner().invoke(app, ["demo", "--overwrite", "--out", str(out)])
 
     assert result.exit_code == 0
-    assert not (tmp_path / "run").exists()
-    assert "AP50 on unseen images: 75.0 %" in (tmp_path / "summary.txt").read_text()
+    assert not (out / "run").exists()
+    assert "AP50 on unseen images: 75.0 %" in (out / "summary.txt").read_text()
 
 
 @pytest.mark.slow

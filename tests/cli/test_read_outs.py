@@ -87,7 +87,9 @@ def test_each_is_what_it_is_alone(folder: Path) -> None:
     together = json.loads(result.stdout)["read_outs"]
     assert [(row["scores"], row["boxes"]) for row in together] == READ_OUTS
     for scores, boxes in READ_OUTS[:1] + READ_OUTS[3:]:
-        alone = evaluate("ext", "--scores", scores, "--boxes", boxes, "--json", "--out", "one")
+        alone = evaluate(
+            "ext", "--scores", scores, "--boxes", boxes, "--json", "--out", "one", "--overwrite"
+        )
         document = json.loads(alone.stdout)
         row = next(r for r in together if (r["scores"], r["boxes"]) == (scores, boxes))
         assert {key: row[key] for key in document} == document

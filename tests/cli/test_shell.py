@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -248,3 +251,64 @@ def test_a_closed_pipe_is_no_error() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_there(name: str) -> None:
     assert load_command(name).help
+
+
+def dh_process(*words: str, **settings: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-m", "dhcli", *words], check=False, **settings)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", [("presets", "--json"), ("--help",), ("presets", "show", "demo")])
+def test_output_that_cannot_be_written_is_an_error(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = dh_process(*words, stdout=full, stderr=subprocess.PIPE)
+
+    assert result.returncode == 1
+    assert result.stderr == b"error: the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_any_encoding_of_the_terminal_will_do(encoding: str) -> None:
+    settings = {"env": os.environ | {"PYTHONIOENCODING": encoding}, "capture_output": True}
+    for words in (("--help",), ("train", "--help"), ("presets", "show", "demo", "--json")):
+        result = dh_process(*words, **settings)
+
+        assert result.returncode == 0, result.stderr
+        result.stdout.decode(encoding)
+    json.loads(result.stdout)
+
+
+def test_names_do_not_steer_the_terminal() -> None:
+    result = CliRunner().invoke(app, ["check", "/nowhere/\x1b]0;PWN\x07\x9b31m"])
+
+    assert "\\x1b]0;PWN\\x9b31m" in result.stderr  # rich has taken the bell away
+    assert not {"\x1b", "\x07", "\x9b"} & set(result.stderr)
+
+
+SLOW_WRITE = """
+import sys, time
+from pathlib import Path
+from dhcli.atomic import atomic_folder
+from dhcli.cli import commands, main
+place = Path(sys.argv[1])
+def demo() -> None:
+    with atomic_folder(place / "out") as folder:
+        (folder / "half").touch()
+        print(flush=True)
+        time.sleep(60)
+commands.COMMANDS["demo"] = commands.Command("__main__", "demo", "", "")
+sys.argv = ["dh", "demo"]
+main()
+"""
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SLOW_WRITE, str(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+
+    process.terminate()
+
+    assert process.wait(30) == 143
+    assert list(tmp_path.iterdir()) == []

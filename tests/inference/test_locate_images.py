@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from dhcli.errors import DataError
-from dhcli.inference.locate_images import find_images
+from dhcli.inference.locate_images import find_images, other_files
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    for name in ("a/1.jpg", "a/2.PNG", "b/1.jpg", "b/deep/3.tif", "b/notes.txt", "b/.hid/4.jpg"):
+    for name in ("a/1.jpg", "a/2.PNG", "b/1.jpg", "b/deep/3.tif", "b/scan", "b/.hid/4.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -25,7 +25,7 @@ def tree(tmp_path: Path) -> Path:
         (["a/1.jpg", "b/1.jpg"], ".", ["a/1.jpg", "b/1.jpg"]),
         (["b/deep", "b/1.jpg"], "b", ["deep/3.tif", "1.jpg"]),
         (["a/1.jpg", "a", "a/../a/1.jpg"], "a", ["1.jpg", "2.PNG"]),
-        (["b/notes.txt"], "b", ["notes.txt"]),  # a file named by hand is taken at its word
+        (["b/scan"], "b", ["scan"]),  # a file named by hand is taken at its word
         (["*/1.*"], ".", ["a/1.jpg", "b/1.jpg"]),
         (["b/*.*"], "b", ["1.jpg"]),  # a pattern is not
         (["b/**/*.tif"], "b/deep", ["3.tif"]),
@@ -51,6 +51,13 @@ def test_results_of_an_earlier_run_are_left_out(tree: Path) -> None:
     assert list(found.names) == ["1.jpg", "2.PNG"]
 
 
+def test_videos_in_folders_are_named(tree: Path) -> None:
+    (tree / "a/deep").mkdir()
+    (tree / "a/deep/clip.MOV").touch()
+
+    assert other_files([str(tree / "a"), str(tree / "b/1.jpg")]) == ["deep/clip.MOV"]
+
+
 def test_a_name_with_brackets_is_no_pattern(tree: Path) -> None:
     (tree / "a/x[1].jpg").touch()
 
@@ -64,6 +71,8 @@ def test_a_name_with_brackets_is_no_pattern(tree: Path) -> None:
         (["b/*.gif"], "no image matches this pattern"),
         (["b/.hid/../notes"], "no such image"),
         (["empty"], "empty: no images found"),
+        (["list.txt"], r"list\.txt: is a \.txt file, not an image"),
+        (["clip.MP4"], r"clip\.MP4: is a video"),
     ],
 )
 def test_what_is_not_there_is_an_error(
@@ -71,6 +80,8 @@ def test_what_is_not_there_is_an_error(
 ) -> None:
     monkeypatch.chdir(tree)
     (tree / "empty").mkdir()
+    (tree / "list.txt").touch()
+    (tree / "clip.MP4").touch()
 
     with pytest.raises(DataError, match=said):
         find_images(inputs)

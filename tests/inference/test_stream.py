@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,12 +138,12 @@ def test_images_are_decoded_ahead_but_not_without_bound(
     lock, begun, done, most = threading.Lock(), 0, 0, 0
     read = stream.read_image
 
-    def counting(path: Path, *, upright: bool) -> stream.Pixels:
+    def counting(path: Path, **settings: Any) -> stream.Pixels:
         nonlocal begun, most
         with lock:
             begun += 1
             most = max(most, begun - done)
-        return read(path, upright=upright)
+        return read(path, **settings)
 
     def finish(_: Prediction) -> None:
         nonlocal done

@@ -105,6 +105,17 @@ def test_unknown_train_split_names_what_there_is(load: Load, make_dots: Any) -> 
         load(table)
 
 
+def test_a_split_of_another_name_is_learned_from_and_divided(load: Load, make_dots: Any) -> None:
+    table = replace(make_dots(), splits=_splits(val=range(10)))
+
+    with pytest.raises(DataError, match="no split `train`; the dataset has: val") as caught:
+        load(table)
+    data = load(table, train_split="val")
+
+    assert "`--set data.train_split=val`" in str(caught.value.hint)
+    assert (len(data.train), len(data.val)) == (8, 2)
+
+
 def test_splits_that_share_images_are_refused(load: Load, make_dots: Any) -> None:
     table = replace(make_dots(), splits=_splits(trainval=[0, 1, 2], val=[2, 3]))
 

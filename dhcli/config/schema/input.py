@@ -25,6 +25,10 @@ class Input(Section):
     """Bilinear resizing: Pillow's (antialiased), OpenCV's, or torch's without rounding."""
     exif: bool = True
     """Rotate an image as its EXIF orientation says."""
+    depth: Literal["auto", "full", "percentile"] = "auto"
+    """How more than 8 bits per channel become 8. full: the high byte; percentile: the image's own
+    0.5th to 99.5th percentile become 0 and 255; auto: full where an image reaches a quarter of its
+    range, else percentile."""
     channels: Literal["rgb", "bgr"] = "rgb"
     """Order of the colour channels that the network sees."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)

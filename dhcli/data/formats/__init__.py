@@ -5,7 +5,9 @@ A format is a file with a layout, `read_x`, `write_x` and a `FORMAT` of them, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +19,24 @@ from dhcli.data.formats import (
     automl,
     coco,
     createml,
+    crowdhuman,
     csv_table,
     cvat,
     datumaro,
     dota,
+    ground_truth,
+    hf_imagefolder,
     imagenet,
+    keras_yolo,
     kitti,
+    label_studio,
     labelme,
+    labelme_web,
+    makesense,
     mot,
     openimages,
     retinanet,
+    scalabel,
     supervisely,
     via,
     visdrone,
@@ -34,8 +44,9 @@ from dhcli.data.formats import (
     widerface,
     yolo,
 )
-from dhcli.data.formats.coco_results import read_results, results_of
-from dhcli.data.formats.placing import Images, Placing, losses
+from dhcli.data.formats.archives import archives_in, refuse_archive
+from dhcli.data.formats.coco_results import place_on, read_results, results_of
+from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
@@ -45,7 +56,9 @@ __all__ = [
     "FORMATS",
     "Images",
     "describe",
+    "held",
     "read_dataset",
+    "read_detections",
     "read_results",
     "require_format",
     "results_of",
@@ -56,10 +69,12 @@ __all__ = [
 FORMATS = {
     "voc": voc.FORMAT,
     "imagenet": imagenet.FORMAT,
+    "labelme-web": labelme_web.FORMAT,
     "kitti": kitti.FORMAT,
     "coco": coco.FORMAT,
     "datumaro": datumaro.FORMAT,
     "via": via.FORMAT,
+    "label-studio": label_studio.FORMAT,
     "createml": createml.FORMAT,
     "supervisely": supervisely.FORMAT,
     "labelme": labelme.FORMAT,
@@ -68,6 +83,12 @@ FORMATS = {
     "csv": csv_table.FORMAT,
     "retinanet": retinanet.FORMAT,
     "automl": automl.FORMAT,
+    "makesense": makesense.FORMAT,
+    "keras-yolo": keras_yolo.FORMAT,
+    "imagefolder": hf_imagefolder.FORMAT,
+    "crowdhuman": crowdhuman.FORMAT,
+    "scalabel": scalabel.FORMAT,
+    "ground-truth": ground_truth.FORMAT,
     "dota": dota.FORMAT,
     "mot": mot.FORMAT,
     "visdrone": visdrone.FORMAT,
@@ -84,17 +105,23 @@ _WITH_OFFSET = ("voc", "imagenet")
 
 @listing_once()
 def read_dataset(
-    path: Path, *, format: str | None = None, voc_offset: str = "auto"
+    path: Path,
+    *,
+    format: str | None = None,
+    voc_offset: str = "auto",
+    predictions: bool = False,
 ) -> DetectionTable:
     """Read a dataset, a folder or an annotation file, in the `format` it is found to have.
 
     `voc_offset` is what the first pixel is called in Pascal VOC: "0", "1", or "auto" by what the
-    boxes tell. Raises DataError where the format is not recognised or a file cannot be read.
+    boxes tell. Boxes are the ground truth, and scores beside them left out, unless they are told to
+    be `predictions`. Raises DataError where the format is not recognised or a file cannot be read.
     """
     if voc_offset not in _OFFSETS:
         raise ConfigError(f"voc_offset is one of {', '.join(_OFFSETS)}, not `{voc_offset}`")
     if not path.exists():
         raise DataError("no such dataset", where=path)
+    refuse_archive(path)
     place, found = (path, [require_format(format)]) if format else recognise(path)
     kind = FORMATS[found[0]]
     read = kind.read
@@ -105,6 +132,7 @@ def read_dataset(
     table = kind.layout.read(place, read, kind.title)
     if not len(table):
         raise DataError(f"holds no images as {kind.title}", where=place)
+    table = table if predictions else _as_truth(table)
     notes = list(table.notes)
     if place != path:
         notes.append(f"found in {place.relative_to(path)}")
@@ -113,6 +141,51 @@ def read_dataset(
         notes.append(f"could be read as {others} too (--from)")
     classes = tuple(map(sound_text, table.classes))
     return replace(table, classes=classes, notes=tuple(notes), format=found[0])
+
+
+def _as_truth(table: DetectionTable) -> DetectionTable:
+    """The table without scores: a column of them does not make boxes detections."""
+    if table.scores is None:
+        return table
+    boxes = counted(len(table.scores), "box")
+    note = (
+        f"score of {boxes}: taken for ground truth, left out (`dh convert --predictions` keeps it)"
+    )
+    return replace(table, scores=None, notes=(*table.notes, note))
+
+
+def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
+    """Read detections on the images of `truth`: COCO results, or a dataset of any format.
+
+    Raises DataError as `read_results` and `read_dataset` do, and where boxes have no scores.
+    """
+    if path.is_file() and path.suffix.lower() == ".json":
+        return read_results(path, truth)
+    if list_files(path, ".txt") and not list_folders(
+        path
+    ):  # which speak of images that lie elsewhere
+        with _with_images(path, truth) as folder:
+            return place_on(read_dataset(folder, predictions=True), truth, path)
+    return place_on(read_dataset(path, predictions=True), truth, path)
+
+
+@contextmanager
+def _with_images(labels: Path, truth: DetectionTable) -> Iterator[Path]:
+    """A folder where the label files of a folder lie as KITTI or YOLO have them, by links."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        texts = (labels / file for file in list_files(labels, ".txt"))
+        beside = ("label_2", "image_2") if any(map(kitti.is_label, texts)) else ("labels", "images")
+        (folder / beside[0]).symlink_to(labels.resolve())
+        for image, file in enumerate(truth.files):
+            link = folder / beside[1] / file
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(truth.path(image).resolve())
+        try:
+            yield folder
+        except DataError as error:
+            where = (error.where or "").replace(str(folder / beside[0]), str(labels))
+            raise DataError(error.what, where=where, hint=error.hint) from None
 
 
 @listing_once()
@@ -136,7 +209,7 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
     raise DataError(
         f"is not a dataset of a known format; it {_contents(path)}",
         where=path,
-        hint=f"looked for{looked}",
+        hint=archives_in(path) or f"looked for{looked}",
     )
 
 
@@ -205,24 +278,30 @@ def write_dataset(
     *,
     images: Images = "copy",
     beside: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    follow: bool = False,
 ) -> tuple[str, ...]:
     """Write `table` as a new folder in a format; return lines on what that could not hold.
 
-    `images` are copied, linked (symbolic links), moved or not taken along. With scores, boxes are
-    written as the format's predictions. `beside` has further text files, by name. The folder
-    appears when it is complete. Raises DhError if it is there already or cannot be written.
+    `images` are copied, links that lead out of the dataset with `follow` alone; or linked, moved or
+    not taken along. With scores, boxes are written as the format's predictions. `beside` has
+    further text files, by name. The folder appears when it is complete, with `overwrite` in place
+    of what is there. Raises DhError if it is there already or cannot be written.
     """
     kind = FORMATS[require_format(format)]
-    finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
-    broken = int(np.sum(~finite))
-    lost = [counted(broken, "box with a coordinate that is not finite: left out")] if broken else []
-    table = table.keep_boxes(finite) if broken else table
-    with atomic_folder(destination) as folder:
-        placing = Placing(table, folder, images)
+    table, lost = writable(table, kind.holds)
+    with atomic_folder(destination, overwrite=overwrite) as folder:
+        placing = Placing(table, folder, images, follow)
         kind.write(table, placing)
         for name, text in (beside or {}).items():
             placing.write(name, text)
     if images == "none" and not kind.holds.sizes:
         sized = counted(len(table), "image")
-        lost.append(f"sizes of {sized}: not kept, and the files are left out")
+        lost += (f"sizes of {sized}: not kept, and the files are left out",)
     return (*lost, *losses(table, kind.holds), *placing.lost)
+
+
+def held(table: DetectionTable, format: str) -> DetectionTable:
+    """What of `table` is there to be read again from a dataset written in `format`."""
+    holds = FORMATS[format].holds
+    return objects_held(writable(table, holds)[0], holds)

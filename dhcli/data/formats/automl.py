@@ -33,6 +33,7 @@ HOLDS = Holds(
     classes=False,
     scores=False,
     sizes=False,
+    fractions=True,
     splits=False,
 )
 
@@ -80,7 +81,7 @@ def read_automl(root: Path, path: Path) -> DetectionTable:
         try:
             _add(row, columns, line)
         except ValueError as error:
-            columns.refuse(DataError(f"cannot be used: {error}", where=f"{path}:{line}"))
+            columns.refuse_row(DataError(f"cannot be used: {error}", where=f"{path}:{line}"))
     columns.locate()
     return columns.table_of_fractions(columns.classes_after())
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.io.files import fill_sizes
+from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.strings import Strings
 from dhcli.data.table import (
@@ -34,6 +35,8 @@ DONT_CARE = "DontCare"
 NO_NAME = "object"
 """The class of boxes that say none."""
 
+"""The code of remarks on entries that cannot be read, and are left out."""
+
 NO_TRACK = -1
 """The track of a box that belongs to none."""
 
@@ -46,6 +49,8 @@ MARKS = {
 }
 """What the marks of a box are called where a format lets us name them."""
 _OTHER_NAMES = {"iscrowd": Flag.CROWD, "is_crowd": Flag.CROWD, "isdifficult": Flag.DIFFICULT}
+T = TypeVar("T")
+
 _YES = ("true", "yes", "y", "t")
 _BITS = {name: flag.value for name, flag in (MARKS | _OTHER_NAMES).items()}
 
@@ -78,8 +83,9 @@ class Columns:
         self._images = array("i")
         self._classes: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
-        self._first_error: DataError | None = None
         self._doubted: set[int] = set()
+        self._parts: dict[tuple[int, int, str], int] = {}
+        self._joined: set[int] = set()
 
     def image(self, file: str, width: int = 0, height: int = 0) -> int:
         """The number of the image `file`, begun where it is new."""
@@ -109,17 +115,41 @@ class Columns:
         line: int,
         image: int | None = None,
         score: Any = None,
-    ) -> None:
+        group: Any = None,
+    ) -> bool:
         """Add a box xyxy of the class `name`, a region to ignore where that is `DONT_CARE`.
 
         `marks` are the bits of its flags, `score` a number or its text where the file has one; the
-        rest as in `add_box`. Raises ValueError for a score that is not a number.
+        rest as in `add_box`. Boxes of one class in one `group` of an image are the parts of an
+        object: it gets one box, and False says that this one made no box of its own. None, or a
+        group of no name, is none. Raises ValueError for a score that is not a number.
         """
-        if score is not None:
-            self.scores.append(number_of(score))
+        value = None if score is None else number_of(score)
         label = self.label_of(name)
+        if group not in (None, "") and self._join(label, box, marks, image, str(group)):
+            return False
         region = Flag.IGNORE.value if label == ANY_CLASS else 0
         self.add_box(label, box, marks | region, line, image)
+        if value is not None:
+            self.scores.append(value)
+        return True
+
+    def _join(
+        self, label: int, box: Sequence[float], marks: int, image: int | None, group: str
+    ) -> bool:
+        """Whether a box is a part of an object that there is, whose box is then around both."""
+        coming, number = len(self.labels), len(self.files) - 1 if image is None else image
+        row = self._parts.setdefault((number, label, group), coming)
+        if row == coming:
+            return False
+        if row not in self._joined:
+            self._joined.add(row)
+            self.counts["object of several parts, of one class and group: one box around all"] += 1
+        x1, y1, x2, y2 = self.boxes[4 * row : 4 * row + 4]
+        around = (min(x1, box[0]), min(y1, box[1]), max(x2, box[2]), max(y2, box[3]))
+        self.boxes[4 * row : 4 * row + 4] = array("d", around)
+        self.flags[row] |= marks
+        return True
 
     def add_box(
         self, label: int, xyxy: Sequence[float], flags: int, line: int, image: int | None = None
@@ -144,17 +174,40 @@ class Columns:
         self.lines.extend(lines)
         self._images.extend([len(self.files) - 1] * len(labels))
 
-    def refuse(self, error: DataError, image: int | None = None) -> None:
-        """Leave out a row that cannot be read, and remark on it.
+    def refuse(self, line: int, what: str, file: str | None = None) -> None:
+        """Leave out what cannot be read, on a line of the annotation file, and remark it."""
+        where = f"{self._annotation if file is None else file}:{line}"
+        self.remarks.append(Remark(UNREADABLE, where, what))
+
+    def refuse_row(self, error: DataError, image: int | None = None) -> None:
+        """Leave out the row that an error is about, and remark it.
 
         An image, where its number is known, of which no row is read is left out too: it would be
-        taken for background. Where not one box is read, `table` raises the first error.
+        taken for background.
         """
-        self._first_error = self._first_error or error.with_traceback(None)
-        where = (error.where or "").removeprefix(f"{self._root}/")
+        where = str(error.where).removeprefix(f"{self._root}/")
         self.remarks.append(Remark(UNREADABLE, where, error.what))
         if image is not None:
             self._doubted.add(image)
+
+    def add_each(self, what: str, line: int, items: Iterable[T], add: Callable[[T], None]) -> None:
+        """Have `add` take every item of an entry; a `what` that is odd is left out and remarked."""
+        for item in items:
+            try:
+                add(item)
+            except ODD as error:
+                self.refuse(line, f"{what} {oddity(error)}")
+
+    def refuse_file(self, error: DataError, boxes: int) -> None:
+        """Leave out the image of an annotation file that cannot be read, and remark it.
+
+        `boxes` is how many there were before; those that the file gave are forgotten.
+        """
+        for column in (self.labels, self.flags, self.lines, self._images):
+            del column[boxes:]
+        del self.boxes[4 * boxes :], self.scores[boxes:]
+        self._parts = {key: row for key, row in self._parts.items() if row < boxes}
+        self.refuse_row(error)
 
     def label_of(self, name: str) -> int:
         """The provisional number of a class; DontCare is ANY_CLASS."""
@@ -204,11 +257,10 @@ class Columns:
     def table(self, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
-        Scores count only where every box has one. Raises DataError where rows were refused and
-        there is not one box.
+        Scores count only where every box has one. Raises DataError where entries could not be read
+        and there are no others.
         """
-        if self._first_error is not None and not len(self.labels):
-            raise self._first_error
+        self._require_boxes()
         labels = _numpy(self.labels, np.int32)
         if self._classes:
             number = {name: index for index, name in enumerate(classes)}
@@ -252,6 +304,12 @@ class Columns:
             **columns,
         )
         return table.keep_images(~np.isin(np.arange(len(table)), lost)) if lost else table
+
+    def _require_boxes(self) -> None:
+        """Raise DataError where not one box is left of entries that cannot be read."""
+        bad = [remark for remark in self.remarks if remark.code == UNREADABLE]
+        if bad and not self.labels:
+            raise DataError(bad[0].what, where=self._root / bad[0].where)
 
 
 def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from dhcli.data.formats.boxes import from_centre
 from dhcli.data.formats.columns import Columns, class_of
+from dhcli.data.formats.label_studio import is_label_studio
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
 from dhcli.data.io.json_text import JsonText, begins_as
@@ -38,13 +39,14 @@ _IMAGE_KEYS = ("image", "imagefilename", "filename")
 
 def _is_createml(path: Path) -> bool:
     lists = any(begins_as(path, "[", key) for key in ("annotations", "annotation"))
-    return lists and any(begins_as(path, "[", key) for key in _IMAGE_KEYS)
+    is_list = lists and any(begins_as(path, "[", key) for key in _IMAGE_KEYS)
+    return is_list and not is_label_studio(path)
 
 
 def read_createml(root: Path, path: Path) -> DetectionTable:
     """Read one file. Raises DataError with the line of what cannot be read."""
     columns, document = Columns(root, path), JsonText(path)
-    document.read_array(document.taking("an image", partial(_add_image, columns)))
+    document.read_array(document.taking("an image", partial(_add_image, columns), columns.refuse))
     columns.locate()
     return columns.table(columns.classes_after())
 
@@ -53,11 +55,15 @@ def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     name = next((row[key] for key in _IMAGE_KEYS if key in row), None)
     if not isinstance(name, str):
         raise KeyError("image")
+    told = list(row.get("annotations") or row.get("annotation") or ())
     image = columns.image(name)
-    for told in row.get("annotations") or row.get("annotation") or ():
-        x, y, width, height = (number_of(told["coordinates"][side]) for side in _SIDES)
-        box = from_centre(x, y, width, height)
-        columns.add(class_of(told["label"]), box, 0, line, image, told.get("confidence"))
+    columns.add_each("an annotation", line, told, partial(_add, columns, line, image))
+
+
+def _add(columns: Columns, line: int, image: int, told: dict[str, Any]) -> None:
+    x, y, width, height = (number_of(told["coordinates"][side]) for side in _SIDES)
+    box = from_centre(x, y, width, height)
+    columns.add(class_of(told["label"]), box, 0, line, image, told.get("confidence"))
 
 
 def write_createml(table: DetectionTable, placing: Placing) -> None:

@@ -121,10 +121,10 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
             reader.add(row, line)
         except IndexError:
             what = f"expected {len(header)} columns, found {len(row)}"
-            columns.refuse(DataError(what, where=f"{path}:{line}"))
+            columns.refuse_row(DataError(what, where=f"{path}:{line}"))
         except ValueError as error:
             what = f"has a value that cannot be used: {error}"
-            columns.refuse(DataError(what, where=f"{path}:{line}"))
+            columns.refuse_row(DataError(what, where=f"{path}:{line}"))
     columns.locate()
     sizes = columns.sizes()
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)

@@ -76,10 +76,10 @@ HOLDS = Holds(
 
 
 def _is_kitti(path: Path) -> bool:
-    return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or _is_label(path))
+    return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or is_label(path))
 
 
-def _is_label(path: Path) -> bool:
+def is_label(path: Path) -> bool:
     """Whether a file begins with the name of a class and as many columns as KITTI has."""
     fields = read_head(path, 4096).partition("\n")[0].split()
     return len(fields) in (15, 16) and not fields[0][0].isdecimal()
@@ -90,7 +90,7 @@ def _parts(root: Path) -> list[Part]:
     for labels, images in _FOLDERS:
         for folder in find_folders(root, (labels,)):
             names = list_files(root / folder, ".txt")[:_LOOK_AT]
-            if any(labels.endswith(_LABELS) or _is_label(root / folder / name) for name in names):
+            if any(labels.endswith(_LABELS) or is_label(root / folder / name) for name in names):
                 found = next(find_folders(root, (images,)), images.removeprefix("./"))
                 return [Part("", folder, found)]
     return []
@@ -134,7 +134,7 @@ def _read_labels(path: Path, columns: Columns, more: array[float]) -> None:
         try:
             values = _numbers(fields, where)
         except DataError as error:
-            columns.refuse(error, len(columns.files) - 1)
+            columns.refuse_row(error, len(columns.files) - 1)
             continue
         flags = (values[0] > 0) * Flag.TRUNCATED | (values[1] in (1, 2)) * Flag.OCCLUDED
         marks = 0 if fields[0] == DONT_CARE else int(flags)

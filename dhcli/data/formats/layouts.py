@@ -5,8 +5,10 @@ A layout knows whether a path is of its format and which files are; the format, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +32,15 @@ from dhcli.data.io.progress import track
 from dhcli.data.merge import merge_tables
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
+from dhcli.words import counted, named
 
 IsOurs = Callable[[Path], bool]
 Read = Callable[..., DetectionTable]
 
+_NAMED = (".json", ".xml")
+"""Kinds of annotation files of which those left out are named; others hold lists that are read."""
+_NO_SPLIT = "default"
+"""What Datumaro and CVAT call images in no split."""
 _SAMPLE = 20
 _MOST = 50
 
@@ -42,12 +49,18 @@ _MOST = 50
 class FilePerSplit:
     """A file tells of all images, or of a split: one that is called, or lies in a folder called so.
 
+    Several files that name no split are one dataset where each tells of other images. Files beside
+    those that count are named in a note.
+
     looks_for  what is looked for, in words
     suffixes   how annotation files end, in lower case; the first of which there are any counts
     is_ours    whether a file is one
     in_folder  whether one found in a folder is, where that asks for more
     prefer     which of those found count
+    prefix     what the names of files begin with, where splits may have any name: `instances_day`;
+               None: they may not
     has_ids    whether the ids of images, boxes and classes are the files' own; else they go on
+    folders    where files are looked for first, before the root and the folders in it
     """
 
     looks_for: str
@@ -55,7 +68,9 @@ class FilePerSplit:
     is_ours: IsOurs
     in_folder: IsOurs | None = None
     prefer: Callable[[list[Path]], list[Path]] = list
+    prefix: str | None = None
     has_ids: bool = False
+    folders: Sequence[str] = ("annotations",)
 
     def sniff(self, path: Path) -> bool:
         """Whether `path` is such a file, or a folder with some."""
@@ -71,30 +86,50 @@ class FilePerSplit:
         return strict or self._find(path, self.is_ours)
 
     def _find(self, root: Path, is_ours: IsOurs) -> list[Path]:
-        found = (find_files(root, suffix, is_ours) for suffix in self.suffixes)
+        found = (find_files(root, s, is_ours, self.folders) for s in self.suffixes)
         return self.prefer(next((files for files in found if files), []))
+
+    def _beside(self, root: Path, files: Sequence[Path], title: str) -> Iterator[str]:
+        """Notes on the files beside `files` that are left out."""
+        suffix = files[0].suffix.lower()
+        if suffix not in _NAMED:
+            return
+        theirs: list[str] = []
+        ours: list[str] = []
+        for folder in dict.fromkeys((*(file.parent for file in files), root)):
+            names = list_files(folder, suffix)
+            for path in (folder / name for name in names):
+                if path not in files:
+                    is_ours = len(names) <= _MOST and self.is_ours(path)
+                    (ours if is_ours else theirs).append(path.relative_to(root).as_posix())
+        if ours:
+            yield named(ours, f"file of {title} beside those of the splits: left out")
+        if theirs:
+            yield named(theirs, f"file not of {title}: left out")
 
     def read(self, path: Path, read: Read, title: str) -> DetectionTable:
         """The dataset at `path`, by a function of the root and one annotation file.
 
         A file that tells the splits of its images keeps them. Raises DataError where there are no
-        files, or several that do not say which split they are.
+        files, or several that tell of the same images and do not say which split they are.
         """
         files = self.files(path)
         if path.is_file():
-            return read(root_of(path), path)
+            return read(root_of(path, self.folders), path)
         if not files:
             hint = f"looked for {self.looks_for} ({title})"
             raise DataError(f"holds no {title} file", where=path, hint=hint)
-        tables = []
-        for file, split in zip(files, _split_names(path, files), strict=True):
+        tables, splits = [], _split_names(path, files, self.prefix)
+        for file, split in zip(files, splits, strict=True):
             table = read(path, file)
             every = np.arange(len(table), dtype=np.int64)
-            named = {split: every} if split and not table.splits else table.splits
-            tables.append(replace(table, splits=named))
-        if len(tables) == 1:
-            return tables[0]
-        return merge_tables(tables if self.has_ids else _numbered_on(tables))
+            told = {split: every} if split and not table.splits else table.splits
+            tables.append(replace(table, splits=told))
+        notes = (*_apart(path, files, splits, tables), *self._beside(path, files, title))
+        whole = tables[0]
+        if len(tables) > 1:
+            whole = merge_tables(tables if self.has_ids else _numbered_on(tables))
+        return replace(whole, notes=(*whole.notes, *notes))
 
 
 class Part(NamedTuple):
@@ -185,19 +220,22 @@ def add_part(
     columns.end_split(part.split, start)
 
 
-def find_files(root: Path, suffix: str, is_ours: IsOurs) -> list[Path]:
-    """Annotation files of a folder: those in `annotations`, else in itself, else in its folders.
+def find_files(
+    root: Path, suffix: str, is_ours: IsOurs, first: Sequence[str] = ("annotations",)
+) -> list[Path]:
+    """Annotation files of a folder: those in one of `first`, else in itself, else in its folders.
 
     Folders that are called as splits count as the folder itself. One that has images of its own,
     and does not speak of a split, is another dataset.
     """
-    return next((files for files in _groups(root, suffix, is_ours) if files), [])
+    return next((files for files in _groups(root, suffix, is_ours, first) if files), [])
 
 
-def _groups(root: Path, suffix: str, is_ours: IsOurs) -> Iterator[list[Path]]:
+def _groups(root: Path, suffix: str, is_ours: IsOurs, first: Sequence[str]) -> Iterator[list[Path]]:
     splits = (".", *(name for _, name in split_folders(root)))
     within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
-    for folders in (find_folders(root, ("annotations",)), splits, within):
+    firsts = ([folder] for folder in find_folders(root, first))
+    for folders in (*firsts, splits, within):
         files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
         # A file an image is another format: one look at a few tells.
         if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
@@ -230,26 +268,53 @@ def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
     return numbered
 
 
-def root_of(path: Path) -> Path:
-    """The folder of the dataset that an annotation file alone stands for."""
-    return path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+def root_of(path: Path, folders: Sequence[str] = ("annotations",)) -> Path:
+    """The folder of the dataset that an annotation file alone, maybe in `folders`, stands for."""
+    parts = tuple(part.lower() for part in path.parent.parts)
+    for folder in sorted(folders, key=len, reverse=True):
+        below = tuple(folder.split("/"))
+        if parts[-len(below) :] == below:
+            return path.parents[len(below)]
+    return path.parent
 
 
-def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:
-    """The split that each file tells of. Raises DataError where several do not say."""
+def _split_names(root: Path, files: Sequence[Path], prefix: str | None) -> list[str | None]:
+    """The split that each file tells of, by its name or its folder's.
+
+    Of several files, what follows a `prefix` is the name of a split, whatever it says.
+    """
     folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
     names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
-    if names.count(None) > 1:
-        nameless = [
-            f.relative_to(root).as_posix()
-            for f, name in zip(files, names, strict=True)
-            if name is None
-        ]
-        raise DataError(
-            f"several annotation files, and no telling of which split: {', '.join(nameless[:5])}",
-            where=root,
-            hint="name the one to read instead of the folder",
-        )
-    if len(set(names)) < len(names):  # train2014 beside train2017
+    if prefix is not None and len(files) > 1:
+        own = (f.stem.removeprefix(prefix) if f.stem.startswith(prefix) else "" for f in files)
+        others = (name if name != _NO_SPLIT else "" for name in own)
+        names = [name or other or None for name, other in zip(names, others, strict=True)]
+    known = [name for name in names if name]
+    if len(set(known)) < len(known):  # train2014 beside train2017
         return [name and file.stem for name, file in zip(names, files, strict=True)]
     return names
+
+
+def _apart(
+    root: Path,
+    files: Sequence[Path],
+    splits: Sequence[str | None],
+    tables: Sequence[DetectionTable],
+) -> list[str]:
+    """A note on several files that name no split: they are read as one.
+
+    Raises DataError where they tell of the same images, or others do name a split.
+    """
+    if splits.count(None) < 2:
+        return []
+    told = Counter(chain.from_iterable(set(table.files) for table in tables))
+    if splits.count(None) == len(splits) and max(told.values(), default=0) < 2:
+        return [f"{counted(len(files), 'file')} of other images each, read as one dataset"]
+    nameless = [f for f, name in zip(files, splits, strict=True) if name is None]
+    listed = ", ".join(file.relative_to(root).as_posix() for file in nameless[:5])
+    raise DataError(
+        f"several annotation files, and no telling of which split: {listed}",
+        where=root,
+        hint="name the one to read instead of the folder, or make one dataset of several: "
+        f"`dh convert {nameless[0]} {nameless[1]} NEW --to coco`",
+    )

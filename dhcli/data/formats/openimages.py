@@ -31,6 +31,7 @@ HOLDS = Holds(
     empty=False,
     classes=False,
     sizes=False,
+    fractions=True,
 )
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -63,12 +64,12 @@ def read_openimages(root: Path, path: Path) -> DetectionTable:
         where = f"{path}:{line}"
         if len(row) != len(header):
             what = f"expected {len(header)} columns, found {len(row)}"
-            columns.refuse(DataError(what, where=where))
+            columns.refuse_row(DataError(what, where=where))
             continue
         try:
             _add_box(columns, dict(zip(header, row, strict=True)), names, line)
         except ValueError as error:
-            columns.refuse(DataError(f"has a value that cannot be used: {error}", where=where))
+            columns.refuse_row(DataError(f"has a value that cannot be used: {error}", where=where))
     if all(score == 1 for score in columns.scores):
         del columns.scores[:]
     columns.locate()

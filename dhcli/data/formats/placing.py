@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -18,7 +19,7 @@ from dhcli.data.io.files import last_part, stem_of
 from dhcli.data.io.progress import track
 from dhcli.data.strings import Strings
 from dhcli.data.table import ANY_CLASS, HELD, REGION, SOURCE, Column, DetectionTable, Flag
-from dhcli.words import counted
+from dhcli.words import counted, named
 
 LEFT_OUT = "left out"
 """What becomes of regions in formats that hold objects alone."""
@@ -60,6 +61,7 @@ class Holds:
     classes  whether it lists classes without boxes
     scores   whether it has a place for scores
     sizes    whether it tells the sizes of images, without which these must be there
+    fractions  whether boxes are told in fractions of images, whose sizes must be known
     splits   whether an image can be in several splits
     own_columns  whether it keeps columns of a table's own, of images
     """
@@ -73,6 +75,7 @@ class Holds:
     classes: bool = True
     scores: bool = True
     sizes: bool = True
+    fractions: bool = False
     splits: bool = True
     own_columns: bool = False
 
@@ -81,12 +84,14 @@ class Holds:
 class Placing:
     """Where a writer puts the images of `table`: below `folder`, called `names`.
 
-    Names have no folders, and no two have the same stem, so that label files can go by it.
+    Names have no folders, and no two have the same stem, so that label files can go by it. Links
+    that lead out of the dataset are copied with `follow` alone: what they lead to may be private.
     """
 
     table: DetectionTable
     folder: Path
     images: Images
+    follow: bool = False
     names: list[str] = field(init=False)
     lost: list[str] = field(init=False, default_factory=list)
 
@@ -99,16 +104,22 @@ class Placing:
         if self.images == "none":
             return
         each = [folders] * len(self.names) if isinstance(folders, str) else folders
-        missing = 0
+        missing, outside = 0, []
+        leads_out = _leads_out(self.table.root)
         for image in track(range(len(self.names)), "images put into their place"):
             folder, name = each[image], self.names[image]
             source = self.table.path(image)
-            if source.is_file():
+            if self.images == "copy" and not self.follow and leads_out(source):
+                outside.append(self.table.files[image])
+            elif source.is_file():
                 self._put(source, Path(self._path(f"{folder}/{name}")))
             else:
                 missing += 1
         if missing:
             self.lost.append(f"{counted(missing, 'image')} missing: not copied")
+        if outside:
+            what = "image that is a link out of the dataset, not copied without --follow-links"
+            self.lost.append(named(outside, what))
 
     def parts(self) -> dict[str, NDArray[np.int64]]:
         """The image numbers of each split, and under "" of those in none; "" alone if no splits."""
@@ -163,6 +174,22 @@ class Placing:
             Path(parent).mkdir(parents=True, exist_ok=True)
             self._made.add(parent)
         return path
+
+
+def _leads_out(root: Path) -> Callable[[Path], bool]:
+    """Whether a file lies outside of `root`, links followed; a look per folder, and per link."""
+    home = root.resolve()
+
+    @cache
+    def resolve(folder: str) -> Path:
+        return Path(folder).resolve()
+
+    def leads_out(file: Path) -> bool:
+        path, folder = str(file), os.path.dirname(str(file))  # noqa: PTH120 - called per image
+        place = resolve(path) if os.path.islink(path) else resolve(folder)  # noqa: PTH114
+        return not place.is_relative_to(home)
+
+    return leads_out
 
 
 def writing(items: Sequence[T]) -> Iterator[T]:
@@ -240,6 +267,40 @@ def _options(file: str) -> Iterator[str]:
     yield from (f"{stem}_{number}{suffix}" for number in count(2))
 
 
+def writable(table: DetectionTable, holds: Holds) -> tuple[DetectionTable, tuple[str, ...]]:
+    """What of `table` has numbers to write, and lines on what has not.
+
+    Boxes that are not finite are left out, and images of unknown size where these need fractions.
+    """
+    lost = []
+    finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
+    if broken := int(np.sum(~finite)):
+        lost.append(counted(broken, "box with a coordinate that is not finite: left out"))
+        table = table.keep_boxes(finite)
+    unsized = (table.sizes <= 0).any(axis=1) & (np.diff(table.offsets) > 0)
+    if unsized.any():
+        names = [table.files[image] for image in np.flatnonzero(unsized).tolist()]
+        if holds.fractions:
+            table = table.keep_images(~unsized)
+            what = "image of unknown size, which fractions need, left out with its boxes"
+            lost.append(named(names, what))
+        elif holds.sizes:
+            lost.append(named(names, "image of unknown size: written as 0×0"))
+    return table, tuple(lost)
+
+
+def objects_held(table: DetectionTable, holds: Holds) -> DetectionTable:
+    """The images, boxes and classes of `table` that a format that `holds` so much lists."""
+    if holds.regions == LEFT_OUT:
+        table = table.keep_boxes(~table.regions())
+    if not holds.empty:
+        table = table.keep_images(np.diff(table.offsets) > 0)
+    if not holds.classes:
+        used = set(np.unique(table.labels).tolist())
+        table = table.with_classes([n for k, n in enumerate(table.classes) if k in used])
+    return table
+
+
 def losses(table: DetectionTable, holds: Holds) -> list[str]:
     """What is lost when `table` is written to a format that `holds` so much: lines with counts."""
     lines = []
@@ -301,7 +362,7 @@ def _informative(name: str, column: Column) -> int:
         return int(np.sum(column.says()))
     unknown = (NO_TRACK,) if name == "track" else _UNKNOWN
     blank = np.isin(column, unknown) | np.isnan(column)
-    return int(np.sum(~blank.reshape(len(column), -1).all(axis=1)))
+    return int(np.sum(~blank.all(axis=tuple(range(1, column.ndim)))))
 
 
 def decimal(value: float) -> str:

@@ -39,14 +39,14 @@ def read_retinanet(root: Path, path: Path) -> DetectionTable:
         where = f"{path}:{line}"
         if len(row) != _COLUMNS:
             what = f"expected {_COLUMNS} columns, found {len(row)}"
-            columns.refuse(DataError(what, where=where))
+            columns.refuse_row(DataError(what, where=where))
             continue
         try:
             box = [number_of(field) for field in row[1:5]] if any(row[1:]) else []
             name = class_of(row[5]) if box else ""
         except ValueError as error:
             what = f"has a value that cannot be used: {error}"
-            columns.refuse(DataError(what, where=where))
+            columns.refuse_row(DataError(what, where=where))
             continue
         image = columns.image(row[0])
         if box:

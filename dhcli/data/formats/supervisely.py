@@ -43,6 +43,7 @@ from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.io.progress import track
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import ANY_CLASS, DetectionTable
+from dhcli.errors import DataError
 
 HOLDS = Holds("from 0, maximum included", splits=False)
 
@@ -106,7 +107,12 @@ class _Reader:
     def read_part(self, part: Part) -> None:
         """Read the annotation files of a dataset."""
         for name in track(part.files(self.root, ".json"), "annotation files read"):
-            number = self._read(part, name)
+            before = len(self.columns.labels)
+            try:
+                number = self._read(part, name)
+            except DataError as error:
+                self.columns.refuse_file(error, before)
+                continue
             if part.split:
                 self.columns.splits[part.split].append(number)
 
@@ -114,18 +120,19 @@ class _Reader:
         """Read one annotation file; return the number of its image."""
         document = JsonText(self.root / part.labels / name)
         coming = len(self.columns.files)  # the file may tell of the image behind its objects
-        objects = document.taking("an object", partial(self._add, coming))
+        refuse = partial(self.columns.refuse, file=f"{part.labels}/{name}")
+        objects = document.taking("an object", partial(self._add, coming), refuse)
         head = document.read_object({"objects": objects})
         size = head.get("size")
         width, height = (
             side_of(size.get(side) if isinstance(size, dict) else 0) for side in ("width", "height")
         )
-        file = f"{part.images}/{self._image_of(part.images, name[: -len('.json')])}"
-        number = self.columns.add_image(file, width, height, f"{part.labels}/{name}")
         try:
             tags = _tags(head)
         except ODD as error:
             raise document.fail(f"a tag of the image {oddity(error)}", document.start) from None
+        file = f"{part.images}/{self._image_of(part.images, name[: -len('.json')])}"
+        number = self.columns.add_image(file, width, height, f"{part.labels}/{name}")
         for tag in set(tags) & set(_SPLIT_TAGS):
             self.columns.splits[tag].append(number)
         return number

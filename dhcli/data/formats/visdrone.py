@@ -131,7 +131,7 @@ def _read_labels(
         try:
             values = _numbers(row, where, named, len(classes))
         except DataError as error:
-            columns.refuse(error, len(columns.files) - 1)
+            columns.refuse_row(error, len(columns.files) - 1)
             continue
         left, top, width, height, score, category, truncation, occlusion = values
         name = named[category]

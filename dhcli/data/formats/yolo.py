@@ -55,7 +55,11 @@ from dhcli.ops.arrays import tidy
 from dhcli.words import counted
 
 HOLDS = Holds(
-    "fractions of the image: centre, width, height", marks=Flag(0), regions=LEFT_OUT, sizes=False
+    "fractions of the image: centre, width, height",
+    marks=Flag(0),
+    regions=LEFT_OUT,
+    sizes=False,
+    fractions=True,
 )
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
@@ -379,7 +383,7 @@ def _read_carefully(data: bytes, path: Path, columns: Columns) -> None:
         try:
             label, box, score = _parse(row, f"{path}:{line}")
         except DataError as error:
-            columns.refuse(error, len(columns.files) - 1)
+            columns.refuse_row(error, len(columns.files) - 1)
             continue
         columns.add_box(label, box, 0, line)
         if score is not None:

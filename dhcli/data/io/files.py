@@ -25,7 +25,8 @@ from dhcli.errors import DataError
 IMAGE_SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff"),
-        *(".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".avif"),
+        *(".webp", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".avif", ".mpo"),
+        *(".heic", ".heif", ".hif"),
     )
 )
 

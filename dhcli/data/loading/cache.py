@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dhcli.atomic import atomic_write
+from dhcli.data.io.depth import Depth
 from dhcli.data.io.files import map_threads
 from dhcli.data.io.image import Pixels, read_image
 from dhcli.data.loading.batching import known_sizes
@@ -60,7 +61,7 @@ def decoded_size(table: DetectionTable, *, upright: bool) -> int:
     return int(known_sizes(table, upright=upright).prod(axis=1).sum()) * 3
 
 
-def decode_to_memory(table: DetectionTable, *, upright: bool) -> ImageCache:
+def decode_to_memory(table: DetectionTable, *, upright: bool, depth: Depth = "auto") -> ImageCache:
     """Decode every image of `table` into shared memory, in threads.
 
     The memory is given back when the last process that uses it ends, however it ends.
@@ -73,10 +74,12 @@ def decode_to_memory(table: DetectionTable, *, upright: bool) -> ImageCache:
     def keep(start: int, pixels: Pixels) -> None:
         place[start : start + pixels.size] = pixels.reshape(-1)
 
-    return ImageCache(flat, _decode(table, keep, upright=upright))
+    return ImageCache(flat, _decode(table, keep, upright, depth))
 
 
-def decode_to_file(table: DetectionTable, path: Path, *, upright: bool) -> ImageCache:
+def decode_to_file(
+    table: DetectionTable, path: Path, *, upright: bool, depth: Depth = "auto"
+) -> ImageCache:
     """Decode every image of `table` into the file `path`, in threads; the caller removes it.
 
     Raises DataError naming an image that cannot be read, DhError where `path` cannot be written.
@@ -89,7 +92,7 @@ def decode_to_file(table: DetectionTable, path: Path, *, upright: bool) -> Image
                 file.seek(start)
                 file.write(pixels.data)
 
-        shapes = _decode(table, keep, upright=upright)
+        shapes = _decode(table, keep, upright, depth)
     return ImageCache(path, shapes)
 
 
@@ -105,7 +108,7 @@ def free_memory() -> int | None:
 
 
 def _decode(
-    table: DetectionTable, keep: Callable[[int, Pixels], None], *, upright: bool
+    table: DetectionTable, keep: Callable[[int, Pixels], None], upright: bool, depth: Depth
 ) -> NDArray[np.int64]:
     """Give every image to `keep`, with its place among the bytes; (I, 2) their heights, widths."""
     shapes = known_sizes(table, upright=upright)[:, ::-1].copy()
@@ -113,7 +116,7 @@ def _decode(
 
     def decode(image: int) -> None:
         path = table.path(image)
-        pixels = read_image(path, upright=upright)
+        pixels = read_image(path, upright=upright, depth=depth)
         height, width = shapes[image]
         if pixels.size != height * width * 3:
             found = f"{pixels.shape[1]} × {pixels.shape[0]}"

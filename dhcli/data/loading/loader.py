@@ -270,7 +270,8 @@ class BatchMaker(Dataset["Batch | DhError"]):
 
     def _decode(self, image: int) -> Pixels:
         files = PackedStrings(*(part.numpy() for part in self.files))
-        return read_image(self.root / str(files[image]), upright=self.input.exif)
+        path = self.root / str(files[image])
+        return read_image(path, upright=self.input.exif, depth=self.input.depth)
 
     def _transform(self, sample: Sample, epoch: int, image: int) -> Sample:
         if self.augment is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
@@ -23,6 +23,8 @@ from dhcli.words import counted
 
 _SLACK = 0.5
 """Pixels that a box may lie over the edge by: what rounding does."""
+_ROUNDED, _NEARLY = 2, 1.01
+"""Pixels, and share, by which a size may be wrong without meaning another size."""
 SPLITS = ("train", "trainval", "val", "test")
 """The splits that are known, from what is learned from to what is measured on."""
 _NESTED = {("train", "trainval"), ("trainval", "val")}
@@ -32,14 +34,14 @@ Mask = NDArray[np.bool_]
 
 def check_table(table: DetectionTable, images: Scan) -> list[Finding]:
     """Everything found wrong with a dataset, whose image files were looked at."""
-    upright, sizes = correct_sizes(table, images)
+    fitted = fit_to_images(table, images)
     return [
         *(Finding(*remark) for remark in table.remarks),
         *_check_whole(table),
         *_check_ids(table),
         *check_images(table, images),
-        *sizes,
-        *check_boxes(upright, ~images.is_bad),
+        *fitted.findings,
+        *check_boxes(fitted.table, ~images.is_bad),
         *_check_splits(table),
         *_check_copies(table, images),
     ]
@@ -95,35 +97,97 @@ def repeated_ids(table: DetectionTable) -> Mask:
 
 
 def check_images(table: DetectionTable, images: Scan) -> Iterator[Finding]:
-    """The images that cannot be used."""
+    """The images that cannot be used, and those that are read by a rule."""
     for image, what in images.bad.items():
         code = "image-unreadable" if table.path(image).exists() else "image-missing"
         yield Finding(code, str(table.files[image]), what)
+    for image, said in images.odd.items():
+        yield from (Finding(code, str(table.files[image]), what) for code, what in said)
 
 
-def correct_sizes(table: DetectionTable, images: Scan) -> tuple[DetectionTable, list[Finding]]:
-    """The table with the images' own sizes, and the images that were annotated with others.
+@dataclass(frozen=True)
+class Fitted:
+    """A table whose sizes and boxes are made to fit the image files, and what was found.
+
+    table     sizes are the images' own, but for those that `disagree`
+    findings  the images that were annotated with another size
+    moved     (I,) bool: images whose boxes were turned or scaled along; masks no longer fit there
+    disagree  (I,) bool: images that boxes and size told do not fit; nothing is changed there
+    """
+
+    table: DetectionTable
+    findings: list[Finding]
+    moved: Mask
+    disagree: Mask
+
+
+def fit_to_images(table: DetectionTable, images: Scan) -> Fitted:
+    """The table as its image files have it, by what the size told and the boxes say of each.
 
     Where the size told is that of the pixels before EXIF turns them, and all boxes lie within it,
-    the boxes are turned along.
+    the boxes are turned along. Where the image was made smaller or larger by one factor since its
+    boxes were drawn, these are scaled along: see `_resized`. Where the boxes lie in the image all
+    the same, its own size counts. Else the two disagree, and both stay.
     """
     told, real = table.sizes, images.sizes
     differ = (told > 0).all(axis=1) & (told != real).any(axis=1) & ~images.is_bad
-    boxes, findings = table.boxes, []
+    if not differ.any():
+        none = np.zeros(len(table), np.bool_)
+        return Fitted(replace(table, sizes=real), [], none, none)
     sideways = _sideways(table, differ & (told == real[:, ::-1]).all(axis=1))
-    if sideways:
-        boxes = boxes.copy()
+    is_turned = np.isin(np.arange(len(table)), [*sideways])
+    resized = _resized(table, real, differ & ~is_turned)
+    disagree = differ & ~is_turned & ~resized & ~_holds_boxes(table, real)
+    boxes, areas = table.boxes.copy(), table.areas.copy()
+    findings = []
     for image in np.flatnonzero(differ).tolist():
-        (width, height), size = told[image].tolist(), real[image].tolist()
+        rows, (width, height), size = table.rows(image), told[image].tolist(), real[image]
         what = f"annotated as {width}×{height}, but is {size[0]}×{size[1]}"
+        code = "image-size"
         if image in sideways:
-            rows = table.rows(image)
             boxes[rows] = turn_boxes(boxes[rows], sideways[image], (width, height))
             code, what = "image-turned", f"{what} as EXIF turns it"
-        else:
-            code = "image-size"
+        elif resized[image]:
+            scale = size / told[image]
+            boxes[rows] *= np.tile(scale, 2)
+            areas[rows] *= scale.prod()
+            code, what = "image-resized", f"{what}: its boxes are of the size told"
+        elif disagree[image]:
+            code, what = "image-disagrees", f"{what}, and its boxes do not fit that"
         findings.append(Finding(code, str(table.files[image]), what))
-    return replace(table, sizes=real, boxes=boxes), findings
+    sizes = np.where(disagree[:, None], told, real)
+    fitted = replace(table, sizes=sizes, boxes=boxes, areas=areas)
+    return Fitted(fitted, findings, is_turned | resized, disagree)
+
+
+def _resized(table: DetectionTable, real: NDArray[np.int32], candidates: Mask) -> Mask:
+    """(I,) bool: images, of sizes `real` (I, 2), that were scaled after their boxes were drawn.
+
+    Both sides changed by one factor, to a pixel. An image alone does not tell whether its boxes or
+    the size told are wrong, so those made smaller, and those made larger, are looked at together:
+    the boxes are pixels of the smaller size if that holds all of them.
+    """
+    told = table.sizes.astype(np.int64)
+    ratio = told[:, 0] * real[:, 1] - told[:, 1] * real[:, 0]
+    scaled = candidates & (np.abs(ratio) <= told.sum(axis=1))
+    scaled &= (np.abs(told - real) > _ROUNDED).any(axis=1)
+    scaled &= np.diff(table.offsets) > 0
+    shrunk, grown = (scaled & each.any(axis=1) for each in (real < told, real > told))
+    in_told, in_real = _holds_boxes(table, table.sizes), _holds_boxes(table, real)
+    resized = np.zeros(len(table), np.bool_)
+    if not in_real[shrunk].all():
+        resized |= shrunk & in_told
+    if in_told[grown].all():
+        resized |= grown
+    return resized
+
+
+def _holds_boxes(table: DetectionTable, sizes: NDArray[np.int32]) -> Mask:
+    """(I,) bool: all finite boxes of an image lie within its size of `sizes` (I, 2), nearly."""
+    limits = np.tile(np.maximum(sizes * _NEARLY, sizes + _ROUNDED), 2)[table.image_of_box]
+    beyond = (table.boxes > limits).any(axis=1) & np.isfinite(table.boxes).all(axis=1)
+    holds: Mask = np.bincount(table.image_of_box[beyond], minlength=len(table)) == 0
+    return holds
 
 
 def _sideways(table: DetectionTable, candidates: Mask) -> dict[int, int]:

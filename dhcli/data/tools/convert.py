@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from dhcli.data.formats import Images, write_dataset
+from dhcli.atomic import folder_beside
+from dhcli.data.formats import Images, held, write_dataset
 from dhcli.data.formats.placing import losses
 from dhcli.data.merge import merge_datasets
 from dhcli.data.table import DetectionTable
+from dhcli.data.tools.mend import fit_to_files
 from dhcli.data.tools.select import (
     drop_classes,
     drop_small,
@@ -31,8 +33,8 @@ class Plan:
     renamed   class names, old to new
     classes   those to keep, in their order; all where empty
     dropped   those to leave out
-    min_area  least pixels² of a box
     limit     most images, the first ones; None: all
+    min_area  least pixels² of a box
     shares    splits to make and their shares of the images; none where empty
     group_by  column of images, or regular expression on their paths: equals stay in one split
     seed      of the split
@@ -44,8 +46,8 @@ class Plan:
     renamed: Mapping[str, str] = field(default_factory=dict)
     classes: Sequence[str] = ()
     dropped: Sequence[str] = ()
-    min_area: float = 0
     limit: int | None = None
+    min_area: float = 0
     shares: Mapping[str, float] = field(default_factory=dict)
     group_by: str | None = None
     seed: int = 0
@@ -57,58 +59,79 @@ class Plan:
 def apply_plan(
     tables: Sequence[DetectionTable], plan: Plan
 ) -> tuple[DetectionTable, tuple[str, ...]]:
-    """One table of `tables`, as `plan` wants it but for tiles, and lines on what changed."""
+    """One table of `tables`, as `plan` wants it but for tiles, and lines on what changed.
+
+    Sizes and boxes are made to fit the image files on the way, as training does.
+    """
     table = tables[0] if len(tables) == 1 else merge_datasets(tables)
     lines = [f"{len(tables)} datasets become one"] if len(tables) > 1 else []
     if len(tables) > 1:
         lines += [note for note in table.notes if not any(note in each.notes for each in tables)]
-    for what, step in _steps(plan):
-        changed = step(table)
-        if counts := _difference(table, changed):
-            lines.append(f"{what}: {counts}")
-        table = changed
+    table = _take(table, _choices(plan), lines)
+    table, fitted = fit_to_files(table)
+    table = _take(table, _measures(plan), lines := lines + fitted)
     return table, tuple(lines)
 
 
 def write_plan(
-    table: DetectionTable, destination: Path, format: str, images: Images, plan: Plan
+    table: DetectionTable,
+    destination: Path,
+    format: str,
+    images: Images,
+    plan: Plan,
+    *,
+    overwrite: bool = False,
+    follow: bool = False,
 ) -> tuple[DetectionTable, tuple[str, ...]]:
     """Write `table`, in tiles if `plan` has it; what was written, and what could not be held."""
+    write = partial(write_dataset, overwrite=overwrite, follow=follow)
     if plan.tile is None:
-        return table, write_dataset(table, destination, format, images=images)
+        return held(table, format), write(table, destination, format, images=images)
     if images == "link":
         raise ConfigError("tiles are new images, which cannot be links", hint="`--images copy`")
     tiling = tile_table(table, plan.tile, plan.overlap, plan.visible)
     lost = tuple(f"in tiles, {line}" for line in losses(table, HOLDS))
     if images == "none":
-        lost += write_dataset(tiling.table, destination, format, images="none")
-        return tiling.table, lost
-    destination.parent.mkdir(parents=True, exist_ok=True)
+        lost += write(tiling.table, destination, format, images="none")
+        return held(tiling.table, format), lost
     # Beside the destination, so that finished tiles need only be moved.
-    with tempfile.TemporaryDirectory(
-        dir=destination.parent, prefix=f".{destination.name}.", suffix=".part"
-    ) as folder:
-        tiles = write_tiles(tiling, Path(folder))
-        return tiles, lost + write_dataset(tiles, destination, format, images="move")
+    with folder_beside(destination) as folder:
+        tiles = write_tiles(tiling, folder)
+        return held(tiles, format), lost + write(tiles, destination, format, images="move")
 
 
-Step = Callable[[DetectionTable], DetectionTable]
+Step = tuple[str, Callable[[DetectionTable], DetectionTable]]
+"""What a plan asks for: its name for people, and what does it."""
 
 
-def _steps(plan: Plan) -> Iterator[tuple[str, Step]]:
-    """What the plan asks for, in order, each with a name for people."""
+def _take(table: DetectionTable, steps: Iterable[Step], lines: list[str]) -> DetectionTable:
+    """The table after `steps`; what each changed is added to `lines`."""
+    for what, step in steps:
+        changed = step(table)
+        if counts := _difference(table, changed):
+            lines.append(f"{what}: {counts}")
+        table = changed
+    return table
+
+
+def _choices(plan: Plan) -> Iterator[Step]:
+    """The steps that ask for classes and images."""
     if plan.renamed:
         yield "classes renamed", lambda table: rename_classes(table, plan.renamed)
     if plan.classes:
         yield "other classes left out", lambda table: keep_classes(table, plan.classes)
     if plan.dropped:
         yield "classes left out", lambda table: drop_classes(table, plan.dropped)
-    if plan.min_area > 0:
-        what = f"boxes below {plan.min_area:g} pixels² left out"
-        yield what, lambda table: drop_small(table, plan.min_area)
     limit = plan.limit
     if limit is not None:
         yield f"first {counted(limit, 'image')} kept", lambda table: limit_images(table, limit)
+
+
+def _measures(plan: Plan) -> Iterator[Step]:
+    """The steps that ask for boxes and sizes as the image files have them."""
+    if plan.min_area > 0:
+        what = f"boxes below {plan.min_area:g} pixels² left out"
+        yield what, lambda table: drop_small(table, plan.min_area)
     if plan.shares:
         what = "divided by groups of images" if plan.group_by else "divided"
         yield what, lambda table: _divide(table, plan)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,7 @@ CODES: Mapping[str, Code] = {
     "dataset-empty": Code("error", "no image has a box", "the run stops", ""),
     "row-unreadable": Code(
         "error",
-        "a row of an annotation file, or the file of an image, cannot be read",
+        "a row or entry of an annotation file, or the file of an image, cannot be read",
         "left out with data.on_bad_image=skip, else the run stops",
         "left out",
     ),
@@ -41,11 +42,36 @@ CODES: Mapping[str, Code] = {
         "left out with data.on_bad_image=skip, else the run stops",
         "left out",
     ),
+    "image-unended": Code(
+        "warning", "a JPEG has no end mark, though every pixel is there", "read", ""
+    ),
+    "image-depth": Code(
+        "warning",
+        "an image has more than 8 bits per channel",
+        "made 8 by the rule of input.depth",
+        "",
+    ),
+    "image-bands": Code(
+        "warning", "an image has bands beside red, green and blue", "the first three are read", ""
+    ),
+    "image-frames": Code("warning", "an image has several frames", "the first is read", ""),
     "image-size": Code(
         "warning",
         "an image has another size than its annotation says",
         "the image's own size counts",
         "the image's own size is written",
+    ),
+    "image-resized": Code(
+        "warning",
+        "an image was made smaller or larger after its boxes were drawn",
+        "boxes scaled along",
+        "boxes scaled along, masks left out",
+    ),
+    "image-disagrees": Code(
+        "error",
+        "an image has another size than its annotation says, and its boxes do not fit that",
+        "left out with data.on_bad_image=skip, else the run stops",
+        "",
     ),
     "image-turned": Code(
         "warning",
@@ -58,6 +84,12 @@ CODES: Mapping[str, Code] = {
         "two images have the same content",
         "both kept",
         "the first kept",
+    ),
+    "image-unannotated": Code(
+        "warning",
+        "a listed image has no annotation file: not annotated, which is not the same as empty",
+        "left out",
+        "left out",
     ),
     "image-empty": Code("warning", "an image has no box", "kept, as background", ""),
     "image-unsplit": Code("warning", "images are in no split", "left out", ""),
@@ -140,3 +172,16 @@ class Finding:
     def training(self) -> str:
         """What training does about it."""
         return CODES[self.code].training
+
+
+def summary(findings: Sequence[Finding]) -> list[str]:
+    """A line per code: how many of it there are, what it means, what is done, and the first."""
+    lines = []
+    for code, count in Counter(finding.code for finding in findings).items():
+        first = next(finding for finding in findings if finding.code == code)
+        about = CODES[code]
+        done = f"; {about.training}" if about.training else ""
+        lines.append(
+            f"{code} ({count:,}): {about.meaning}{done}, such as {first.where}: {first.what}"
+        )
+    return lines

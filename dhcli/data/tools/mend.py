@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -12,20 +13,21 @@ from numpy.typing import NDArray
 from dhcli.data.table import UNREADABLE, DetectionTable, Flag
 from dhcli.data.tools.check import (
     SPLITS,
+    Fitted,
     check_images,
     check_table,
-    correct_sizes,
     count_classes,
     find_broken,
     find_copies,
     find_repeated,
     find_shared,
     find_unknown,
+    fit_to_images,
     spellings,
 )
-from dhcli.data.tools.findings import Finding
-from dhcli.data.tools.scan import Scan
-from dhcli.data.tools.select import keep_images, rename_classes
+from dhcli.data.tools.findings import Finding, summary
+from dhcli.data.tools.scan import Scan, scan_images
+from dhcli.data.tools.select import rename_classes
 from dhcli.errors import DataError
 from dhcli.words import counted
 
@@ -42,11 +44,15 @@ def mend_for_training(
     if on_bad_image == "error":
         _refuse_unreadable(table)
     if images.bad and on_bad_image == "error":
-        raise _bad_images(table, list(check_images(table, images)))
+        found = check_images(table, images)
+        raise _bad_images(table, list(islice(found, len(images.bad))))
     findings = check_table(table, images)
-    table, _ = correct_sizes(table.without_source(), images)  # which may be most of it
-    if images.bad:
-        table = keep_images(table, ~images.is_bad)
+    fitted = fit_to_images(table.without_source(), images)  # which may be most of it
+    table, bad = fitted.table, images.is_bad | fitted.disagree
+    if fitted.disagree.any() and on_bad_image == "error":
+        raise _bad_images(table, [f for f in fitted.findings if f.code == "image-disagrees"])
+    if bad.any():
+        table = table.keep_images(~bad)
     return _mend_boxes(_order_corners(table)), findings
 
 
@@ -55,13 +61,10 @@ def mend_for_good(table: DetectionTable, images: Scan) -> DetectionTable:
 
     What becomes of each finding that `check_table` names is told in `CODES`, under `fix`.
     """
-    upright, sizes = correct_sizes(table, images)
-    turned = {finding.where for finding in sizes if finding.code == "image-turned"}
-    in_turned = np.array([file in turned for file in table.files], np.bool_)[table.image_of_box]
-    upright = upright.without_source(in_turned)  # masks are no longer right there
+    fitted = without_moved_masks(fit_to_images(table, images))
     keep = ~images.is_bad
     keep[_spare_copies(table, images)] = False
-    table = keep_images(_part_splits(upright), keep)
+    table = _part_splits(fitted).keep_images(keep)
     table = _order_corners(table)
     table = _mend_boxes(table.keep_boxes(~find_repeated(table)))
     return _mend_classes(table).with_sound_ids()
@@ -78,6 +81,22 @@ def _refuse_unreadable(table: DetectionTable) -> None:
             hint="mend it (`dh check` lists all), or leave such rows out: "
             "`--set data.on_bad_image=skip`",
         )
+
+
+def fit_to_files(table: DetectionTable) -> tuple[DetectionTable, list[str]]:
+    """The table as its image files have it, after a look at all that are there; what was done.
+
+    See `fit_to_images`. Files that cannot be read say nothing.
+    """
+    fitted = fit_to_images(table, scan_images(table, decode=False))
+    if not fitted.findings:
+        return fitted.table, []
+    return without_moved_masks(fitted), summary(fitted.findings)
+
+
+def without_moved_masks(fitted: Fitted) -> DetectionTable:
+    """The table without the masks of images whose boxes have moved: they are no longer right."""
+    return fitted.table.without_source(fitted.moved[fitted.table.image_of_box])
 
 
 def _bad_images(table: DetectionTable, findings: Sequence[Finding]) -> DataError:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dhcli.data.table import ANY_CLASS, DetectionTable
 from dhcli.errors import DataError, suggest
@@ -54,15 +53,8 @@ def drop_small(table: DetectionTable, area: float) -> DetectionTable:
 
 def limit_images(table: DetectionTable, count: int) -> DetectionTable:
     """The first `count` images, and the splits that have any of them."""
-    first = keep_images(table, np.arange(len(table)) < count)
+    first = table.keep_images(np.arange(len(table)) < count)
     return replace(first, splits={n: images for n, images in first.splits.items() if len(images)})
-
-
-def keep_images(table: DetectionTable, keep: NDArray[np.bool_]) -> DetectionTable:
-    """The images where `keep` (I,) bool is true, in their splits."""
-    number = np.cumsum(keep) - 1
-    splits = {name: number[images[keep[images]]] for name, images in table.splits.items()}
-    return replace(table.take_images(np.flatnonzero(keep)), splits=splits)
 
 
 def _must_have(table: DetectionTable, names: Collection[str]) -> None:

@@ -8,17 +8,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dhcli.data.formats.placing import Holds
 from dhcli.data.io.files import map_threads
-from dhcli.data.io.image import read_image
+from dhcli.data.io.image import read_image, save_image
 from dhcli.data.strings import Strings
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
-_QUALITY = 95
+_MOST_TILES = 10_000_000
 HOLDS = Holds("", columns=frozenset(("pose",)), classless=True)
 """What tiles keep of a box."""
 
@@ -52,6 +51,7 @@ def tile_table(table: DetectionTable, size: int, overlap: float, visible: float)
     unknown = np.flatnonzero((table.sizes <= 0).any(axis=1))
     if len(unknown):
         raise DataError("its size cannot be told", where=table.path(int(unknown[0])))
+    _require_few(table, size, overlap)
     grids = [_windows(width, height, size, overlap) for width, height in table.sizes.tolist()]
     source = np.repeat(np.arange(len(table)), [len(grid) for grid in grids])
     windows = np.concatenate([np.zeros((0, 4), np.int64), *grids])
@@ -64,7 +64,7 @@ def tile_table(table: DetectionTable, size: int, overlap: float, visible: float)
 def write_tiles(tiling: Tiling, folder: Path) -> DetectionTable:
     """Cut the images of the tiles into `folder`; the table of what is there.
 
-    JPEG stays JPEG, at quality 95; all else becomes PNG. Raises DataError naming an image that
+    JPEG stays JPEG; all else becomes PNG. Raises DataError naming an image that
     cannot be read.
     """
     targets = [folder / str(file) for file in tiling.table.files]
@@ -73,14 +73,24 @@ def write_tiles(tiling: Tiling, folder: Path) -> DetectionTable:
     ends = np.searchsorted(tiling.source, np.arange(len(tiling.sources) + 1))
 
     def cut(number: int) -> None:
-        pixels = read_image(tiling.sources[number])
+        pixels = read_image(tiling.sources[number], huge=True)
         for tile in range(ends[number], ends[number + 1]):
             x1, y1, x2, y2 = tiling.windows[tile].tolist()
-            part = Image.fromarray(pixels[y1:y2, x1:x2])
-            part.save(targets[tile], quality=_QUALITY, subsampling=0)
+            save_image(pixels[y1:y2, x1:x2], targets[tile])
 
     map_threads(cut, range(len(tiling.sources)), "cutting images")
     return replace(tiling.table, root=folder)
+
+
+def _require_few(table: DetectionTable, size: int, overlap: float) -> None:
+    """Raise DataError for more tiles than any disk has files: a size is told wrongly, mostly."""
+    step = max(1, round(size * (1 - overlap)))
+    tiles = (np.maximum(table.sizes.astype(np.int64) - size, 0) // step + 1).prod(axis=1)
+    if tiles.sum() > _MOST_TILES:
+        largest = int(tiles.argmax())
+        width, height = table.sizes[largest].tolist()
+        what = f"of {width:,}×{height:,} pixels: these would be {int(tiles.sum()):,} tiles in all"
+        raise DataError(what, where=table.path(largest), hint="is that its size? larger tiles?")
 
 
 def _windows(width: int, height: int, size: int, overlap: float) -> Windows:

@@ -56,7 +56,7 @@ def test_columns_of_marks_and_scores_are_kept(lay):
         "path,label,xmin,ymin,xmax,ymax,IsDifficult,occluded,score\na.jpg,cat,1,2,3,4,1,yes,0.5\n"
     )
 
-    table = read_dataset(lay({"a.csv": text}, "a.jpg"))
+    table = read_dataset(lay({"a.csv": text}, "a.jpg"), predictions=True)
 
     assert table.flags.tolist() == [Flag.DIFFICULT | Flag.OCCLUDED]
     assert table.scores.tolist() == [0.5]

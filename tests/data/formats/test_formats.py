@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dhcli.data.formats import FORMATS, describe, read_dataset, write_dataset
+from dhcli.data.formats import FORMATS, describe, held, read_dataset, write_dataset
 from dhcli.data.formats.placing import LEFT_OUT
 from dhcli.data.io import progress
 from dhcli.data.io.progress import watched_by
-from dhcli.data.table import ANY_CLASS, Flag
+from dhcli.data.table import ANY_CLASS, Flag, make_table
 from dhcli.errors import ConfigError, DataError, DhError
 
 REGIONS = int(Flag.CROWD | Flag.IGNORE)
@@ -78,8 +79,9 @@ def test_a_written_dataset_is_recognised_and_equal(sample, tmp_path, content, sp
         assert {name: len(stems) for name, stems in splits(table).items()} == {"train": 2, "val": 1}
     else:
         assert told == wanted
-        train = ["a", "b"] if FORMATS[format].holds.empty else ["a"]
-        assert splits(table) == {"train": train, "val": ["c"]}
+        lists = {"train": ["a", "b"], "val": ["c"]}
+        held = {name: [stem for stem in stems if stem in wanted] for name, stems in lists.items()}
+        assert splits(table) == {name: stems for name, stems in held.items() if stems}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -103,7 +105,9 @@ def test_what_a_format_does_not_hold_is_counted(sample, tmp_path, format):
     assert bool(re.search("images? without boxes: not listed", said)) == (not holds.empty)
     assert ("tracks of 5 boxes: not kept" in said) == ("track" not in holds.columns)
     assert ("to ignore (crowd, ignored, of no class)" in said) == bool(holds.regions)
-    again = read_dataset(tmp_path / "out", format=format) if format != "coco" else table
+    again = table
+    if format != "coco":
+        again = read_dataset(tmp_path / "out", format=format, predictions=True)
     assert (again.scores is None) == (not holds.scores)
     assert ("unused" in again.classes) == holds.classes
     assert ("track" in again.extras) == ("track" in holds.columns or format == "coco")
@@ -170,9 +174,24 @@ def test_scores_are_written_and_read_back(sample, tmp_path, format):
     scored = replace(objects, scores=np.array([0.25, 1 / 3, 1.0]))
     write_dataset(scored, tmp_path / "out", format, images="copy")
 
-    table = read_dataset(tmp_path / "out")
+    table = read_dataset(tmp_path / "out", predictions=True)
 
     np.testing.assert_allclose(table.scores, [0.25, 1 / 3, 1.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("format", SCORED)
+def test_boxes_with_scores_are_ground_truth_unless_told_otherwise(sample, tmp_path, format):
+    objects = sample.keep_boxes(sample.flags & REGIONS == 0)
+    scored = replace(objects, scores=np.array([0.25, 1 / 3, 1.0]))
+    write_dataset(scored, tmp_path / "scored", format)
+
+    table = read_dataset(tmp_path / "scored")
+    write_dataset(table, tmp_path / "coco", "coco")
+
+    assert table.scores is None
+    assert [note for note in table.notes if note.startswith("score of 3 boxes: taken for ground")]
+    names = sorted(path.name for path in (tmp_path / "coco").rglob("*.json"))
+    assert names == ["instances_train.json", "instances_val.json"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -193,7 +212,8 @@ def test_overlapping_splits_and_images_in_none_survive(sample, tmp_path, splits,
     if format == "yolo":  # whose lists name all the images there are
         assert lost[-1] == "1 image in no split: in no list"
     else:
-        assert len(table) == train + 1
+        alone = holds.empty or holds.regions != LEFT_OUT  # an image with regions alone
+        assert len(table) == train + alone
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -360,10 +380,12 @@ def test_a_dataset_without_images_is_an_error(tmp_path, format):
 FILES = {
     "voc": "Annotations/c.xml",
     "imagenet": "Annotations/DET/val/c.xml",
+    "labelme-web": "Annotations/val/c.xml",
     "kitti": "training/label_2/c.txt",
     "coco": "annotations/instances_val.json",
     "datumaro": "annotations/val.json",
     "via": "via_val.json",
+    "label-studio": "label_studio_val.json",
     "createml": "val/_annotations.createml.json",
     "supervisely": "val/ann/c.jpg.json",
     "labelme": "val/c.json",
@@ -372,6 +394,12 @@ FILES = {
     "csv": "val_labels.csv",
     "retinanet": "val_annotations.csv",
     "automl": "automl.csv",
+    "makesense": "labels_val.csv",
+    "keras-yolo": "val/_annotations.txt",
+    "imagefolder": "val/metadata.jsonl",
+    "crowdhuman": "annotation_val.odgt",
+    "scalabel": "labels/det_val.json",
+    "ground-truth": "val.manifest",
     "dota": "val/labelTxt/c.txt",
     "mot": "val/pictures/gt/gt.txt",
     "visdrone": "val/annotations/c.txt",
@@ -524,9 +552,10 @@ def test_writing_says_how_far_it_is(sample, tmp_path, format):
 
 @pytest.mark.parametrize(
     ("format", "suffix"),
-    [(f, ".json") for f in ("coco", "datumaro", "via", "createml")]
+    [(f, ".json") for f in ("coco", "datumaro", "via", "createml", "label-studio", "scalabel")]
     + [(f, ".csv") for f in ("csv", "openimages", "retinanet")]
-    + [("mot", ".txt"), ("cvat", ".xml")],
+    + [("mot", ".txt"), ("keras-yolo", ".txt"), ("cvat", ".xml"), ("imagefolder", ".jsonl")]
+    + [("makesense", ".csv"), ("crowdhuman", ".odgt"), ("ground-truth", ".manifest")],
 )
 def test_reading_one_large_file_says_how_far_it_is(sample, tmp_path, monkeypatch, format, suffix):
     monkeypatch.setattr(progress, "LARGE", 1)
@@ -539,3 +568,83 @@ def test_reading_one_large_file_says_how_far_it_is(sample, tmp_path, monkeypatch
     shares = [done / total for what, done, total in told if what.endswith(suffix)]
     assert shares
     assert 0 < max(shares) <= 1
+
+
+@pytest.mark.parametrize("format", ["coco", "via", "datumaro"])
+def test_splits_of_any_name_come_back(sample, tmp_path, format):
+    own = replace(sample, splits={"learn": np.array([0, 1]), "look": np.array([2])})
+    write_dataset(own, tmp_path / "out", format)
+
+    table = read_dataset(tmp_path / "out")
+
+    assert {name: len(images) for name, images in table.splits.items()} == {"learn": 2, "look": 1}
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_links_out_of_the_dataset_are_copied_if_asked(tmp_path, what, rng):
+    root, private = tmp_path / "in", tmp_path / "private"
+    (root / "labels").mkdir(parents=True)
+    private.mkdir()
+    (root / "labels/a.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    Image.new("RGB", (20, 10)).save(private / "a.png")
+    if what == "file":
+        (root / "images").mkdir()
+        (root / "images/a.png").symlink_to(private / "a.png")
+    else:
+        (root / "images").symlink_to(private)
+    table = read_dataset(root)
+
+    lost = write_dataset(table, tmp_path / "out", "yolo")
+    followed = write_dataset(table, tmp_path / "followed", "yolo", follow=True)
+
+    assert "images/a.png" in lost[-1]
+    assert "--follow-links" in lost[-1]
+    assert not list((tmp_path / "out").rglob("*.png"))
+    assert followed == ()
+    assert len(list((tmp_path / "followed").rglob("*.png"))) == 1
+
+
+def test_links_within_the_dataset_are_copied(tmp_path):
+    root = tmp_path / "in"
+    (root / "labels").mkdir(parents=True)
+    (root / "images").mkdir()
+    (root / "labels/a.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    Image.new("RGB", (20, 10)).save(root / "store.png")
+    (root / "images/a.png").symlink_to("../store.png")
+    (tmp_path / "link").symlink_to(root)
+
+    assert write_dataset(read_dataset(tmp_path / "link"), tmp_path / "out", "yolo") == ()
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 1
+
+
+def test_fractions_of_an_image_that_is_not_there_are_not_written(tmp_path):
+    boxes = [[1, 1, 9, 9], [100, 100, 900, 900]]
+    table = make_table(tmp_path, ["a.png", "b.png"], [[20, 20], [0, 0]], [1, 1], boxes, [0, 0], "c")
+
+    for format in ("yolo", "openimages", "automl", "label-studio"):
+        lost = write_dataset(table, tmp_path / format, format)
+
+        assert (
+            "1 image of unknown size, which fractions need, left out with its boxes: b.png" in lost
+        )
+        assert list(held(table, format).files) == ["a.png"]
+        assert len(held(table, format).boxes) == 1
+    [line] = [line for line in write_dataset(table, tmp_path / "coco", "coco") if "size" in line]
+    assert line == "1 image of unknown size: written as 0×0: b.png"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_counted_is_what_is_there(format, tmp_path, sample):
+    write_dataset(sample, tmp_path / "out", format)
+
+    written, there = held(sample, format), read_dataset(tmp_path / "out")
+
+    assert len(written.boxes) == len(there.boxes)
+    assert len(written) == len(there)
+
+
+def test_a_table_without_boxes_loses_no_columns(tmp_path, sample):
+    table = replace(sample, extras={"location": np.zeros((len(sample.boxes), 3))})
+    none = table.keep_boxes(np.zeros(len(table.boxes), np.bool_))
+
+    assert not [line for line in write_dataset(none, tmp_path / "out", "coco") if "3-D" in line]

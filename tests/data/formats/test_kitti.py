@@ -54,7 +54,7 @@ def test_decimal_commas(folder):
 def test_rows_are_written_as_they_were_read(folder, tmp_path):
     scored = [f"{CAR} 0.125", f"{CARE} 0.5"]
     write_dataset(read_dataset(folder([CAR, CARE])), tmp_path / "plain", "kitti")
-    write_dataset(read_dataset(folder(scored)), tmp_path / "scored", "kitti")
+    write_dataset(read_dataset(folder(scored), predictions=True), tmp_path / "scored", "kitti")
 
     care = CARE.replace("-1 -1 -1 -1000 -1000 -1000 -10", "-1.00 " * 3 + "-1000.00 " * 3 + "-10.00")
     care = care.replace("-1 -1 -10 ", "-1.00 -1 -10.00 ")

@@ -15,6 +15,7 @@ from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
 Lay = Callable[..., Path]
+Files = dict[str, str]
 
 
 def is_ours(path: Path) -> bool:
@@ -45,6 +46,36 @@ def test_a_file_per_split_is_found_and_named_by_its_split(lay: Lay) -> None:
         "val": [1],
     }
     assert list(SPLIT.read(root / "val.boxes", read_names, "Boxes").files) == ["b.jpg"]
+
+
+def test_files_of_other_images_that_name_no_split_are_one_dataset(lay: Lay) -> None:
+    root = lay({"x.boxes": "ours a.jpg", "y.boxes": "ours b.jpg"}, "a.jpg", "b.jpg")
+
+    table = SPLIT.read(root, read_names, "Boxes")
+
+    assert (sorted(table.files), dict(table.splits)) == (["a.jpg", "b.jpg"], {})
+    assert table.notes == ("2 files of other images each, read as one dataset",)
+
+
+@pytest.mark.parametrize("other", [{"y.boxes": "ours a.jpg"}, {"train.boxes": "ours b.jpg"}])
+def test_files_that_name_no_split_beside_others_are_an_error(lay: Lay, other: Files) -> None:
+    root = lay({"x.boxes": "ours a.jpg", "z.boxes": "ours c.jpg", **other}, "a.jpg")
+
+    with pytest.raises(DataError, match=r"no telling of which split: x\.boxes") as caught:
+        SPLIT.read(root, read_names, "Boxes")
+
+    assert caught.value.hint is not None
+    assert f"dh convert {root}/x.boxes {root}/" in caught.value.hint
+
+
+def test_splits_may_have_any_name_behind_a_prefix(lay: Lay) -> None:
+    layout = FilePerSplit("*.boxes", (".boxes",), is_ours, prefix="my_")
+    files = {"my_day.boxes": "ours a.jpg", "my_val2017.boxes": "ours b.jpg"}
+    root = lay(files, "a.jpg", "b.jpg")
+
+    assert list(layout.read(root, read_names, "Boxes").splits) == ["day", "val"]
+    (root / "my_val2017.boxes").unlink()
+    assert not layout.read(root, read_names, "Boxes").splits
 
 
 def test_a_stricter_rule_holds_in_folders_unless_nothing_keeps_to_it(lay: Lay) -> None:

@@ -134,7 +134,9 @@ def test_lines_of_five_six_and_many_columns(put):
 
 
 def test_a_sixth_column_in_every_line_is_the_score(put):
-    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 0.75\n"}))
+    root = put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 0.75\n"})
+
+    table = read_dataset(root, predictions=True)
 
     assert table.scores.tolist() == [0.75]
 

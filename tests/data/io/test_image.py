@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from dhcli.data.io import image as image_module
 from dhcli.data.io.image import read_image, read_size
 from dhcli.errors import DataError
 
@@ -186,19 +190,150 @@ def test_decompression_bomb_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     Image.new("1", (20_000, 10_000)).save(path)
 
-    for read in (read_image, read_size):
-        with pytest.raises(DataError, match=r"bomb\.png: is too large an image"):
-            read(path)
+    with pytest.raises(DataError, match=r"bomb\.png: is too large an image") as caught:
+        read_image(path)
+
+    assert "--tile" in str(caught.value.hint)
+    assert read_size(path) == (20_000, 10_000)
+    assert Image.MAX_IMAGE_PIXELS is not None  # Pillow's guard stands for others
+    assert read_image(path, huge=True).shape == (10_000, 20_000, 3)
 
 
-def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "float.tif")
-    Image.fromarray(GREY.astype(np.int32) * 70_000).save(tmp_path / "wide.tif")
+@pytest.mark.parametrize("values", [GREY.astype(np.float32), GREY.astype(np.int32) * 70_000])
+def test_the_whole_range_of_some_pixels_is_not_known(tmp_path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values).save(tmp_path / "x.tif")
 
-    with pytest.raises(DataError, match=r"float\.tif: holds floating-point"):
-        read_image(tmp_path / "float.tif")
-    with pytest.raises(DataError, match=r"wide\.tif: holds 32-bit"):
-        read_image(tmp_path / "wide.tif")
+    with pytest.raises(DataError, match=r"x\.tif: has .*, whose whole range is not known"):
+        read_image(tmp_path / "x.tif", depth="full")
+
+    assert np.array_equal(read_image(tmp_path / "x.tif"), stretched(values))
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(values, (0.5, 99.5))
+    scaled = np.round(np.clip((values - low) / (high - low), 0, 1) * 255)
+    return np.broadcast_to(np.atleast_3d(scaled), (4, 6, 3))
+
+
+SENSOR = np.linspace(300, 900, 24).astype(np.uint16).reshape(4, 6)
+"""What a sensor of few bits leaves in a file of 16."""
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_few_bits_in_a_file_of_many_are_seen(tmp_path: Path, suffix: str, colours: int) -> None:
+    bands = [SENSOR, SENSOR // 2, SENSOR * 2][:colours]
+    values = np.stack(bands, axis=2)
+    cv2.imwrite(str(tmp_path / f"x.{suffix}"), values[..., ::-1])  # OpenCV writes BGR
+    said: list[tuple[str, str]] = []
+
+    read = read_image(tmp_path / f"x.{suffix}", say=lambda *words: said.append(words))
+    full = read_image(tmp_path / f"x.{suffix}", depth="full")
+
+    assert np.array_equal(read, stretched(values))
+    assert np.array_equal(full, np.broadcast_to(values >> 8, (4, 6, 3)))
+    [(code, what)] = said
+    assert code == "image-depth"
+    assert what.startswith(f"has 16 bits, of which {values.min()}…{values.max()} are used")
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("bands", [4, 5])
+def test_a_tiff_of_many_bands_is_read_by_its_first_three(
+    tmp_path: Path, bands: int, kind: type, planar: bool
+) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    values = np.stack([GREY + band for band in range(bands)], axis=2).astype(kind)
+    stored = np.moveaxis(values, 2, 0) if planar else values
+    layout = "separate" if planar else "contig"
+    tifffile.imwrite(tmp_path / "x.tif", stored, photometric="minisblack", planarconfig=layout)
+
+    pixels = read_image(tmp_path / "x.tif")
+
+    shown = values[..., :3]
+    assert read_size(tmp_path / "x.tif") == (6, 4)
+    assert np.array_equal(pixels, shown if kind is np.uint8 else stretched(shown))
+
+
+def test_near_infrared_is_not_transparency(tmp_path: Path) -> None:
+    infrared = Image.fromarray(COLOUR).copy()
+    infrared.putalpha(40)
+    infrared.save(tmp_path / "x.tif")
+
+    assert np.array_equal(read_image(tmp_path / "x.tif"), COLOUR)
+
+
+def test_a_heic_image_is_read_or_named_for_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), (200, 30, 60))).save(tmp_path / "x.heic")
+
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        without.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
+        with pytest.raises(DataError, match="is a HEIC image, which needs pillow-heif") as caught:
+            read_image(tmp_path / "x.heic")
+    pixels = read_image(tmp_path / "x.heic")
+
+    assert "dhcli[images]" in str(caught.value.hint)
+    assert pixels.shape == (48, 64, 3)
+    assert np.abs(pixels.astype(int) - (200, 30, 60)).max() < 12
+
+
+def test_a_video_is_named_for_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(40))
+
+    with pytest.raises(DataError, match="is a video") as caught:
+        read_image(tmp_path / "x.mp4")
+
+    assert "ffmpeg -i x.mp4" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_jpeg_without_end_mark_is_read(
+    tmp_path: Path, cut: int, rng: np.random.Generator
+) -> None:
+    Image.fromarray(rng.integers(0, 255, (90, 70, 3), np.uint8)).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-cut])
+    said: list[str] = []
+
+    pixels = read_image(tmp_path / "cut.jpg", say=lambda code, what: said.append(code))
+
+    assert np.array_equal(pixels, read_image(tmp_path / "whole.jpg"))
+    assert said == ["image-unended"]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("cut", [8, 100, 900])
+def test_a_jpeg_that_lacks_pixels_is_not(
+    tmp_path: Path, cut: int, progressive: bool, rng: np.random.Generator
+) -> None:
+    image = Image.fromarray(rng.integers(0, 255, (90, 70, 3), np.uint8))
+    image.save(tmp_path / "x.jpg", progressive=progressive)
+    (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:-cut])
+
+    with pytest.raises(DataError, match="truncated"):
+        read_image(tmp_path / "x.jpg")
+
+
+def test_large_images_are_decoded_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "_LARGE", 10)
+    monkeypatch.setattr(image_module, "_IN_FLIGHT", 100)
+    inside, most = [0], [0]
+
+    def decode(side: int) -> None:
+        with image_module._memory_for((side, side)):
+            inside[0] += side * side
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.002)
+            inside[0] -= side * side
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode, [7, 7, 7, 20, 7, 7, 20, 7]))
+
+    assert most[0] == 400
 
 
 def test_result_can_be_written_to(tmp_path: Path) -> None:

@@ -179,8 +179,8 @@ def test_damage_in_the_middle_needs_decoding(dataset):
 
 
 def test_sizes_that_differ_are_named_and_the_images_own_counts(dataset):
-    sizes = np.array([[40, 30], [30, 40], [0, 0], [80, 60]], np.int32)
-    table = replace(dataset(GOOD, GOOD[1:], GOOD[1:], [(0, 0, 0, 60, 50)]), sizes=sizes)
+    sizes = np.array([[40, 30], [30, 40], [0, 0], [41, 31]], np.int32)
+    table = replace(dataset(GOOD, GOOD[1:], GOOD[1:], [(0, 0, 0, 41, 30)]), sizes=sizes)
 
     mended, findings = mend(table)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dhcli.data.io import image as image_module
 from dhcli.data.strings import Strings
 from dhcli.data.table import SOURCE, Flag, make_table
 from dhcli.data.tools.tile import tile_table, write_tiles
@@ -89,3 +90,25 @@ def test_an_image_that_cannot_be_read_or_measured_is_named(tmp_path):
         tile_table(table_of(size=(0, 0)), 40, 0.5, 0.5)
     with pytest.raises(DataError, match=r"a\.png: no such image"):
         write_tiles(tile_table(table_of(tmp_path), 40, 0.5, 0.5), tmp_path / "tiles")
+
+
+def test_more_tiles_than_a_disk_holds_are_refused() -> None:
+    table = make_table(Path("in"), ["x.png"], [[10**9, 10**9]], [0], [], [], ["cat"])
+
+    with pytest.raises(DataError, match=r"x\.png: of 1,000,000,000×1,000,000,000 pixels") as caught:
+        tile_table(table, 64, 0.2, 0.5)
+
+    assert "tiles in all" in caught.value.what
+
+
+def test_an_image_too_large_to_be_read_is_tiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "_MOST_PIXELS", 100)
+    Image.new("RGB", (40, 30)).save(tmp_path / "x.png")
+    table = make_table(tmp_path, ["x.png"], [[40, 30]], [1], [[1, 1, 9, 9]], [0], ["cat"])
+    (tmp_path / "tiles").mkdir()
+
+    tiles = write_tiles(tile_table(table, 16, 0, 0.5), tmp_path / "tiles")
+
+    assert all(tiles.path(tile).exists() for tile in range(len(tiles)))

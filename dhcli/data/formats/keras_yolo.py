@@ -1,0 +1,132 @@
+"""keras-yolo3's text: a line an image, `path x1,y1,x2,y2,class x1,y1,x2,y2,class …`.
+
+A file a split: as Roboflow has it `train/_annotations.txt` beside the images, or `train.txt`. The
+classes are numbers, from 0, of the lines in `_classes.txt` (or another file called so) beside it;
+without one, classes are called by their numbers. A path alone is an image without boxes. Marks,
+scores and regions to ignore have no place in the format.
+
+Pixels: from 0, the maximum excluded. (keras-yolo3 itself takes whole numbers alone.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dhcli.data.formats.columns import Columns
+from dhcli.data.formats.layouts import FilePerSplit, Format
+from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of, writing
+from dhcli.data.io.files import IMAGE_SUFFIXES, list_files, read_head, read_lines, read_text
+from dhcli.data.io.progress import FileProgress
+from dhcli.data.io.text_rows import number_of
+from dhcli.data.table import DetectionTable, Flag
+from dhcli.errors import DataError
+
+HOLDS = Holds(
+    "from 0, maximum excluded",
+    marks=Flag(0),
+    regions=LEFT_OUT,
+    scores=False,
+    sizes=False,
+    splits=False,
+)
+
+_ANNOTATIONS, _CLASSES = "_annotations.txt", "_classes.txt"
+_BOX = re.compile(r"[-+.\deE]+(?:,[-+.\deE]+){4}")
+_LOOK_AT = 20
+_MOST_CLASSES = 100_000
+
+
+def _is_ours(path: Path) -> bool:
+    if path.suffix.lower() != ".txt":
+        return False
+    lines = [line for line in read_head(path).splitlines() if line.strip()][:_LOOK_AT]
+    parts = [_divide(line) for line in lines]
+    suffixes = tuple(IMAGE_SUFFIXES)
+    if not parts or not all(name.lower().endswith(suffixes) for name, _ in parts):
+        return False
+    return path.name.lower().endswith(_ANNOTATIONS) or any(boxes for _, boxes in parts)
+
+
+def _divide(line: str) -> tuple[str, list[str]]:
+    """The path of an image, which may have spaces, and the boxes that follow it."""
+    words = line.strip().split(" ")
+    start = len(words)
+    while start > 1 and (not words[start - 1] or _BOX.fullmatch(words[start - 1])):
+        start -= 1
+    return " ".join(words[:start]), [word for word in words[start:] if word]
+
+
+def read_keras_yolo(root: Path, path: Path) -> DetectionTable:
+    """Read one file. Raises DataError with the line of what cannot be read."""
+    columns, names = Columns(root, path), _listed_classes(root, path)
+    lines = read_text(path).splitlines()
+    progress = FileProgress(path, len(lines))
+    for line, row in enumerate(lines, 1):
+        progress.reached(line)
+        if row.strip():
+            _add(row, columns, names, f"{path}:{line}", line)
+    columns.locate()
+    return columns.table(_in_order(columns, names))
+
+
+def _add(row: str, columns: Columns, names: Sequence[str], where: str, line: int) -> None:
+    name, boxes = _divide(row)
+    if not name.lower().endswith(tuple(IMAGE_SUFFIXES)):
+        what = f"expected an image and boxes `x1,y1,x2,y2,class`, found `{row.strip()[-40:]}`"
+        raise DataError(what, where=where)
+    image = columns.image(name)
+    for text in boxes:
+        *sides, told = text.split(",")
+        try:
+            box = [number_of(side) for side in sides]
+            number = int(told)
+        except ValueError as error:
+            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
+        is_known = 0 <= number < len(names)
+        columns.counts["box of a class without a name: called by its number"] += not is_known
+        columns.add(names[number] if is_known else str(number), box, 0, line, image)
+
+
+def _in_order(columns: Columns, names: Sequence[str]) -> list[str]:
+    """The classes that are listed, then those without a name, by their numbers."""
+    beside = [name for name in columns.class_names() if name not in names]
+    return columns.classes_after([*names, *sorted(beside, key=int)])
+
+
+def _listed_classes(root: Path, path: Path) -> list[str]:
+    """The lines of the file of classes beside `path`, or in the root; [] where there is none."""
+    for folder in dict.fromkeys((path.parent, root, root / "model_data")):
+        named = [name for name in list_files(folder, ".txt") if "class" in name.lower()]
+        for name in sorted(named, key=lambda name: name.lower() != _CLASSES):
+            if folder / name != path:
+                return read_lines(folder / name)[:_MOST_CLASSES]
+    return []
+
+
+def write_keras_yolo(table: DetectionTable, placing: Placing) -> None:
+    """Write `table` as images with a file of boxes and one of classes beside them, by split."""
+    folders = [split or "." for split in placing.split_of_images()]
+    placing.place(folders)
+    number = {name: index for index, name in enumerate(table.classes)}
+    for folder in dict.fromkeys(folders):
+        images = [image for image, own in enumerate(folders) if own == folder]
+        lines = (_line(table, image, placing, number) for image in writing(images))
+        placing.write_lines(f"{folder}/{_ANNOTATIONS}", lines)
+        placing.write_lines(f"{folder}/{_CLASSES}", (f"{name}\n" for name in table.classes))
+
+
+def _line(table: DetectionTable, image: int, placing: Placing, number: dict[str, int]) -> str:
+    return " ".join((placing.names[image], *_boxes(table, image, number))) + "\n"
+
+
+def _boxes(table: DetectionTable, image: int, number: dict[str, int]) -> Iterator[str]:
+    for row in rows_of(table, image, regions=False):
+        yield ",".join((*map(decimal, row.box), str(number[row.name])))
+
+
+LAYOUT = FilePerSplit(
+    "*.txt with lines path x1,y1,x2,y2,class x1,y1,x2,y2,class …", (".txt",), _is_ours
+)
+FORMAT = Format("keras-yolo3", LAYOUT, read_keras_yolo, write_keras_yolo, HOLDS)

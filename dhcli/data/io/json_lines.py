@@ -1,0 +1,48 @@
+"""Files with a JSON object a line: `.jsonl`, `.odgt`, `.manifest`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dhcli.data.io.files import read_head, read_text
+from dhcli.data.io.json_text import ODD, oddity
+from dhcli.data.io.progress import FileProgress
+
+
+def lines_speak_of(path: Path, suffixes: tuple[str, ...], *names: str) -> bool:
+    """Whether `path` ends in one of `suffixes`, and has objects that soon speak of all `names`."""
+    if not path.name.lower().endswith(suffixes):
+        return False
+    head = read_head(path, 1 << 20)
+    return head.lstrip().startswith("{") and all(f'"{name}"' in head for name in names)
+
+
+def read_json_lines(
+    path: Path,
+    what: str,
+    add: Callable[[dict[str, Any], int], None],
+    refuse: Callable[[int, str], None],
+) -> None:
+    """Hand each object of the file, a `what`, and its line to `add`.
+
+    Or, where it is no object or not built as `add` has it, its line and why to `refuse`.
+    """
+    text = read_text(path)
+    progress, read = FileProgress(path, len(text)), 0
+    # Not `splitlines`: JSON may have other ends of lines within its strings.
+    for line, row in enumerate(text.split("\n"), 1):
+        read += len(row) + 1
+        progress.reached(min(read, len(text)))
+        if not row.strip():
+            continue
+        try:
+            add(json.loads(row), line)
+        except json.JSONDecodeError as error:
+            refuse(line, f"is not JSON: {error.msg.lower()}")
+        except RecursionError:
+            refuse(line, "is nested too deep")
+        except ODD as error:
+            refuse(line, f"{what} {oddity(error)}")
