@@ -108,7 +108,7 @@ def _find(header: list[str], names: _Names) -> dict[str, int]:
 
 
 def read_csv(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError with the line of what cannot be read."""
+    """Read one file. Raises DataError where no line can be read."""
     rows = read_rows(path)
     _, header = next(rows, (0, []))
     columns = Columns(root, path)
@@ -120,11 +120,9 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
         try:
             reader.add(row, line)
         except IndexError:
-            what = f"expected {len(header)} columns, found {len(row)}"
-            columns.refuse_row(DataError(what, where=f"{path}:{line}"))
+            columns.refuse(line, f"expected {len(header)} columns, found {len(row)}")
         except ValueError as error:
-            what = f"has a value that cannot be used: {error}"
-            columns.refuse_row(DataError(what, where=f"{path}:{line}"))
+            columns.refuse(line, f"has a value that cannot be used: {error}")
     columns.locate()
     sizes = columns.sizes()
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)

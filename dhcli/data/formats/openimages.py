@@ -53,7 +53,7 @@ def is_openimages(path: Path) -> bool:
 
 
 def read_openimages(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError with the line that cannot be read, or without any image."""
+    """Read one file. Raises DataError where no line can be read, or without any image."""
     rows = read_rows(path)
     header = header_of(next(rows, (0, []))[1])
     missing = [name for name in _NEEDED if name not in header]
@@ -61,15 +61,13 @@ def read_openimages(root: Path, path: Path) -> DetectionTable:
         raise DataError(f"has no column {', '.join(missing)}", where=path)
     columns, names = Columns(root, path), _descriptions(root, path.parent)
     for line, row in rows:
-        where = f"{path}:{line}"
         if len(row) != len(header):
-            what = f"expected {len(header)} columns, found {len(row)}"
-            columns.refuse_row(DataError(what, where=where))
+            columns.refuse(line, f"expected {len(header)} columns, found {len(row)}")
             continue
         try:
             _add_box(columns, dict(zip(header, row, strict=True)), names, line)
         except ValueError as error:
-            columns.refuse_row(DataError(f"has a value that cannot be used: {error}", where=where))
+            columns.refuse(line, f"has a value that cannot be used: {error}")
     if all(score == 1 for score in columns.scores):
         del columns.scores[:]
     columns.locate()

@@ -262,6 +262,8 @@ DAMAGED = {
     "visdrone": ("annotations/a.txt", "1,2,3,4,1,4,0,0\n1,2\n1,2,3,4,1,99,0,0\n", ["2", "3"]),
     "retinanet": ("a.csv", "a.jpg,1,2,3,4,cat\na.jpg,1,x,3,4,cat\nb.jpg,1\n", ["2", "3"]),
     "csv": ("a.csv", f"{CSV}a.jpg,cat,1,2,3,4\nb.jpg,cat,x,2,3,4\nb.jpg,1\n", ["3", "4"]),
+    "makesense": ("a.csv", "cat,1,2,3,4,a.jpg,40,30\ncat,1,x,3,4,b.jpg,40,30\ncat,1\n", ["2", "3"]),
+    "keras-yolo": ("a.txt", "a.jpg 1,2,3,4,0\nb.jpg 1,2,3,4,0 1,2,e,4,0\nb.jpg,\n", ["2", "3"]),
     "automl": ("a.csv", "a.jpg,cat,0,0,,,1,1,,\nb.jpg,cat,0,x,,,1,1,,\n", ["2"]),
     "openimages": ("a.csv", f"{IMAGE_IDS}a,cat,0,1,0,1\nb,cat,0,x,0,1\nb,cat\n", ["3", "4"]),
     "widerface": ("a_bbx_gt.txt", "a.jpg\n2\n1 2 3 4\n1 2 x 4\nb.jpg\n1\n1 2\n", ["4", "7"]),
