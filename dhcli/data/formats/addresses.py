@@ -38,7 +38,7 @@ def locate_addresses(
     Of those that are not there as told, the longest end counts that is, in any folder below `root`,
     where one image alone has it; or else the same of what `other` makes of the name.
     """
-    files, notes = locate_images(root, path, names)
+    files, notes = locate_images(root, path, names, by_ends=True)
     missing = [number for number, file in enumerate(files) if not (root / file).is_file()]
     if missing:
         ends = _Ends(root)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerImage, Format
-from dhcli.data.formats.locate import find_end
+from dhcli.data.formats.locate import ImagesBelow
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -232,13 +232,13 @@ def _images_at(root: Path, place: str) -> list[str]:
     if (root / place).is_dir():
         return [join_path(place, name) for name in list_images(root / place, deep=True)]
     folder = place.rpartition("/")[0]
-    images = []
+    images, below = [], ImagesBelow(root)
     for number, line in enumerate(read_text(root / place).splitlines(), 1):
         if not line.strip():
             continue
         options = [confine(line.strip(), folder), confine(line.strip())]
         there = next((option for option in options if option and (root / option).exists()), None)
-        image = there or find_end(root, line.strip()) or options[1]
+        image = there or below.find(line.strip()) or options[1]
         if image is None:
             where = f"{root / place}:{number}"
             raise DataError(f"`{line.strip()[:80]}` is not within the dataset", where=where)
