@@ -121,7 +121,7 @@ class ImagesBelow:
         """The image that the longest end of a name is, below the root or in `folder`, if any."""
         for look in (self._as_spelled, self.alike):
             for reading in _readings(name):
-                options = (look(option) for option in _ends(reading, folder))
+                options = (look(option) for option in ends_of(reading, folder))
                 if (found := next((file for file in options if file), None)) is not None:
                     return found
         return None
@@ -130,8 +130,8 @@ class ImagesBelow:
         return file if self.has(file) else None
 
 
-def _ends(name: str, folder: str) -> Iterator[str]:
-    """The ends of the path `name`, longest first, from the root and in `folder`."""
+def ends_of(name: str, folder: str = "") -> Iterator[str]:
+    """The ends of the path `name`, longest first, each also in `folder`."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     parts = parts[-_DEEPEST:]
     for start in range(len(parts)):

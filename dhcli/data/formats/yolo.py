@@ -1,23 +1,30 @@
 """YOLO: a text file an image, a line a box: `class x y width height [score]`, in fractions.
 
-Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. A missing label
-file is an image without objects. Labels lie in `labels/` where the images lie in `images/`, or
-beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map) and splits
-(folders or lists, within the dataset), and so does darknet's `obj.data`; without them
-`classes.txt`, `obj.names` or `*.names` names the classes, and folders called train, val or test are
-the splits.
+Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Lines of YOLO-pose
+are boxes with keypoints behind them, which are left out: `kpt_shape: [K, D]` in data.yaml tells how
+many. Without it an even count of numbers is a polygon, unless all lines are of one length (other
+than that of four corners) and begin with a box that the other points fill, or have a 0, 1 or 2 at
+every third place: that is an error that asks for `kpt_shape` (`[0, 2]` says polygons).
 
-Classes: in the file's order. Regions to ignore and marks (difficult, truncated, occluded) have no
-place in the format.
+A missing label file is an image without objects. Labels lie in `labels/` where the images lie in
+`images/`, or beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map)
+and splits (folders or lists, within the dataset), and so does darknet's `obj.data`; without them
+lists called `train.txt`, `val.txt` and `test.txt`, or folders called so, are the splits. An image
+that is not there as a list calls it is looked for by the longest end of its path, and so is its
+label file.
+
+Classes: in the order of data.yaml, `classes.txt`, `obj.names`, `_darknet.labels`, `names.txt`,
+`labels.txt`, `notes.json` (Label Studio's) or `*.names`, in the dataset's folder, that of the
+images, that of the labels or above; where several are there they must agree. Regions to ignore and
+marks (difficult, truncated, occluded) have no place in the format.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, pairwise
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -26,24 +33,30 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerImage, Format
-from dhcli.data.formats.locate import ImagesBelow
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
+from dhcli.data.formats.yolo_places import (
+    SETTINGS,
+    Labels,
+    Places,
+    class_names,
+    find_places,
+    first_label,
+    image_folders,
+    is_label,
+    keypoint_columns,
+    label_folder,
+    lost,
+    read_settings,
+    settings_of,
+)
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
-    confine,
     decode,
     find_folders,
-    first_folder,
-    has_file,
     join_path,
-    list_files,
-    list_images,
     read_bytes,
-    read_lines,
-    read_text,
-    split_folders,
     split_name,
     stem_of,
 )
@@ -62,16 +75,11 @@ HOLDS = Holds(
     fractions=True,
 )
 
-_NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
-_SPLIT_KEYS = ("train", "val", "valid", "test")
-_DARKNET = ".data"
-_SETTINGS = (".yaml", ".yml", _DARKNET)
-_OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
-_NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
-_BRACKETS = re.compile(r"[\[\]{}]")
-_LONGEST_YAML, _DEEPEST_YAML = 1 << 20, 100
 _MOST_CLASSES = 1_000_000
-_LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
+_CORNERS = 8
+"""Numbers of an oriented box."""
+_SLACK, _FILLED = 0.01, 0.3
+"""What keypoints may lie outside their box by, and the share of its sides that they reach over."""
 
 _Class = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_CLASSES)]
 _PLAIN = msgspec.json.Decoder(list[tuple[_Class, float, float, float, float]])
@@ -82,283 +90,147 @@ _ENCODER = msgspec.json.Encoder()
 _BLOCK = 1024
 """Images whose label files are made at a time."""
 
-Groups = dict[str, list[str]]
-"""Split ("" where there is none) → POSIX paths of its images from the root."""
-
-
-class _Part(NamedTuple):
-    """What data.yaml says, the images by split, notes on these, and whether a folder is read."""
-
-    settings: Mapping[str, Any]
-    groups: Groups
-    notes: list[str]
-    is_folder: bool
-
 
 def _is_yolo(path: Path) -> bool:
-    if path.suffix.lower() in _SETTINGS:
-        return "names" in _read_settings(path)
-    return path.suffix.lower() == ".txt" and _is_label(path)
+    if path.suffix.lower() in SETTINGS:
+        return "names" in read_settings(path)
+    return path.suffix.lower() == ".txt" and is_label(path)
 
 
 def _is_folder(path: Path) -> bool:
-    if _settings_of(path) is not None:
+    if settings_of(path) is not None:
         return True
-    folders = {_label_folder(path, images) for images in _image_folders(path)}
-    return any(_first_label(path / folder) for folder in folders)
+    folders = {label_folder(path, images) for images in image_folders(path)}
+    return any(first_label(path / folder) for folder in folders)
 
 
-def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
-    """Read the label files of images.
-
-    Raises DataError with the file and line of what cannot be read.
-    """
-    (part,) = parts
-    names = _class_names(root, part.settings)
-    columns = Columns(root)
-    columns.notes += part.notes
-    files = list(dict.fromkeys(file for group in part.groups.values() for file in group))
-    labels = _Labels(root)
-    for file in track(files, "annotation files read"):
-        label_file = labels.of_image(file)
-        columns.add_image(file, annotation=label_file or "")
-        if label_file is not None:
-            _read_labels(f"{root}/{label_file}", columns)
-    unused = labels.unused(columns.annotations) if part.is_folder else 0
-    columns.counts["file of labels without image: left out"] = unused
-    return _finish(root, columns, names, part.groups)
+def _parts(root: Path) -> list[Places]:
+    return [find_places(root, settings_of(root), is_folder=True)]
 
 
-def _parts(root: Path) -> list[_Part]:
-    return [_part(root, _settings_of(root), is_folder=True)]
-
-
-def _part(root: Path, settings_file: Path | None, *, is_folder: bool) -> _Part:
-    """What a file of settings, if there is one, and the folders below `root` tell."""
-    notes: list[str] = []
-    settings = _read_settings(settings_file) if settings_file else {}
-    groups = _groups_of_settings(root, settings, notes) if settings else {}
-    return _Part(settings, groups or _groups_of_folders(root), notes, is_folder)
-
-
-def _around(path: Path) -> tuple[Path, list[_Part]]:
+def _around(path: Path) -> tuple[Path, list[Places]]:
     """What data.yaml or one label file stands for."""
-    if path.suffix.lower() in _SETTINGS:
-        return path.parent, [_part(path.parent, path, is_folder=False)]
+    if path.suffix.lower() in SETTINGS:
+        return path.parent, [find_places(path.parent, path, is_folder=False)]
     root = path.parent.parent if path.parent.name == "labels" else path.parent
     for folder in find_folders(root, IMAGE_FOLDERS):
         name = FilesByStem(root / folder, *IMAGE_SUFFIXES).find(path.stem)
         if name is not None:
-            return root, [_Part({}, {"": [join_path(folder, name)]}, [], is_folder=False)]
+            groups = {"": [join_path(folder, name)]}
+            return root, [Places(groups=groups, is_folder=False)]
     raise DataError("has no image of the same name beside it", where=path)
 
 
-def _settings_of(root: Path) -> Path | None:
-    """The file in `root` that names classes: data.yaml, or another that tells of splits."""
-    found = list_files(root, *_SETTINGS)
-    usual = [name for name in found if name.lower().startswith(("data.", "dataset."))]
-    if usual:
-        return root / usual[0]
-    for name in found:
-        try:
-            settings = _read_settings(root / name)
-        except DataError:  # not ours
-            continue
-        if "names" in settings and any(key in settings for key in _SPLIT_KEYS):
-            return root / name
-    return None
+def read_yolo(root: Path, parts: list[Places]) -> DetectionTable:
+    """Read the label files of images.
 
-
-def _read_settings(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file, every scalar as it is written: a class may be called `no`.
-
-    Or that of darknet's `key = value` lines.
+    Raises DataError where not one line can be read, where files of class names disagree, and where
+    there are label files and not one of an image.
     """
-    if path.suffix.lower() == _DARKNET:
-        pairs = (line.partition("=") for line in read_lines(path) if not line.startswith("#"))
-        told = {key.strip(): value.strip() for key, _, value in pairs}
-        return {key: value for key, value in told.items() if key in (*_SPLIT_KEYS, "names")}
-    text = read_text(path)
-    if len(text) > _LONGEST_YAML:
-        raise DataError("is too long to tell of classes and splits", where=path)
-    # PyYAML takes time in the square of the depth, and its C loader all of the stack.
-    depths = accumulate(1 if letter in "[{" else -1 for letter in _BRACKETS.findall(text))
-    if max(depths, default=0) > _DEEPEST_YAML:
-        raise DataError("is not YAML: nested too deep", where=path)
-    try:
-        found = yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise DataError(f"is not YAML: {problem}", where=path) from None
-    return found if isinstance(found, dict) else {}
+    (places,) = parts
+    names = class_names(root, places)
+    columns = Columns(root)
+    columns.notes += places.notes
+    columns.left_out.update(places.left_out)
+    rows = _Rows(columns, keypoint_columns(places))
+    files = list(dict.fromkeys(file for group in places.groups.values() for file in group))
+    labels = Labels(root)
+    for file in track(files, "annotation files read"):
+        label_file = labels.of_image(file, places.told.get(file))
+        columns.add_image(file, annotation=label_file or "")
+        if label_file is not None:
+            rows.read(f"{root}/{label_file}")
+    if places.is_folder:
+        unused = labels.unused(columns.annotations)
+        columns.left_out["file of labels without image: left out"] += unused
+        if files and not any(columns.annotations) and (error := lost(root)):
+            raise error
+    rows.require_polygons(root)
+    return _finish(root, columns, names, places)
 
 
-def _groups_of_settings(root: Path, settings: Mapping[str, Any], notes: list[str]) -> Groups:
-    """Images by split as the settings name them; `notes` gets the places that are not there."""
-    base = confine(str(settings.get("path") or "."))
-    groups: Groups = {}
-    for key, places in settings.items():
-        for place in [places] if isinstance(places, str) else places or ():
-            if key in _OTHER_KEYS or not isinstance(place, str) or not place:
+class _Rows:
+    """Puts the lines of label files into columns; `keypoints` is how many numbers these are."""
+
+    def __init__(self, columns: Columns, keypoints: int | None) -> None:
+        self._columns, self._keypoints = columns, keypoints
+        self._polygons, self._poses = 0, 0
+        self._lengths: set[int] = set()
+
+    def read(self, path: str) -> None:
+        """Add the boxes of one label file: centre, width and height, in fractions."""
+        data = read_bytes(path)
+        rows = _plain_rows(data)
+        if rows is None:
+            return self._read_carefully(data, path)
+        boxes = list(chain.from_iterable(rows))
+        del boxes[::5]
+        self._columns.add_boxes([row[0] for row in rows], boxes, range(1, len(rows) + 1))
+        return None
+
+    def require_polygons(self, root: Path) -> None:
+        """Raise DataError where what was read as polygons may as well be boxes with keypoints."""
+        one_length = len(self._lengths) == 1 and _CORNERS not in self._lengths
+        if self._polygons and self._polygons == self._poses and one_length:
+            count = next(iter(self._lengths)) + 1
+            what = f"lines of {count} columns may be polygons, or boxes with keypoints"
+            hint = (
+                "data.yaml tells: `kpt_shape: [K, D]`, K keypoints of D numbers; [0, 2]: polygons"
+            )
+            raise DataError(what, where=root, hint=hint)
+
+    def _read_carefully(self, data: bytes, path: str) -> None:
+        """Add the boxes of one label file, line by line."""
+        for line, row in enumerate(decode(data).splitlines(), 1):
+            if not row.strip():
                 continue
-            found = _find_place(root, base, place)
-            if found is not None:
-                split = "val" if key == "valid" else str(key)
-                groups.setdefault(split, []).extend(_images_at(root, found))
-            elif key in _SPLIT_KEYS:
-                notes.append(f"`{key}: {place}` is not within the dataset: left out")
-    return groups
+            try:
+                label, box, score = self._parse(row, f"{path}:{line}")
+            except DataError as error:
+                self._columns.refuse_row(error, len(self._columns.files) - 1)
+                continue
+            self._columns.add_box(label, box, 0, line)
+            if score is not None:
+                self._columns.scores.append(score)
+
+    def _parse(self, row: str, where: str) -> tuple[int, list[float], float | None]:
+        """Class, box (centre, width, height) and score of a row. Raises DataError."""
+        label, values = _numbers(row, where)
+        count, keypoints = len(values), self._keypoints
+        if keypoints and count in (4 + keypoints, 5 + keypoints):
+            del values[4 : 4 + keypoints]
+        if len(values) in (4, 5):
+            return label, values[:4], next(iter(values[4:]), None)
+        if keypoints:
+            what = f"expected 5 columns and {keypoints} of keypoints (kpt_shape)"
+            raise DataError(f"{what}, found {count + 1}", where=where)
+        if count >= 6 and count % 2 == 0:
+            self._polygons += 1
+            self._lengths.add(count)
+            self._poses += keypoints is None and _may_be_pose(values)
+            return label, _hull(values[::2], values[1::2]), None
+        what = f"expected 5 columns, 6 with a score, or a polygon; found {count + 1}"
+        more = " (of keypoints `kpt_shape` in data.yaml tells)" if count > 5 else ""
+        raise DataError(what + more, where=where)
 
 
-def _find_place(root: Path, base: str | None, place: str) -> str | None:
-    """The folder or list from the root that `place` means.
+def _may_be_pose(values: Sequence[float]) -> bool:
+    """Whether numbers begin with a box that the points behind it fill, or have marks of keypoints.
 
-    Exports say `../train/images`, or an absolute path of where they were made: then the longest
-    end of it that is there counts.
+    Those are 0, 1 or 2, the third number of each. Points fill a box where they lie within it, on
+    both sides of its centre, and reach over a part of both its sides.
     """
-    ends = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    options = [] if base is None else [confine(place, "" if base == "." else base)]
-    options += [confine(place), *(confine("/".join(ends[i:])) for i in range(len(ends)))]
-    return next((option for option in options if option and _is_place(root / option)), None)
+    x, y, width, height, *rest = values
+    if len(rest) % 3 == 0 and all(mark in (0, 1, 2) for mark in rest[2::3]):
+        return True
+    return _fill(rest[::2], x, width) and _fill(rest[1::2], y, height)
 
 
-def _is_place(path: Path) -> bool:
-    """Whether images can be had there: a folder, or a list."""
-    return path.is_dir() or (path.suffix == ".txt" and path.is_file())
-
-
-def _images_at(root: Path, place: str) -> list[str]:
-    """Images in a folder and below it, or those that a list names, a line each."""
-    if (root / place).is_dir():
-        return [join_path(place, name) for name in list_images(root / place, deep=True)]
-    folder = place.rpartition("/")[0]
-    images, below = [], ImagesBelow(root)
-    for number, line in enumerate(read_text(root / place).splitlines(), 1):
-        if not line.strip():
-            continue
-        options = [confine(line.strip(), folder), confine(line.strip())]
-        there = next((option for option in options if option and (root / option).exists()), None)
-        image = there or below.find(line.strip()) or options[1]
-        if image is None:
-            where = f"{root / place}:{number}"
-            raise DataError(f"`{line.strip()[:80]}` is not within the dataset", where=where)
-        images.append(image)
-    return images
-
-
-def _groups_of_folders(root: Path) -> Groups:
-    """Images by split as folders are called: images/train, train/images, or all in one."""
-    groups: Groups = {}
-    for folder, split in _image_folders(root).items():
-        found = (join_path(folder, name) for name in list_images(root / folder))
-        groups.setdefault(split, []).extend(found)
-    return groups
-
-
-def _image_folders(root: Path) -> dict[str, str]:
-    """Folders of images below `root`, with the split that each is, or ""."""
-    found: dict[str, str] = {}
-    for split, base in split_folders(root):
-        folder = next((f for f in (f"{base}/images", base) if _has_images(root / f)), None)
-        if folder is not None:
-            found[folder] = split
-    for images in [] if found else find_folders(root, ("images",)):
-        for split, base in split_folders(root / images):
-            if _has_images(root / images / base):
-                found[f"{images}/{base}"] = split
-    if found:
-        return found
-    only = first_folder(root, IMAGE_FOLDERS, *IMAGE_SUFFIXES)
-    return {only: ""} if only else {}
-
-
-def _has_images(folder: Path) -> bool:
-    return has_file(folder, *IMAGE_SUFFIXES)
-
-
-class _Labels:
-    """The label files of images, below `root`; each folder of them is listed once."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: dict[str, str] = {}
-        self._listed: dict[str, FilesByStem] = {}
-
-    def of_image(self, image: str) -> str | None:
-        """The label file of an image, None where it has none."""
-        above = image.rpartition("/")[0]
-        if above not in self._folders:
-            folder = self._folders[above] = _label_folder(self._root, above or ".")
-            self._listed[folder] = FilesByStem(self._root / folder, ".txt")
-        folder = self._folders[above]
-        name = self._listed[folder].find(stem_of(image))
-        return None if name is None else join_path(folder, name)
-
-    def unused(self, used: Iterable[str]) -> int:
-        """How many label files, of those in the folders asked for, are not among `used`."""
-        every = {
-            join_path(folder, name)
-            for folder, files in self._listed.items()
-            for name in files.names
-            if name.lower() not in _NOT_LABELS
-        }
-        return sum(_is_label(self._root / name) for name in every.difference(used))
-
-
-def _label_folder(root: Path, images: str) -> str:
-    """Where the label files of a folder of images lie."""
-    head, found, tail = f"/{images.lower()}/".rpartition("/images/")
-    options = [f"{head}/labels/{tail}"] if found else []
-    parent, _, last = images.rpartition("/")
-    options += [f"labels/{last}", join_path(parent, "labels")]
-    return next(find_folders(root, options), images)
-
-
-def _first_label(folder: Path) -> bool:
-    """Whether the first few label files in `folder` are YOLO's."""
-    names = [name for name in list_files(folder, ".txt") if name.lower() not in _NOT_LABELS]
-    return any(_is_label(folder / name) for name in names[:20])
-
-
-def _is_label(path: Path) -> bool:
-    lines = read_lines(path)
-    return bool(lines) and _LABEL_LINE.fullmatch(lines[0]) is not None
-
-
-def _class_names(root: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Class names in order, [] where no file tells them."""
-    names = settings.get("names")
-    if isinstance(names, dict):
-        return _names_of_map(names, root)
-    if isinstance(names, list):
-        return [str(name).strip() for name in names]
-    files = [root / name for name in (*_NAME_FILES, *list_files(root, ".names"))]
-    if isinstance(names, str) and (place := confine(names)):
-        files.insert(0, root / place)
-    return next((read_lines(file) for file in files if file.is_file()), [])
-
-
-def _names_of_map(names: Mapping[str, Any], root: Path) -> list[str]:
-    try:
-        numbers = {int(number): str(name).strip() for number, name in names.items()}
-    except ValueError:
-        raise DataError("`names` maps something that is no number", where=root) from None
-    last = max(numbers, default=-1)
-    if min(numbers, default=0) < 0 or last >= 2 * len(numbers) + 1000:
-        raise DataError("`names` has a class number out of range", where=root)
-    return [numbers.get(number, str(number)) for number in range(last + 1)]
-
-
-def _read_labels(path: str, columns: Columns) -> None:
-    """Add the boxes of one label file: centre, width and height, in fractions."""
-    data = read_bytes(path)
-    rows = _plain_rows(data)
-    if rows is None:
-        return _read_carefully(data, Path(path), columns)
-    boxes = list(chain.from_iterable(rows))
-    del boxes[::5]
-    columns.add_boxes([row[0] for row in rows], boxes, range(1, len(rows) + 1))
-    return None
+def _fill(points: Sequence[float], centre: float, side: float) -> bool:
+    first, last = centre - side / 2 - _SLACK, centre + side / 2 + _SLACK
+    low, high = min(points), max(points)
+    within = first + _SLACK >= -_SLACK and last <= 1 + 2 * _SLACK and first <= low and high <= last
+    return within and low < centre < high and high - low >= _FILLED * side > 0
 
 
 def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | None:
@@ -375,36 +247,10 @@ def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | N
         return None
 
 
-def _read_carefully(data: bytes, path: Path, columns: Columns) -> None:
-    """Add the boxes of one label file, line by line."""
-    for line, row in enumerate(decode(data).splitlines(), 1):
-        if not row.strip():
-            continue
-        try:
-            label, box, score = _parse(row, f"{path}:{line}")
-        except DataError as error:
-            columns.refuse_row(error, len(columns.files) - 1)
-            continue
-        columns.add_box(label, box, 0, line)
-        if score is not None:
-            columns.scores.append(score)
-
-
 def _hull(xs: list[float], ys: list[float]) -> list[float]:
     """Centre, width and height of the box around points."""
     x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
     return [x1 / 2 + x2 / 2, y1 / 2 + y2 / 2, x2 - x1, y2 - y1]
-
-
-def _parse(row: str, where: str) -> tuple[int, list[float], float | None]:
-    """Class, box (centre, width, height) and score of a row. Raises DataError."""
-    label, values = _numbers(row, where)
-    if len(values) in (4, 5):
-        return label, values[:4], next(iter(values[4:]), None)
-    if len(values) >= 6 and len(values) % 2 == 0:
-        return label, _hull(values[::2], values[1::2]), None
-    what = f"expected 5 columns, 6 with a score, or a polygon; found {len(values) + 1}"
-    raise DataError(what, where=where)
 
 
 def _numbers(row: str, where: str) -> tuple[int, list[float]]:
@@ -420,7 +266,7 @@ def _numbers(row: str, where: str) -> tuple[int, list[float]]:
     return int(label), values
 
 
-def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> DetectionTable:
+def _finish(root: Path, columns: Columns, names: list[str], places: Places) -> DetectionTable:
     labels = np.array(columns.labels, np.int32)
     if not names:
         count = int(labels.max(initial=-1)) + 1
@@ -432,17 +278,47 @@ def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> D
         labels[labels >= len(names)] = ANY_CLASS
     _check_distinct(names, root)
     sizes = columns.sizes()
-    centre, extent = np.hsplit(np.array(columns.boxes, np.float64).reshape(-1, 4), 2)
+    rows = np.array(columns.boxes, np.float64).reshape(-1, 4)
+    _require_fractions(root, columns, rows)
+    _require_images(root, columns, sizes)
+    centre, extent = np.hsplit(rows, 2)
     with np.errstate(over="ignore", invalid="ignore"):
         fractions = np.hstack([centre - extent / 2, centre + extent / 2])
         boxes = tidy(fractions * np.tile(sizes, 2)[columns.image_of_box()])
     number = {file: index for index, file in enumerate(columns.files)}
     splits = {
         split: np.array(list(dict.fromkeys(number[file] for file in files)), np.int64)
-        for split, files in groups.items()
+        for split, files in places.groups.items()
         if split
     }
     return columns.table(names, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
+
+
+def _require_fractions(root: Path, columns: Columns, rows: NDArray[np.float64]) -> None:
+    """Raise DataError where every box is told in pixels: all are beyond 1 in x and in y."""
+    beyond = (rows[:, :2] > 1) | (rows[:, 2:] > 1)
+    if len(rows) and beyond.all() and (rows.max(axis=1) > 2).all() and np.isfinite(rows).all():
+        file, line = columns.annotations[int(columns.image_of_box()[0])], columns.lines[0]
+        numbers = " ".join(f"{value:g}" for value in rows[0].tolist())
+        raise DataError(
+            f"`{numbers}` is in pixels, not fractions of the image, and so are all boxes",
+            where=f"{root / file}:{line}",
+            hint="YOLO's are divided by the image's width and height: centre, width, height",
+        )
+
+
+def _require_images(root: Path, columns: Columns, sizes: NDArray[np.int32]) -> None:
+    """Raise DataError where there are boxes, and not one of the images that they lie in."""
+    told = np.unique(columns.image_of_box()).tolist()
+    if sizes[told].any() or any((root / columns.files[image]).exists() for image in told):
+        return
+    if told:
+        name = columns.files[told[0]]
+        raise DataError(
+            f"tells of boxes in fractions, and none of its images is there, such as {name}",
+            where=root,
+            hint="put the images beside the labels, or into `images`",
+        )
 
 
 def _check_distinct(names: list[str], root: Path) -> None:
@@ -461,7 +337,7 @@ def write_yolo(table: DetectionTable, placing: Placing) -> None:
     names = writing(placing.names)
     for folder, name, text in zip(folders, names, label_files(table), strict=True):
         placing.write(f"labels{folder}/{stem_of(name)}.txt", text)
-    settings: dict[str, Any] = {"path": "."}
+    settings: dict[str, Any] = {}  # a `path: .` would be that of the working directory
     as_folders = any(folders)
     for split, images in table.splits.items():
         settings[split] = f"images/{split}" if as_folders else f"{split}.txt"

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -188,6 +189,19 @@ def has_file(folder: Path, *suffixes: str) -> bool:
 def list_files(folder: Path, *suffixes: str) -> list[str]:
     """Names of the files in `folder` that end in one of `suffixes` (lower case), sorted."""
     return [name for name in _list(folder)[0] if name.lower().endswith(suffixes)]
+
+
+def filled_files(folder: Path, names: Iterable[str], most: int = 20) -> Iterator[str]:
+    """Those of the files `names` in `folder` that hold anything, `most` at most."""
+    filled = (name for name in names if _length(folder / name))
+    return islice(filled, most)
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def list_folders(folder: Path) -> list[str]:

@@ -163,7 +163,7 @@ def test_label_files_of_no_image_are_counted(put):
         )
     )
 
-    assert table.notes == ("1 file of labels without image: left out",)
+    assert table.notes == ("1 file of labels without image: left out: labels/b.txt",)
 
 
 def test_classes_without_names_are_called_by_their_numbers(put):
