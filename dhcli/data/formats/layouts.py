@@ -128,7 +128,7 @@ class FilePerSplit:
         notes = (*_apart(path, files, splits, tables), *self._beside(path, files, title))
         whole = tables[0]
         if len(tables) > 1:
-            whole = merge_tables(tables if self.has_ids else _numbered_on(tables))
+            whole = merge_tables(tables if self.has_ids else numbered_on(tables))
         return replace(whole, notes=(*whole.notes, *notes))
 
 
@@ -206,7 +206,8 @@ def add_part(
 ) -> None:
     """Take the text files of a part: `add` each to `columns`, after the image of the same stem.
 
-    Of an image that is not there, `suffix` is taken for granted. Images without text are counted.
+    Of an image that is not there, `suffix` is taken for granted. Images without text are not
+    annotated: they are left out and named.
     """
     start, names = len(columns.files), part.files(root, ".txt")
     images = FilesByStem(root / part.images, *IMAGE_SUFFIXES)
@@ -215,8 +216,9 @@ def add_part(
         annotation = join_path(part.labels, name)
         columns.add_image(join_path(part.images, image), 0, 0, annotation)
         add(root / annotation)
-    left_out = 0 if part.names else len(images.keys() - set(map(stem_of, names)))
-    columns.counts["image without label file: left out"] += left_out
+    left_out = set() if part.names else images.keys() - set(map(stem_of, names))
+    unlabelled = sorted(join_path(part.images, images[stem]) for stem in left_out)
+    columns.left_out["image without label file: left out"] += unlabelled
     columns.end_split(part.split, start)
 
 
@@ -249,7 +251,7 @@ def _has_images(folder: Path) -> bool:
     )
 
 
-def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
+def numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
     """The tables with the same classes, sorted if they are in each, and ids that go on."""
     names = list(dict.fromkeys(name for table in tables for name in table.classes))
     if all(list(table.classes) == sorted(table.classes) for table in tables):

@@ -1,10 +1,10 @@
 """Open Images: a CSV line a box, in fractions of the image, classes by codes such as `/m/01g317`.
 
 `ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,…`, a file
-a split (`train-annotations-bbox.csv`). `*class-descriptions*.csv`, `code,name`, gives the codes
-their names; without it, or where it does not know one, the code is the name. `IsGroupOf` is crowd;
--1, not known, is no. `Confidence` is a score where any is not 1, as the dataset's own all are. The
-image of an id is the file of that name.
+a split (`train-annotations-bbox.csv`). `*class-descriptions*.csv`, `code,name`, or FiftyOne's
+`metadata/classes.csv`, gives the codes their names; without it, or where it does not know one, the
+code is the name. `IsGroupOf` is crowd; -1, not known, is no. `Confidence` is a score where any is
+not 1, as the dataset's own all are. The image of an id is the file of that name.
 
 Pixels: fractions of width and height, so the images must be there. Classes: those used, in the
 order of the descriptions, then by name. Images without boxes are in no line.
@@ -47,6 +47,10 @@ _HEADER = (
 )
 
 
+_METADATA = "metadata"
+"""Where FiftyOne lays the names of classes, and of images."""
+
+
 def is_openimages(path: Path) -> bool:
     """Whether a file is one of Open Images."""
     return path.suffix.lower() == ".csv" and set(_NEEDED) <= set(header_of(first_row(path)))
@@ -87,9 +91,10 @@ def _add_box(columns: Columns, row: dict[str, str], names: dict[str, str], line:
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:
     """Code → name, from the first file of class descriptions at the places where they lie."""
-    for place in dict.fromkeys((folder, root, root / "metadata", root / "annotations")):
+    for place in dict.fromkeys((folder, root, root / _METADATA, root / "annotations")):
         for name in list_files(place, ".csv"):
-            if "class-descriptions" in name.lower():
+            is_fiftyone = place.name == _METADATA and name.lower() == "classes.csv"
+            if is_fiftyone or "class-descriptions" in name.lower():
                 rows = (row for _, row in read_rows(place / name))
                 return {row[0]: row[1] for row in rows if len(row) == 2 and row[1]}
     return {}

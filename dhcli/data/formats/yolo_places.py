@@ -479,6 +479,8 @@ def lost(root: Path) -> DataError | None:
     found = labels_anywhere(root)
     if not found:
         return None
-    what = f"{counted(len(found), 'label file')}, such as {found[0]}, and none goes with an image"
+    what = (
+        f"{counted(len(found), 'file of labels')}, such as {found[0]}, and none goes with an image"
+    )
     hint = "a label file is called as its image: labels/a.txt for images/a.jpg"
     return DataError(what, where=root, hint=hint)

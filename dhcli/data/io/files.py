@@ -391,11 +391,12 @@ def fill_sizes(root: Path, files: Sequence[str], sizes: NDArray[np.int32]) -> ND
     return filled
 
 
-def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], int]:
-    """Image numbers that the list `path` names by stem, a line each, and how many are unknown."""
+def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], list[str]]:
+    """Image numbers that the list `path` names by stem, a line each, and the unknown stems."""
     stems = [stem_of(line.split()[0]) for line in read_lines(path)]
     known = [number_of[stem] for stem in stems if stem in number_of]
-    return np.array(list(dict.fromkeys(known)), np.int64), len(stems) - len(known)
+    unknown = [stem for stem in stems if stem not in number_of]
+    return np.array(list(dict.fromkeys(known)), np.int64), unknown
 
 
 def stem_of(name: str) -> str:

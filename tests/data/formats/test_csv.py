@@ -145,6 +145,7 @@ def test_columns_of_images_become_fields_of_cocos(lay, tmp_path):
         ("a.jpg,cat,1,2,3", "boxes.csv:3: expected 6 columns, found 5"),
         ("a.jpg,cat,1,2,3,wide", "boxes.csv:3: has a value that cannot be used: `wide`"),
         ("a.jpg,,1,2,3,4", "is no class name"),
+        ("0,a.jpg,cat,1,2,3,4", "boxes.csv:3: expected 6 columns, found 7"),
     ],
 )
 def test_a_bad_row_is_left_out_and_named(lay, unreadable, row, said):
@@ -289,3 +290,25 @@ def test_names_stay_within_the_dataset(lay, name):
 
     assert list(table.files) == ["secret.jpg", "a.jpg"]
     assert not table.path(0).exists()
+
+
+def test_fiftyone_open_images_are_splits_of_one_dataset(lay):
+    files = {}
+    for split, image in (("train", "0001eeaf4aed83f9"), ("validation", "000595fe6fee6369")):
+        rows = [row for row in OPEN_IMAGES.splitlines() if not row.startswith("0") or image in row]
+        files[f"{split}/labels/detections.csv"] = "\n".join(rows)
+        files[f"{split}/metadata/classes.csv"] = "/m/01g317,Person\n/m/0cmf2,Airplane\n"
+    images = ("train/data/0001eeaf4aed83f9.jpg", "validation/data/000595fe6fee6369.jpg")
+
+    table = read_dataset(lay(files, *images))
+
+    assert table.format == "openimages"
+    assert list(table.files) == list(images)
+    assert {name: rows.tolist() for name, rows in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+    assert table.classes == ("Person", "Airplane")
+    assert len(table.boxes) == 3
+    assert table.notes == ("folders that are its splits: train, validation",)
+    assert table.image_extras["annotation"][1] == "validation/labels/detections.csv"

@@ -313,3 +313,19 @@ def test_numbers_that_are_none_of_pixels_are_left_to_the_check(lay, text):
     table = read_dataset(lay({"labelTxt/a.txt": f"{text} 2 3 2 3 4 1 4 car 0\n"}), format="dota")
 
     assert (len(table.boxes), ANY_CLASS in table.labels) == (1, False)
+
+
+BACKGROUNDS_FIRST = {
+    "kitti": ("labels", "Car 0 0 -1.57 1 2 9 9 1.5 1.6 3.7 2 1.5 9 -1.4\n"),
+    "visdrone": ("annotations", "1,2,3,4,1,4,0,0\n"),
+}
+
+
+@pytest.mark.parametrize("format", BACKGROUNDS_FIRST)
+def test_files_without_boxes_may_come_first(lay, format):
+    folder, row = BACKGROUNDS_FIRST[format]
+    files = {f"{folder}/{number:03}.txt": "" for number in range(25)}
+
+    table = read_dataset(lay({**files, f"{folder}/900.txt": row}, "images/900.png"))
+
+    assert (table.format, len(table), len(table.boxes)) == (format, 26, 1)
