@@ -61,7 +61,7 @@ def check(
     """Find what is wrong with a dataset; exit 1 if that includes errors.
 
     Training makes the same checks, without --decode. With --preset the boxes are also compared with
-    its anchors.
+    its anchors, those of its classes only where it names some.
 
     For example:
       dh check photos/
@@ -136,9 +136,11 @@ def _settings(
 def _measure_anchors(
     table: DetectionTable, settings: Config, findings: list[Finding]
 ) -> AnchorRecall:
-    """How the anchors fit; classes that they miss join the `findings`."""
+    """How the anchors fit the classes to learn; those that they miss join the `findings`."""
     from dhcli.studies.anchors import measure_anchors  # torch loads here
 
+    if settings.data.classes is not None:
+        table = table.with_classes(settings.data.classes, others="ignore")
     recall = measure_anchors(table, settings)
     findings += recall.findings(settings)
     return recall

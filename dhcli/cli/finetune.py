@@ -56,9 +56,9 @@ def finetune(
 ) -> None:
     """Teach a trained detector the classes of your images.
 
-    The architecture and the pixels' channels, mean, std and interpolation come from the weights,
-    everything else from the preset; --set overrides both. The predictors of classes that the
-    weights know, by name or --alias, start from theirs.
+    What the weights were trained with comes from them: architecture, input size, normalisation.
+    Everything else comes from the preset; --config and --set override both. The predictors of
+    classes that the weights know, by name or --alias, start from theirs.
 
     For example:
       dh finetune photos/ --weights model.safetensors
@@ -69,13 +69,13 @@ def finetune(
     if preset is None and config is None:
         preset = DEFAULT_PRESET
     from dhcli.training.finetune import finetune as run
-    from dhcli.training.finetune import inherited_settings
+    from dhcli.training.inherit import inherited_settings
     from dhcli.weights.open import read_weights
 
     source = read_weights(weights)
     inherited = inherited_settings(source.config)
     own = [*alias_settings(alias or ()), *option_settings(data, val, cache), *(overrides or ())]
-    resolved = load_config(preset, file=config, overrides=[*inherited, *own])
+    resolved = load_config(preset, file=config, overrides=own, weights=inherited)
     session = make_session("finetune", out, device, tensorboard)
     conclude(run(resolved.config, session, source, weights), as_json=as_json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,10 @@ TrainFolder = Annotated[
 StartWeights = Annotated[
     Path | None,
     typer.Option(
-        "--weights", "-w", metavar="FILE", help="Model file of the same classes to start from."
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="Model file of the same classes to start from; its input size and normalisation stay.",
     ),
 ]
 ResumeRun = Annotated[
@@ -37,8 +41,8 @@ ResumeRun = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Resume the run in this folder. Of its settings, those of `train` may change, except "
-        "batch_size, accumulate, seed, optimizer and ema.",
+        help="Resume the run in this folder; --data says where its data lies now. Of its settings, "
+        "those of `train` may change, except batch_size, accumulate, seed, optimizer and ema.",
     ),
 ]
 
@@ -66,8 +70,8 @@ def train(
 
     """
     if resume is not None:
-        begun = {"--data": data, "--val": val, "--preset": preset, "--config": config}
-        _refuse_beside_resume({**begun, "--weights": weights, "--out": out})
+        begun = {"--preset": preset, "--config": config, "--weights": weights, "--out": out}
+        _refuse_beside_resume(begun)
         config = _config_of(resume)
     settings = [*option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=settings)
@@ -77,12 +81,21 @@ def train(
     session = make_session("train", out, device, tensorboard)
     if resume is not None:
         outcome = resuming.resume(resume, resolved.config, session)
+    elif weights is not None:
+        from dhcli.training.inherit import inherited_settings, require_same_network
+        from dhcli.weights.open import read_weights
+
+        source = read_weights(weights)
+        require_same_network(resolved.config, source)
+        inherited = inherited_settings(source.config)
+        resolved = load_config(preset, file=config, overrides=settings, weights=inherited)
+        outcome = starting.train(resolved.config, session, source, weights)
     else:
-        outcome = starting.train(resolved.config, session, weights)
+        outcome = starting.train(resolved.config, session)
     conclude(outcome, as_json=as_json)
 
 
-def _refuse_beside_resume(options: dict[str, object]) -> None:
+def _refuse_beside_resume(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         what = f"{', '.join(given)} cannot be used with --resume, which keeps the run's settings"

@@ -27,20 +27,7 @@ def merge_datasets(tables: Sequence[DetectionTable]) -> DetectionTable:
     for table, root in zip(tables, roots, strict=True):
         below = root.relative_to(common).as_posix()
         files = (posixpath.normpath(f"{below}/{file}") for file in table.files)
-        extras = dict(table.image_extras)
-        if "annotation" in extras and below != ".":
-            told = (f"{below}/{file}" if file else "" for file in extras["annotation"])
-            extras["annotation"] = Strings.pack(told)
-        remarks = tuple(each._replace(where=f"{below}/{each.where}") for each in table.remarks)
-        moved.append(
-            replace(
-                table,
-                root=common,
-                files=Strings.pack(files),
-                image_extras=extras,
-                remarks=remarks if below != "." else table.remarks,
-            )
-        )
+        moved.append(replace(table, root=common, files=Strings.pack(files)))
     return merge_tables(moved)
 
 

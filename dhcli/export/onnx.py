@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from torch.export import Dim
 
 from dhcli.atomic import atomic_write
-from dhcli.config.schema import Input
+from dhcli.config.schema import Config, Input
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.loader import collate_images
 from dhcli.data.loading.transforms import resize, resized_size
@@ -215,16 +215,33 @@ def _finish(proto: ModelProto, model: ModelFile) -> ModelProto:
             {
                 "min_size": input.min_size,
                 "max_size": input.max_size,
+                "rounding": input.resize,
                 "pad_to_multiple_of": graph_divisor(input.divisor),
                 "interpolation": input.interpolation,
+                "exif": input.exif,
+                "depth": input.depth,
                 "channels": "rgb, 0-255; order, mean and deviation are in the graph",
             }
         ),
-        "dh": description(model.config, model.classes, model.category_ids, model.metadata),
+        "dh": _public(model),
     }
     for key, value in about.items():
         proto.metadata_props.add(key=key, value=value)
     return proto
+
+
+def _public(model: ModelFile) -> str:
+    """What describes `model`, without the paths of the machine that trained it."""
+    settings = model.config.model_dump()
+    settings["data"] |= {"train": None, "val": None}
+    backbone = settings["model"]["backbone"]
+    if backbone.get("weights") not in (None, "imagenet"):
+        backbone["weights"] = "none"
+    config = Config.model_validate(settings)
+    about = dict(model.metadata)
+    if "data" in about:
+        about["data"] = {key: value for key, value in about["data"].items() if key != "root"}
+    return description(config, model.classes, model.category_ids, about)
 
 
 def _require_packages() -> None:

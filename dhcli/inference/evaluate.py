@@ -19,6 +19,8 @@ from dhcli.errors import DataError
 from dhcli.inference.score import Evaluation, Measures, Say, choose_split, introduce, score
 from dhcli.runtime.runner import Found, Runner, open_runner
 
+NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
 
 def evaluate_model(
     weights: Path,
@@ -51,6 +53,8 @@ def evaluate_model(
     size = batch_size or runner.config.train.batch_size
     input = runner.config.input.model_copy(update={"divisor": runner.divisor})
     loader = EvalLoader(truth, input, batch_size=size, workers=workers)
+    for line in loader.lines:
+        say(line)
     options = options.reading(*read_outs)
     try:
         tables = detect_tables(runner, truth, loader, options=options, progress=progress)
@@ -100,10 +104,15 @@ def detect_all(
     """What `runner` finds by each read-out in the images that `loader` gives, by their numbers.
 
     `tick` is called after every batch with the number of images done.
-    Raises DataError naming an image that cannot be read.
+    Nothing is found in an image that the loader has left out. Raises DataError naming one that
+    cannot be read.
     """
     found: dict[int, list[Found]] = {}
+    read_outs = len(options.read_outs or [None])
     for batch in loader:
+        found.update({image: [NOTHING] * read_outs for image, _ in batch.missing})
+        if not len(batch):
+            continue
         every = runner.detect(as_pictures(batch.images), options)
         for place, image in enumerate(batch.indices):
             found[image] = [of_read_out[place] for of_read_out in every]

@@ -17,9 +17,9 @@ from dhcli.data.tools.statistics import MEDIUM, SMALL, Statistics, find_objects
 from dhcli.errors import DataError
 from dhcli.report.contact_sheet import tile_size, write_contact_sheet
 from dhcli.report.dataset import statistics_sheets
-from dhcli.report.draw import draw_boxes
+from dhcli.report.draw import colour_of, draw_boxes
 from dhcli.report.html import page_html
-from dhcli.report.plots import as_they_are, bare, new_figure, save_figure, short
+from dhcli.report.plots import as_they_are, bare, new_figure, save_figure, short, whole_numbers
 from dhcli.words import counted
 
 if TYPE_CHECKING:
@@ -93,13 +93,15 @@ def draw_classes(objects: DetectionTable) -> Figure:
     figure = new_figure(9, 1.2 + 0.24 * max(len(order), 3))
     axes = figure.subplots()
     rows = np.arange(len(order))
-    bars = axes.barh(rows, counts[order], color=_COLOUR)
+    colours = [np.divide(colour_of(label), 255) for label in order.tolist()]
+    bars = axes.barh(rows, counts[order], color=colours)  # as in samples.png
     axes.bar_label(bars, [f"{count:,}" for count in counts[order]], padding=3, fontsize=8)
     axes.set_yticks(rows, [short(objects.classes[label], _LONGEST) for label in order], fontsize=8)
     as_they_are(axes.get_yticklabels())
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.01)
     more = len(counts) - len(order)
+    axes.xaxis.set_major_locator(whole_numbers())
     axes.set_xlabel("objects" + (f" (and {counted(more, 'class')} more)" if more else ""))
     bare(axes)
     return figure
@@ -107,24 +109,23 @@ def draw_classes(objects: DetectionTable) -> Figure:
 
 def draw_sizes(objects: DetectionTable) -> Figure:
     """Histograms: side of the objects, height / width, objects per image."""
-    from matplotlib.ticker import MaxNLocator
-
     figure = new_figure(12, 3.6)
     left, middle, right = figure.subplots(1, 3)
     x1, y1, x2, y2 = objects.boxes.T
     _histogram(left, np.sqrt(objects.areas), "side of the object, √area in pixels")
-    for limit in (SMALL, MEDIUM):
-        left.axvline(limit**0.5, color="black", linestyle=":", linewidth=1)
+    for limit, beyond in ((SMALL, "medium"), (MEDIUM, "large")):
+        _line(left, limit**0.5, f"{beyond}, from {limit**0.5:g}²")
     _histogram(middle, (y2 - y1) / (x2 - x1), "height / width")
-    middle.axvline(1, color="black", linestyle=":", linewidth=1)
+    _line(middle, 1, "square")
     counts = np.bincount(objects.image_of_box, minlength=len(objects))
     step = 1 + int(counts.max(initial=0)) // 40
     edges = np.arange(0, int(counts.max(initial=0)) + 1 + step, step)
     right.hist(counts, bins=edges - 0.5, color=_COLOUR)
     right.set(xlabel="objects per image", ylabel="images")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.xaxis.set_major_locator(whole_numbers())
     left.set_ylabel("objects")
     for axes in (left, middle, right):
+        axes.yaxis.set_major_locator(whole_numbers())
         bare(axes)
     return figure
 
@@ -137,12 +138,24 @@ def draw_centres(objects: DetectionTable) -> Figure:
     # About as many objects as cells: with fewer, a heat map is dots.
     edges = np.linspace(0, 1, int(np.clip(len(middle) ** 0.5, 8, _MOST_CELLS)) + 1)
     counts, _, _ = np.histogram2d(middle[:, 1], middle[:, 0], bins=[edges, edges])
-    figure = new_figure(5.6, 4.8)
+    # The shape of the images, half of which are wider.
+    shape = float(np.median(sides[:, 1] / sides[:, 0])) if len(middle) else 0.75
+    shape = float(np.clip(shape, 1 / 4, 4))
+    figure = new_figure(*((7, 1.4 + 5.2 * shape) if shape < 1 else (1.8 + 4.2 / shape, 4.8)))
     axes = figure.subplots()
-    shown = axes.imshow(counts, extent=(0, 1, 1, 0), cmap="viridis", interpolation="nearest")
-    figure.colorbar(shown, label="objects")
+    shown = axes.imshow(
+        counts, extent=(0, 1, 1, 0), cmap="viridis", interpolation="nearest", aspect=shape
+    )
+    figure.colorbar(shown, label="objects", ticks=whole_numbers(5), shrink=min(1, 1.2 * shape))
     axes.set(xlabel="x of the centre / width", ylabel="y of the centre / height")
     return figure
+
+
+def _line(axes: Any, place: float, text: str) -> None:
+    """A dotted line at a value, and what stands right of it."""
+    axes.axvline(place, color="black", linestyle=":", linewidth=1)
+    transform = axes.get_xaxis_transform()
+    axes.text(place, 1, f" {text}", transform=transform, fontsize=7, va="bottom", rotation=20)
 
 
 def _samples(table: DetectionTable) -> Iterator[Image.Image]:
@@ -169,7 +182,7 @@ def _samples(table: DetectionTable) -> Iterator[Image.Image]:
 def _histogram(axes: Any, values: NDArray[np.float64], label: str) -> None:
     """Counts of `values` on a logarithmic axis."""
     if len(values):
-        low, high = values.min(), max(values.max(), values.min() * 1.01)
+        low, high = values.min() / 1.05, values.max() * 1.05
         axes.hist(values, bins=np.geomspace(low, high, 41), color=_COLOUR)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")

@@ -34,6 +34,9 @@ PALETTE = (
     (240, 228, 66),
 )
 """Okabe and Ito's colours, without black."""
+MANY = 40
+"""Boxes in a picture from which they are drawn half as thick."""
+CROWD = 150
 HATCH = (190, 190, 190)
 
 
@@ -45,10 +48,14 @@ class Style:
     letters: int
 
     @classmethod
-    def of(cls, width: int, height: int) -> Style:
-        """A line of 3 ‰ of the image's mean side, letters of 2 %, and never too small to read."""
-        side = (width * height) ** 0.5
-        return cls(line=max(2, round(side * 0.003)), letters=max(10, round(side * 0.02)))
+    def of(cls, width: int, height: int, boxes: int = 0) -> Style:
+        """A line of 3 ‰ of the image's mean side, letters of 2 %, and never too small to read.
+
+        Half as much where there are `MANY` boxes, so that these do not hide what they are around.
+        """
+        side = (width * height) ** 0.5 / (1 + min(boxes / MANY, 2))
+        least = 1 if boxes >= MANY else 2
+        return cls(line=max(least, round(side * 0.003)), letters=max(10, round(side * 0.02)))
 
 
 def draw_detections(
@@ -76,10 +83,12 @@ def draw_boxes(
 ) -> Image.Image:
     """A picture of `image` (H, W, 3) with boxes (D, 4) xyxy and a text each, the first on top.
 
+    Of more than `CROWD` boxes the first of each class alone has its text.
+
     `regions` (R, 4) to ignore are hatched in grey below them, without a word.
     """
     picture = Image.fromarray(image)
-    style = Style.of(*picture.size)
+    style = Style.of(*picture.size, len(boxes))
     draw = ImageDraw.Draw(picture)
     for region in regions:
         _hatch(draw, _within(region, picture.size), style)
@@ -87,7 +96,10 @@ def draw_boxes(
     for row in reversed(range(len(within))):
         _draw_box(draw, within[row], colour_of(int(labels[row])), style)
     taken: list[Box] = []
+    named: dict[int, int] = {}
     for row, text in enumerate(texts):
+        if len(boxes) > CROWD and named.setdefault(int(labels[row]), row) != row:
+            continue  # labels would hide all else: the first of each class tells its colour
         taken.append(_draw_label(draw, within[row], text, int(labels[row]), style, taken))
     return picture
 
@@ -117,7 +129,8 @@ def _draw_box(
     rim = max(1, style.line // 3)
     x1, y1, x2, y2 = box
     outer = (x1 - rim, y1 - rim, x2 + rim, y2 + rim)
-    draw.rectangle(outer, outline="black", width=style.line + 2 * rim)
+    if style.line > 1:
+        draw.rectangle(outer, outline="black", width=style.line + 2 * rim)
     draw.rectangle(box, outline=colour, width=style.line)
 
 

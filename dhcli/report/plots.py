@@ -30,6 +30,13 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
+def whole_numbers(most: int = 9) -> Any:
+    """At most so many ticks, for counts: there is no half an object."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(most, integer=True)
+
+
 def bare(axes: Any) -> None:
     """Take the frame above and on the right away."""
     axes.spines[["top", "right"]].set_visible(False)

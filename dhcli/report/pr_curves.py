@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.metrics.result import ApResult
+from dhcli.report.draw import PALETTE, colour_of
 from dhcli.report.plots import bare, legend_beside, new_figure, save_figure, short
 
 MOST_NAMED = 20
@@ -58,11 +59,15 @@ def _draw_panel(axes: Any, curves: NDArray[np.float64], names: list[str]) -> Non
 
 
 def _looks(classes: list[int]) -> dict[int, dict[str, Any]]:
-    """How the curve of each class is drawn, the same in both panels."""
-    from matplotlib import colormaps
-
-    colours = colormaps["tab10" if len(classes) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    return {k: {"color": colours[place], "linewidth": 1.3} for place, k in enumerate(classes)}
+    """How the curve of each class is drawn: in the colour of its boxes."""
+    return {
+        k: {
+            "color": tuple(band / 255 for band in colour_of(k)),
+            "linestyle": ("-", "--", ":")[k // len(PALETTE) % 3],
+            "linewidth": 1.3,
+        }
+        for k in classes
+    }
 
 
 def _label(curve: NDArray[np.float64], name: str) -> str:

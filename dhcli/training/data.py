@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +42,31 @@ class TrainingData:
     val_cache: ImageCache | None = None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data from other data, in plain values."""
-        return {
-            "root": str(self.train.root),
-            "classes": list(self.train.classes),
-            "train_images": len(self.train),
-            "train_boxes": len(self.train.boxes),
-            "val_images": len(self.val) if self.val else 0,
-            "val_boxes": len(self.val.boxes) if self.val else 0,
-        }
+        """Where this data lies, and what tells it from other data, in plain values.
+
+        For training and validation: how many images and boxes, and digests of the images' names, of
+        their sizes, and of the boxes with labels and flags. No image file is read.
+        """
+        return dict(self._fingerprint)
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"root": str(self.train.root), "classes": list(self.train.classes)}
+        for use, table in (("train", self.train), ("val", self.val)):
+            found[f"{use}_images"] = 0 if table is None else len(table)
+            found[f"{use}_boxes"] = 0 if table is None else len(table.boxes)
+            for part, digest in ({} if table is None else _digests(table)).items():
+                found[f"{use}_{part}"] = digest
+        return found
 
 
-def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
+def load_data(
+    config: Data, seed: int, journal: Journal, known: tuple[str, ...] | None = None
+) -> TrainingData:
     """Read, split, relabel, mend and check the data that `config` names.
 
-    Raises ConfigError where none is named, and DataError where it cannot be used.
+    Classes that are all those `known` by weights keep their order. Raises ConfigError where no
+    data is named, and DataError where it cannot be used.
     """
     if config.train is None:
         raise ConfigError("no dataset is named", hint="`--data FOLDER`, or data.train in a file")
@@ -64,7 +76,7 @@ def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
         assert config.val is not None
         train = _named_split(whole, config.train_split)
         val = _named_split(_read(config.val, journal), config.val_split)
-    names = _class_names(config, train)
+    names = _class_names(config, train, known)
     learned = scan_images(train, decode=False)
     prepared = _prepared(train, learned, "training", names, config, journal)
     if val is None:
@@ -74,6 +86,24 @@ def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
     measured = scan_images(val, decode=False)
     _tell(find_leaks((train, learned), (val, measured)), "validation", journal)
     return TrainingData(prepared, _prepared(val, measured, "validation", names, config, journal))
+
+
+def _digests(table: DetectionTable) -> dict[str, str]:
+    """What a table holds of images and boxes, each part in one short text."""
+    names = "\n".join(table.files).encode("utf-8", "surrogateescape")
+    objects = (table.offsets, table.boxes, table.labels, table.flags)
+    return {
+        "names": _digest(names),
+        "sizes": _digest(table.sizes.astype(np.int64).tobytes()),
+        "objects": _digest(*(np.ascontiguousarray(column).tobytes() for column in objects)),
+    }
+
+
+def _digest(*parts: bytes) -> str:
+    found = blake2b(digest_size=12)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def _read(source: str, journal: Journal) -> DetectionTable:
@@ -137,12 +167,15 @@ def _check_apart(table: DetectionTable, config: Data) -> None:
         )
 
 
-def _class_names(config: Data, train: DetectionTable) -> tuple[str, ...]:
+def _class_names(
+    config: Data, train: DetectionTable, known: tuple[str, ...] | None
+) -> tuple[str, ...]:
     """The classes to learn; every one that is asked for must be there."""
     if config.classes is None:
         if not train.classes:
             raise DataError("has no classes", where=train.root, hint="is it annotated at all?")
-        return train.classes
+        same = known is not None and set(known) == set(train.classes)
+        return known if known is not None and same else train.classes
     unknown = [name for name in config.classes if name not in train.classes]
     if unknown:
         raise DataError(

@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from dhcli.config.load import config_to_dict
 from dhcli.config.schema import Config
 from dhcli.data.loading.loader import Batch, EvalLoader, TrainLoader
+from dhcli.data.loading.workers import LoadingError
 from dhcli.data.table import DetectionTable
-from dhcli.errors import DhError
+from dhcli.errors import DataError, DhError
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_training
 from dhcli.models.state import load_state
@@ -39,7 +42,9 @@ from dhcli.training.validate import validation_ap, validation_losses
 from dhcli.weights.model_file import ModelFile, save_model
 
 MOST_SKIPPED = 10
-"""Iterations in a row whose loss is not finite, after which skipping ends."""
+"""Iterations in a row whose loss or gradient is not finite, after which skipping ends."""
+
+LOWER_RATE = "try a lower learning rate, or `--set train.clip_norm=10`"
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Trainer:
         team: Team = ALONE,
     ) -> None:
         train = config.train
+        self.skips = config.data.on_bad_image == "skip" and team.size == 1
         self.config, self.data, self.run, self.journal = config, data, run, journal
         self.device, self.team = device, team
         self.detector = detector.to(device)
@@ -90,12 +96,15 @@ class Trainer:
             share=team.share,
             difficult=config.data.difficult,
             cache=data.train_cache,
+            held=train.accumulate,
+            skip=self.skips,
         )
         self.val_loader = None if data.val is None else self._val_loader(data.val)
         self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
         self.total = total_iterations(train.schedule, self.epoch_length)
         self.epochs = math.ceil(self.total / self.epoch_length)
         self.position, self.meter, self.watch = Position(), LossMeter(team), Stopwatch()
+        self.saved_at = self.watch.now()
 
     @property
     def iteration(self) -> int:
@@ -124,6 +133,12 @@ class Trainer:
         Raises DhError where a loss is not finite, an image cannot be read or a file not written.
         """
         with StopRequest(self.team) as stop:
+            for loader in (self.loader, self.val_loader):
+                if loader is not None:
+                    loader.heed = stop.while_waiting
+            self.loader.lost = partial(self._say_lost, self.data.train)
+            if self.val_loader is not None and self.data.val is not None:
+                self.val_loader.lost = partial(self._say_lost, self.data.val)
             try:
                 while not self.is_finished and not self.patience_is_over:
                     self._train_epoch(stop)
@@ -131,6 +146,10 @@ class Trainer:
             except Stopped:
                 self.save()
                 return TrainingResult(self.run, "interrupted", self.position, stop.signal)
+            except (LoadingError, DataError):  # between two steps: the state is whole
+                if self.team.size == 1:
+                    self.save()
+                raise
         status: Literal["finished", "early"] = "finished" if self.is_finished else "early"
         return TrainingResult(self.run, status, self.position)
 
@@ -162,11 +181,22 @@ class Trainer:
         self._reopen_epoch()
 
     def save(self) -> None:
-        """Write last.safetensors and the whole state."""
+        """Write last.safetensors and the whole state, which takes the place of the one before.
+
+        Raises DhError where it is not finite: the one before is then the last good one.
+        """
+        self._require_finite()
         self._save_model(LAST)
         state = self.state()
-        self.team.from_first(lambda: save_checkpoint(self.run.path / CHECKPOINT, state))
+        self.team.from_first(lambda: save_checkpoint(self.run.place(CHECKPOINT), state))
         self.journal.event("saved", epoch=self.position.epoch, total_iteration=self.iteration)
+        self.saved_at = self.watch.now()
+
+    def _save_in_time(self) -> None:
+        """Save in the middle of an epoch where `train.save_minutes` have gone by since the last."""
+        minutes = self.config.train.save_minutes
+        if self.team.any(0 < minutes <= (self.watch.now() - self.saved_at) / 60):
+            self.save()
 
     def _reopen_epoch(self) -> None:
         """Where a training is made longer whose end cut an epoch short, go on within that epoch."""
@@ -185,6 +215,8 @@ class Trainer:
             share=self.team.share,
             difficult=self.config.data.difficult,
             cache=self.data.val_cache,
+            sized=True,
+            skip=self.skips,
         )
 
     def _train_epoch(self, stop: StopRequest) -> None:
@@ -198,6 +230,7 @@ class Trainer:
             if done % self.config.train.log_every == 0 or done == length:
                 self._tell(length)
             stop.check()
+            self._save_in_time()
 
     def _groups(self, length: int) -> Iterator[list[Batch]]:
         """The batches of each iteration that the epoch still has to do."""
@@ -208,7 +241,26 @@ class Trainer:
                 group = list(islice(batches, size))
             yield group
 
+    def _say_lost(self, table: DetectionTable, image: int, why: str) -> None:
+        path = str(table.path(image))
+        self.journal.warn(f"{path}: {why}; left out of its batch (data.on_bad_image)")
+        self.journal.event("image_left_out", total_iteration=self.iteration, image=path, why=why)
+
+    def _pass_over(self) -> None:
+        """Not one image of a step could be read. Raises DataError where that goes on."""
+        self.position.skipped += 1
+        self.position.iteration += 1
+        if self.position.skipped >= MOST_SKIPPED:
+            what = f"not one image of {MOST_SKIPPED} steps in a row could be read"
+            raise DataError(
+                what, where=self.data.train.root, hint="is the disk or share still there?"
+            )
+
     def _iterate(self, group: list[Batch]) -> None:
+        group = [batch for batch in group if len(batch)]
+        if not group:
+            self._pass_over()
+            return
         seed_all(self.config.train.seed, self.iteration, self.team.rank)
         result = self.updater.update(group, self._rate(self.iteration))
         if not result.moved:
@@ -223,23 +275,25 @@ class Trainer:
         self.watch.images += sum(len(batch) for batch in group) * self.team.size
 
     def _refuse(self, group: list[Batch], result: StepResult) -> None:
-        """A loss is not finite in some process: name it and its images, stop or go on by rule."""
-        images = [i for number in result.bad for i in group[number].indices]
+        """A loss or gradient is not finite: name it and its images, stop or go on by rule."""
+        wrong = result.bad or ([] if result.gradient else range(len(group)))
+        images = [i for number in wrong for i in group[number].indices]
         own = ", ".join(f"{name} {float(value):.4g}" for name, value in result.losses.items())
         paths = self.team.gather([str(self.data.train.path(i)) for i in images])
-        parts = "; ".join(self.team.gather([own] if result.bad else []))
-        what = f"the loss is not finite at epoch {self.position.epoch + 1}, iteration "
+        parts = "; ".join(self.team.gather([own] if wrong else []))
+        of = "loss" if self.team.any(bool(result.bad)) else "gradient"
+        what = f"the {of} is not finite at epoch {self.position.epoch + 1}, iteration "
         what += f"{self.position.iteration + 1} ({parts})"
         self.position.skipped += 1
         self.journal.event("non_finite", total_iteration=self.iteration, images=paths)
         where = ", ".join(paths)
         if self.config.train.non_finite == "stop":
-            hint = "try a lower learning rate, or `--set train.clip_norm=10`, and look at these "
-            hint += "images; `--set train.non_finite=skip` passes over such batches"
+            hint = f"{LOWER_RATE}, and look at these images; `--set train.non_finite=skip` passes "
+            hint += "over such batches"
             raise DhError(what, where=where, hint=hint)
         if self.position.skipped >= MOST_SKIPPED:
             what += f"; {MOST_SKIPPED} in a row were skipped"
-            raise DhError(what, where=where, hint="try a lower learning rate")
+            raise DhError(what, where=where, hint=LOWER_RATE)
         self.journal.warn(f"{where}: {what}; skipped")
 
     def _tell(self, length: int) -> None:
@@ -265,13 +319,18 @@ class Trainer:
         return learning_rate(iteration, base, train.schedule, self.epoch_length)
 
     def _finish_epoch(self, stop: StopRequest) -> None:
-        """Validate if it is due, write the epoch's row, save if it is due."""
+        """Validate if it is due, write the epoch's row, save if it is due.
+
+        An epoch of nothing but skipped steps has brought nothing to validate or save.
+        """
         position, train = self.position, self.config.train
         epoch = position.epoch + 1
         row = {"epoch": epoch, "iteration": self.iteration, "lr": self._rate(self.iteration - 1)}
-        row |= {f"train_{name}": value for name, value in self.meter.epoch().items()}
+        learned = self.meter.epoch()
+        row |= {f"train_{name}": value for name, value in learned.items()}
         ends = self.iteration >= self.total
-        due = ends or (train.eval_every and epoch % train.eval_every == 0)
+        due = ends or (learned and train.eval_every and epoch % train.eval_every == 0)
+        self._require_finite()
         found = self._validate(stop) if due else {}
         position.history.append(row | found)
         position.epoch, position.iteration, self.meter = epoch, 0, LossMeter(self.team)
@@ -279,7 +338,8 @@ class Trainer:
             self._keep_best(epoch, found)
         self.team.from_first(lambda: self.run.write_metrics(position.history))
         self.journal.epoch(row | found, is_best=bool(found) and position.best_epoch == epoch)
-        if ends or self.patience_is_over or (train.save_every and epoch % train.save_every == 0):
+        save_due = learned and train.save_every and epoch % train.save_every == 0
+        if ends or self.patience_is_over or save_due:
             self.save()
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
@@ -293,8 +353,21 @@ class Trainer:
             stop.check()
 
         losses = validation_losses(self.model, loader, self.precision, tick, team)
+        if not math.isfinite(losses["loss"]):
+            parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            what = f"the validation loss is not finite after epoch {self.position.epoch + 1}"
+            raise DhError(f"{what} ({parts})", hint=LOWER_RATE)
         stats = validation_ap(self._runner(), table, loader, tick, team)
         return {f"val_{name}": value for name, value in losses.items()} | stats
+
+    def _require_finite(self) -> None:
+        """Raise DhError where a weight, a running statistic or an average is not finite."""
+        every = {id(net): net.state_dict().values() for net in (self.detector, self.model)}
+        floats = [x for of in every.values() for x in of if x.is_floating_point() and x.numel()]
+        if self.team.any(not bool(get_total_norm(floats, float("inf")).isfinite())):
+            epoch, iteration = self.position.epoch + 1, self.position.iteration
+            what = f"the weights are not finite after iteration {iteration} of epoch {epoch}"
+            raise DhError(what, hint=LOWER_RATE)
 
     def _runner(self) -> EagerRunner:
         """What is validated, as `dh eval` would run it."""
@@ -324,4 +397,4 @@ class Trainer:
         ids = tuple(table.category_ids.tolist())
         state = self.model.state_dict()
         model = ModelFile(self.config, table.classes, ids, state, metadata)
-        self.team.from_first(lambda: save_model(self.run.path / name, model))
+        self.team.from_first(lambda: save_model(self.run.place(name), model))

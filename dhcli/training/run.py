@@ -17,14 +17,17 @@ from dhcli.config.schema import Config
 from dhcli.errors import ConfigError, DhError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
-from dhcli.runtime.memory import TRAINING, keep_freed_memory
+from dhcli.runtime.memory import TRAINING, is_shortage, keep_freed_memory
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.decoded import decoded_once
+from dhcli.training.inherit import inheritance_lines, with_learned_order
 from dhcli.training.journal import Journal
 from dhcli.training.loop import Trainer, TrainingResult
 from dhcli.training.run_folder import (
     CHECKPOINT,
+    COMMAND,
     CONFIG,
+    MACHINE,
     RunFolder,
     make_run,
     require_new_run,
@@ -33,7 +36,7 @@ from dhcli.training.run_folder import (
 from dhcli.training.schedule import describe_rate
 from dhcli.training.step import seed_all
 from dhcli.training.team import Team
-from dhcli.weights.open import read_weights
+from dhcli.weights.model_file import ModelFile
 from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.transfer import Transfer, transfer
 from dhcli.words import counted
@@ -61,21 +64,30 @@ class Session:
     team: Team = field(default_factory=Team.alone)
 
 
-def train(config: Config, session: Session, weights: Path | None = None) -> TrainingResult:
-    """Train a new detector, from `weights` (a model file of the same classes) if they are given.
+def train(
+    config: Config,
+    session: Session,
+    source: ModelFile | None = None,
+    weights: Path | None = None,
+) -> TrainingResult:
+    """Train a new detector, from `source` (a model of the same classes, of the file `weights`).
 
     Raises DhError before the first iteration where data, weights or the run folder cannot be used.
     """
     session.team.from_first(lambda: require_new_run(session.out))
     config = with_absolute_paths(config)
-    data = load_data(config.data, config.train.seed, session.journal)
+    known = source.classes if source else None
+    data = load_data(config.data, config.train.seed, session.journal, known)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
-    if weights is None:
+    if source is None:
         _start_backbone(config, detector, session.journal)
     else:
-        copied = _load_same_classes(detector, weights, data)
+        copied = _load_same_classes(detector, source, weights, data)
+        config = with_learned_order(config, data, source)
         session.journal.say(f"weights: {weights}, {copied.summary()}")
+        for line in inheritance_lines(config, source.config):
+            session.journal.say(line)
     return start_run(config, detector, data, session)
 
 
@@ -89,9 +101,9 @@ def start_run(
 
 def _new_run(config: Config, session: Session) -> RunFolder:
     run = make_run(session.command, config.name, session.out)
-    run.write_text("command.txt", session.line + "\n")
+    run.write_text(COMMAND, session.line + "\n")
     machine = {**session.environment, "device": str(session.device)}
-    run.write_text("env.json", json.dumps(machine, indent=2) + "\n")
+    run.write_text(MACHINE, json.dumps(machine, indent=2) + "\n")
     return run
 
 
@@ -141,7 +153,9 @@ def _train_or_explain(trainer: Trainer) -> TrainingResult:
     """Train; if that fails, say which state is left, and turn lack of memory into a DhError."""
     try:
         return trainer.train()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
         what = (
             f"{trainer.device} has too little memory for "
             f"{counted(trainer.config.train.batch_size, 'image')}"
@@ -180,6 +194,8 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     say(describe_rate(train, trainer.team.size))
     for line in trainer.detector.notes():
         say(line)
+    for line in trainer.loader.lines:
+        session.journal.warn(line)
     if train.schedule.warmup > trainer.total // 2:
         session.journal.warn(
             f"warm-up (train.schedule.warmup) takes {counted(train.schedule.warmup, 'iteration')}, "
@@ -205,9 +221,11 @@ def _start_backbone(config: Config, detector: Detector, journal: Journal) -> Non
         journal.say(f"backbone weights: {load_backbone(features, config.model.backbone)}")
 
 
-def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Transfer:
+def _load_same_classes(
+    detector: Detector, source: ModelFile, path: Path | None, data: TrainingData
+) -> Transfer:
     """Copy the weights of a model file whose classes are those of the data, in any order."""
-    source, classes = read_weights(path), data.train.classes
+    classes = data.train.classes
     if set(source.classes) != set(classes):
         raise ConfigError(
             f"knows the classes {', '.join(source.classes)}, the data {', '.join(classes)}",

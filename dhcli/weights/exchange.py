@@ -88,19 +88,19 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
 
 def conventions(config: Config) -> list[str]:
     """The settings that an origin brought, as `key=value`: those that are not the default."""
-    every = _flat(config, Config())
+    every = differing(config, Config())
     return [f"{key}={now}" for key, now, default in every if not key.startswith(ARCHITECTURE)]
 
 
 def _differences(config: Config, own: Config) -> list[str]:
     return [
         f"{key} is {now}, there {theirs}"
-        for key, now, theirs in _flat(config, own)
+        for key, now, theirs in differing(config, own)
         if not key.startswith(("model.rpn.proposals_train", "model.backbone.frozen_stages"))
     ]
 
 
-def _flat(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
+def differing(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
     """Dotted key and both values of each setting of input and model in which the two differ."""
     first, second = (_leaves({k: config_to_dict(c)[k] for k in CONVENTIONS}) for c in (one, other))
     return [(key, x, second.get(key)) for key, x in first.items() if x != second.get(key)]

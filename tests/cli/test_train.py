@@ -165,7 +165,7 @@ def test_the_help_of_resume_names_every_setting_that_cannot_change() -> None:
         ((), 2, "no dataset is named"),
         (("--data", "nowhere"), 3, "nowhere"),
         (("--resume", "nowhere"), 2, "is not a run folder"),
-        (("--resume", "r", "--data", "d", "--preset", "p"), 2, "--data, --preset cannot be used"),
+        (("--resume", "r", "--out", "d", "--preset", "p"), 2, "--preset, --out cannot be used"),
         (("--set", "train.lrr=1"), 2, "did you mean `train.lr`"),
         (("--data", "x", "--device", "warp"), 2, "unknown device `warp`"),
     ],

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import ExifTags, Image
 from torch.export import Dim
 from torchvision.models.resnet import BasicBlock
 
@@ -20,13 +23,15 @@ from dhcli.export import onnx as export
 from dhcli.export.graph import DetectorGraph
 from dhcli.export.onnx import Agreement, agree, draw_test_picture, export_onnx
 from dhcli.export.onnx_operators import translations
+from dhcli.inference.predict import Request, predict
 from dhcli.models.backbones import resnet as backbone
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.ops.nms import Limits, best_of_groups
 from dhcli.runtime.eager import restore_detector
-from dhcli.weights.model_file import ModelFile
+from dhcli.weights.model_file import ModelFile, read_model, save_model
 
 CPU = torch.device("cpu")
+EXAMPLE = Path(__file__).parents[2] / "examples/onnx_predict.py"
 FOCUSED = [
     {"kind": "fc", "width": 24},
     {"kind": "conv", "width": 32, "residual": 2, "norm": "gn", "roi_scale": 1.3},
@@ -233,3 +238,48 @@ def test_bad_requests_are_errors(small_model: Callable[..., ModelFile], tmp_path
             export_onnx(model, tmp_path / "m.onnx", opset=opset)
     with pytest.raises(ModelError, match="does not fit"):
         export_onnx(ModelFile(model.config, ("a", "b"), (1, 2), model.state), tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+def test_the_example_gives_the_boxes_of_predict(
+    small_model: Callable[..., ModelFile], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Turned by EXIF, and of a size whose two ratios differ after rounding."""
+    model = small_model("a", "b c")
+    picture = Image.fromarray(draw_test_picture(301, 187, seed=3))
+    exif = picture.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.save(tmp_path / "x.png", exif=exif)
+    save_model(tmp_path / "m.safetensors", model)
+    assert export_onnx(read_model(tmp_path / "m.safetensors"), tmp_path / "m.onnx")
+
+    runpy.run_path(str(EXAMPLE))["main"](str(tmp_path / "m.onnx"), str(tmp_path / "x.png"))
+
+    lines = capsys.readouterr().out.splitlines()
+    request = Request([str(tmp_path / "x.png")], tmp_path / "m.safetensors", tmp_path / "out")
+    predict(request, say=lambda _: None)
+    expected = json.loads((tmp_path / "out/predictions.bbox.json").read_text())
+    assert len(lines) == len(expected) > 3
+    for line, row in zip(lines, expected, strict=True):
+        *_, score, x1, y1, x2, y2 = line.removeprefix(str(tmp_path / "x.png")).split()
+        x, y, width, height = row["bbox"]
+        assert abs(float(score) - row["score"]) < 1e-3
+        sides = [float(side) for side in (x1, y1, x2, y2)]
+        assert np.abs(np.array(sides) - (x, y, x + width, y + height)).max() < 0.01
+
+
+def test_no_path_of_the_machine_is_in_the_file(small_model: Callable[..., ModelFile]) -> None:
+    model = small_model("/m/01")
+    settings = model.config.model_dump()
+    settings["data"] |= {"train": "/home/me/photos", "val": "secret/val"}
+    settings["model"]["backbone"]["weights"] = "/home/me/backbone.pth"
+    config = type(model.config).model_validate(settings)
+    metadata = {"data": {"root": "/home/me/photos", "train_images": 3}, "epoch": 2}
+
+    text = export._public(replace(model, config=config, metadata=metadata))
+
+    assert "home" not in text
+    assert "secret" not in text
+    about = json.loads(text)
+    assert about["classes"] == ["/m/01"]
+    assert about["metadata"] == {"data": {"train_images": 3}, "epoch": 2}

@@ -137,3 +137,16 @@ def test_a_drawing_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(DhError, match="cannot be written"):
         write_drawing(found, ("car",), tmp_path / "file" / "a.jpg")
+
+
+def test_a_crowd_is_drawn_thin_and_named_once_per_class() -> None:
+    grid = np.array([[x, y, x + 6, y + 6] for y in range(0, 200, 10) for x in range(0, 200, 10)])
+    labels = np.arange(len(grid)) % 2
+    grey = np.full((200, 200, 3), 128, np.uint8)
+
+    crowd = np.asarray(draw_boxes(grey, grid.astype(float), labels, ["a"] * len(grid)))
+    few = np.asarray(draw_boxes(grey, grid[:4].astype(float), labels[:4], ["a"] * 4))
+
+    assert Style.of(200, 200, 400).line == 1 < Style.of(200, 200).line
+    assert (crowd[102:105, 102:105] == 128).all()  # what a box is around is seen
+    assert (few == colour_of(1)).all(axis=2).any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from dhcli.config.schema.base import AtLeastOne, Section
+from dhcli.config.schema.base import Channels, Section
 
 
 class Pyramid(Section):
@@ -12,7 +12,7 @@ class Pyramid(Section):
 
     kind: Literal["fpn"] = "fpn"
     """fpn: the feature pyramid, P2 to P6."""
-    channels: AtLeastOne = 256
+    channels: Channels = 256
     """Channels of every level of the pyramid."""
 
 

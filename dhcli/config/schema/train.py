@@ -76,7 +76,9 @@ class Train(Section):
     """Validations without a better AP before training stops early (0: never)."""
     save_every: Count = 1
     """Epochs between checkpoints of the whole state (0: only at the end)."""
+    save_minutes: NonNegative = 10.0
+    """Minutes after which the whole state is saved within an epoch, too (0: never)."""
     keep_epochs: bool = False
     """Keep the model of every validation, not only best and last."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """If a loss is not finite: stop, or skip the step (and stop after ten in a row)."""
+    """If a loss or gradient is not finite: stop, or skip the step (and stop after ten in a row)."""

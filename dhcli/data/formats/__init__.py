@@ -5,9 +5,7 @@ A format is a file with a layout, `read_x`, `write_x` and a `FORMAT` of them, an
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,17 +44,9 @@ from dhcli.data.formats import (
 )
 from dhcli.data.formats.archives import archives_in, refuse_archive
 from dhcli.data.formats.coco_results import place_on, read_results, results_of
-from dhcli.data.formats.layouts import FilePerSplit, numbered_on
+from dhcli.data.formats.detections import are_label_files, read_label_files
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
-from dhcli.data.io.files import (
-    list_files,
-    list_folders,
-    list_images,
-    listing_once,
-    sound_text,
-    split_folders,
-)
-from dhcli.data.merge import merge_datasets
+from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
 from dhcli.words import counted
@@ -124,30 +114,14 @@ def read_dataset(
 
     `voc_offset` is what the first pixel is called in Pascal VOC: "0", "1", or "auto" by what the
     boxes tell. Boxes are the ground truth, and scores beside them left out, unless they are told to
-    be `predictions`. Folders called as splits, each a dataset of the same format, are one dataset.
-    Raises DataError where the format is not recognised or a file cannot be read.
+    be `predictions`. Raises DataError where the format is not recognised or a file cannot be read.
     """
     if voc_offset not in _OFFSETS:
         raise ConfigError(f"voc_offset is one of {', '.join(_OFFSETS)}, not `{voc_offset}`")
     if not path.exists():
         raise DataError("no such dataset", where=path)
     refuse_archive(path)
-    if format:
-        return _read(path, path, [require_format(format)], voc_offset, predictions)
-    try:
-        place, found = recognise(path)
-    except _SeveralError as several:
-        if not several.splits:
-            raise
-        read = partial(read_dataset, voc_offset=voc_offset, predictions=predictions)
-        return _join_splits({split: read(place) for split, place in several.splits.items()})
-    return _read(path, place, found, voc_offset, predictions)
-
-
-def _read(
-    path: Path, place: Path, found: list[str], voc_offset: str, predictions: bool
-) -> DetectionTable:
-    """The dataset in `place`, at or below `path`, in the first of the formats `found`."""
+    place, found = (path, [require_format(format)]) if format else recognise(path)
     kind = FORMATS[found[0]]
     read = kind.read
     if found[0] in _WITH_OFFSET:
@@ -168,36 +142,6 @@ def _read(
     return replace(table, classes=classes, notes=tuple(notes), format=found[0])
 
 
-class _SeveralError(DataError):
-    """A folder that holds several datasets; `splits` has them where they are parts of one.
-
-    So they are where each is a folder called as a split of its own, and all are of one format.
-    """
-
-    def __init__(self, path: Path, found: Mapping[Path, list[str]]) -> None:
-        several = ", ".join(str(place.relative_to(path)) for place in found)
-        hint = "name the one to read; `dh convert` makes one of several"
-        super().__init__(f"holds several datasets: {several}", where=path, hint=hint)
-        named = {path / name: split for split, name in split_folders(path)}
-        splits = {named[place]: place for place in found if place in named}
-        one_format = len({names[0] for names in found.values()}) == 1
-        self.splits = splits if one_format and len(splits) == len(found) else {}
-
-
-def _join_splits(tables: Mapping[str, DetectionTable]) -> DetectionTable:
-    """One dataset of the tables of splits."""
-    parts = [
-        replace(table, splits={split: np.arange(len(table), dtype=np.int64)})
-        for split, table in tables.items()
-    ]
-    layout = FORMATS[parts[0].format].layout
-    if not (isinstance(layout, FilePerSplit) and layout.has_ids):
-        parts = numbered_on(parts)
-    whole = merge_datasets(parts)
-    note = f"folders that are its splits: {', '.join(table.root.name for table in tables.values())}"
-    return replace(whole, notes=(*whole.notes, note))
-
-
 def _as_truth(table: DetectionTable) -> DetectionTable:
     """The table without scores: a column of them does not make boxes detections."""
     if table.scores is None:
@@ -216,31 +160,9 @@ def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
     """
     if path.is_file() and path.suffix.lower() == ".json":
         return read_results(path, truth)
-    if list_files(path, ".txt") and not list_folders(
-        path
-    ):  # which speak of images that lie elsewhere
-        with _with_images(path, truth) as folder:
-            return place_on(read_dataset(folder, predictions=True), truth, path)
+    if are_label_files(path):
+        return place_on(read_label_files(path, truth), truth, path)
     return place_on(read_dataset(path, predictions=True), truth, path)
-
-
-@contextmanager
-def _with_images(labels: Path, truth: DetectionTable) -> Iterator[Path]:
-    """A folder where the label files of a folder lie as KITTI or YOLO have them, by links."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        texts = (labels / file for file in list_files(labels, ".txt"))
-        beside = ("label_2", "image_2") if any(map(kitti.is_label, texts)) else ("labels", "images")
-        (folder / beside[0]).symlink_to(labels.resolve())
-        for image, file in enumerate(truth.files):
-            link = folder / beside[1] / file
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(truth.path(image).resolve())
-        try:
-            yield folder
-        except DataError as error:
-            where = (error.where or "").replace(str(folder / beside[0]), str(labels))
-            raise DataError(error.what, where=where, hint=error.hint) from None
 
 
 @listing_once()
@@ -256,7 +178,9 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
         if len(found) == 1:
             return found.popitem()
         if found:
-            raise _SeveralError(path, found)
+            several = ", ".join(str(place.relative_to(path)) for place in found)
+            hint = "name the one to read; `dh convert` makes one of several"
+            raise DataError(f"holds several datasets: {several}", where=path, hint=hint)
         places = [place / name for place in places for name in list_folders(place)][:_MOST_PLACES]
     looked = "".join(f"\n  {each.looks_for}" for each in FORMATS.values())
     raise DataError(

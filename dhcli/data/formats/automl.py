@@ -23,6 +23,7 @@ from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writin
 from dhcli.data.io.files import IMAGE_SUFFIXES
 from dhcli.data.io.text_rows import as_row, first_row, read_rows
 from dhcli.data.table import DetectionTable, Flag
+from dhcli.errors import DataError
 from dhcli.words import counted
 
 HOLDS = Holds(
@@ -74,13 +75,13 @@ def _parse(row: Sequence[str]) -> tuple[str, str, str, list[tuple[str, str]]]:
 
 
 def read_automl(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError where no line can be read, or without any image."""
+    """Read one file. Raises DataError with the line that cannot be read, or without any image."""
     columns = Columns(root, path)
     for line, row in read_rows(path):
         try:
             _add(row, columns, line)
         except ValueError as error:
-            columns.refuse(line, f"cannot be used: {error}")
+            columns.refuse(DataError(f"cannot be used: {error}", where=f"{path}:{line}"))
     columns.locate()
     return columns.table_of_fractions(columns.classes_after())
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 from dhcli.data.formats.boxes import WRITTEN, columns_xywh, from_xywh
 from dhcli.data.formats.coco_entries import ATTRIBUTES, Entries, flags_of_row, read_entries
 from dhcli.data.formats.coco_results import results_of
-from dhcli.data.formats.columns import DONT_CARE
+from dhcli.data.formats.columns import DONT_CARE, LOST_IMAGE
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.formats.placing import Holds, Placing, writing
@@ -105,10 +106,9 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
     order = order[np.searchsorted(rows[order], 0) :]
     labels, flags = entries.labels_and_flags()
     strange = int(np.sum((labels == ANY_CLASS) & (flags & Flag.IGNORE == 0)))
-    boxes, box_ids = entries.boxes, entries.box_ids[order]
+    boxes = entries.boxes
     _require_some(path, boxes, len(order), strange)
     files, strays = locate_images(root, path, entries.names)
-    sizes = fill_sizes(root, files, entries.sizes)
     texts, image_texts = entries.texts()
     counts = {
         "annotation of an image that the file does not list: left out": len(rows) - len(order),
@@ -116,34 +116,55 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
         "annotation of a category that the file does not define": strange,
     }
     notes = [counted(count, what) for what, count in counts.items() if count]
-    boxes, areas = boxes[order], entries.areas[order]
-    if _are_fractions(boxes, sizes[rows[order]], box_ids, path):
-        notes += [
-            "boxes lie within 0…1: read as fractions of their images",
-            *missing_sizes(sizes, path),
-        ]
-        boxes = tidy(boxes * np.tile(sizes, 2)[rows[order]])
-        areas, texts = np.full(len(order), np.nan), None
     relative = path.relative_to(root).as_posix()
-    return make_table(
+    table = make_table(
         root,
         files,
-        sizes,
+        fill_sizes(root, files, entries.sizes),
         np.bincount(rows[order], minlength=len(files)),
-        boxes,
+        boxes[order],
         labels[order],
         entries.classes,
         flags=flags[order],
         image_ids=entries.image_ids,
         category_ids=entries.category_ids,
-        areas=areas,
-        box_ids=box_ids,
+        areas=entries.areas[order],
+        box_ids=entries.box_ids[order],
         extras={} if texts is None else {SOURCE: texts[order]},
         image_extras={"annotation": Strings.repeat(relative, len(files))}
         | ({} if image_texts is None else {SOURCE: image_texts}),
         about={SOURCE: json.dumps(entries.about)},
         notes=(*notes, *strays, *_notes_on_classes(entries)),
         remarks=tuple(Remark(UNREADABLE, f"{relative}:{n}", what) for n, what in entries.bad),
+    )
+    return _without(_in_pixels(table, path), entries.lost_images())
+
+
+def _in_pixels(table: DetectionTable, path: Path) -> DetectionTable:
+    """The table with boxes in pixels, if they are told in fractions; areas and masks are left out.
+
+    Raises DataError as `_are_fractions` does, and where no image has a size.
+    """
+    sizes = table.sizes[table.image_of_box]
+    if not _are_fractions(table.boxes, sizes, table.box_ids, path):
+        return table
+    note = "boxes lie within 0…1: read as fractions of their images"
+    return replace(
+        table,
+        boxes=tidy(table.boxes * np.tile(sizes, 2)),
+        areas=np.full(len(table.boxes), np.nan),
+        extras={name: column for name, column in table.extras.items() if name != SOURCE},
+        notes=(*table.notes, note, *missing_sizes(table.sizes, table.image_of_box, path)),
+    )
+
+
+def _without(table: DetectionTable, lost: Sequence[int]) -> DetectionTable:
+    """The table without the images `lost`, of which no annotation can be read, and a note."""
+    if not lost:
+        return table
+    note = named([table.files[image] for image in lost], LOST_IMAGE)
+    return replace(
+        table.keep_images(~np.isin(np.arange(len(table)), lost)), notes=(*table.notes, note)
     )
 
 

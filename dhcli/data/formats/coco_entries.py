@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -107,6 +108,7 @@ def _read_carefully(path: Path) -> Entries:
                 if isinstance(error, ClashError):
                     raise text.fail(str(error), start) from None
                 bad.append((text.line(start), str(error)))
+                entries.doubt(row)
 
         return take
 
@@ -164,6 +166,7 @@ class Entries:
         self.root = ""
         self.hulls = 0
         self.bad: list[tuple[int, str]] = []
+        self._doubted: set[int] = set()
         self.about: dict[str, Any] = {}
         self.buffer: FileBytes | str = ""
         self._images, self._categories = _Ids(), _Ids()
@@ -206,6 +209,17 @@ class Entries:
     def image_of_box(self) -> NDArray[np.int64]:
         """(M,) row of the image of each annotation; -1 where the file has no such image."""
         return _look_up(self._image_of_box, self._row_of_image)
+
+    def doubt(self, row: Any) -> None:
+        """Remember the image of an annotation that cannot be read."""
+        with suppress(AttributeError, KeyError, TypeError):
+            self._doubted.add(self._images.number(row["image_id"], "image_id"))
+
+    def lost_images(self) -> list[int]:
+        """Rows of the images that have annotations, none of which can be read."""
+        read = set(self.image_of_box.tolist()) if self._doubted else set()
+        rows = (self._row_of_image.get(number, -1) for number in sorted(self._doubted))
+        return [row for row in rows if row >= 0 and row not in read]
 
     def labels_and_flags(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """(M,) each. A category that the file does not define is ANY_CLASS, without a flag."""

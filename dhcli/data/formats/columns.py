@@ -35,7 +35,8 @@ DONT_CARE = "DontCare"
 NO_NAME = "object"
 """The class of boxes that say none."""
 
-"""The code of remarks on entries that cannot be read, and are left out."""
+LOST_IMAGE = "image of which no row can be read, left out"
+"""What is said of images that would be taken for background."""
 
 NO_TRACK = -1
 """The track of a box that belongs to none."""
@@ -83,9 +84,10 @@ class Columns:
         self._images = array("i")
         self._classes: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
-        self._doubted: set[int] = set()
         self._parts: dict[tuple[int, int, str], int] = {}
         self._joined: set[int] = set()
+        self._first_error: DataError | None = None
+        self._doubted: set[int] = set()
 
     def image(self, file: str, width: int = 0, height: int = 0) -> int:
         """The number of the image `file`, begun where it is new."""
@@ -174,32 +176,20 @@ class Columns:
         self.lines.extend(lines)
         self._images.extend([len(self.files) - 1] * len(labels))
 
-    def refuse(self, line: int, what: str, file: str | None = None) -> None:
-        """Leave out what cannot be read, on a line of the annotation file, and remark it."""
-        where = f"{self._annotation if file is None else file}:{line}"
-        self.remarks.append(Remark(UNREADABLE, where, what))
-
-    def refuse_row(self, error: DataError, image: int | None = None) -> None:
-        """Leave out the row that an error is about, and remark it.
+    def refuse(self, error: DataError, image: int | None = None) -> None:
+        """Leave out a row or an entry that cannot be read, and remark on it.
 
         An image, where its number is known, of which no row is read is left out too: it would be
-        taken for background.
+        taken for background. Where not one box is read, `table` raises the first error.
         """
-        where = str(error.where).removeprefix(f"{self._root}/")
+        self._first_error = self._first_error or error.with_traceback(None)
+        where = (error.where or "").removeprefix(f"{self._root}/")
         self.remarks.append(Remark(UNREADABLE, where, error.what))
         if image is not None:
             self._doubted.add(image)
 
-    def add_each(self, what: str, line: int, items: Iterable[T], add: Callable[[T], None]) -> None:
-        """Have `add` take every item of an entry; a `what` that is odd is left out and remarked."""
-        for item in items:
-            try:
-                add(item)
-            except ODD as error:
-                self.refuse(line, f"{what} {oddity(error)}")
-
     def refuse_file(self, error: DataError, boxes: int) -> None:
-        """Leave out the image of an annotation file that cannot be read, and remark it.
+        """Leave out an annotation file that cannot be read, with its image, and remark on it.
 
         `boxes` is how many there were before; those that the file gave are forgotten.
         """
@@ -207,7 +197,19 @@ class Columns:
             del column[boxes:]
         del self.boxes[4 * boxes :], self.scores[boxes:]
         self._parts = {key: row for key, row in self._parts.items() if row < boxes}
-        self.refuse_row(error)
+        self._doubted.discard(len(self.files))
+        self.refuse(error)
+
+    def add_each(
+        self, what: str, line: int, image: int, items: Iterable[T], add: Callable[[T], None]
+    ) -> None:
+        """Have `add` take every item of an entry of the file; a `what` that is odd is refused."""
+        for item in items:
+            try:
+                add(item)
+            except ODD as error:
+                where = f"{self._path}:{line}"
+                self.refuse(DataError(f"{what} {oddity(error)}", where=where), image)
 
     def label_of(self, name: str) -> int:
         """The provisional number of a class; DontCare is ANY_CLASS."""
@@ -232,7 +234,7 @@ class Columns:
         """
         sizes = self.sizes()
         assert self._path is not None
-        self.notes += missing_sizes(sizes, self._path)
+        self.notes += missing_sizes(sizes, self.image_of_box(), self._path)
         return self.table(classes, boxes=self.in_pixels(sizes), sizes=sizes)
 
     def in_pixels(self, sizes: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -257,24 +259,12 @@ class Columns:
     def table(self, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
-        Scores count only where every box has one. Raises DataError where entries could not be read
-        and there are no others.
+        Scores count only where every box has one. Raises DataError where rows were refused and
+        there is not one box.
         """
-        self._require_boxes()
-        labels = _numpy(self.labels, np.int32)
-        if self._classes:
-            number = {name: index for index, name in enumerate(classes)}
-            lookup = np.array([*(number[name] for name in self._classes), ANY_CLASS], np.int32)
-            labels = lookup[labels]
-        scored = len(self.scores) == len(labels) > 0
-        lines = _numpy(self.lines, np.int32)
-        of_boxes: dict[str, Any] = {
-            "boxes": _numpy(self.boxes, np.float64).reshape(-1, 4),
-            "labels": labels,
-            "flags": _numpy(self.flags, np.uint8),
-            "scores": _numpy(self.scores, np.float64) if scored else None,
-            "extras": {"line": lines} if lines.any() or not len(lines) else {},
-        }
+        if self._first_error is not None and not len(self.labels):
+            raise self._first_error
+        of_boxes = self._of_boxes(classes)
         of_boxes["extras"] |= columns.pop("extras", {})
         of_boxes |= {name: columns.pop(name) for name in list(columns) if name in of_boxes}
         images = self.image_of_box()
@@ -283,9 +273,7 @@ class Columns:
         sizes = columns.pop("sizes", None)
         counts = np.bincount(images, minlength=len(self.files))
         lost = [image for image in sorted(self._doubted) if not counts[image]]
-        self.left_out["image of which no row can be read, left out"] += map(
-            self.files.__getitem__, lost
-        )
+        self.left_out[LOST_IMAGE] += map(self.files.__getitem__, lost)
         splits = {name: np.array(numbers, np.int64) for name, numbers in self.splits.items()}
         notes = [counted(count, what) for what, count in self.counts.items() if count]
         notes += [named(names, what) for what, names in self.left_out.items() if names]
@@ -305,11 +293,22 @@ class Columns:
         )
         return table.keep_images(~np.isin(np.arange(len(table)), lost)) if lost else table
 
-    def _require_boxes(self) -> None:
-        """Raise DataError where not one box is left of entries that cannot be read."""
-        bad = [remark for remark in self.remarks if remark.code == UNREADABLE]
-        if bad and not self.labels:
-            raise DataError(bad[0].what, where=self._root / bad[0].where)
+    def _of_boxes(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The columns of boxes by their names, their labels in the order of `classes`."""
+        labels = _numpy(self.labels, np.int32)
+        if self._classes:
+            number = {name: index for index, name in enumerate(classes)}
+            lookup = np.array([*(number[name] for name in self._classes), ANY_CLASS], np.int32)
+            labels = lookup[labels]
+        scored = len(self.scores) == len(labels) > 0
+        lines = _numpy(self.lines, np.int32)
+        return {
+            "boxes": _numpy(self.boxes, np.float64).reshape(-1, 4),
+            "labels": labels,
+            "flags": _numpy(self.flags, np.uint8),
+            "scores": _numpy(self.scores, np.float64) if scored else None,
+            "extras": {"line": lines} if lines.any() or not len(lines) else {},
+        }
 
 
 def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
         raise KeyError("image")
     told = list(row.get("annotations") or row.get("annotation") or ())
     image = columns.image(name)
-    columns.add_each("an annotation", line, told, partial(_add, columns, line, image))
+    columns.add_each("an annotation", line, image, told, partial(_add, columns, line, image))
 
 
 def _add(columns: Columns, line: int, image: int, told: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     boxes = list(row["gtboxes"] or ())
     image = columns.image(name)
     add = partial(_add_box, columns, line, image)
-    columns.add_each("a box", line, boxes, add)
+    columns.add_each("a box", line, image, boxes, add)
 
 
 def _add_box(columns: Columns, line: int, image: int, told: Mapping[str, Any]) -> None:

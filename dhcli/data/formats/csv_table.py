@@ -108,7 +108,7 @@ def _find(header: list[str], names: _Names) -> dict[str, int]:
 
 
 def read_csv(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError where no line can be read."""
+    """Read one file. Raises DataError with the line of what cannot be read."""
     rows = read_rows(path)
     _, header = next(rows, (0, []))
     columns = Columns(root, path)
@@ -120,9 +120,11 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
         try:
             reader.add(row, line)
         except IndexError:
-            columns.refuse(line, f"expected {len(header)} columns, found {len(row)}")
+            what = f"expected {len(header)} columns, found {len(row)}"
+            columns.refuse(DataError(what, where=f"{path}:{line}"))
         except ValueError as error:
-            columns.refuse(line, f"has a value that cannot be used: {error}")
+            what = f"has a value that cannot be used: {error}"
+            columns.refuse(DataError(what, where=f"{path}:{line}"))
     columns.locate()
     sizes = columns.sizes()
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
@@ -140,7 +142,6 @@ class _Reader:
     def __init__(self, columns: Columns, header: list[str]) -> None:
         self.columns = columns
         self.place, self.box = _places_of(header)
-        self._count = len(header)
         used = set(self.place.values())
         own = {name: at for at, name in enumerate(header) if name and at not in used}
         self._own = {name: (at, list[str]()) for name, at in own.items()}
@@ -148,12 +149,7 @@ class _Reader:
         self._seen: dict[str, str] = {}  # equal values are kept once
 
     def add(self, row: list[str], line: int) -> None:
-        """Take a row. Raises ValueError for what cannot be used, IndexError for missing columns.
-
-        And for columns that the header does not tell of: which are meant is not known then.
-        """
-        if any(row[self._count :]):
-            raise IndexError
+        """Take a row. Raises ValueError for what cannot be used, IndexError for what is missing."""
         told = {name: row[at] for name, at in self.place.items()}
         is_box = any(told[name].translate(_LIST).strip() for name in self.box)
         box = _corners(told) if is_box else None

@@ -115,7 +115,8 @@ class _Reader(XmlReader):
             try:
                 self._add(tag)
             except ODD as error:
-                self.columns.refuse(self.line, f"a <{tag}> {oddity(error)}")
+                image = None if self._track else self._image
+                self.columns.refuse(self.fail(f"a <{tag}> {oddity(error)}"), image)
         elif tag == "track":
             self._track = {}
         elif tag == "attribute" and within[-1:] != ["attributes"]:
@@ -128,7 +129,7 @@ class _Reader(XmlReader):
     def _begin_image(self, told: dict[str, str]) -> None:
         if "name" not in told:
             self._image = _NO_IMAGE
-            self.columns.refuse(self.line, "an <image> has no `name`: left out, and its shapes")
+            self.columns.refuse(self.fail("an <image> has no `name`"))
             return
         width, height = side_of(told.get("width")), side_of(told.get("height"))
         subset = told.get("subset", "")

@@ -85,7 +85,7 @@ class _Reader:
         annotations = list(item.get("annotations") or ())
         image = self.columns.image(str(name), side_of(width), side_of(height))
         add = partial(self._add, line, image)
-        self.columns.add_each("an annotation", line, annotations, add)
+        self.columns.add_each("an annotation", line, image, annotations, add)
 
     def _add(self, line: int, image: int, told: dict[str, Any]) -> None:
         kind = told["type"]

@@ -107,7 +107,7 @@ def _read_labels(path: Path, columns: Columns) -> None:
         try:
             corners = _corners(fields, where)
         except DataError as error:
-            columns.refuse_row(error, len(columns.files) - 1)
+            columns.refuse(error, len(columns.files) - 1)
             continue
         askew = len(set(corners[::2])) > 2 or len(set(corners[1::2])) > 2
         columns.counts["box askew: read as the upright box around"] += askew

@@ -20,11 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.addresses import locate_addresses, path_of
+from dhcli.data.formats.addresses import locate_addresses
 from dhcli.data.formats.boxes import from_xywh, to_xywh
 from dhcli.data.formats.columns import Columns, class_of, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
+from dhcli.data.formats.spellings import path_of
 from dhcli.data.io.json_lines import lines_speak_of, read_json_lines
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import DetectionTable, Flag
@@ -79,7 +80,8 @@ class _Reader:
         sides = (side_of(size.get(side)) for side in _SIDES[2:])
         boxes = list(labels["annotations"])
         image = self.columns.image(path_of(address), *sides)
-        self.columns.add_each("a box", line, boxes, partial(self._add_box, names, line, image))
+        add = partial(self._add_box, names, line, image)
+        self.columns.add_each("a box", line, image, boxes, add)
 
     def _add_box(
         self, names: Mapping[int, str], line: int, image: int, told: Mapping[str, Any]

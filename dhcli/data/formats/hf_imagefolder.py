@@ -31,6 +31,7 @@ from dhcli.data.io.json_lines import lines_speak_of, read_json_lines
 from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.text_rows import first_row, number_of, read_rows
 from dhcli.data.table import DetectionTable
+from dhcli.errors import DataError
 from dhcli.words import counted
 
 HOLDS = Holds("from 0: x y width height", classes=False, splits=False)
@@ -71,9 +72,10 @@ def _read_csv(path: Path, reader: _Reader) -> None:
             told[_OBJECTS] = json.loads(told[_OBJECTS]) if told[_OBJECTS] else {}
             reader.add(told, line)
         except RecursionError:
-            reader.columns.refuse(line, "is nested too deep")
+            reader.columns.refuse(DataError("is nested too deep", where=f"{path}:{line}"))
         except ODD as error:
-            reader.columns.refuse(line, f"an image {oddity(error)}")
+            what = f"an image {oddity(error)}"
+            reader.columns.refuse(DataError(what, where=f"{path}:{line}"))
 
 
 class _Reader:
@@ -103,7 +105,7 @@ class _Reader:
             raise TypeError(f"`{_FILE}` is no text")
         rows = list(_rows(row.get(_OBJECTS, row) or {}))
         image = self.columns.image(name, *(side_of(row.get(side)) for side in ("width", "height")))
-        self.columns.add_each("an object", line, rows, partial(self._add, line, image))
+        self.columns.add_each("an object", line, image, rows, partial(self._add, line, image))
 
     def _add(self, line: int, image: int, told: Mapping[str, Any]) -> None:
         x, y, width, height = map(number_of, told["bbox"])

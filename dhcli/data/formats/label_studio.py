@@ -28,11 +28,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dhcli.data.formats.addresses import locate_addresses, path_of
+from dhcli.data.formats.addresses import locate_addresses
 from dhcli.data.formats.boxes import Box, from_xywh, hull
 from dhcli.data.formats.columns import NO_NAME, Columns, class_of, flags_told, marks_of, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
+from dhcli.data.formats.spellings import path_of
 from dhcli.data.io.files import IMAGE_SUFFIXES
 from dhcli.data.io.json_text import JsonText, begins_as
 from dhcli.data.io.text_rows import number_of
@@ -128,7 +129,7 @@ class _Reader:
             return
         aspect = height / width if width and height else 0
         add = partial(self._add_region, line, image, aspect)
-        self._columns.add_each("a result", line, regions, add)
+        self._columns.add_each("a result", line, image, regions, add)
 
     def _add_region(self, line: int, image: int, aspect: float, region: _Region) -> None:
         counts, value = self._columns.counts, region.value

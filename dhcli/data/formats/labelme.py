@@ -23,7 +23,7 @@ from typing import Any
 
 from dhcli.data.formats.boxes import Box, hull
 from dhcli.data.formats.columns import Columns, class_of, flags_told, marks_of, side_of
-from dhcli.data.formats.layouts import FilePerImage, Format, Part
+from dhcli.data.formats.layouts import FilePerImage, Format, Part, folders_beside
 from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -64,6 +64,8 @@ def read_labelme(root: Path, parts: list[Part]) -> DetectionTable:
     its file alone.
     """
     reader = _Reader(root, Columns(root))
+    left = folders_beside(root, parts, ".json")
+    reader.columns.left_out["folder of JSON files beside those of the splits: left out"] += left
     for part in parts:
         start = len(reader.columns.files)
         reader.read_folder(part.labels, part.images, part.files(root, ".json"))
@@ -141,7 +143,7 @@ class _Reader:
         if '"shapes"' not in document.text:
             self.columns.left_out["file without `shapes`, not of LabelMe: left out"].append(name)
             return None
-        refuse = partial(self.columns.refuse, file=annotation)
+        refuse = partial(self.columns.refuse, image=len(self.columns.files))
         head = document.read_object({"shapes": document.taking("a shape", self._add, refuse)})
         stem = name[: -len(".json")]
         said = str(head.get("imagePath") or "")

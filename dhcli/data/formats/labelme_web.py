@@ -87,20 +87,22 @@ def _read(columns: Columns, root: Path, part: Part, name: str, images: FilesBySt
         elif not told.points:
             columns.counts["object without polygon: left out"] += 1
         else:
-            _add(columns, annotation, told)
+            _add(columns, root / annotation, told)
     return image
 
 
-def _add(columns: Columns, file: str, told: _Object) -> None:
+def _add(columns: Columns, path: Path, told: _Object) -> None:
     line, fields, points = told
     try:
         box = hull(points)
     except ValueError as error:
-        columns.refuse(line, f"has a coordinate that is not a number: {error}", file)
+        what = f"has a coordinate that is not a number: {error}"
+        columns.refuse(DataError(what, where=f"{path}:{line}"), len(columns.files) - 1)
         return
     name = fields.get("name")
     if not name:
-        columns.refuse(line, "has an object without name", file)
+        nameless = DataError("has an object without name", where=f"{path}:{line}")
+        columns.refuse(nameless, len(columns.files) - 1)
         return
     words = _WORD.findall(fields.get("attributes", "").lower())
     marks = dict.fromkeys(words, "yes") | {"occluded": fields.get("occluded", "")}

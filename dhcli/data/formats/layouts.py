@@ -20,6 +20,7 @@ from dhcli.data.io.files import (
     IMAGE_SUFFIXES,
     FilesByStem,
     find_folders,
+    has_file,
     join_path,
     list_files,
     list_folders,
@@ -96,7 +97,10 @@ class FilePerSplit:
             return
         theirs: list[str] = []
         ours: list[str] = []
-        for folder in dict.fromkeys((*(file.parent for file in files), root)):
+        folders = dict.fromkeys((*(file.parent for file in files), root))
+        if any(file.parent.name in dict(split_folders(root)).values() for file in files):
+            folders |= dict.fromkeys(map(root.joinpath, list_folders(root)))
+        for folder in folders:
             names = list_files(folder, suffix)
             for path in (folder / name for name in names):
                 if path not in files:
@@ -128,7 +132,7 @@ class FilePerSplit:
         notes = (*_apart(path, files, splits, tables), *self._beside(path, files, title))
         whole = tables[0]
         if len(tables) > 1:
-            whole = merge_tables(tables if self.has_ids else numbered_on(tables))
+            whole = merge_tables(tables if self.has_ids else _numbered_on(tables))
         return replace(whole, notes=(*whole.notes, *notes))
 
 
@@ -206,8 +210,7 @@ def add_part(
 ) -> None:
     """Take the text files of a part: `add` each to `columns`, after the image of the same stem.
 
-    Of an image that is not there, `suffix` is taken for granted. Images without text are not
-    annotated: they are left out and named.
+    Of an image that is not there, `suffix` is taken for granted. Images without text are counted.
     """
     start, names = len(columns.files), part.files(root, ".txt")
     images = FilesByStem(root / part.images, *IMAGE_SUFFIXES)
@@ -216,10 +219,16 @@ def add_part(
         annotation = join_path(part.labels, name)
         columns.add_image(join_path(part.images, image), 0, 0, annotation)
         add(root / annotation)
-    left_out = set() if part.names else images.keys() - set(map(stem_of, names))
-    unlabelled = sorted(join_path(part.images, images[stem]) for stem in left_out)
-    columns.left_out["image without label file: left out"] += unlabelled
+    left_out = 0 if part.names else len(images.keys() - set(map(stem_of, names)))
+    columns.counts["image without label file: left out"] += left_out
     columns.end_split(part.split, start)
+
+
+def folders_beside(root: Path, parts: Sequence[Part], suffix: str) -> list[str]:
+    """The folders beside those of splits that hold files ending in `suffix` too."""
+    used = {part.labels.partition("/")[0] for part in parts if part.split}
+    names = list_folders(root) if used else []
+    return [name for name in names if name not in used and has_file(root / name, suffix)]
 
 
 def find_files(
@@ -227,14 +236,16 @@ def find_files(
 ) -> list[Path]:
     """Annotation files of a folder: those in one of `first`, else in itself, else in its folders.
 
-    Folders that are called as splits count as the folder itself. One that has images of its own,
-    and does not speak of a split, is another dataset.
+    Folders that are called as splits count as the folder itself, and so does one of `first` in
+    them. One that has images of its own, and does not speak of a split, is another dataset.
     """
     return next((files for files in _groups(root, suffix, is_ours, first) if files), [])
 
 
 def _groups(root: Path, suffix: str, is_ours: IsOurs, first: Sequence[str]) -> Iterator[list[Path]]:
-    splits = (".", *(name for _, name in split_folders(root)))
+    named = [name for _, name in split_folders(root)]
+    below = (f"{name}/{folder}" for name in named for folder in first)
+    splits = (".", *named, *find_folders(root, below))
     within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
     firsts = ([folder] for folder in find_folders(root, first))
     for folders in (*firsts, splits, within):
@@ -251,7 +262,7 @@ def _has_images(folder: Path) -> bool:
     )
 
 
-def numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
+def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
     """The tables with the same classes, sorted if they are in each, and ids that go on."""
     names = list(dict.fromkeys(name for table in tables for name in table.classes))
     if all(list(table.classes) == sorted(table.classes) for table in tables):
@@ -280,12 +291,17 @@ def root_of(path: Path, folders: Sequence[str] = ("annotations",)) -> Path:
     return path.parent
 
 
+def _split_of_folders(path: Path) -> str | None:
+    """The split that the folders on a path from the root speak of, the last first."""
+    return next((split for part in reversed(path.parts) if (split := split_name(part))), None)
+
+
 def _split_names(root: Path, files: Sequence[Path], prefix: str | None) -> list[str | None]:
     """The split that each file tells of, by its name or its folder's.
 
     Of several files, what follows a `prefix` is the name of a split, whatever it says.
     """
-    folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
+    folders = [_split_of_folders(file.relative_to(root).parent) for file in files]
     names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
     if prefix is not None and len(files) > 1:
         own = (f.stem.removeprefix(prefix) if f.stem.startswith(prefix) else "" for f in files)

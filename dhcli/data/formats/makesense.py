@@ -18,6 +18,7 @@ from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_o
 from dhcli.data.io.files import IMAGE_SUFFIXES
 from dhcli.data.io.text_rows import are_numbers, as_row, first_row, number_of, read_rows
 from dhcli.data.table import DetectionTable, Flag
+from dhcli.errors import DataError
 
 HOLDS = Holds(
     "from 0: x y width height",
@@ -39,20 +40,19 @@ def _is_ours(path: Path) -> bool:
 
 
 def read_makesense(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError where no line can be read."""
+    """Read one file. Raises DataError with the line of what cannot be read."""
     columns = Columns(root, path)
     for line, row in read_rows(path):
+        where = f"{path}:{line}"
         if len(row) != _COLUMNS:
-            columns.refuse(line, f"expected {_COLUMNS} columns, found {len(row)}")
-            continue
-        told, *sides, file, width, height = row
+            raise DataError(f"expected {_COLUMNS} columns, found {len(row)}", where=where)
+        name, *sides, file, width, height = row
         try:
-            name, box = class_of(told), from_decimals(*map(number_of, sides))
+            box = from_decimals(*map(number_of, sides))
+            image = columns.image(file, side_of(width), side_of(height))
+            columns.add(class_of(name), box, 0, line, image)
         except ValueError as error:
-            columns.refuse(line, f"has a value that cannot be used: {error}")
-            continue
-        image = columns.image(file, side_of(width), side_of(height))
-        columns.add(name, box, 0, line, image)
+            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
     columns.locate()
     return columns.table(columns.classes_after())
 

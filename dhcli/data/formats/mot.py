@@ -128,7 +128,7 @@ class _Sequence:
                 values = _numbers(row, f"{self._truth}:{line}")
                 name = self._name(values[7], f"{self._truth}:{line}")
             except DataError as error:
-                self._columns.refuse_row(error, self._image_of(row))
+                self._columns.refuse(error, self._image_of(row))
                 continue
             self._add(values, name, line)
             tracks.append(whole_or(row[1], NO_TRACK))

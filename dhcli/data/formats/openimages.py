@@ -1,10 +1,11 @@
 """Open Images: a CSV line a box, in fractions of the image, classes by codes such as `/m/01g317`.
 
 `ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,…`, a file
-a split (`train-annotations-bbox.csv`). `*class-descriptions*.csv`, `code,name`, or FiftyOne's
-`metadata/classes.csv`, gives the codes their names; without it, or where it does not know one, the
-code is the name. `IsGroupOf` is crowd; -1, not known, is no. `Confidence` is a score where any is
-not 1, as the dataset's own all are. The image of an id is the file of that name.
+a split (`train-annotations-bbox.csv`, or `train/labels/detections.csv` as FiftyOne lays it).
+`*class-descriptions*.csv` or `metadata/classes.csv`, `code,name`, gives the codes their names;
+without it, or where it does not know one, the code is the name. `IsGroupOf` is crowd; -1, not
+known, is no. `Confidence` is a score where any is not 1, as the dataset's own all are. The image of
+an id is the file of that name.
 
 Pixels: fractions of width and height, so the images must be there. Classes: those used, in the
 order of the descriptions, then by name. Images without boxes are in no line.
@@ -41,14 +42,11 @@ _MARKS = {
     "istruncated": Flag.TRUNCATED,
     "isgroupof": Flag.CROWD,
 }
+_PLACES = ("metadata", "annotations", "labels")
 _HEADER = (
     *("ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax"),
     *("IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"),
 )
-
-
-_METADATA = "metadata"
-"""Where FiftyOne lays the names of classes, and of images."""
 
 
 def is_openimages(path: Path) -> bool:
@@ -57,7 +55,7 @@ def is_openimages(path: Path) -> bool:
 
 
 def read_openimages(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError where no line can be read, or without any image."""
+    """Read one file. Raises DataError with the line that cannot be read, or without any image."""
     rows = read_rows(path)
     header = header_of(next(rows, (0, []))[1])
     missing = [name for name in _NEEDED if name not in header]
@@ -65,13 +63,15 @@ def read_openimages(root: Path, path: Path) -> DetectionTable:
         raise DataError(f"has no column {', '.join(missing)}", where=path)
     columns, names = Columns(root, path), _descriptions(root, path.parent)
     for line, row in rows:
+        where = f"{path}:{line}"
         if len(row) != len(header):
-            columns.refuse(line, f"expected {len(header)} columns, found {len(row)}")
+            what = f"expected {len(header)} columns, found {len(row)}"
+            columns.refuse(DataError(what, where=where))
             continue
         try:
             _add_box(columns, dict(zip(header, row, strict=True)), names, line)
         except ValueError as error:
-            columns.refuse(line, f"has a value that cannot be used: {error}")
+            columns.refuse(DataError(f"has a value that cannot be used: {error}", where=where))
     if all(score == 1 for score in columns.scores):
         del columns.scores[:]
     columns.locate()
@@ -91,10 +91,10 @@ def _add_box(columns: Columns, row: dict[str, str], names: dict[str, str], line:
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:
     """Code → name, from the first file of class descriptions at the places where they lie."""
-    for place in dict.fromkeys((folder, root, root / _METADATA, root / "annotations")):
-        for name in list_files(place, ".csv"):
-            is_fiftyone = place.name == _METADATA and name.lower() == "classes.csv"
-            if is_fiftyone or "class-descriptions" in name.lower():
+    places = (folder, folder.parent, root)
+    for place in dict.fromkeys(p / sub for p in places for sub in ("", *_PLACES)):
+        for name in list_files(place, ".csv") if place.is_relative_to(root) else ():
+            if "class-descriptions" in name.lower() or name.lower() == "classes.csv":
                 rows = (row for _, row in read_rows(place / name))
                 return {row[0]: row[1] for row in rows if len(row) == 2 and row[1]}
     return {}
@@ -135,6 +135,9 @@ def _fields(row: Row, sides: Sequence[int]) -> Iterator[str]:
 
 
 LAYOUT = FilePerSplit(
-    "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax", (".csv",), is_openimages
+    "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax",
+    (".csv",),
+    is_openimages,
+    folders=("annotations", "labels"),
 )
 FORMAT = Format("Open Images", LAYOUT, read_openimages, write_openimages, HOLDS)

@@ -18,6 +18,7 @@ from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_o
 from dhcli.data.io.files import list_files
 from dhcli.data.io.text_rows import are_numbers, as_row, first_row, number_of, read_rows
 from dhcli.data.table import DetectionTable, Flag
+from dhcli.errors import DataError
 
 HOLDS = Holds(
     "from 0, maximum excluded", marks=Flag(0), regions=LEFT_OUT, scores=False, sizes=False
@@ -32,17 +33,20 @@ def _is_ours(path: Path) -> bool:
 
 
 def read_retinanet(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError where no line can be read."""
+    """Read one file. Raises DataError with the line of what cannot be read."""
     columns = Columns(root, path)
     for line, row in read_rows(path):
+        where = f"{path}:{line}"
         if len(row) != _COLUMNS:
-            columns.refuse(line, f"expected {_COLUMNS} columns, found {len(row)}")
+            what = f"expected {_COLUMNS} columns, found {len(row)}"
+            columns.refuse(DataError(what, where=where))
             continue
         try:
             box = [number_of(field) for field in row[1:5]] if any(row[1:]) else []
             name = class_of(row[5]) if box else ""
         except ValueError as error:
-            columns.refuse(line, f"has a value that cannot be used: {error}")
+            what = f"has a value that cannot be used: {error}"
+            columns.refuse(DataError(what, where=where))
             continue
         image = columns.image(row[0])
         if box:

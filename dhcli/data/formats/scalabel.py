@@ -84,7 +84,7 @@ class _Reader:
         labels = list(frame.get("labels") or ())
         image = self.columns.image(file, *(side_of(size.get(side)) for side in ("width", "height")))
         add = partial(self._add_label, line, image)
-        self.columns.add_each("a label", line, labels, add)
+        self.columns.add_each("a label", line, image, labels, add)
 
     def _add_label(self, line: int, image: int, told: Mapping[str, Any]) -> None:
         box = told.get("box2d")

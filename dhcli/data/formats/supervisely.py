@@ -120,7 +120,7 @@ class _Reader:
         """Read one annotation file; return the number of its image."""
         document = JsonText(self.root / part.labels / name)
         coming = len(self.columns.files)  # the file may tell of the image behind its objects
-        refuse = partial(self.columns.refuse, file=f"{part.labels}/{name}")
+        refuse = partial(self.columns.refuse, image=coming)
         objects = document.taking("an object", partial(self._add, coming), refuse)
         head = document.read_object({"objects": objects})
         size = head.get("size")

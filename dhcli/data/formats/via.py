@@ -30,6 +30,7 @@ from dhcli.data.formats.via_project import Project, is_project
 from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.io.text_rows import first_row, header_of, number_of, read_rows
 from dhcli.data.table import DetectionTable
+from dhcli.errors import DataError
 
 HOLDS = Holds("from 0: x y width height", sizes=False)
 
@@ -68,9 +69,9 @@ def _read_rows(path: Path, columns: Columns) -> list[str]:
             regions = [region] if region[_REGION[0]] else []  # an image without
             _add_image(columns, {"filename": name, "regions": regions}, line)
         except RecursionError:
-            columns.refuse(line, "is nested too deep")
+            columns.refuse(DataError("is nested too deep", where=f"{path}:{line}"))
         except ODD as error:
-            columns.refuse(line, f"a region {oddity(error)}")
+            columns.refuse(DataError(f"a region {oddity(error)}", where=f"{path}:{line}"))
     return []
 
 
@@ -125,7 +126,7 @@ def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     regions = row.get("regions") or ()
     each = list(regions.values() if isinstance(regions, dict) else regions)
     image = columns.image(name)
-    columns.add_each("a region", line, each, partial(_add_region, columns, line, image))
+    columns.add_each("a region", line, image, each, partial(_add_region, columns, line, image))
 
 
 def _add_region(columns: Columns, line: int, image: int, region: dict[str, Any]) -> None:

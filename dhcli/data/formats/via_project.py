@@ -34,14 +34,14 @@ def is_project(path: Path) -> bool:
 class Project:
     """A project's files, views and attributes. Raises DataError where they cannot be read.
 
-    Line and fault of a region that cannot be read go to `refuse`.
+    The error of a region that cannot be read goes to `refuse`.
 
     images      the image in each view that is of one image
     attributes  as VIA 2 lists them: name → options
     """
 
-    def __init__(self, path: Path, refuse: Callable[[int, str], None]) -> None:
-        self._refuse = refuse
+    def __init__(self, path: Path, refuse: Callable[[DataError], None]) -> None:
+        self._path, self._refuse = path, refuse
         self._regions: list[tuple[int, Mapping[str, Any]]] = []
         document = JsonText(path)
         keep = document.taking("a region", lambda row, n: self._regions.append((n, row)), refuse)
@@ -70,7 +70,8 @@ class Project:
                 }
                 image = self.images.get(str(row["vid"]))
             except ODD as error:
-                self._refuse(line, f"a region {oddity(error)}")
+                what = f"a region {oddity(error)}"
+                self._refuse(DataError(what, where=f"{self._path}:{line}"))
                 continue
             yield line, image, region
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.boxes import Box, turned
 from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, side_of
-from dhcli.data.formats.layouts import FilePerImage, Format, Part
+from dhcli.data.formats.layouts import FilePerImage, Format, Part, folders_beside
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -112,8 +112,10 @@ def read_voc(root: Path, parts: Iterable[Part], offset: str = "auto") -> Detecti
     `offset` is what the files' first pixel is called: "1", "0", or "auto" (see above). Raises
     DataError with the file and line of what cannot be read.
     """
-    columns = Columns(root)
+    columns, parts = Columns(root), list(parts)
     reader = _Reader(root, columns)
+    left = folders_beside(root, parts, ".xml")
+    columns.left_out["folder of XML files beside those of the splits: left out"] += left
     for part in parts:
         start = len(columns.files)
         reader.read_folder(part.labels, part.files(root, ".xml"), part.images)
@@ -257,9 +259,10 @@ class _Reader:
             upright = None if "xmin" in fields else _around_turned(fields)
             part = "score"
             score = number_of(fields["score"]) if "score" in fields else None
-        except ValueError as error:
-            what = f"has a {part} that is not a number: {error}"
-            self.columns.refuse(line, what, self._file)
+        except ValueError as odd:
+            what = f"has a {part} that is not a number: {odd}"
+            error = DataError(what, where=f"{self.root / self._file}:{line}")
+            self.columns.refuse(error, len(self.columns.files) - 1)
             return
         if upright:
             self.turned.append(len(self.columns.labels))
@@ -352,7 +355,7 @@ def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> Detec
     lists, unknown = {}, 0
     for name, path in _lists(root) if not columns.splits else []:
         lists[name], missing = read_split(path, reader.number_of)
-        unknown += len(missing)
+        unknown += missing
     what = "name in ImageSets with neither annotation nor image: left out"
     columns.counts[what] = max(unknown - reader.unannotated, 0)
     columns.counts["part of objects: not kept"] = reader.parts_of_objects

@@ -93,12 +93,12 @@ class _Reader:
             try:
                 self._add(line, image)
             except DataError as error:
-                self._columns.refuse_row(error, image)
+                self._columns.refuse(error, image)
         end = first + int(told)
         return end + (end == first and end < len(self._lines) and _is_nothing(self._lines[end]))
 
     def _refuse(self, what: str, line: int, image: int | None = None) -> None:
-        self._columns.refuse_row(DataError(what, where=f"{self._path}:{line + 1}"), image)
+        self._columns.refuse(DataError(what, where=f"{self._path}:{line + 1}"), image)
 
     def _next_name(self, start: int) -> int:
         """The first line from `start` on that names an image, for what goes before has no sense."""

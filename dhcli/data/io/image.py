@@ -207,10 +207,10 @@ def _open(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         what = "is not an image of a known kind" if path.stat().st_size else "is an empty file"
         raise DataError(what, where=path) from error
+    except MemoryError as error:
+        raise DataError("does not fit into memory", where=path) from error
     except FileNotFoundError as error:
         raise DataError("no such image", where=path) from error
-    except MemoryError as error:
-        raise DataError("cannot be read: it does not fit into memory", where=path) from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot be read: {reason}", where=path) from error

@@ -10,6 +10,7 @@ from typing import Any
 from dhcli.data.io.files import read_head, read_text
 from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.progress import FileProgress
+from dhcli.errors import DataError
 
 
 def lines_speak_of(path: Path, suffixes: tuple[str, ...], *names: str) -> bool:
@@ -24,11 +25,11 @@ def read_json_lines(
     path: Path,
     what: str,
     add: Callable[[dict[str, Any], int], None],
-    refuse: Callable[[int, str], None],
+    refuse: Callable[[DataError], None],
 ) -> None:
     """Hand each object of the file, a `what`, and its line to `add`.
 
-    Or, where it is no object or not built as `add` has it, its line and why to `refuse`.
+    Or, where it is no object or not built as `add` has it, the error to `refuse`.
     """
     text = read_text(path)
     progress, read = FileProgress(path, len(text)), 0
@@ -41,8 +42,8 @@ def read_json_lines(
         try:
             add(json.loads(row), line)
         except json.JSONDecodeError as error:
-            refuse(line, f"is not JSON: {error.msg.lower()}")
+            refuse(DataError(f"is not JSON: {error.msg.lower()}", where=f"{path}:{line}"))
         except RecursionError:
-            refuse(line, "is nested too deep")
+            refuse(DataError("is nested too deep", where=f"{path}:{line}"))
         except ODD as error:
-            refuse(line, f"{what} {oddity(error)}")
+            refuse(DataError(f"{what} {oddity(error)}", where=f"{path}:{line}"))

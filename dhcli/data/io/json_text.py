@@ -100,18 +100,16 @@ class JsonText:
         return position + 1
 
     def taking(
-        self, what: str, add: Callable[[Any, int], None], refuse: Callable[[int, str], None]
+        self, what: str, add: Callable[[Any, int], None], refuse: Callable[[DataError], None]
     ) -> Take:
-        """What hands each element and its line to `add`.
-
-        Or, where it is odd, the line and what is wrong with that `what` to `refuse`.
-        """
+        """What hands each element, a `what`, and its line to `add`, or the error to `refuse`."""
 
         def take(element: Any, start: int, _: int) -> None:
             try:
                 add(element, self.line(start))
             except ODD as error:
-                refuse(self.line(start), f"{what} {oddity(error)}")
+                where = f"{self.path}:{self.line(start)}"
+                refuse(DataError(f"{what} {oddity(error)}", where=where))
 
         return take
 

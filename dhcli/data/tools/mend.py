@@ -70,19 +70,6 @@ def mend_for_good(table: DetectionTable, images: Scan) -> DetectionTable:
     return _mend_classes(table).with_sound_ids()
 
 
-def _refuse_unreadable(table: DetectionTable) -> None:
-    """Raise the DataError of the rows that the reader of `table` left out, if there are any."""
-    rows = [remark for remark in table.remarks if remark.code == UNREADABLE]
-    if rows:
-        others = f" (and {counted(len(rows) - 1, 'row')} more)" if len(rows) > 1 else ""
-        raise DataError(
-            f"{rows[0].what}{others}",
-            where=table.root / rows[0].where,
-            hint="mend it (`dh check` lists all), or leave such rows out: "
-            "`--set data.on_bad_image=skip`",
-        )
-
-
 def fit_to_files(table: DetectionTable) -> tuple[DetectionTable, list[str]]:
     """The table as its image files have it, after a look at all that are there; what was done.
 
@@ -97,6 +84,19 @@ def fit_to_files(table: DetectionTable) -> tuple[DetectionTable, list[str]]:
 def without_moved_masks(fitted: Fitted) -> DetectionTable:
     """The table without the masks of images whose boxes have moved: they are no longer right."""
     return fitted.table.without_source(fitted.moved[fitted.table.image_of_box])
+
+
+def _refuse_unreadable(table: DetectionTable) -> None:
+    """Raise the DataError of the rows that the reader of `table` left out, if there are any."""
+    rows = [remark for remark in table.remarks if remark.code == UNREADABLE]
+    if rows:
+        others = f" (and {counted(len(rows) - 1, 'row')} more)" if len(rows) > 1 else ""
+        raise DataError(
+            f"{rows[0].what}{others}",
+            where=table.root / rows[0].where,
+            hint="mend it (`dh check` lists all), or leave such rows out: "
+            "`--set data.on_bad_image=skip`",
+        )
 
 
 def _bad_images(table: DetectionTable, findings: Sequence[Finding]) -> DataError:

@@ -444,6 +444,17 @@ def test_an_entry_that_cannot_be_read_is_left_out_and_remarked(put, text, said):
     assert len(table.boxes) == left
 
 
+def test_an_image_of_which_no_annotation_can_be_read_is_left_out(put):
+    told = document()
+    told["annotations"][1]["bbox"] = "none"
+
+    table = read_dataset(put(told))
+
+    assert (list(table.files), len(table.boxes)) == (["val2017/a.jpg"], 2)
+    assert "1 image of which no row can be read, left out: val2017/b.jpg" in table.notes
+    assert table.splits["val"].tolist() == [0]
+
+
 def test_the_line_of_a_bad_entry_is_named(put):
     text = json.dumps(document(), indent=1).replace('"bbox"', '"bbox": 3, "box"', 1)
     line = text[: text.index('"box"')].count("\n")

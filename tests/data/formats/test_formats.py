@@ -648,15 +648,3 @@ def test_a_table_without_boxes_loses_no_columns(tmp_path, sample):
     none = table.keep_boxes(np.zeros(len(table.boxes), np.bool_))
 
     assert not [line for line in write_dataset(none, tmp_path / "out", "coco") if "3-D" in line]
-
-
-def test_folders_called_as_splits_are_one_dataset(sample, tmp_path):
-    write_dataset(replace(sample, splits={}), tmp_path / "kit/train", "voc")
-    write_dataset(replace(sample, splits={}), tmp_path / "kit/valid", "voc")
-
-    table = read_dataset(tmp_path / "kit")
-
-    assert {name: rows.tolist() for name, rows in table.splits.items()} == {
-        "train": [0, 1, 2],
-        "val": [3, 4, 5],
-    }

@@ -410,6 +410,16 @@ def test_what_is_wrong_is_said_with_its_line(lay, format):
     assert where == f"{file}:3"
 
 
+def test_an_image_of_which_no_entry_can_be_read_is_left_out(lay):
+    bad = copy.deepcopy(CREATEML[0]) | {"image": "c.jpg"}
+    del bad["annotations"][0]["coordinates"]
+
+    table = read_dataset(lay({"a.json": json.dumps([*CREATEML, bad])}, "a.jpg", "b.jpg", "c.jpg"))
+
+    assert list(table.files) == ["a.jpg", "b.jpg"]
+    assert table.remarks[0].what == "an annotation has no `coordinates`"
+
+
 @pytest.mark.parametrize("format", ["labelme", "supervisely"])
 def test_a_file_that_cannot_be_read_is_left_out_with_its_image(lay, format):
     file, told, *_ = BAD[format]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dhcli.data.formats import FORMATS
+from dhcli.data.formats import FORMATS, read_dataset, write_dataset
 from dhcli.data.formats.boxes import from_centre, from_decimals, from_xywh, to_xywh
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerImage, FilePerSplit, Part
@@ -140,3 +142,35 @@ def test_decimals_come_back() -> None:
     assert from_decimals(10.1, 1, 0.2, 1) == (10.1, 1, 10.3, 2)
     assert to_xywh(from_xywh(10.1, 1, 0.2, 1)) == (10.1, 1, 0.2, 1)
     assert from_centre(10.05, 1, 0.1, 2) == (10, 0, 10.1, 2)
+
+
+@pytest.mark.parametrize("format", ["voc", "labelme", "createml"])
+def test_folders_beside_those_of_splits_are_named(
+    sample: DetectionTable, tmp_path: Path, format: str
+) -> None:
+    for name in ("train", "car", "bus"):
+        write_dataset(replace(sample, splits={}), tmp_path / name, format)
+        for each in (tmp_path / name).rglob("*"):
+            if each.is_file():
+                each.rename(tmp_path / name / each.name)
+
+    table = read_dataset(tmp_path, format=format)
+
+    assert list(table.splits) == ["train"]
+    (note,) = (note for note in table.notes if "left out: " in note)
+    assert "bus" in note
+    assert "car" in note
+
+
+@pytest.mark.parametrize(
+    ("other", "splits"), [("car", []), ("val", ["train", "val"]), ("all", ["train"])]
+)
+def test_imagenets_folder_of_a_class_called_as_a_split_is_none(
+    sample: DetectionTable, tmp_path: Path, other: str, splits: list[str]
+) -> None:
+    own = {"train": np.array([0, 1]), other: np.array([2])}
+    write_dataset(replace(sample, splits=own), tmp_path / "out", "imagenet")
+
+    table = read_dataset(tmp_path / "out")
+
+    assert (table.format, len(table), sorted(table.splits)) == ("imagenet", 3, splits)
