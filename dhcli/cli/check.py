@@ -69,10 +69,11 @@ def check(
       dh check photos/ --preset small
     """
     from dhcli.atomic import require_free
+    from dhcli.config.schema import Config
     from dhcli.data.formats import describe, read_dataset
     from dhcli.data.tools.check import check_table
     from dhcli.data.tools.scan import scan_images
-    from dhcli.data.tools.statistics import measure
+    from dhcli.data.tools.statistics import describe_crowd, measure
     from dhcli.report.console import err, print_json
 
     settings = _settings(preset, config, overrides)
@@ -97,6 +98,9 @@ def check(
         )
     else:
         _show(data, findings, numbers, recall, every=all_)
+        crowd = describe_crowd(table, (settings or Config()).model.detect.max_detections)
+        if crowd:
+            err.print(crowd)
     if fix:
         _write_fixed(table, scan, findings, fix, images, overwrite=overwrite, follow=follow_links)
     if any(finding.severity == "error" for finding in findings):

@@ -63,7 +63,12 @@ def predict(
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="At most N detections per image.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most N detections per image (default: the model's limit, 100 mostly).",
+        ),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Only these classes, comma-separated.")

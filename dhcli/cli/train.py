@@ -65,7 +65,7 @@ def train(
 
     For example:
       dh train --data photos/
-      dh train --preset small --data photos/ --set train.schedule.length=12 --out runs/first
+      dh train --preset small --data photos/ --set train.epochs=12 --out runs/first
       dh train --resume runs/train/custom
 
     """

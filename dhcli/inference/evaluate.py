@@ -18,6 +18,7 @@ from dhcli.data.tools.mend import fit_to_files
 from dhcli.errors import DataError
 from dhcli.inference.score import Evaluation, Measures, Say, choose_split, introduce, score
 from dhcli.runtime.runner import Found, Runner, open_runner
+from dhcli.words import counted
 
 NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
@@ -61,6 +62,10 @@ def evaluate_model(
     except DataError as error:  # of fewer images the average would be another
         hint = "every image counts: `dh check --decode` names all such, --fix leaves them out"
         raise DataError(error.what, where=error.where, hint=error.hint or hint) from error
+    limit = options.over(runner.config.model.detect).max_detections
+    full = int(np.sum(np.bincount(tables[0].image_of_box, minlength=1) >= limit))
+    if full:
+        say(f"{counted(full, 'image')} reached the limit of {limit} detections: --top-k")
     others = "ignore" if runner.config.data.others == "ignore" else "drop"
     return {
         read_out: score(truth, found, split, measures, others=others)

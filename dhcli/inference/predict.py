@@ -140,6 +140,9 @@ def predict(
             batch_size=batch_size or runner.usual_batch,
             progress=progress,
         )
+    limit = options.over(runner.config.model.detect).max_detections
+    if summary.full and not (request.top and request.top < limit):
+        say(f"{counted(summary.full, 'image')} reached the limit of {limit} detections: --top-k")
     return Outcome(summary, runner.classes, written, runner.place, lowest, shown)
 
 

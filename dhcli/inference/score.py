@@ -46,6 +46,7 @@ class Measures:
     scores   the branch of a model, or the fusion, that scores; None: as it is configured
     boxes    the branch of a model that places the boxes; None: as it is configured
     every    every read-out of a model instead
+    most     detections per image that COCO's metrics look at, where more than their 100
     """
 
     split: str | None = None
@@ -54,6 +55,7 @@ class Measures:
     scores: str | None = None
     boxes: str | None = None
     every: bool = False
+    most: int = 100
 
     def choose(self, runner: Runner) -> list[ReadOut]:
         """The read-outs to measure. Raises ConfigError where `runner` has none like it."""
@@ -204,7 +206,8 @@ def score(
     def measure(metric: Metric) -> ApResult:
         match metric:
             case "coco":
-                return coco_ap(narrow, narrow_found, engine=measures.engine)
+                most = max(100, measures.most)
+                return coco_ap(narrow, narrow_found, engine=measures.engine, max_detections=most)
             case "kitti":
                 return kitti_ap(truth, found)
             case "voc07" | "voc12":

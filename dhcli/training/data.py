@@ -148,6 +148,10 @@ def _split_one(
         return train, None
     divided = divide(train, config.val_fraction, seed)
     parts = divided.split("train"), divided.split("val")
+    if not all(map(len, parts)):
+        what = f"{there}, and {counted(len(train), 'image')} cannot be divided into training and "
+        hint = "`--set data.val_fraction=0` trains on every image and validates nothing"
+        raise DataError(f"{what}validation", where=train.root, hint=hint)
     journal.say(
         f"{there}: {len(parts[1])} of {len(train)} images set aside for validation "
         f"(data.val_fraction {config.val_fraction:g}, seed {seed})"

@@ -34,13 +34,19 @@ from dhcli.training.journal import Interval, Journal
 from dhcli.training.meters import LossMeter, Stopwatch
 from dhcli.training.optimizer import build_optimizer
 from dhcli.training.run_folder import BEST, CHECKPOINT, LAST, RunFolder
-from dhcli.training.schedule import base_rate, learning_rate, total_iterations
+from dhcli.training.schedule import base_rate, learning_rate, scheduled, total_iterations
 from dhcli.training.step import StepResult, Updater, seed_all
 from dhcli.training.stop import Stopped, StopRequest
 from dhcli.training.team import ALONE, Team
 from dhcli.training.validate import validation_ap, validation_losses
 from dhcli.weights.model_file import ModelFile, save_model
 
+FIRST_NEWS = 3.0
+"""Seconds after which the first iteration that ends is told of, with the time that is left."""
+LONG = 4 * 3600.0
+"""Seconds of training on a CPU that are worth a word."""
+LIGHT = ("small", "demo")
+"""Presets that are for a CPU."""
 MOST_SKIPPED = 10
 """Iterations in a row whose loss or gradient is not finite, after which skipping ends."""
 
@@ -101,10 +107,11 @@ class Trainer:
         )
         self.val_loader = None if data.val is None else self._val_loader(data.val)
         self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
-        self.total = total_iterations(train.schedule, self.epoch_length)
+        self.schedule = scheduled(train, self.epoch_length)
+        self.total = total_iterations(self.schedule, self.epoch_length)
         self.epochs = math.ceil(self.total / self.epoch_length)
         self.position, self.meter, self.watch = Position(), LossMeter(team), Stopwatch()
-        self.saved_at = self.watch.now()
+        self.saved_at, self.told = self.watch.now(), False
 
     @property
     def iteration(self) -> int:
@@ -116,6 +123,11 @@ class Trainer:
     def is_finished(self) -> bool:
         """Whether nothing is left to do: the last epoch is validated, too."""
         return self.iteration >= self.total and not self.position.iteration
+
+    @property
+    def log_every(self) -> int:
+        """Iterations between lines: ten of them an epoch at least."""
+        return max(1, min(self.config.train.log_every, self.epoch_length // 10))
 
     @property
     def model(self) -> Detector:
@@ -227,10 +239,15 @@ class Trainer:
             self._iterate(group)
             done = self.position.iteration
             self.journal.display.tick(self.position.epoch + 1, done, length)
-            if done % self.config.train.log_every == 0 or done == length:
+            if done % self.log_every == 0 or done == length or self._is_first_news():
                 self._tell(length)
             stop.check()
             self._save_in_time()
+
+    def _is_first_news(self) -> bool:
+        """Whether nothing was told yet, and it is time to: all of the team must ask alike."""
+        waited = self.watch.now() - self.watch.begun
+        return not self.told and self.team.any(waited > FIRST_NEWS)
 
     def _groups(self, length: int) -> Iterator[list[Batch]]:
         """The batches of each iteration that the epoch still has to do."""
@@ -311,12 +328,22 @@ class Trainer:
             eta=self.watch.eta(self.total - self.iteration),
         )
         self.journal.interval(interval, self.iteration)
+        if not self.told:
+            self._tell_cost(interval.eta)
+        self.told = True
+
+    def _tell_cost(self, eta: float) -> None:
+        """Where a CPU would take very long, say so at the first iteration, and what is lighter."""
+        if self.device.type != "cpu" or eta < LONG:
+            return
+        light = "" if self.config.name in LIGHT else "; `--preset small` is made for a CPU"
+        self.journal.warn(f"on this CPU the training takes about {eta / 3600:,.0f} hours{light}")
 
     def _rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 0 over the whole training."""
         train = self.config.train
         base = base_rate(train, self.team.size)
-        return learning_rate(iteration, base, train.schedule, self.epoch_length)
+        return learning_rate(iteration, base, self.schedule, self.epoch_length)
 
     def _finish_epoch(self, stop: StopRequest) -> None:
         """Validate if it is due, write the epoch's row, save if it is due.

@@ -106,7 +106,8 @@ def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
 def _check_unfinished(trainer: Trainer) -> None:
     if trainer.is_finished:
         what = f"is finished: {trainer.position.epoch} of {counted(trainer.epochs, 'epoch')}"
-        hint = "to train longer: `--set train.schedule.length=…`"
+        key = "epochs" if trainer.config.train.epochs else "schedule.length"
+        hint = f"to train longer: `--set train.{key}=…`"
         raise ConfigError(what, where=trainer.run.path, hint=hint)
     if trainer.patience_is_over:
         what = f"was stopped early: {trainer.position.stale} validations without a better AP"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dhcli.config.load import dump_config
 from dhcli.config.schema import Config
+from dhcli.data.tools.statistics import describe_crowd
 from dhcli.errors import ConfigError, DhError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
@@ -33,7 +34,7 @@ from dhcli.training.run_folder import (
     require_new_run,
     resume_command,
 )
-from dhcli.training.schedule import describe_rate
+from dhcli.training.schedule import describe_rate, warmup_iterations
 from dhcli.training.step import seed_all
 from dhcli.training.team import Team
 from dhcli.weights.model_file import ModelFile
@@ -194,12 +195,14 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     say(describe_rate(train, trainer.team.size))
     for line in trainer.detector.notes():
         say(line)
-    for line in trainer.loader.lines:
+    limit = trainer.config.model.detect.max_detections
+    for line in filter(None, [describe_crowd(trainer.data.train, limit), *trainer.loader.lines]):
         session.journal.warn(line)
-    if train.schedule.warmup > trainer.total // 2:
-        session.journal.warn(
-            f"warm-up (train.schedule.warmup) takes {counted(train.schedule.warmup, 'iteration')}, "
-            f"the whole training {trainer.total}"
+    warmup = warmup_iterations(trainer.schedule, trainer.epoch_length)
+    if warmup < trainer.schedule.warmup:
+        say(
+            f"warm-up: {counted(warmup, 'iteration')}, a third of so short a training, and not "
+            f"{trainer.schedule.warmup} (train.schedule.warmup)"
         )
     say(f"run folder: {trainer.run.path}")
     if trainer.iteration:

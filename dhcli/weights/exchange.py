@@ -118,7 +118,13 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
     layout = LAYOUTS[foreign.layout]
-    values = layout.settings(foreign.state, foreign.path.name)
+    try:
+        values = layout.settings(foreign.state, foreign.path.name)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        lack = f"it has no {error.args[0]}" if isinstance(error, KeyError) else "its shapes differ"
+        what = f"is of {layout.TITLE}, but not a detector of it that dh knows: {lack}"
+        hint = "`dh weights import --help` names the detectors"
+        raise ModelError(what, where=foreign.path, hint=hint) from error
     depth = values["model"]["backbone"]["name"]
     if depth is None:
         what = "its backbone is none of ResNet-18, 34, 50 and 101"

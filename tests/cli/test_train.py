@@ -93,7 +93,7 @@ def test_piped_output_is_whole_lines_and_a_table(train: Invoke, tmp_path: Path) 
     assert "\x1b" not in result.output
     lines = [line for line in result.stderr.splitlines() if LINE.fullmatch(line)]
     assert [line.split(" lr ")[0] for line in lines] == [
-        f"epoch [{epoch}][{iteration}/4]" for epoch in (1, 2) for iteration in (2, 4)
+        f"epoch [{epoch}][{iteration}/4]" for epoch in (1, 2) for iteration in (1, 2, 3, 4)
     ]
     assert "train_loss" in result.stdout
     assert "AP50 %" in result.stdout

@@ -319,14 +319,14 @@ def test_events_are_json_lines_with_every_loss_part(
     lines = (outcome.run.path / "events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     intervals = [event for event in events if event["event"] == "interval"]
-    assert [event["total_iteration"] for event in intervals] == [2, 4, 6, 8, 10, 12]
+    assert [event["total_iteration"] for event in intervals] == list(range(1, 13))
     for event in intervals:
         losses = event["losses"]
         assert losses["loss"] == pytest.approx(losses["loss_cls"] + losses["loss_reg"])
     epochs = [event for event in events if event["event"] == "epoch"]
     values = [event["losses"]["loss_cls"] for event in intervals]
     assert [event["train_loss_cls"] for event in epochs] == pytest.approx(
-        [(values[0] + values[1]) / 2, (values[2] + values[3]) / 2, (values[4] + values[5]) / 2]
+        [sum(values[start : start + 4]) / 4 for start in (0, 4, 8)]
     )
 
 
@@ -637,3 +637,45 @@ def test_share_that_is_gone_for_good_ends_the_training(
         trainer.train()
 
     assert load_checkpoint(trainer.run.path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(("asked", "every"), [(50, 2), (1, 1)])
+def test_lines_come_ten_times_an_epoch_at_least(
+    asked: int, every: int, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(log_every=asked))
+    trainer.epoch_length = 25
+
+    assert trainer.log_every == every
+
+
+def test_first_line_comes_within_seconds(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(log_every=100, schedule={"length": 2}))
+    trainer.epoch_length, trainer.total = 40, 80
+    trainer.watch.now, trainer.watch.begun = lambda: trainer.iteration * 2.0, 0.0
+    trainer.loader.epoch = lambda *_, **__: iter([batch] * 40)
+    batch = next(make_trainer(make_config(), "other").loader.epoch(0))
+
+    trainer._train_epoch(_NoStop())
+
+    told = trainer.journal.display.intervals
+    assert [interval.iteration for interval in told] == [2, 4, 8, *range(12, 41, 4)]
+    assert told[0].eta == 2.0 * 78
+    assert not trainer.journal.display.warnings
+
+
+@pytest.mark.parametrize("name", ["custom", "small"])
+def test_what_a_long_training_on_a_cpu_costs_is_said_at_once(
+    name: str, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    config = make_config(log_every=100).model_copy(update={"name": name})
+    trainer = make_trainer(config, val=False)
+    trainer.watch.now, trainer.watch.begun = lambda: trainer.iteration * 3600.0, 0.0
+
+    trainer.train()
+
+    [warning] = trainer.journal.display.warnings
+    assert warning.startswith("on this CPU the training takes about 11 hours")
+    assert ("--preset small" in warning) == (name == "custom")
