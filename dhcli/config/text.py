@@ -37,17 +37,21 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes only; what a plain scalar means is decided by `_PLAIN`."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012  # PyYAML's own way of giving resolvers
+class _NoAliases(yaml.BaseLoader):
+    """Reads scalars as text, and no aliases: a small file could unfold without end by them."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse aliases, which could make a small file unfold without end."""
+        """Refuse an alias."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases (`*name`) are not read", mark)
         return super().compose_node(parent, index)
+
+
+class _Loader(_NoAliases, yaml.SafeLoader):
+    """Composes nodes only; what a plain scalar means is decided by `_PLAIN`."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  # PyYAML's own way of giving resolvers
 
 
 class _Dumper(yaml.SafeDumper):
@@ -87,6 +91,17 @@ def read_yaml(path: Path, origin: str | None = None) -> dict[str, Node]:
     if not isinstance(tree, dict):
         raise ConfigError("must hold lines of the form `key: value`", where=path)
     return tree
+
+
+def read_as_written(text: str) -> Any:
+    """What YAML of others says, every scalar as the text it is. Raises ValueError with the line."""
+    try:
+        return yaml.load(text, Loader=_NoAliases)  # makes text, lists and dicts alone
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        problem = getattr(error, "problem", None) or "cannot be read"
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"{line}{problem}") from None
 
 
 def parse_value(text: str, place: str) -> Node:

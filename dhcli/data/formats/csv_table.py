@@ -142,6 +142,7 @@ class _Reader:
     def __init__(self, columns: Columns, header: list[str]) -> None:
         self.columns = columns
         self.place, self.box = _places_of(header)
+        self._count = len(header)
         used = set(self.place.values())
         own = {name: at for at, name in enumerate(header) if name and at not in used}
         self._own = {name: (at, list[str]()) for name, at in own.items()}
@@ -149,7 +150,12 @@ class _Reader:
         self._seen: dict[str, str] = {}  # equal values are kept once
 
     def add(self, row: list[str], line: int) -> None:
-        """Take a row. Raises ValueError for what cannot be used, IndexError for what is missing."""
+        """Take a row. Raises ValueError for what cannot be used, IndexError for missing columns.
+
+        And for columns that the header does not tell of: which are meant is not known then.
+        """
+        if any(row[self._count :]):
+            raise IndexError
         told = {name: row[at] for name, at in self.place.items()}
         is_box = any(told[name].translate(_LIST).strip() for name in self.box)
         box = _corners(told) if is_box else None

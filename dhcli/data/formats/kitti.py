@@ -26,6 +26,7 @@ from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, wr
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
+    filled_files,
     find_folders,
     first_folder,
     list_files,
@@ -52,7 +53,6 @@ _FOLDERS = (
     ("labels", "images"),
 )
 """Folders of labels and of their images; the first that are there count."""
-_LOOK_AT = 20
 # Where KITTI's 3-D columns stand in a row, and what says that nothing is known.
 _THREE_D = {
     "alpha": (slice(3, 4), -10.0),
@@ -89,8 +89,9 @@ def _parts(root: Path) -> list[Part]:
     """The folders of labels and of images, of the first of `_FOLDERS` that is there."""
     for labels, images in _FOLDERS:
         for folder in find_folders(root, (labels,)):
-            names = list_files(root / folder, ".txt")[:_LOOK_AT]
-            if any(labels.endswith(_LABELS) or is_label(root / folder / name) for name in names):
+            names = list_files(root / folder, ".txt")
+            looked_at = (root / folder / name for name in filled_files(root / folder, names))
+            if (names and labels.endswith(_LABELS)) or any(map(is_label, looked_at)):
                 found = next(find_folders(root, (images,)), images.removeprefix("./"))
                 return [Part("", folder, found)]
     return []
@@ -115,7 +116,7 @@ def read_kitti(root: Path, parts: list[Part]) -> DetectionTable:
     add_part(columns, root, parts[0], ".png", add)
     numbers = {stem_of(file): number for number, file in enumerate(columns.annotations)}
     splits, unknown = _read_lists((root / parts[0].labels).parent, numbers)
-    columns.counts["name unknown in the lists of splits: left out"] = unknown
+    columns.left_out["name unknown in the lists of splits: left out"] += unknown
     return columns.table(
         _in_order(columns.class_names()),
         splits=splits,
@@ -160,15 +161,17 @@ def _extras(rows: NDArray[np.float64]) -> dict[str, Column]:
     return extras
 
 
-def _read_lists(base: Path, number_of: dict[str, int]) -> tuple[dict[str, NDArray[np.int64]], int]:
-    """Splits by the nearest lists, and how many of their names are unknown."""
+def _read_lists(
+    base: Path, number_of: dict[str, int]
+) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """Splits by the nearest lists, and those of their names that are unknown."""
     for folder in (base, base / "ImageSets", base.parent, base.parent / "ImageSets"):
         lists = [name for name in list_files(folder, ".txt") if split_name(stem_of(name))]
         found = {stem_of(name): read_split(folder / name, number_of) for name in lists}
         splits = {name: images for name, (images, _) in found.items() if len(images)}
         if splits:
-            return splits, sum(unknown for _, unknown in found.values())
-    return {}, 0
+            return splits, [name for _, unknown in found.values() for name in unknown]
+    return {}, []
 
 
 def write_kitti(table: DetectionTable, placing: Placing) -> None:

@@ -210,7 +210,8 @@ def add_part(
 ) -> None:
     """Take the text files of a part: `add` each to `columns`, after the image of the same stem.
 
-    Of an image that is not there, `suffix` is taken for granted. Images without text are counted.
+    Of an image that is not there, `suffix` is taken for granted. Images without text are not
+    annotated: they are left out and named.
     """
     start, names = len(columns.files), part.files(root, ".txt")
     images = FilesByStem(root / part.images, *IMAGE_SUFFIXES)
@@ -219,8 +220,9 @@ def add_part(
         annotation = join_path(part.labels, name)
         columns.add_image(join_path(part.images, image), 0, 0, annotation)
         add(root / annotation)
-    left_out = 0 if part.names else len(images.keys() - set(map(stem_of, names)))
-    columns.counts["image without label file: left out"] += left_out
+    left_out = set() if part.names else images.keys() - set(map(stem_of, names))
+    unlabelled = sorted(join_path(part.images, images[stem]) for stem in left_out)
+    columns.left_out["image without label file: left out"] += unlabelled
     columns.end_split(part.split, start)
 
 

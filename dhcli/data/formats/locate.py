@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,12 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
     """
     told = as_told(root, path, names, from_anywhere=True)
     files, folder = told.files, told.folder
-    found = {n: file for n in told.missing if (file := find_image(root, names[n], folder))}
+    alike = _Alike(root)
+    options = (
+        (n, find_image(root, names[n], folder) or alike.find(names[n], folder))
+        for n in told.missing
+    )
+    found = {n: file for n, file in options if file}
     for index, file in found.items():
         files[index] = file
     shared = _take_apart(files, names, {*told.missing, *told.respelled}, folder)
@@ -167,7 +172,8 @@ def _above(name: str) -> str:
 
 def _count_others(folder: Path, names: Sequence[str]) -> int:
     """How many of the images `names`, told from anywhere, are in `folder`."""
-    return sum(find_image(folder, name) is not None for name in names)
+    alike = _Alike(folder)
+    return sum((find_image(folder, name) or alike.find(name, "")) is not None for name in names)
 
 
 def find_image(root: Path, name: str, folder: str = "") -> str | None:
@@ -182,13 +188,40 @@ def find_image(root: Path, name: str, folder: str = "") -> str | None:
     return there or next(filter(None, (find_end(root, each, folder) for each in told)), None)
 
 
+class _Alike:
+    """Finds images by ends of names that differ in suffix, case or the form of accents."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._listed: dict[str, FilesByStem] = {}
+
+    def find(self, name: str, folder: str) -> str | None:
+        """The image that the longest end of `name` means, below the root or `folder` in it."""
+        ends = (end for each in spellings(name) for end in _ends(each, folder))
+        return next(filter(None, map(self._at, ends)), None)
+
+    def _at(self, file: str) -> str | None:
+        folder, _, name = file.rpartition("/")
+        if folder not in self._listed:
+            self._listed[folder] = FilesByStem(self._root / folder, *IMAGE_SUFFIXES)
+        found = self._listed[folder].find(stem_of(name))
+        return found and join_path(folder, found)
+
+
 def find_end(root: Path, name: str, folder: str = "") -> str | None:
     """The longest end of the path `name` that is a file below `root`, or `folder` in it."""
+    return next((end for end in _ends(name, folder) if (root / end).is_file()), None)
+
+
+def _ends(name: str, folder: str) -> Iterator[str]:
+    """The ends of the path `name`, longest first, from a root and from `folder` in it."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     parts = parts[-_DEEPEST:]
-    ends = [confine("/".join(parts[start:])) for start in range(len(parts))]
-    options = (option for end in ends if end for option in (end, f"{folder}/{end}".lstrip("/")))
-    return next((option for option in options if (root / option).is_file()), None)
+    for start in range(len(parts)):
+        if end := confine("/".join(parts[start:])):
+            yield end
+            if folder:
+                yield f"{folder}/{end}"
 
 
 def _respell(root: Path, files: list[str]) -> tuple[list[int], list[int]]:

@@ -40,19 +40,22 @@ def _is_ours(path: Path) -> bool:
 
 
 def read_makesense(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError with the line of what cannot be read."""
+    """Read one file. Raises DataError where no line can be read."""
     columns = Columns(root, path)
     for line, row in read_rows(path):
         where = f"{path}:{line}"
         if len(row) != _COLUMNS:
-            raise DataError(f"expected {_COLUMNS} columns, found {len(row)}", where=where)
-        name, *sides, file, width, height = row
+            what = f"expected {_COLUMNS} columns, found {len(row)}"
+            columns.refuse(DataError(what, where=where))
+            continue
+        told, *sides, file, width, height = row
         try:
-            box = from_decimals(*map(number_of, sides))
-            image = columns.image(file, side_of(width), side_of(height))
-            columns.add(class_of(name), box, 0, line, image)
+            name, box = class_of(told), from_decimals(*map(number_of, sides))
         except ValueError as error:
-            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
+            columns.refuse(DataError(f"has a value that cannot be used: {error}", where=where))
+            continue
+        image = columns.image(file, side_of(width), side_of(height))
+        columns.add(name, box, 0, line, image)
     columns.locate()
     return columns.table(columns.classes_after())
 

@@ -33,5 +33,6 @@ def spellings(name: str) -> list[str]:
         return [name]
     path, _, query = name.partition("?")
     value = query.rpartition("=")[2]
-    told = (name, unquote(name), path, unquote(path), unquote(path.replace("+", " ")))
+    decoded = unquote(path)
+    told = (name, unquote(name), path, decoded, unquote(decoded), unquote(path.replace("+", " ")))
     return list(dict.fromkeys((*told, *([unquote(value)] if value else ()))))

@@ -25,6 +25,7 @@ from dhcli.data.formats.columns import DONT_CARE, Columns
 from dhcli.data.formats.layouts import FilePerImage, Format, Part, add_part
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.io.files import (
+    filled_files,
     find_folders,
     join_path,
     list_files,
@@ -58,7 +59,6 @@ _OTHERS = len(VISDRONE_CLASSES) + 1
 
 _LABELS, _IMAGES, _NAMES = "annotations", "images", "classes.txt"
 _COLUMNS = 8
-_LOOK_AT = 20
 
 
 def _is_visdrone(path: Path) -> bool:
@@ -102,8 +102,9 @@ def _around(path: Path) -> tuple[Path, list[Part]]:
 
 def _is_labels(folder: Path) -> bool:
     """Whether the text files of a folder are VisDrone's; empty ones are of images without boxes."""
-    lines = [_first_line(folder / name) for name in list_files(folder, ".txt")[:_LOOK_AT]]
-    return any(map(_is_row, lines)) or (bool(lines) and not any(lines))
+    names = list_files(folder, ".txt")
+    lines = [_first_line(folder / name) for name in filled_files(folder, names)]
+    return any(map(_is_row, lines)) or (bool(names) and not any(lines))
 
 
 def read_visdrone(root: Path, parts: list[Part]) -> DetectionTable:

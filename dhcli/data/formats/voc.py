@@ -355,7 +355,7 @@ def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> Detec
     lists, unknown = {}, 0
     for name, path in _lists(root) if not columns.splits else []:
         lists[name], missing = read_split(path, reader.number_of)
-        unknown += missing
+        unknown += len(missing)
     what = "name in ImageSets with neither annotation nor image: left out"
     columns.counts[what] = max(unknown - reader.unannotated, 0)
     columns.counts["part of objects: not kept"] = reader.parts_of_objects

@@ -2,7 +2,10 @@
 
 Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose,
 told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it
-an even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error.
+an even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error. Where all
+such lines have one length, not that of four corners, and begin with a box that the other points
+fill (or have a 0, 1 or 2 at every third place), both may be meant: an error that asks for
+`kpt_shape`, `[0, 2]` for polygons.
 
 A missing label file is an image without objects; files that go with no image, and images and
 folders beside those read, are named, and not one label file with an image is an error. Labels lie
@@ -52,7 +55,7 @@ from dhcli.data.formats.yolo_images import (
     label_folder,
 )
 from dhcli.data.formats.yolo_names import Names, class_names
-from dhcli.data.formats.yolo_rows import BEYOND, read_labels
+from dhcli.data.formats.yolo_rows import BEYOND, Polygons, read_labels, require_polygons
 from dhcli.data.formats.yolo_settings import (
     SETTINGS,
     Settings,
@@ -123,12 +126,15 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
     (part,) = parts
     keypoints = keypoint_columns(root, part.settings)
     columns, labels = Columns(root), Labels(root, part.images.told)
+    polygons: Polygons = Counter()
     columns.notes += part.images.notes
     for file in track(part.images.files(), "annotation files read"):
         label_file = labels.of_image(file)
         columns.add_image(file, annotation=label_file or "")
         if label_file is not None:
-            read_labels(f"{root}/{label_file}", columns, keypoints)
+            read_labels(f"{root}/{label_file}", columns, keypoints, polygons)
+    if "kpt_shape" not in part.settings.told:
+        require_polygons(polygons, root)
     columns.left_out["file of settings beside that read: left out"] += part.settings.beside
     if part.is_whole:
         _tell_left_out(root, columns, labels)

@@ -118,8 +118,9 @@ def _numbered(lines: Iterable[str]) -> Names:
 
 
 def _names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
-    if not all(isinstance(name, str) for name in names.values()):  # a list of lists unfolds
-        raise DataError("`names` has something that is no name", where=where)
+    for number, name in names.items():
+        if not isinstance(name, str):
+            raise DataError(f"class {number} is not text", where=where)
     try:
         numbers = {int(number): name for number, name in names.items()}
     except ValueError:

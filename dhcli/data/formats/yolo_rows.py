@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +19,10 @@ from dhcli.errors import DataError
 BEYOND = 2
 """A fraction of an image that no polygon around an object reaches: something else is meant."""
 
+_CORNERS = 8
+"""Numbers of an oriented box."""
+_SLACK, _FILLED = 0.01, 0.3
+"""What keypoints may lie outside their box by, and the share of its sides that they reach over."""
 _POLYGON = "polygon: read as the box around it"
 
 _Class = Annotated[int, msgspec.Meta(ge=0, lt=MOST_CLASSES)]
@@ -25,15 +31,19 @@ _TO_JSON = bytes.maketrans(b" \t,[]\r", b",,xxxx")
 """Makes JSON of a plain label file, and no JSON of one that has commas or brackets itself."""
 
 
-def read_labels(path: str, columns: Columns, keypoints: int) -> None:
+Polygons = Counter[tuple[int, bool]]
+"""How many polygons have so many numbers, and may as well be boxes with keypoints, or not."""
+
+
+def read_labels(path: str, columns: Columns, keypoints: int, polygons: Polygons) -> None:
     """Add the boxes of one label file: centre, width and height, in fractions.
 
-    `keypoints` is how many numbers of a line are these.
+    `keypoints` is how many numbers of a line are these. What is read as a polygon is counted.
     """
     data = read_bytes(path)
     rows = _plain_rows(data)
     if rows is None:
-        return _read_carefully(data, Path(path), columns, keypoints)
+        return _read_carefully(data, Path(path), columns, keypoints, polygons)
     boxes = list(chain.from_iterable(rows))
     del boxes[::5]
     columns.add_boxes([row[0] for row in rows], boxes, range(1, len(rows) + 1))
@@ -54,7 +64,9 @@ def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | N
         return None
 
 
-def _read_carefully(data: bytes, path: Path, columns: Columns, keypoints: int) -> None:
+def _read_carefully(
+    data: bytes, path: Path, columns: Columns, keypoints: int, polygons: Polygons
+) -> None:
     """Add the boxes of one label file, line by line."""
     for line, row in enumerate(decode(data).splitlines(), 1):
         if not row.strip():
@@ -74,6 +86,42 @@ def _read_carefully(data: bytes, path: Path, columns: Columns, keypoints: int) -
         if len(values) > 5:
             what = "box with keypoints, which are left out" if keypoints else _POLYGON
             columns.counts[what] += 1
+            if len(polygons) < 2:  # else they are polygons
+                polygons[len(values), _may_be_pose(values)] += 1
+
+
+def require_polygons(polygons: Polygons, root: Path) -> None:
+    """Raise DataError where all of what was read as polygons may be boxes with keypoints.
+
+    So it is where all lines have the same count of columns, which is not that of four corners, and
+    `_may_be_pose` says so of each.
+    """
+    if len(polygons) != 1:
+        return
+    (count, may_be_pose), _ = polygons.popitem()
+    if may_be_pose and count != _CORNERS:
+        what = f"lines of {count + 1} columns may be polygons, or boxes with keypoints behind them"
+        hint = f"{_keypoints_hint(count)}; [0, 2] says that they are polygons"
+        raise DataError(what, where=root, hint=hint)
+
+
+def _may_be_pose(values: Sequence[float]) -> bool:
+    """Whether numbers begin with a box that the points behind it fill, or have marks of keypoints.
+
+    Those are 0, 1 or 2, the third number of each. Points fill a box where they lie within it, on
+    both sides of its centre, and reach over a part of both its sides.
+    """
+    x, y, width, height, *rest = values
+    if len(rest) % 3 == 0 and all(mark in (0, 1, 2) for mark in rest[2::3]):
+        return True
+    return _fill(rest[::2], x, width) and _fill(rest[1::2], y, height)
+
+
+def _fill(points: Sequence[float], centre: float, side: float) -> bool:
+    first, last = centre - side / 2, centre + side / 2
+    low, high = min(points), max(points)
+    inside = -_SLACK <= first <= low + _SLACK and high - _SLACK <= last <= 1 + _SLACK
+    return inside and low < centre < high and high - low >= _FILLED * side > 0
 
 
 def _box_of(values: list[float], keypoints: int, where: str) -> tuple[list[float], float | None]:

@@ -8,8 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from dhcli.config.text import read_as_written
 from dhcli.data.io.files import list_files, read_lines, read_text
 from dhcli.errors import DataError
 
@@ -18,6 +17,7 @@ _DARKNET = ".data"
 _USUAL = ("data.", "dataset.")
 SETTINGS = (".yaml", ".yml", _DARKNET)
 _BRACKETS = re.compile(r"[\[\]{}]")
+_MOST_KEYPOINTS = 10_000
 _LONGEST_YAML, _DEEPEST_YAML = 1 << 20, 100
 
 
@@ -80,15 +80,14 @@ def _read(path: Path) -> Mapping[str, Any]:
     if max(depths, default=0) > _DEEPEST_YAML:
         raise DataError("is not YAML: nested too deep", where=path)
     try:
-        found = yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise DataError(f"is not YAML: {problem}", where=path) from None
+        found = read_as_written(text)
+    except ValueError as error:
+        raise DataError(f"is not YAML: {error}", where=path) from None
     return found if isinstance(found, dict) else {}
 
 
 def keypoint_columns(root: Path, settings: Settings) -> int:
-    """How many columns of a label line are keypoints, by `kpt_shape`; 0 where there is none.
+    """How many columns of a label line are keypoints, by `kpt_shape`; 0 where it tells of none.
 
     Raises DataError.
     """
@@ -98,8 +97,8 @@ def keypoint_columns(root: Path, settings: Settings) -> int:
     try:
         keypoints, numbers = map(int, shape)
     except (TypeError, ValueError):
-        keypoints = numbers = 0
-    if keypoints < 1 or numbers not in (2, 3):
+        keypoints = numbers = -1
+    if not 0 <= keypoints < _MOST_KEYPOINTS or numbers not in (2, 3):
         hint = "it is [K, D]: K keypoints of D numbers each, where D is 2 or 3"
         raise DataError("`kpt_shape` cannot be used", where=root / settings.name, hint=hint)
     return keypoints * numbers

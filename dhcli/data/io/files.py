@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -188,6 +189,18 @@ def has_file(folder: Path, *suffixes: str) -> bool:
 def list_files(folder: Path, *suffixes: str) -> list[str]:
     """Names of the files in `folder` that end in one of `suffixes` (lower case), sorted."""
     return [name for name in _list(folder)[0] if name.lower().endswith(suffixes)]
+
+
+def filled_files(folder: Path, names: Iterable[str], most: int = 20) -> Iterator[str]:
+    """Those of the files `names` in `folder` that hold anything, `most` at most."""
+    return islice((name for name in names if _length(folder / name)), most)
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def list_folders(folder: Path) -> list[str]:
@@ -377,11 +390,12 @@ def fill_sizes(root: Path, files: Sequence[str], sizes: NDArray[np.int32]) -> ND
     return filled
 
 
-def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], int]:
-    """Image numbers that the list `path` names by stem, a line each, and how many are unknown."""
+def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], list[str]]:
+    """Image numbers that the list `path` names by stem, a line each, and the unknown stems."""
     stems = [stem_of(line.split()[0]) for line in read_lines(path)]
     known = [number_of[stem] for stem in stems if stem in number_of]
-    return np.array(list(dict.fromkeys(known)), np.int64), len(stems) - len(known)
+    unknown = [stem for stem in stems if stem not in number_of]
+    return np.array(list(dict.fromkeys(known)), np.int64), unknown
 
 
 def stem_of(name: str) -> str:

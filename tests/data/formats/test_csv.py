@@ -145,6 +145,7 @@ def test_columns_of_images_become_fields_of_cocos(lay, tmp_path):
         ("a.jpg,cat,1,2,3", "boxes.csv:3: expected 6 columns, found 5"),
         ("a.jpg,cat,1,2,3,wide", "boxes.csv:3: has a value that cannot be used: `wide`"),
         ("a.jpg,,1,2,3,4", "is no class name"),
+        ("a.jpg,cat,1,2,3,4,5", "boxes.csv:3: expected 6 columns, found 7"),
     ],
 )
 def test_a_bad_row_is_left_out_and_named(lay, unreadable, row, said):

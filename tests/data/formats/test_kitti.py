@@ -86,7 +86,7 @@ def test_lists_beside_above_or_in_image_sets(folder, place, given):
     table = read_dataset(root / given)
 
     assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [2, 0], "val": [1]}
-    assert table.notes == ("1 name unknown in the lists of splits: left out",)
+    assert table.notes == ("1 name unknown in the lists of splits: left out: 000009",)
     assert table.path(0).is_file()
 
 
@@ -128,7 +128,9 @@ def test_images_without_label_file_are_counted(folder, draw, tmp_path):
     root = folder([CAR])
     draw(tmp_path / "training/image_2/000009.png")
 
-    assert read_dataset(root).notes == ("1 image without label file: left out",)
+    assert read_dataset(root).notes == (
+        "1 image without label file: left out: training/image_2/000009.png",
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """MakeSense, keras-yolo3, Hugging Face, CrowdHuman, BDD100K, LabelMe's web tool, Ground Truth."""
 
 import json
+import re
 
 import pytest
 
@@ -287,17 +288,25 @@ def test_ground_truth(lay):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", f"{MAKESENSE}cat,4,5,x,20,a.jpg,40,30", "has a value .*`x`"),
+        ("a.csv", f"{MAKESENSE}cat,4,5", "expected 8 columns, found 3"),
+        ("a.txt", f"{KERAS}d.jpg 1,2,3,4", "expected an image and boxes"),
+        ("a.txt", f"{KERAS}d.jpg 1,2,3,--4,0", "has a value .*`--4`"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_left_out_and_named(lay, unreadable, name, text, said):
+    table = read_dataset(lay({name: text}, "a.jpg"))
+
+    (remark,) = unreadable(table)
+    assert re.match(f"{name}:4: {said}", remark)
+    assert len(table.boxes)
+
+
+@pytest.mark.parametrize(
     ("format", "name", "text", "said"),
     [
-        (
-            "makesense",
-            "a.csv",
-            f"{MAKESENSE}cat,4,5,x,20,a.jpg,40,30",
-            "a.csv:4: has a .*`x`",
-        ),
-        ("makesense", "a.csv", f"{MAKESENSE}cat,4,5", "a.csv:4: expected 8 columns, found 3"),
-        ("keras-yolo", "a.txt", f"{KERAS}d.jpg 1,2,3,4", "a.txt:4: expected an image and boxes"),
-        ("keras-yolo", "a.txt", f"{KERAS}d.jpg 1,2,3,--4,0", "a.txt:4: has a value .*`--4`"),
         (
             "imagefolder",
             "metadata.jsonl",

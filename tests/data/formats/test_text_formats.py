@@ -262,6 +262,8 @@ DAMAGED = {
     "visdrone": ("annotations/a.txt", "1,2,3,4,1,4,0,0\n1,2\n1,2,3,4,1,99,0,0\n", ["2", "3"]),
     "retinanet": ("a.csv", "a.jpg,1,2,3,4,cat\na.jpg,1,x,3,4,cat\nb.jpg,1\n", ["2", "3"]),
     "csv": ("a.csv", f"{CSV}a.jpg,cat,1,2,3,4\nb.jpg,cat,x,2,3,4\nb.jpg,1\n", ["3", "4"]),
+    "makesense": ("a.csv", "cat,1,2,3,4,a.jpg,40,30\ncat,1,x,3,4,b.jpg,40,30\ncat,1\n", ["2", "3"]),
+    "keras-yolo": ("a.txt", "a.jpg 1,2,3,4,0\nb.jpg 1,2,3,4,0 1,2,e,4,0\nb.jpg,\n", ["2", "3"]),
     "automl": ("a.csv", "a.jpg,cat,0,0,,,1,1,,\nb.jpg,cat,0,x,,,1,1,,\n", ["2"]),
     "openimages": ("a.csv", f"{IMAGE_IDS}a,cat,0,1,0,1\nb,cat,0,x,0,1\nb,cat\n", ["3", "4"]),
     "widerface": ("a_bbx_gt.txt", "a.jpg\n2\n1 2 3 4\n1 2 x 4\nb.jpg\n1\n1 2\n", ["4", "7"]),
@@ -311,3 +313,19 @@ def test_numbers_that_are_none_of_pixels_are_left_to_the_check(lay, text):
     table = read_dataset(lay({"labelTxt/a.txt": f"{text} 2 3 2 3 4 1 4 car 0\n"}), format="dota")
 
     assert (len(table.boxes), ANY_CLASS in table.labels) == (1, False)
+
+
+BACKGROUNDS_FIRST = {
+    "kitti": ("labels", "Car 0 0 -1.57 1 2 9 9 1.5 1.6 3.7 2 1.5 9 -1.4\n"),
+    "visdrone": ("annotations", "1,2,3,4,1,4,0,0\n"),
+}
+
+
+@pytest.mark.parametrize("format", BACKGROUNDS_FIRST)
+def test_files_without_boxes_may_come_first(lay, format):
+    folder, row = BACKGROUNDS_FIRST[format]
+    files = {f"{folder}/{number:03}.txt": "" for number in range(25)}
+
+    table = read_dataset(lay({**files, f"{folder}/900.txt": row}, "images/900.png"))
+
+    assert (table.format, len(table), len(table.boxes)) == (format, 26, 1)

@@ -628,8 +628,10 @@ def test_lines_that_json_alone_could_read_are_refused(put, unreadable, text):
     [
         ("names: [a, b\n", "is not YAML"),
         ("names: [a, a]\n", "two classes are called `a`"),
-        ("a: &a [x, x]\nnames: [*a]\n", "has something that is no name"),
-        ("names: {0: [x]}\n", "has something that is no name"),
+        ("a: &a [x, x]\nnames: [*a]\n", "is not YAML: line 2: aliases"),
+        ("a: &a [x, x]\npath: [*a]\nnames: [x]\n", "is not YAML: line 2: aliases"),
+        ("names: [[x, x]]\n", r"data\.yaml: class 0 is not text"),
+        ("names: {3: [x]}\n", r"data\.yaml: class 3 is not text"),
         ("names: {x: a}\n", "maps something that is no number"),
         ("names: {9999999999: a}\n", "out of range"),
     ],
@@ -667,3 +669,45 @@ def test_settings_that_would_take_for_ever_are_refused(tmp_path, text, said):
 
     with pytest.raises(DataError, match=said):
         read_dataset(path)
+
+
+MARKED = "0 0.25 0.3125 0.5 0.375"
+
+
+def points(count, marks=""):
+    """Keypoints outside the box of MARKED, as the joints of a hand may be."""
+    return "".join(f" {0.6 + k / 100:g} {0.7 + k / 200:g}{marks}" for k in range(count))
+
+
+FILLED = "0 0.5 0.5 0.4 0.4 0.35 0.35 0.65 0.65 0.4 0.6\n"
+
+
+@pytest.mark.parametrize(
+    "line", [FILLED, f"{MARKED}{points(2, ' 1')}\n", f"{MARKED}{points(4, ' 0')}\n"]
+)
+def test_polygons_that_may_be_keypoints_ask_which(put, line):
+    files = {"images/a.jpg": None, "labels/a.txt": line * 2, "classes.txt": "hand\n"}
+
+    with pytest.raises(DataError, match="may be polygons, or boxes with keypoints") as caught:
+        read_dataset(put(**files))
+
+    assert "kpt_shape" in caught.value.hint
+    told = {"data.yaml": "train: images\nnames: [hand]\nkpt_shape: [0, 2]\n"}
+    assert len(read_dataset(put(**told)).boxes) == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        FILLED + "0 0.1 0.2 0.5 0.2 0.5 0.8\n",
+        FILLED + "0 0.1 0.1 0.5 0.2 0.5 0.8 0.3 0.9 0.2 0.7\n",
+        "0 0.4 0.4 0.5 0.4 0.5 0.5 0.4 0.5\n",
+        "0 0.5 0.1 0.6 0.2 0.5 0.3 0.4 0.2 0.45 0.15\n",
+    ],
+)
+def test_polygons_stay_polygons(put, lines):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": lines}))
+
+    assert len(table.boxes) == lines.count("\n")
+    xs = [float(number) * 40 for number in lines.splitlines()[-1].split()[1::2]]
+    np.testing.assert_allclose(table.boxes[-1, ::2], [min(xs), max(xs)])
