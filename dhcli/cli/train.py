@@ -106,5 +106,9 @@ def _config_of(run: Path) -> Path:
     path = run / "config.yaml"
     if not path.is_file():
         hint = "name the folder of a run of `dh train` or `dh finetune`"
+        if (begun := run / "command.txt").is_file():
+            hint = (
+                f"the run ended before it trained: start it again, as {begun} says, with this --out"
+            )
         raise ConfigError("is not a run folder: it has no config.yaml", where=run, hint=hint)
     return path

@@ -11,6 +11,7 @@ from typing import Any
 from dhcli.atomic import atomic_folder, require_free
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import choose_read_out
+from dhcli.data.formats.naming import spelled
 from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError, suggest
 from dhcli.inference.locate_images import find_images, other_files
@@ -124,13 +125,11 @@ def predict(
     kept = Kept(request.top, labels, shown)
     written = folder if request.formats or request.draw else None
     placed = atomic_folder(folder, overwrite=request.overwrite) if written else nullcontext(folder)
+    names = tuple(map(spelled, runner.classes))
     twins = find_twins(images.names)
-    with (
-        placed as place,
-        _writing(
-            request, Place(place, runner.classes, runner.category_ids, twins), shown
-        ) as writers,
-    ):
+    with ExitStack() as stack:
+        where = Place(stack.enter_context(placed), names, runner.category_ids, twins)
+        writers = stack.enter_context(_writing(request, where, shown))
         summary = detect_images(
             runner,
             images,

@@ -32,7 +32,7 @@ from dhcli.training.data import TrainingData
 from dhcli.training.ema import Ema
 from dhcli.training.journal import Interval, Journal
 from dhcli.training.meters import LossMeter, Stopwatch
-from dhcli.training.optimizer import build_optimizer
+from dhcli.training.optimizer import build_optimizer, set_rate
 from dhcli.training.run_folder import BEST, CHECKPOINT, LAST, RunFolder
 from dhcli.training.schedule import base_rate, learning_rate, scheduled, total_iterations
 from dhcli.training.step import StepResult, Updater, seed_all
@@ -191,6 +191,8 @@ class Trainer:
         self.position = Position(**state["position"])
         self.meter.load_state_dict(state["meter"])
         self._reopen_epoch()
+        if self.iteration:  # so that a state saved before the next step is the one that was read
+            set_rate(optimizer, self._rate(self.iteration - 1))
 
     def save(self) -> None:
         """Write last.safetensors and the whole state, which takes the place of the one before.

@@ -246,7 +246,7 @@ def _bytes_to_write(trainer: Trainer) -> int:
     trained = _size(weight for weight in trainer.detector.parameters() if weight.requires_grad)
     moments = 1 if trainer.config.train.optimizer == "sgd" else 2
     state = model * (2 if trainer.ema else 1) + trained * moments
-    there = sum(file.stat().st_size for file in trainer.run.path.iterdir() if file.is_file())
+    there = sum(file.stat().st_size for file in trainer.run.place(".").iterdir() if file.is_file())
     return max(2 * model + 2 * state - there, state)
 
 

@@ -179,6 +179,18 @@ def test_bad_command_lines_are_one_error(options: tuple[str, ...], code: int, sa
     assert not result.stdout
 
 
+def test_run_that_ended_before_it_trained_is_started_again(train: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("train.log", "command.txt"):
+        (tmp_path / "run" / name).touch()
+
+    refused = invoke("train", "--resume", tmp_path / "run")
+
+    assert refused.exit_code == 2
+    assert "start it again" in refused.stderr
+    assert train(settings=("train.schedule.length=1",)).exit_code == 0
+
+
 def test_taken_folder_is_refused(train: Invoke, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/precious").touch()

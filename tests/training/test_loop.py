@@ -679,3 +679,17 @@ def test_what_a_long_training_on_a_cpu_costs_is_said_at_once(
     [warning] = trainer.journal.display.warnings
     assert warning.startswith("on this CPU the training takes about 11 hours")
     assert ("--preset small" in warning) == (name == "custom")
+
+
+def test_state_that_was_read_is_saved_the_same(
+    make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    _stop_at(recorder, 2, 3)
+    stopped = make_trainer(make_config())
+    stopped.train()
+    resumed = make_trainer(make_config())
+
+    resumed.restore(load_checkpoint(stopped.run.path / "checkpoint.pt"))
+
+    groups = [t.state()["optimizer"]["param_groups"] for t in (stopped, resumed)]
+    assert groups[0] == groups[1]

@@ -45,6 +45,7 @@ from dhcli.data.formats import (
 from dhcli.data.formats.archives import archives_in, refuse_archive
 from dhcli.data.formats.coco_results import place_on, read_results, results_of
 from dhcli.data.formats.detections import are_label_files, read_label_files
+from dhcli.data.formats.naming import spell_names
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
@@ -266,7 +267,9 @@ def write_dataset(
     of what is there. Raises DhError if it is there already or cannot be written.
     """
     kind = FORMATS[require_format(format)]
+    table, spelled = spell_names(table, kind.holds, kind.title)
     table, lost = writable(table, kind.holds)
+    lost = spelled + lost
     with atomic_folder(destination, overwrite=overwrite) as folder:
         placing = Placing(table, folder, images, follow)
         kind.write(table, placing)

@@ -57,7 +57,9 @@ from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
 from dhcli.words import counted, named
 
-HOLDS = Holds("from 0, x y width height", columns=frozenset((SOURCE,)), own_columns=True)
+HOLDS = Holds(
+    "from 0, x y width height", columns=frozenset((SOURCE,)), own_columns=True, split_names="file"
+)
 
 _PREFIX = "instances_"
 _NO_INSTANCES = ("person_keypoints", "captions", "stuff", "panoptic", "image_info")

@@ -48,7 +48,7 @@ from dhcli.data.io.text_rows import number_of
 from dhcli.data.io.xml_text import XmlReader, escape_xml
 from dhcli.data.table import ANY_CLASS, DetectionTable
 
-HOLDS = Holds("from 0, maximum excluded", splits=False)
+HOLDS = Holds("from 0, maximum excluded", splits=False, split_names="any")
 
 _ROOT_TAG = re.compile(r"<annotations[\s>]")
 _SHAPES = frozenset(

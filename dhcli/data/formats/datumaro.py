@@ -37,7 +37,7 @@ from dhcli.data.io.json_text import ODD, JsonText, begins_as
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import ANY_CLASS, DetectionTable
 
-HOLDS = Holds("from 0: x y width height", columns=frozenset(("track",)))
+HOLDS = Holds("from 0: x y width height", columns=frozenset(("track",)), split_names="file")
 
 _OUTLINES = ("polygon", "polyline")
 _ATTRIBUTES = {"crowd": "is_crowd"}

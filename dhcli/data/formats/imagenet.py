@@ -31,7 +31,7 @@ from dhcli.data.io.files import (
 )
 from dhcli.data.table import DetectionTable
 
-HOLDS = replace(voc.HOLDS, splits=False)
+HOLDS = replace(voc.HOLDS, splits=False, split_names="usual")
 
 _XML_FOLDERS = ("Annotations", "Annotation")
 _IMAGE_FOLDERS = ("Data", *IMAGE_FOLDERS)

@@ -38,7 +38,6 @@ from dhcli.data.io.files import (
 from dhcli.data.io.text_rows import line_of, numbers_of, read_words
 from dhcli.data.table import Column, DetectionTable, Flag
 from dhcli.errors import DataError
-from dhcli.words import counted
 
 KITTI_CLASSES = (
     *("Car", "Pedestrian", "Cyclist"),
@@ -72,6 +71,7 @@ HOLDS = Holds(
     columns=frozenset(_COLUMNS),
     regions="written as DontCare",
     classless=True,
+    blank="_",
 )
 
 
@@ -177,9 +177,6 @@ def _read_lists(
 def write_kitti(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as `training/image_2`, `training/label_2` and a list for each split."""
     placing.place(f"training/{_IMAGES}")
-    spaced = [name for name in table.classes if name != _type_of(name)]
-    if spaced:
-        placing.lost.append(f"spaces in {counted(len(spaced), 'name')} of classes: written as `_`")
     for image, name in enumerate(writing(placing.names)):
         lines = kitti_lines(table, image)
         placing.write(f"training/{_LABELS}/{stem_of(name)}.txt", "".join(f"{x}\n" for x in lines))

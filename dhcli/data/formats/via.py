@@ -32,7 +32,7 @@ from dhcli.data.io.text_rows import first_row, header_of, number_of, read_rows
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 
-HOLDS = Holds("from 0: x y width height", sizes=False)
+HOLDS = Holds("from 0: x y width height", sizes=False, split_names="file")
 
 _PROJECT = "_via_img_metadata"
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")

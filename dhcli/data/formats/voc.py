@@ -57,6 +57,7 @@ HOLDS = Holds(
     "from 1, maximum included; files from 0 are recognised",
     columns=frozenset(("pose",)),
     classes=False,
+    split_names="file",
 )
 
 VOC_CLASSES = (

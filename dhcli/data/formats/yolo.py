@@ -85,6 +85,7 @@ HOLDS = Holds(
     regions=LEFT_OUT,
     sizes=False,
     fractions=True,
+    split_names="any",
 )
 
 _SLACK = 0.01

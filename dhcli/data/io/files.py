@@ -328,6 +328,11 @@ def split_name(text: str) -> str | None:
     return _SPLITS[found[1]] if found else None
 
 
+def is_split_name(name: str) -> bool:
+    """Whether a folder of this name is taken for one of a split."""
+    return _SPLIT_FOLDER.fullmatch(name.lower()) is not None
+
+
 def split_folders(root: Path) -> list[tuple[str, str]]:
     """(split, folder name) of the folders in `root` that are called as splits are."""
     named = ((_SPLIT_FOLDER.fullmatch(name.lower()), name) for name in list_folders(root))

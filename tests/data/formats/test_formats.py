@@ -147,9 +147,9 @@ def test_kitti_turns_regions_into_dont_care_and_says_so(sample, tmp_path):
     assert regions.tolist() == [False, False, False, True, True]
     assert table.has(Flag.IGNORE).tolist() == regions.tolist()
     assert lost == (
+        "1 class written otherwise: `hot dog` as `hot_dog`",
         "1 region to ignore (crowd, ignored, of no class): written as DontCare",
         "1 mark `difficult`: not kept",
-        "spaces in 1 name of classes: written as `_`",
     )
 
 

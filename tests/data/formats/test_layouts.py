@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dhcli.data.formats import FORMATS, read_dataset, write_dataset
+from dhcli.data.formats import FORMATS, imagenet, read_dataset, write_dataset
 from dhcli.data.formats.boxes import from_centre, from_decimals, from_xywh, to_xywh
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerImage, FilePerSplit, Part
+from dhcli.data.formats.placing import Placing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -169,7 +170,8 @@ def test_imagenets_folder_of_a_class_called_as_a_split_is_none(
     sample: DetectionTable, tmp_path: Path, other: str, splits: list[str]
 ) -> None:
     own = {"train": np.array([0, 1]), other: np.array([2])}
-    write_dataset(replace(sample, splits=own), tmp_path / "out", "imagenet")
+    table = replace(sample, splits=own)
+    imagenet.write_imagenet(table, Placing(table, tmp_path / "out", "copy"))
 
     table = read_dataset(tmp_path / "out")
 
