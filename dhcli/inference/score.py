@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_write
 from dhcli.config.heads import ReadOut, choose_read_out
-from dhcli.data.formats import describe, read_dataset, read_detections, results_of
+from dhcli.data.formats import (
+    describe,
+    read_dataset,
+    read_detections,
+    results_of,
+    unread_rows,
+)
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 from dhcli.metrics.coco import Engine, coco_ap
@@ -116,6 +122,8 @@ def evaluate_results(detections: Path, data: Path, measures: Measures, *, say: S
     truth = table.take_images(images)
     every = read_detections(detections, table)
     introduce(table, truth, split, every.classes, say)
+    for line in unread_rows(every):
+        say(f"warning: of the detections, {line}")
     found = every.take_images(images)
     _check_overlap(every.image_of_box, table, images, split, detections, say)
     return score(truth, found, split, measures)

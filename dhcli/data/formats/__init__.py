@@ -62,6 +62,7 @@ __all__ = [
     "read_results",
     "require_format",
     "results_of",
+    "unread_rows",
     "write_dataset",
 ]
 
@@ -235,10 +236,15 @@ def describe(table: DetectionTable) -> str:
         marks[str(flag.name).lower()] = int(np.sum(table.has(flag) & has_class))
     marked = ", ".join(f"{count:,} {name}" for name, count in marks.items() if count)
     whole = ", ".join(parts) + (f"; boxes: {marked}" if marked else "")
-    unreadable = sum(remark.code == UNREADABLE for remark in table.remarks)
-    what = "row that cannot be read: left out (`dh check` lists them)"
-    rows = [counted(unreadable, what)] if unreadable else []
+    rows = [f"{line} (`dh check` lists all)" for line in unread_rows(table)]
     return "\n".join([whole, *(f"  {note}" for note in (*table.notes, *rows))])
+
+
+def unread_rows(table: DetectionTable) -> list[str]:
+    """A line on the rows that could not be read, with the first; none where all could."""
+    rows = [remark for remark in table.remarks if remark.code == UNREADABLE]
+    what = "row that cannot be read, left out"
+    return [f"{counted(len(rows), what)}: {rows[0].where}: {rows[0].what}"] if rows else []
 
 
 def _counted_classes(table: DetectionTable) -> str:

@@ -21,7 +21,7 @@ from dhcli.data.formats.columns import Columns, class_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
 from dhcli.data.io.files import IMAGE_SUFFIXES
-from dhcli.data.io.text_rows import as_row, first_row, read_rows
+from dhcli.data.io.text_rows import as_row, mostly, read_rows
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted
@@ -52,10 +52,12 @@ _COLUMNS = 10
 
 
 def _is_ours(path: Path) -> bool:
-    if path.suffix.lower() != ".csv":
-        return False
+    return path.suffix.lower() == ".csv" and mostly(_is_row, path)
+
+
+def _is_row(row: list[str]) -> bool:
     try:
-        _, image, _, corners = _parse(first_row(path))
+        _, image, _, corners = _parse(row)
         hull(corners or [(0, 0)])
     except ValueError:
         return False

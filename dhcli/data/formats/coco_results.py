@@ -103,6 +103,7 @@ def place_on(found: DetectionTable, truth: DetectionTable, path: Path) -> Detect
         scores=np.zeros(0) if found.scores is None else found.scores[order],
         image_ids=truth.image_ids,
         format=found.format,
+        remarks=found.remarks,
     )
 
 

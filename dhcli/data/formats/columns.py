@@ -186,7 +186,11 @@ class Columns:
         where = (error.where or "").removeprefix(f"{self._root}/")
         self.remarks.append(Remark(UNREADABLE, where, error.what))
         if image is not None:
-            self._doubted.add(image)
+            self.doubt([image])
+
+    def doubt(self, images: Iterable[int]) -> None:
+        """Leave out those of `images` that get no box: what is told of them cannot be read."""
+        self._doubted.update(images)
 
     def refuse_file(self, error: DataError, boxes: int) -> None:
         """Leave out an annotation file that cannot be read, with its image, and remark on it.

@@ -48,7 +48,11 @@ def read_label_files(path: Path, truth: DetectionTable) -> DetectionTable:
         except DataError as error:
             raise _at_home(error, path, folder, labels) from None
     files = [truth.files[int(stem_of(file))] for file in found.files]
-    return replace(found, files=Strings.pack(files))
+    remarks = [
+        remark._replace(where=_home(remark.where, labels) or remark.where)
+        for remark in found.remarks
+    ]
+    return replace(found, files=Strings.pack(files), remarks=tuple(remarks))
 
 
 def _put_names(folder: Path, path: Path, truth: DetectionTable) -> None:
@@ -63,11 +67,16 @@ def _put_names(folder: Path, path: Path, truth: DetectionTable) -> None:
 
 def _at_home(error: DataError, path: Path, folder: Path, labels: Mapping[int, str]) -> DataError:
     """The error, at the file that was linked into `folder`."""
-    file, colon, line = (error.where or "").rpartition(":")
-    stem = stem_of(file if colon else error.where or "")
+    known = _home(error.where or "", labels)
+    return DataError(error.what, where=path / known if known else path, hint=error.hint)
+
+
+def _home(where: str, labels: Mapping[int, str]) -> str | None:
+    """The label file, with the line, that is linked as `where`; None where it is another file."""
+    file, colon, line = where.rpartition(":")
+    stem = stem_of(file if colon else where)
     known = labels.get(int(stem)) if stem.isdecimal() else None
-    where = f"{path / known}{colon}{line if colon else ''}" if known else path
-    return DataError(error.what, where=where, hint=error.hint)
+    return f"{known}{colon}{line if colon else ''}" if known else None
 
 
 def _labels_below(path: Path) -> list[str]:

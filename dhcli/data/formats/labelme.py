@@ -141,6 +141,8 @@ class _Reader:
         annotation = join_path(folder, name)
         document = JsonText(self.root / annotation)
         if '"shapes"' not in document.text:
+            if images.find(name[: -len(".json")]):
+                document.read_object({})  # raises where it is cut short, or no JSON at all
             self.columns.left_out["file without `shapes`, not of LabelMe: left out"].append(name)
             return None
         refuse = partial(self.columns.refuse, image=len(self.columns.files))

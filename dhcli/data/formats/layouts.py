@@ -19,6 +19,7 @@ from dhcli.data.formats.placing import Holds, Placing
 from dhcli.data.io.files import (
     IMAGE_SUFFIXES,
     FilesByStem,
+    filled_files,
     find_folders,
     has_file,
     join_path,
@@ -91,12 +92,26 @@ class FilePerSplit:
         return self.prefer(next((files for files in found if files), []))
 
     def _beside(self, root: Path, files: Sequence[Path], title: str) -> Iterator[str]:
-        """Notes on the files beside `files` that are left out."""
+        """Notes on the files beside `files` that are left out.
+
+        Of kinds that hold lists too, those alone that are called as a split that `files` lack.
+        """
         suffix = files[0].suffix.lower()
-        if suffix not in _NAMED:
-            return
-        theirs: list[str] = []
+        if suffix in _NAMED:
+            ours, theirs = self._all_beside(root, files, suffix)
+        else:
+            ours, theirs = list[str](), _lost_splits(root, files, suffix)
+        if ours:
+            yield named(ours, f"file of {title} beside those of the splits: left out")
+        if theirs:
+            yield named(theirs, f"file not of {title}: left out")
+
+    def _all_beside(
+        self, root: Path, files: Sequence[Path], suffix: str
+    ) -> tuple[list[str], list[str]]:
+        """The files beside `files` that end in `suffix`: those of this layout, and the others."""
         ours: list[str] = []
+        theirs: list[str] = []
         folders = dict.fromkeys((*(file.parent for file in files), root))
         if any(file.parent.name in dict(split_folders(root)).values() for file in files):
             folders |= dict.fromkeys(map(root.joinpath, list_folders(root)))
@@ -106,10 +121,7 @@ class FilePerSplit:
                 if path not in files:
                     is_ours = len(names) <= _MOST and self.is_ours(path)
                     (ours if is_ours else theirs).append(path.relative_to(root).as_posix())
-        if ours:
-            yield named(ours, f"file of {title} beside those of the splits: left out")
-        if theirs:
-            yield named(theirs, f"file not of {title}: left out")
+        return ours, theirs
 
     def read(self, path: Path, read: Read, title: str) -> DetectionTable:
         """The dataset at `path`, by a function of the root and one annotation file.
@@ -283,6 +295,25 @@ def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
     return numbered
 
 
+def _lost_splits(root: Path, files: Sequence[Path], suffix: str) -> list[str]:
+    """The files beside `files` that are called as splits, by name or folder, that these lack."""
+    known = {_split_of(root, file) for file in files}
+    folders = dict.fromkeys((root, *(root / name for _, name in split_folders(root))))
+    folders |= dict.fromkeys(file.parent for file in files)
+    named = ((folder, filled_files(folder, list_files(folder, suffix))) for folder in folders)
+    beside = (folder / name for folder, names in named for name in names)
+    return [
+        path.relative_to(root).as_posix()
+        for path in beside
+        if path not in files and _split_of(root, path) not in {None, *known}
+    ]
+
+
+def _split_of(root: Path, file: Path) -> str | None:
+    """The split that an annotation file tells of, by its name or its folder's."""
+    return split_name(file.stem) or _split_of_folders(file.relative_to(root).parent)
+
+
 def root_of(path: Path, folders: Sequence[str] = ("annotations",)) -> Path:
     """The folder of the dataset that an annotation file alone, maybe in `folders`, stands for."""
     parts = tuple(part.lower() for part in path.parent.parts)
@@ -303,8 +334,7 @@ def _split_names(root: Path, files: Sequence[Path], prefix: str | None) -> list[
 
     Of several files, what follows a `prefix` is the name of a split, whatever it says.
     """
-    folders = [_split_of_folders(file.relative_to(root).parent) for file in files]
-    names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
+    names = [_split_of(root, file) for file in files]
     if prefix is not None and len(files) > 1:
         own = (f.stem.removeprefix(prefix) if f.stem.startswith(prefix) else "" for f in files)
         others = (name if name != _NO_SPLIT else "" for name in own)

@@ -16,7 +16,7 @@ from dhcli.data.formats.columns import Columns, class_of, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of, writing
 from dhcli.data.io.files import IMAGE_SUFFIXES
-from dhcli.data.io.text_rows import are_numbers, as_row, first_row, number_of, read_rows
+from dhcli.data.io.text_rows import are_numbers, as_row, mostly, number_of, read_rows
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 
@@ -33,7 +33,10 @@ _COLUMNS = 8
 
 
 def _is_ours(path: Path) -> bool:
-    row = first_row(path) if path.suffix.lower() == ".csv" else []
+    return path.suffix.lower() == ".csv" and mostly(_is_row, path)
+
+
+def _is_row(row: list[str]) -> bool:
     if len(row) != _COLUMNS or not row[5].lower().endswith(tuple(IMAGE_SUFFIXES)):
         return False
     return bool(row[0]) and are_numbers(row[1:5]) and are_numbers(row[6:])

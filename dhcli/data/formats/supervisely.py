@@ -51,6 +51,7 @@ _META = "meta.json"
 _OUTLINES = ("rectangle", "polygon", "line", "polyline")
 _SPLIT_TAGS = ("train", "val", "test")
 _PNG_HEAD = 24
+_LOOK_AT = 20
 _SHORTEST_BITMAP = 4096
 
 
@@ -62,12 +63,15 @@ def _parts(root: Path) -> list[Part]:
     """The datasets in `root`, itself among them: the folders that have `ann`."""
     splits = {folder: split for split, folder in split_folders(root)}
     found = []
+    is_ours = False
     for folder in (".", *list_folders(root)):
-        names = list_files(root / folder / "ann", ".json")
-        if names and _is_annotation(root / folder / "ann" / names[0]):
+        place = root / folder / "ann"
+        names = list_files(place, ".json")
+        if names:
+            is_ours = is_ours or any(_is_annotation(place / name) for name in names[:_LOOK_AT])
             places = join_path(folder, "ann"), join_path(folder, "img")
             found.append(Part(splits.get(folder, ""), *places))
-    return found
+    return found if is_ours else []
 
 
 def _around(path: Path) -> tuple[Path, list[Part]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +42,19 @@ _FACE = "face"
 _NAME_END = "bbx_gt.txt"
 _COLUMNS = 10
 _INVALID, _OCCLUSION = 7, 8
+_LOOK_AT = 20
 
 
 def _is_wider(path: Path) -> bool:
     if path.suffix.lower() != ".txt":
         return False
-    lines = [line.split() for line in read_head(path, 4096).splitlines()[:3]]
-    if len(lines) < 2 or len(lines[1]) != 1 or not lines[1][0].isdecimal():
-        return False
-    return path.name.lower().endswith(_NAME_END) or (len(lines) > 2 and len(lines[2]) == _COLUMNS)
+    lines = read_head(path, 4096).splitlines()[:_LOOK_AT]
+    heads = [_is_name(name) and told.isdecimal() for name, told in pairwise(lines)]
+    if path.name.lower().endswith(_NAME_END):
+        return any(heads)
+    return any(
+        head and len(line.split()) == _COLUMNS for head, line in zip(heads, lines[2:], strict=False)
+    )
 
 
 def read_widerface(root: Path, path: Path) -> DetectionTable:

@@ -12,13 +12,24 @@ from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.progress import FileProgress
 from dhcli.errors import DataError
 
+_LOOK_AT = 20
+
 
 def lines_speak_of(path: Path, suffixes: tuple[str, ...], *names: str) -> bool:
     """Whether `path` ends in one of `suffixes`, and has objects that soon speak of all `names`."""
     if not path.name.lower().endswith(suffixes):
         return False
     head = read_head(path, 1 << 20)
-    return head.lstrip().startswith("{") and all(f'"{name}"' in head for name in names)
+    if not all(f'"{name}"' in head for name in names):
+        return False
+    return head.lstrip().startswith("{") or any(map(_is_object, head.split("\n")[:_LOOK_AT]))
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def read_json_lines(

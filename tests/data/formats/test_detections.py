@@ -90,3 +90,16 @@ def test_a_written_dataset_is_read_back_with_its_scores(tmp_path, truth):
 
     assert again.scores.tolist() == [0.5]
     np.testing.assert_allclose(again.boxes, [BOX], atol=1e-4)
+
+
+def test_rows_that_cannot_be_read_are_named_where_they_lie(tmp_path, truth, unreadable):
+    labels = predict(tmp_path / "out", "yolo", "train/b.jpg", "val/a.jpg")
+    with (labels / "val/a.txt").open("a") as file:
+        file.write("1 .5 .5\n")
+
+    found = read_detections(labels, truth)
+
+    assert unreadable(found) == [
+        "val/a.txt:2: expected 5 columns, 6 with a score, or a polygon; found 3"
+    ]
+    assert len(found.boxes) == 2

@@ -16,7 +16,7 @@ from dhcli.data.formats import FORMATS, describe, held, read_dataset, write_data
 from dhcli.data.formats.placing import LEFT_OUT
 from dhcli.data.io import progress
 from dhcli.data.io.progress import watched_by
-from dhcli.data.table import ANY_CLASS, Flag, make_table
+from dhcli.data.table import ANY_CLASS, UNREADABLE, Flag, Remark, make_table
 from dhcli.errors import ConfigError, DataError, DhError
 
 REGIONS = int(Flag.CROWD | Flag.IGNORE)
@@ -440,6 +440,21 @@ def test_describe_tells_all_that_is_held(sample):
         "COCO, 3 images, 5 boxes, 2 classes (cat 2, hot dog 2), splits train 2, val 1; "
         "boxes: 1 of no class, 1 crowd, 1 difficult, 1 truncated, 1 occluded\n  one thing"
     )
+
+
+def test_describe_names_the_first_row_that_cannot_be_read(sample):
+    remarks = (
+        Remark("image-unannotated", "a.jpg", "is listed"),
+        Remark(UNREADABLE, "a.csv:2", "expected 6 columns, found 2"),
+        Remark(UNREADABLE, "a.csv:9", "expected 6 columns, found 3"),
+    )
+
+    lines = describe(replace(sample, remarks=remarks)).splitlines()
+
+    assert lines[1:] == [
+        "  2 rows that cannot be read, left out: a.csv:2: expected 6 columns, found 2 "
+        "(`dh check` lists all)"
+    ]
 
 
 REAL = {

@@ -1,5 +1,8 @@
 """DOTA, MOT, WIDER FACE and ImageNet as their makers published them; darknet's YOLO."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
@@ -283,6 +286,73 @@ def test_bad_rows_are_left_out_and_all_named(lay, unreadable, tmp_path, format):
     assert len(table.boxes) == len(table) == 1  # an image without a row that is read is left out
     write_dataset(table, tmp_path / "out", format)
     assert not read_dataset(tmp_path / "out", format=format).remarks
+
+
+FIRST = {
+    "mot": ("train/pictures/gt/gt.txt", "1,1,x"),
+    "retinanet": ("train_annotations.csv", "<<<<<<< HEAD"),
+    "csv": ("train_labels.csv", "pictures/a.jpg,40"),
+    "makesense": ("labels_train.csv", "cat,1,2,3"),
+    "keras-yolo": ("train/_annotations.txt", "a.jpg 1,2"),
+    "automl": ("automl.csv", '"TRAIN,images/a.jpg,cat'),
+    "openimages": ("train-annotations-bbox.csv", '"a,xclick,cat'),
+    "widerface": ("wider_face_split/wider_face_train_bbx_gt.txt", "x.jpg\nmany"),
+    "crowdhuman": ("annotation_train.odgt", '{"ID": "a", "gtboxes": ['),
+    "ground-truth": ("train.manifest", "}"),
+    "imagefolder": ("train/metadata.jsonl", '{"file_name": "a.jpg", '),
+    "supervisely": ("train/ann/a.jpg.json", '{"objects": ['),
+    "labelme": ("train/a.json", ""),
+}
+"""Files that tell of the split `train`, and what becomes of their first line."""
+
+
+@pytest.mark.parametrize("format", FIRST)
+def test_a_bad_first_row_does_not_lose_its_file(sample, tmp_path, unreadable, format):
+    name, bad = FIRST[format]
+    whole = replace(sample, splits={"train": np.array([0, 2]), "val": np.array([1])})
+    write_dataset(whole, tmp_path / "out", format)
+    file = tmp_path / "out" / name
+    is_whole_file = file.suffix == ".json"
+    lines = file.read_text().splitlines(keepends=True)
+    at = int(format in ("csv", "openimages"))  # below the header
+    after = [] if is_whole_file else lines[at:]
+    file.write_text("".join([*lines[:at], bad, *([] if is_whole_file else ["\n"]), *after]))
+
+    table = read_dataset(tmp_path / "out")
+
+    assert table.format == format
+    line = at + 1 + (format == "widerface")
+    assert [told.partition(": ")[0] for told in unreadable(table)] == [f"{name}:{line}"]
+    lost = 3 if is_whole_file else 0
+    sound = read_dataset(write(whole, tmp_path / "sound", format))
+    assert len(table.boxes) == len(sound.boxes) - lost
+    assert len(table) == len(sound) - is_whole_file
+
+
+def write(table, folder, format):
+    write_dataset(table, folder, format)
+    return folder
+
+
+def test_a_file_of_a_split_that_is_none_is_named(sample, tmp_path):
+    write_dataset(sample, tmp_path / "out", "retinanet")
+    (tmp_path / "out/train_annotations.csv").write_bytes(b"\xff\xfe\x00<html>\n")
+
+    table = read_dataset(tmp_path / "out")
+
+    assert list(table.splits) == ["val"]
+    assert table.notes == ("1 file not of keras-retinanet CSV: left out: train_annotations.csv",)
+
+
+def test_frames_of_a_sequence_without_a_sound_row_are_no_background(sample, tmp_path):
+    write_dataset(sample, tmp_path / "out", "mot")
+    (tmp_path / "out/train/pictures/gt/gt.txt").write_text("\0\0\0\n")
+
+    table = read_dataset(tmp_path / "out")
+
+    assert list(table.files) == ["val/pictures/img1/000001.jpg"]
+    assert "2 images of which no row can be read, left out" in table.notes[0]
+    assert [remark.where for remark in table.remarks] == ["train/pictures/gt/gt.txt:1"]
 
 
 WIDER_COUNTS = {
