@@ -82,7 +82,7 @@ def _of_settings(root: Path, settings: Settings) -> Iterator[_Source]:
         source = _of_file(root, file)
     elif isinstance(told, dict | list):
         pairs = told if isinstance(told, dict) else dict(enumerate(told))
-        source = _Source(settings.name, _names_of_map(pairs, root / settings.name))
+        source = _Source(settings.name, names_of_map(pairs, root / settings.name))
     else:
         return
     if source.names:
@@ -117,7 +117,8 @@ def _numbered(lines: Iterable[str]) -> Names:
     return {n: name for n, line in enumerate(lines) if (name := line.strip())}
 
 
-def _names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
+def names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
+    """The names that YAML maps numbers to, by these. Raises DataError for another map."""
     for number, name in names.items():
         if not isinstance(name, str):
             raise DataError(f"class {number} is not text", where=where)
