@@ -15,6 +15,7 @@ from dhcli.cli.options import (
     Device,
     JsonFlag,
     Overrides,
+    Overwrite,
     RunFolder,
     TensorBoard,
     ValFolder,
@@ -49,6 +50,7 @@ def finetune(
     config: ConfigFile = None,
     overrides: Overrides = None,
     out: RunFolder = None,
+    overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -76,7 +78,8 @@ def finetune(
     inherited = inherited_settings(source.config)
     own = [*alias_settings(alias or ()), *option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=own, weights=inherited)
-    session = make_session("finetune", out, device, tensorboard)
+    inputs = (data, val, weights, config)
+    session = make_session("finetune", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
     conclude(run(resolved.config, session, source, weights), as_json=as_json)
 
 

@@ -14,6 +14,7 @@ from dhcli.cli.options import (
     Device,
     JsonFlag,
     Overrides,
+    Overwrite,
     RunFolder,
     TensorBoard,
     ValFolder,
@@ -56,6 +57,7 @@ def train(
     weights: StartWeights = None,
     resume: ResumeRun = None,
     out: RunFolder = None,
+    overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -71,14 +73,15 @@ def train(
     """
     if resume is not None:
         begun = {"--preset": preset, "--config": config, "--weights": weights, "--out": out}
-        _refuse_beside_resume(begun)
+        _refuse_beside_resume({**begun, "--overwrite": overwrite or None})
         config = _config_of(resume)
     settings = [*option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=settings)
     from dhcli.training import resume as resuming
     from dhcli.training import run as starting
 
-    session = make_session("train", out, device, tensorboard)
+    inputs = (data, val, weights, config)
+    session = make_session("train", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
     if resume is not None:
         outcome = resuming.resume(resume, resolved.config, session)
     elif weights is not None:

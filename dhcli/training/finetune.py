@@ -25,7 +25,7 @@ def finetune(config: Config, session: Session, source: ModelFile, weights: Path)
     Everything but the predictors is copied; of those, the rows of classes known by name or by
     `finetune.aliases`. Raises DhError where data or weights cannot be used.
     """
-    session.team.from_first(lambda: require_new_run(session.out))
+    session.team.from_first(lambda: require_new_run(session.out, overwrite=session.overwrite))
     config = with_absolute_paths(config)
     data = load_data(config.data, config.train.seed, session.journal, source.classes)
     config = with_learned_order(config, data, source)

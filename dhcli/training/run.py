@@ -52,6 +52,7 @@ class Session:
     environment  versions and hardware that a result may depend on, for env.json
     out          the run folder, None to choose one
     tensorboard  write for TensorBoard too
+    overwrite    replace what is in `out`, whole
     team         the processes that train; `journal` is of the same team
     """
 
@@ -62,6 +63,7 @@ class Session:
     journal: Journal
     out: Path | None = None
     tensorboard: bool = False
+    overwrite: bool = False
     team: Team = field(default_factory=Team.alone)
 
 
@@ -75,7 +77,7 @@ def train(
 
     Raises DhError before the first iteration where data, weights or the run folder cannot be used.
     """
-    session.team.from_first(lambda: require_new_run(session.out))
+    session.team.from_first(lambda: require_new_run(session.out, overwrite=session.overwrite))
     config = with_absolute_paths(config)
     known = source.classes if source else None
     data = load_data(config.data, config.train.seed, session.journal, known)
@@ -101,7 +103,7 @@ def start_run(
 
 
 def _new_run(config: Config, session: Session) -> RunFolder:
-    run = make_run(session.command, config.name, session.out)
+    run = make_run(session.command, config.name, session.out, overwrite=session.overwrite)
     run.write_text(COMMAND, session.line + "\n")
     machine = {**session.environment, "device": str(session.device)}
     run.write_text(MACHINE, json.dumps(machine, indent=2) + "\n")

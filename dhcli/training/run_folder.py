@@ -124,12 +124,16 @@ class RunFolder:
             raise write_error(path, error) from error
 
 
-def make_run(command: str, name: str, out: Path | None) -> RunFolder:
+def make_run(command: str, name: str, out: Path | None, *, overwrite: bool = False) -> RunFolder:
     """A new folder: `out`, else `runs/<command>/<name>`, with `-2`, `-3` … where it is taken.
+
+    With `overwrite`, what is in `out` is gone then, whole.
 
     A run that ended before its first checkpoint is begun anew. Raises DhError if `out` holds other
     files already, another process is at it, or nothing can be written there.
     """
+    if out is not None and overwrite and out.is_dir():
+        _empty(out)
     run = RunFolder(_claim(Path("runs", command, name)) if out is None else _take(out))
     run.claim()
     try:
@@ -155,14 +159,16 @@ def _claim(path: Path) -> Path:
             return candidate
 
 
-def require_new_run(out: Path | None) -> None:
+def require_new_run(out: Path | None, *, overwrite: bool = False) -> None:
     """Raise DhError where no new run can be put into `out`, before the data is read."""
     if out is None:
         return
     require_folder(out)
+    if overwrite:
+        return
     if out.is_dir() and any(out.iterdir()) and not _is_barely_begun(out):
-        there = f"resume that run: `{resume_command(out)}`"
-        hint = f"name another folder, or {there if _is_run(out) else 'remove this one'}"
+        there = f", or resume that run: `{resume_command(out)}`" if _is_run(out) else ""
+        hint = f"name another folder{there}; `--overwrite` replaces what is there, whole"
         raise DhError("is there already and not empty", where=out, hint=hint)
 
 
@@ -181,6 +187,23 @@ def _is_barely_begun(path: Path) -> bool:
 def resume_command(run: Path) -> str:
     """The command that resumes the run in the folder `run`."""
     return f"dh train --resume {shlex.quote(str(run))}"
+
+
+def _empty(path: Path) -> None:
+    """Remove what is in `path`. Raises DhError where another process trains there."""
+    run = RunFolder(path)
+    run.claim()
+    try:
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        run.close()
+    (path / LOCK).unlink(missing_ok=True)
 
 
 def _take(path: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from dhcli.errors import DhError
-from dhcli.training.run_folder import RunFolder, make_run
+from dhcli.training.run_folder import RunFolder, make_run, require_new_run
 
 
 def test_names_are_numbered_and_no_run_is_written_over(
@@ -120,13 +120,14 @@ def test_what_is_worth_something_is_never_begun_anew(name: str, tmp_path: Path) 
     with pytest.raises(DhError, match="not empty") as caught:
         make_run("train", "x", tmp_path / "run")
 
-    assert caught.value.hint == "name another folder, or remove this one"
+    hint = "name another folder; `--overwrite` replaces what is there, whole"
+    assert caught.value.hint == hint
 
 
 OTHER = """
 import sys, pathlib
 from dhcli.errors import DhError
-from dhcli.training.run_folder import RunFolder, make_run
+from dhcli.training.run_folder import RunFolder, make_run, require_new_run
 try:
     RunFolder(pathlib.Path("run")).claim() if sys.argv[1] == "resume" else make_run(
         "train", "x", pathlib.Path("run"))
@@ -162,3 +163,19 @@ def test_run_folder_that_has_gone_is_not_made_anew(tmp_path: Path) -> None:
             write()
 
     assert not (tmp_path / "run").exists()
+
+
+def test_an_old_run_is_replaced_whole_if_asked(tmp_path: Path) -> None:
+    old = tmp_path / "run"
+    (old / "epochs").mkdir(parents=True)
+    (old / "checkpoint.pt").touch()
+    (old / "epochs/1.txt").touch()
+
+    with pytest.raises(DhError, match="is there already") as caught:
+        require_new_run(old)
+    require_new_run(old, overwrite=True)
+    run = make_run("train", "x", old, overwrite=True)
+
+    assert "--overwrite" in str(caught.value.hint)
+    assert {path.name for path in old.iterdir()} == {"run.lock", "train.log"}
+    run.close()

@@ -36,11 +36,13 @@ from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.openimages import is_openimages
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.io.text_rows import (
+    as_cell,
     as_row,
     find_column,
     first_row,
     header_of,
     number_of,
+    of_cell,
     read_rows,
 )
 from dhcli.data.strings import Strings
@@ -159,10 +161,10 @@ class _Reader:
         told = {name: row[at] for name, at in self.place.items()}
         is_box = any(told[name].translate(_LIST).strip() for name in self.box)
         box = _corners(told) if is_box else None
-        name = class_of(told.get("class", NO_NAME)) if is_box else ""
+        name = class_of(of_cell(told.get("class", NO_NAME))) if is_box else ""
         score = number_of(told["score"]) if is_box and told.get("score") else None
         width, height = side_of(told.get("width")), side_of(told.get("height"))
-        image = self.columns.image(told["file"], width, height)
+        image = self.columns.image(of_cell(told["file"]), width, height)
         self._keep_own(row, image)
         if box is not None:
             self.columns.add(name, box, flags_told(told), line, image, score)
@@ -223,11 +225,16 @@ def write_csv(table: DetectionTable, placing: Placing) -> None:
 
 def _lines(table: DetectionTable, image: int, placing: Placing, marks: list[str]) -> Iterator[str]:
     sides = map(str, table.sizes[image].tolist())
-    head = (placing.names[image], *sides)
+    head = (as_cell(placing.names[image]), *sides)
     own = [column[image] for column in table.own_columns().values()]
     for row in rows_of(table, image):
         told = marks_of(row.flags)
-        fields = [*head, row.name, *map(decimal, row.box), *(str(int(m in told)) for m in marks)]
+        fields = [
+            *head,
+            as_cell(row.name),
+            *map(decimal, row.box),
+            *(str(int(m in told)) for m in marks),
+        ]
         score = [] if row.score is None else [decimal(row.score)]
         yield as_row((*fields, *score, *own))
 

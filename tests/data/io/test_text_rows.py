@@ -2,7 +2,7 @@
 
 import pytest
 
-from dhcli.data.io.text_rows import mostly, read_rows
+from dhcli.data.io.text_rows import as_cell, mostly, of_cell, read_rows
 
 
 @pytest.fixture
@@ -49,3 +49,11 @@ def test_a_few_bad_rows_make_no_other_file(tmp_path, text, is_one):
     found = mostly(lambda row: len(row) == 2 and row[1].isdecimal(), tmp_path / "a.csv")
 
     assert found is is_one
+
+
+@pytest.mark.parametrize("name", ["=1+1", "-dash", "@x", "+1", "'quoted'", "plain", "it's"])
+def test_no_name_is_a_formula_in_a_spreadsheet(name: str) -> None:
+    cell = as_cell(name)
+
+    assert cell[0] not in "=+-@"
+    assert of_cell(cell) == name
