@@ -24,6 +24,7 @@ from typing import Any
 
 from dhcli.config.text import read_as_written
 from dhcli.data.formats.boxes import from_xywh, to_xywh
+from dhcli.data.formats.class_lists import ClassList, require_agreement
 from dhcli.data.formats.columns import MARKS, NO_NAME, Columns, class_of, flags_told, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of, writing
@@ -145,20 +146,31 @@ def _rows(objects: Any) -> Iterator[Mapping[str, Any]]:
 def _class_names(root: Path, path: Path) -> Mapping[int, str]:
     """The names of classes by their numbers, as a README.md lists them; {} where none does.
 
-    Raises DataError where one speaks of them and cannot be read.
+    Raises DataError where one speaks of them and cannot be read, or two do not agree.
     """
-    for folder in dict.fromkeys((root, path.parent, root.parent)):
-        readme = folder / "README.md"
-        matter = _FRONT_MATTER.match(read_head(readme, _LONGEST_CARD))
-        if matter is None or _LABEL not in matter[1]:
-            continue
-        try:
-            told = read_as_written(f"\n{matter[1]}")  # its lines are those of the file
-        except ValueError as error:
-            raise DataError(str(error), where=readme) from None
-        if names := next(filter(None, _names_in(told, readme)), None):
-            return names
+    for folders in ((root, path.parent), (root.parent,)):
+        cards = [folder / "README.md" for folder in dict.fromkeys(folders)]
+        lists = [
+            ClassList(card.relative_to(root.parent).as_posix(), names)
+            for card in cards
+            if (names := _names_of_card(card))
+        ]
+        require_agreement(root.parent, lists)
+        if lists:
+            return lists[0].names
     return {}
+
+
+def _names_of_card(readme: Path) -> Mapping[int, str]:
+    """The names of classes by their numbers in a README.md; {} where it has none."""
+    matter = _FRONT_MATTER.match(read_head(readme, _LONGEST_CARD))
+    if matter is None or _LABEL not in matter[1]:
+        return {}
+    try:
+        told = read_as_written(f"\n{matter[1]}")  # its lines are those of the file
+    except ValueError as error:
+        raise DataError(str(error), where=readme) from None
+    return next(filter(None, _names_in(told, readme)), {})
 
 
 def _names_in(told: Any, readme: Path) -> Iterator[Mapping[int, str]]:
