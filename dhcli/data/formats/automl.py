@@ -49,6 +49,7 @@ _SPLITS = {
 }
 _WRITTEN = {"train": "TRAIN", "val": "VALIDATION", "test": "TEST"}
 _COLUMNS = 10
+_OF_WHOLE = "class of an image as a whole: left out"
 
 
 def _is_ours(path: Path) -> bool:
@@ -84,6 +85,10 @@ def read_automl(root: Path, path: Path) -> DetectionTable:
             _add(row, columns, line)
         except ValueError as error:
             columns.refuse(DataError(f"cannot be used: {error}", where=f"{path}:{line}"))
+    whole = columns.counts[_OF_WHOLE]
+    if whole and not columns.labels:
+        what = f"holds no box, but {counted(whole, 'class of a whole image')}"
+        raise DataError(what, where=path, hint="boxes are told by the corners behind the class")
     columns.locate()
     return columns.table_of_fractions(columns.classes_after())
 
@@ -98,7 +103,7 @@ def _add(row: Sequence[str], columns: Columns, line: int) -> None:
     if box is not None:
         columns.add(called, box, 0, line, image)
     elif name:
-        columns.counts["class of an image as a whole: left out"] += 1
+        columns.counts[_OF_WHOLE] += 1
 
 
 def write_automl(table: DetectionTable, placing: Placing) -> None:

@@ -1,9 +1,10 @@
 """keras-yolo3's text: a line an image, `path x1,y1,x2,y2,class x1,y1,x2,y2,class …`.
 
 A file a split: as Roboflow has it `train/_annotations.txt` beside the images, or `train.txt`. The
-classes are numbers, from 0, of the lines in `_classes.txt` (or another file called so) beside it;
-without one, classes are called by their numbers. A path alone is an image without boxes. Marks,
-scores and regions to ignore have no place in the format.
+classes are numbers, from 0, of the lines in `_classes.txt` (or another file called so) beside it or
+in the root, else in `model_data`; several must agree. Without one, classes are called by their
+numbers. A path alone is an image without boxes. Marks, scores and regions to ignore have no place
+in the format.
 
 Pixels: from 0, the maximum excluded. (keras-yolo3 itself takes whole numbers alone.)
 """
@@ -14,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dhcli.data.formats.class_lists import ClassList, require_agreement
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of, writing
@@ -105,12 +107,25 @@ def _in_order(columns: Columns, names: Sequence[str]) -> list[str]:
 
 
 def _listed_classes(root: Path, path: Path) -> list[str]:
-    """The lines of the file of classes beside `path`, or in the root; [] where there is none."""
-    for folder in dict.fromkeys((path.parent, root, root / "model_data")):
-        named = [name for name in list_files(folder, ".txt") if "class" in name.lower()]
-        for name in sorted(named, key=lambda name: name.lower() != _CLASSES):
-            if folder / name != path:
-                return read_lines(folder / name)[:_MOST_CLASSES]
+    """The lines of the files of classes beside `path` and in the root, else in `model_data`.
+
+    [] where there are none. Raises DataError where they do not agree.
+    """
+    for folders in ({path.parent, root}, {root / "model_data"}):
+        files = [
+            folder / name
+            for folder in sorted(folders)
+            for name in list_files(folder, ".txt")
+            if "class" in name.lower() and folder / name != path
+        ]
+        lists = {file: read_lines(file)[:_MOST_CLASSES] for file in files}
+        told = [
+            ClassList(file.relative_to(root).as_posix(), dict(enumerate(lines)))
+            for file, lines in lists.items()
+        ]
+        require_agreement(root, told)
+        if told:
+            return list(told[0].names.values())
     return []
 
 

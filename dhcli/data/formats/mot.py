@@ -119,10 +119,13 @@ class _Sequence:
         self._listed = read_lines(names) if names.is_file() else []
         self._frames = confine(self._info.get("imdir", _FRAMES)) or _FRAMES
         self._images: dict[int, int] = {}
-        for name in list_images(root / f"{self._prefix}{self._frames}"):
+        place = f"{self._prefix}{self._frames}"
+        for name in list_images(root / place):
             stem = Path(name).stem
             if stem.isdecimal() and len(stem) < 9:
                 self._image(int(stem), name)
+            else:
+                columns.left_out["image not called by a number: left out"].append(f"{place}/{name}")
 
     def read(self, tracks: array[int], visibilities: array[float]) -> Sequence[str]:
         """Add the boxes; return the names of classes that the sequence lists.

@@ -3,9 +3,9 @@
 `ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,…`, a file
 a split (`train-annotations-bbox.csv`, or `train/labels/detections.csv` as FiftyOne lays it).
 `*class-descriptions*.csv` or `metadata/classes.csv`, `code,name`, gives the codes their names;
-without it, or where it does not know one, the code is the name. `IsGroupOf` is crowd; -1, not
-known, is no. `Confidence` is a score where any is not 1, as the dataset's own all are. The image of
-an id is the file of that name.
+without it, or where it does not know one, the code is the name; several must agree. `IsGroupOf` is
+crowd; -1, not known, is no. `Confidence` is a score where any is not 1, as the dataset's own all
+are. The image of an id is the file of that name.
 
 Pixels: fractions of width and height, so the images must be there. Classes: those used, in the
 order of the descriptions, then by name. Images without boxes are in no line.
@@ -13,9 +13,11 @@ order of the descriptions, then by name. Images without boxes are in no line.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dhcli.data.formats.class_lists import ClassList, require_agreement
 from dhcli.data.formats.columns import Columns, class_of, is_set
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
@@ -90,14 +92,20 @@ def _add_box(columns: Columns, row: dict[str, str], names: dict[str, str], line:
 
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:
-    """Code → name, from the first file of class descriptions at the places where they lie."""
+    """Code → name, from all files of class descriptions at the places where they lie.
+
+    Those of one may be some of another's. Raises DataError where they do not agree.
+    """
     places = (folder, folder.parent, root)
+    found = []
     for place in dict.fromkeys(p / sub for p in places for sub in ("", *_PLACES)):
         for name in list_files(place, ".csv") if place.is_relative_to(root) else ():
             if "class-descriptions" in name.lower() or name.lower() == "classes.csv":
                 rows = (row for _, row in read_rows(place / name))
-                return {row[0]: row[1] for row in rows if len(row) == 2 and row[1]}
-    return {}
+                names = {row[0]: row[1] for row in rows if len(row) == 2 and row[1]}
+                found.append(ClassList((place / name).relative_to(root).as_posix(), names))
+    require_agreement(root, found, in_part=True)
+    return dict(ChainMap(*(dict(each.names) for each in found)))
 
 
 def write_openimages(table: DetectionTable, placing: Placing) -> None:

@@ -119,10 +119,12 @@ def read_voc(root: Path, parts: Iterable[Part], offset: str = "auto") -> Detecti
     columns.left_out["folder of XML files beside those of the splits: left out"] += left
     for part in parts:
         start = len(columns.files)
-        reader.read_folder(part.labels, part.files(root, ".xml"), part.images)
+        are_deeper = reader.read_folder(part.labels, part.files(root, ".xml"), part.images)
         if not part.names:
             reader.leave_out(part.images, _listed((root / part.labels).parent))
         columns.end_split(part.split, start)
+        if are_deeper and not part.split:
+            reader.split_by_folders(start)
     return _finish(root, columns, reader, offset)
 
 
@@ -182,13 +184,14 @@ class _Reader:
         self.turned: list[int] = []  # numbers of boxes told as turned ones
         self.strange: DataError | None = None
         self.unannotated = 0
+        self.damaged: set[str] = set()  # stems of files that cannot be read
         self._file = ""
         self._by_stem: FilesByStem
         self._used: set[str] = set()
 
-    def read_folder(self, xml_folder: str, names: Sequence[str], image_folder: str) -> None:
-        """Read the XML files `names`."""
-        folder, start = self.root / image_folder, len(self.columns.files)
+    def read_folder(self, xml_folder: str, names: Sequence[str], image_folder: str) -> bool:
+        """Read the XML files `names`; return whether their images lie in folders of the folder."""
+        folder = self.root / image_folder
         self._by_stem = FilesByStem(folder, *IMAGE_SUFFIXES)
         deeper = not self._by_stem
         if deeper:
@@ -202,12 +205,12 @@ class _Reader:
                 self.strange = self.strange or error
                 self.columns.left_out["file not of Pascal VOC: left out"].append(name)
             except DataError as error:
+                self.damaged.add(stem)
                 self._used.add(self._find(stem, "") or "")
                 self.columns.refuse_file(error, before)
-        if deeper:
-            self._split_by_folders(start)
+        return deeper
 
-    def _split_by_folders(self, start: int) -> None:
+    def split_by_folders(self, start: int) -> None:
         """Put the images from number `start` on into the splits that their folders are called."""
         for number, file in enumerate(self.columns.files[start:], start):
             named = (split_name(folder) for folder in file.split("/")[:-1])
@@ -356,7 +359,7 @@ def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> Detec
     lists, unknown = {}, 0
     for name, path in _lists(root) if not columns.splits else []:
         lists[name], missing = read_split(path, reader.number_of)
-        unknown += len(missing)
+        unknown += len(set(missing) - reader.damaged)
     what = "name in ImageSets with neither annotation nor image: left out"
     columns.counts[what] = max(unknown - reader.unannotated, 0)
     columns.counts["part of objects: not kept"] = reader.parts_of_objects

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 
+from dhcli.data.formats.class_lists import ClassList, require_agreement
 from dhcli.data.formats.columns import whole_or
 from dhcli.data.formats.locate import find_image
 from dhcli.data.formats.yolo_images import is_label_line
@@ -41,11 +42,6 @@ _NO_NAMES = (*IMAGE_SUFFIXES, ".txt")
 """How lines end that are no names of classes, but of files."""
 
 
-class _Source(NamedTuple):
-    where: str
-    names: Names
-
-
 class _Category(msgspec.Struct):
     id: Annotated[int, msgspec.Meta(ge=0, lt=MOST_CLASSES)]
     name: str
@@ -68,28 +64,27 @@ def class_names(root: Path, settings: Settings, folders: Iterable[str]) -> Names
     if not sources:
         others = (_of_file(root, name) for name in list_files(root, ".names"))
         sources = [source for source in others if source.names]
-    for source in sources[1:]:
-        _compare(root, sources[0], source)
+    require_agreement(root, sources)
     names = sources[0].names if sources else {}
     _compare_count(root, settings, names)
     _require_distinct(root, names)
     return names
 
 
-def _of_settings(root: Path, settings: Settings) -> Iterator[_Source]:
+def _of_settings(root: Path, settings: Settings) -> Iterator[ClassList]:
     told = settings.told.get("names")
     if isinstance(told, str) and (file := find_image(root, told)):
         source = _of_file(root, file)
     elif isinstance(told, dict | list):
         pairs = told if isinstance(told, dict) else dict(enumerate(told))
-        source = _Source(settings.name, _names_of_map(pairs, root / settings.name))
+        source = ClassList(settings.name, names_of_map(pairs, root / settings.name))
     else:
         return
     if source.names:
         yield source
 
 
-def _of_folders(root: Path, folders: Iterable[str]) -> Iterator[_Source]:
+def _of_folders(root: Path, folders: Iterable[str]) -> Iterator[ClassList]:
     places = dict.fromkeys((*find_folders(root, _FOLDERS), *sorted(folders)))
     for place in places:
         for name in list_files(root / place, *NAME_FILES):
@@ -99,17 +94,17 @@ def _of_folders(root: Path, folders: Iterable[str]) -> Iterator[_Source]:
                     yield source
 
 
-def _of_file(root: Path, file: str) -> _Source:
+def _of_file(root: Path, file: str) -> ClassList:
     """The names in a file: Label Studio's notes.json, or a line each."""
     if file.lower().endswith(_NOTES):
         try:
             notes = _NOTES_DECODER.decode(read_bytes(root / file))
         except (msgspec.MsgspecError, DataError):  # somebody's own notes
-            return _Source(file, {})
-        return _Source(file, {each.id: each.name.strip() for each in notes.categories})
+            return ClassList(file, {})
+        return ClassList(file, {each.id: each.name.strip() for each in notes.categories})
     names = _numbered(read_text(root / file).splitlines())
     others = (is_label_line(n) or n.lower().endswith(_NO_NAMES) for n in names.values())
-    return _Source(file, {} if any(others) else names)
+    return ClassList(file, {} if any(others) else names)
 
 
 def _numbered(lines: Iterable[str]) -> Names:
@@ -117,7 +112,8 @@ def _numbered(lines: Iterable[str]) -> Names:
     return {n: name for n, line in enumerate(lines) if (name := line.strip())}
 
 
-def _names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
+def names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
+    """The names that YAML maps numbers to, by these. Raises DataError for another map."""
     for number, name in names.items():
         if not isinstance(name, str):
             raise DataError(f"class {number} is not text", where=where)
@@ -128,20 +124,6 @@ def _names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
     if min(numbers, default=0) < 0 or max(numbers, default=-1) >= 2 * len(numbers) + 1000:
         raise DataError("`names` has a class number out of range", where=where)
     return {number: name for number, name in sorted(numbers.items()) if name.strip()}
-
-
-def _compare(root: Path, one: _Source, other: _Source) -> None:
-    """Raise DataError where two files name a class differently, or one alone names it."""
-    for number in sorted({*one.names, *other.names}):
-        named = [each.names.get(number, "").strip() for each in (one, other)]
-        if named[0] != named[1]:
-            says = [f"`{name}`" if name else "no class" for name in named]
-            raise DataError(
-                f"two files do not agree on the classes: number {number} is {says[0]} in "
-                f"{one.where} and {says[1]} in {other.where}",
-                where=root,
-                hint="mend or remove the one that is wrong",
-            )
 
 
 def _compare_count(root: Path, settings: Settings, names: Names) -> None:

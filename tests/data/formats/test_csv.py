@@ -262,6 +262,13 @@ def test_automl_splits_corners_and_addresses(lay):
     assert "1 class of an image as a whole: left out" in table.notes
 
 
+def test_automl_of_whole_images_alone_has_no_boxes(lay):
+    rows = "TRAIN,a.jpg,cat,,,,,,,,\nTRAIN,b.jpg,dog,,,,,,,,\n"
+
+    with pytest.raises(DataError, match="holds no box, but 2 classes of a whole image"):
+        read_dataset(lay({"a.csv": rows}, "a.jpg", "b.jpg"))
+
+
 def test_automl_without_a_column_of_splits(lay):
     rows = "a.jpg,cat,0.1,0.2,,,0.5,0.6,,\n"
 

@@ -103,6 +103,36 @@ def test_imagefolder_with_numbers_of_classes(lay, key):
     assert list(table.splits) == ["train"]
 
 
+HEAD = "---\ndataset_info:\n  class_label:\n    names:\n"
+ROW = hf("a.jpg", bbox=[[4, 5, 16, 20]], categories=[1])
+
+
+def test_imagefolder_with_names_as_yaml_may_write_them(lay):
+    for names in ('["a: b", no]', '{"0": "a: b", "1": no}'):
+        card = f"---\nnames: {{en: Animals}}\nclass_label: {{names: {names}}}\n---\n"
+
+        table = read_dataset(lay({"metadata.jsonl": lines_of(ROW), "README.md": card}, "a.jpg"))
+
+        assert table.classes == ("a: b", "no")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("      0: cat\n      1: [dog]\n", "class 1 is not text"),
+        ("      0: &a cat\n      1: *a\n", "is not YAML: line 6: aliases"),
+        (f"      0: {'[' * 500}\n", "is not YAML: nested too deep"),
+    ],
+)
+def test_imagefolder_with_names_that_are_none(lay, names, said):
+    root = lay({"metadata.jsonl": lines_of(ROW), "README.md": f"{HEAD}{names}---\n"}, "a.jpg")
+
+    with pytest.raises(DataError, match=said) as caught:
+        read_dataset(root)
+
+    assert caught.value.where.endswith("README.md")
+
+
 def test_imagefolder_without_names_of_classes_and_with_objects_one_by_one(lay):
     rows = [
         hf("train/a.jpg", bbox=[[4, 5, 16, 20], [0, 0, 1, 1]], categories=[12, 3], iscrowd=[0, 1]),

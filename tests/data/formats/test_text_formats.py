@@ -86,6 +86,15 @@ def test_mot_with_labels_of_its_own(lay):
         read_dataset(lay({"gt/gt.txt": "1,1,1,1,4,3,1,3,1\n"}))
 
 
+def test_mot_names_images_that_are_no_frames(lay):
+    files = {"gt/gt.txt": "1,1,1,1,4,3,1,2,1\n", "gt/labels.txt": "cat\ndog\n"}
+
+    table = read_dataset(lay(files, "img1/000001.jpg", "img1/cover.jpg"))
+
+    assert list(table.files) == ["img1/000001.jpg"]
+    assert table.notes == ("1 image not called by a number: left out: img1/cover.jpg",)
+
+
 VISDRONE = """2,3,10,12,1,4,0,1
 20,5,8,9,0,1,0,0,
 0,0,6,6,0,0,0,0

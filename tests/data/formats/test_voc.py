@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dhcli.data.formats import read_dataset
+from dhcli.data.formats import read_dataset, write_dataset
 from dhcli.data.formats.voc import VOC_CLASSES
 from dhcli.data.table import ANY_CLASS, Flag
 from dhcli.data.tools.check import check_table
@@ -321,6 +321,29 @@ def test_a_strange_file_before_the_others_does_not_hide_them(folder, tmp_path):
     assert [(remark.code, remark.where) for remark in table.remarks] == [
         ("row-unreadable", "Annotations/1.xml:1")
     ]
+
+
+def test_a_listed_file_that_cannot_be_read_is_told_once(folder, tmp_path):
+    root = folder(f"<name>cat</name>{BOX}")
+    (tmp_path / "Annotations/b.xml").write_text("<annotation>")
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\nc\n")
+
+    table = read_dataset(root)
+
+    assert [remark.where for remark in table.remarks] == ["Annotations/b.xml:1"]
+    assert "1 name in ImageSets with neither annotation nor image: left out" in table.notes
+
+
+def test_splits_of_folders_without_their_images_are_no_larger(sample, tmp_path):
+    write_dataset(sample, tmp_path / "out", "imagenet", images="none")
+
+    table = read_dataset(tmp_path / "out")
+
+    assert {name: rows.tolist() for name, rows in table.splits.items()} == {
+        "train": [0, 1],
+        "val": [2],
+    }
 
 
 def test_an_object_that_cannot_be_read_is_left_out(folder):
