@@ -34,7 +34,8 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE|FOLDER|GLOB", help="Images, or folders of them with all below."
+            metavar="IMAGE|FOLDER|GLOB",
+            help="Images, folders with all below, patterns, or lists (.txt, a path per line).",
         ),
     ],
     weights: Weights,
