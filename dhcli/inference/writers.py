@@ -22,7 +22,8 @@ from dhcli.data.formats.kitti import kitti_row
 from dhcli.data.formats.voc import predicted_object, prediction_xml
 from dhcli.data.formats.yolo import fractions_of, prediction_row
 from dhcli.data.io.image import Pixels
-from dhcli.data.io.text_rows import as_cell, as_row
+from dhcli.data.io.text_rows import as_row
+from dhcli.words import as_cell
 
 
 @dataclass(frozen=True)

@@ -36,18 +36,17 @@ from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.openimages import is_openimages
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.io.text_rows import (
-    as_cell,
     as_row,
     find_column,
     first_row,
     header_of,
     number_of,
-    of_cell,
     read_rows,
 )
 from dhcli.data.strings import Strings
 from dhcli.data.table import OWN_COLUMN, DetectionTable
 from dhcli.errors import DataError
+from dhcli.words import as_cell, of_cell
 
 HOLDS = Holds("from 0, maximum excluded", empty=False, classes=False, own_columns=True)
 

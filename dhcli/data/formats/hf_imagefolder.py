@@ -107,7 +107,10 @@ class _Reader:
         name = row[_FILE]
         if not isinstance(name, str):
             raise TypeError(f"`{_FILE}` is no text")
-        rows = list(_rows(row.get(_OBJECTS, row) or {}))
+        told = row.get(_OBJECTS, row) or {}
+        if isinstance(told, dict) and told and "bbox" not in told:
+            raise KeyError(_OBJECTS if told is row else "bbox")  # it is not known to have none
+        rows = list(_rows(told))
         image = self.columns.image(name, *(side_of(row.get(side)) for side in ("width", "height")))
         self.columns.add_each("an object", line, image, rows, partial(self._add, line, image))
 

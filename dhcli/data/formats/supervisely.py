@@ -123,6 +123,8 @@ class _Reader:
     def _read(self, part: Part, name: str) -> int:
         """Read one annotation file; return the number of its image."""
         document = JsonText(self.root / part.labels / name)
+        if '"objects"' not in document.text:
+            raise document.fail("has no `objects`", document.start)
         coming = len(self.columns.files)  # the file may tell of the image behind its objects
         refuse = partial(self.columns.refuse, image=coming)
         objects = document.taking("an object", partial(self._add, coming), refuse)

@@ -99,20 +99,6 @@ def find_column(header: Sequence[str], names: Iterable[str]) -> int | None:
     return next((header.index(name) for name in names if name in header), None)
 
 
-_FORMULA = ("=", "+", "-", "@")
-_SAFE = "'"
-
-
-def as_cell(text: str) -> str:
-    """A name as a cell that no spreadsheet takes for a formula: after an apostrophe, as they do."""
-    return f"{_SAFE}{text}" if text.startswith(_FORMULA) else text
-
-
-def of_cell(cell: str) -> str:
-    """The name that `as_cell` made `cell` of."""
-    return cell[1:] if cell.startswith(tuple(_SAFE + sign for sign in _FORMULA)) else cell
-
-
 def as_row(fields: Iterable[str], special: str = _SPECIAL) -> str:
     """One line of a file separated by commas; fields that hold any of `special` are quoted."""
     beware = frozenset(special)

@@ -160,6 +160,22 @@ def test_imagefolder_without_a_column_around(lay):
     assert list(table.splits) == ["train"]
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"file_name": "b.jpg", "obejcts": {}}, "has no `objects`"),
+        (hf("b.jpg", boxes=[[1, 2, 3, 4]]), "has no `bbox`"),
+    ],
+)
+def test_imagefolder_rows_that_do_not_tell_of_boxes_are_no_background(lay, unreadable, row, said):
+    empty = hf("c.jpg")
+
+    table = read_dataset(lay({"metadata.jsonl": lines_of(ROW, row, empty)}, "a.jpg", "c.jpg"))
+
+    assert list(table.files) == ["a.jpg", "c.jpg"]
+    assert unreadable(table) == [f"metadata.jsonl:2: an image {said}"]
+
+
 def test_imagefolder_as_csv(lay):
     told = json.dumps({"bbox": [[4, 5, 16, 20]], "categories": ["cat"]}).replace('"', '""')
     files = {"metadata.csv": f'file_name,objects\na.jpg,"{told}"\nb.jpg,\n'}

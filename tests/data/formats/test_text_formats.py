@@ -338,6 +338,17 @@ def test_a_bad_first_row_does_not_lose_its_file(sample, tmp_path, unreadable, fo
     assert len(table) == len(sound) - is_whole_file
 
 
+def test_supervisely_without_objects_is_no_background(sample, tmp_path, unreadable):
+    write_dataset(sample, tmp_path / "out", "supervisely")
+    file = tmp_path / "out/train/ann/a.jpg.json"
+    file.write_text(file.read_text().replace('"objects"', '"obejcts"'))
+
+    table = read_dataset(tmp_path / "out")
+
+    assert unreadable(table) == ["train/ann/a.jpg.json:1: has no `objects`"]
+    assert "train/img/a.jpg" not in list(table.files)
+
+
 def write(table, folder, format):
     write_dataset(table, folder, format)
     return folder

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dhcli.data.io.text_rows import as_cell, mostly, of_cell, read_rows
+from dhcli.data.io.text_rows import mostly, read_rows
+from dhcli.words import as_cell, of_cell
 
 
 @pytest.fixture
@@ -51,7 +52,9 @@ def test_a_few_bad_rows_make_no_other_file(tmp_path, text, is_one):
     assert found is is_one
 
 
-@pytest.mark.parametrize("name", ["=1+1", "-dash", "@x", "+1", "'quoted'", "plain", "it's"])
+@pytest.mark.parametrize(
+    "name", ["=1+1", "-dash", "@x", "+1", "'quoted'", "'=x", "''-x", "plain", "it's"]
+)
 def test_no_name_is_a_formula_in_a_spreadsheet(name: str) -> None:
     cell = as_cell(name)
 
