@@ -117,15 +117,15 @@ def _named_split(table: DetectionTable, name: str) -> DetectionTable:
 
     Raises DataError that says how to choose another.
     """
-    if not table.splits or name in table.splits:
-        return table.split(name) if table.splits else table
-    other = next(iter(table.splits))
-    raise DataError(
-        f"no split `{name}`; the dataset has: {', '.join(table.splits)}",
-        where=table.root,
-        hint=f"learn from another: `--set data.train_split={other}`; a part of it is set aside for "
-        "validation unless data.val_split names one of the others",
-    )
+    if not table.splits:
+        return table
+    try:
+        return table.split(name)
+    except DataError as error:
+        other = next(iter(table.splits))
+        hint = f"learn from another: `--set data.train_split={other}`; a part of it is set aside "
+        hint += "for validation unless data.val_split names one of the others"
+        raise DataError(error.what, where=error.where, hint=hint) from None
 
 
 def _split_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -187,6 +187,22 @@ class Columns:
         self.remarks.append(Remark(UNREADABLE, where, error.what))
         if image is not None:
             self.doubt([image])
+
+    def full_rows(
+        self, rows: Iterable[tuple[int, list[str]]], count: int
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Those of `rows`, each with its line, that have `count` columns; others are refused."""
+        for line, row in rows:
+            if len(row) == count:
+                yield line, row
+            else:
+                what = f"expected {count} columns, found {len(row)}"
+                self.refuse(DataError(what, where=f"{self._path}:{line}"))
+
+    def refuse_value(self, line: int, error: ValueError) -> None:
+        """Leave out a row of the file for a value in it."""
+        what = f"has a value that cannot be used: {error}"
+        self.refuse(DataError(what, where=f"{self._path}:{line}"))
 
     def doubt(self, images: Iterable[int]) -> None:
         """Leave out those of `images` that get no box: what is told of them cannot be read."""

@@ -124,8 +124,7 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
             what = f"expected {len(header)} columns, found {len(row)}"
             columns.refuse(DataError(what, where=f"{path}:{line}"))
         except ValueError as error:
-            what = f"has a value that cannot be used: {error}"
-            columns.refuse(DataError(what, where=f"{path}:{line}"))
+            columns.refuse_value(line, error)
     columns.locate()
     sizes = columns.sizes()
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)

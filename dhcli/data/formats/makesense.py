@@ -18,7 +18,6 @@ from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_o
 from dhcli.data.io.files import IMAGE_SUFFIXES
 from dhcli.data.io.text_rows import are_numbers, as_row, mostly, number_of, read_rows
 from dhcli.data.table import DetectionTable, Flag
-from dhcli.errors import DataError
 
 HOLDS = Holds(
     "from 0: x y width height",
@@ -45,17 +44,12 @@ def _is_row(row: list[str]) -> bool:
 def read_makesense(root: Path, path: Path) -> DetectionTable:
     """Read one file. Raises DataError where no line can be read."""
     columns = Columns(root, path)
-    for line, row in read_rows(path):
-        where = f"{path}:{line}"
-        if len(row) != _COLUMNS:
-            what = f"expected {_COLUMNS} columns, found {len(row)}"
-            columns.refuse(DataError(what, where=where))
-            continue
+    for line, row in columns.full_rows(read_rows(path), _COLUMNS):
         told, *sides, file, width, height = row
         try:
             name, box = class_of(told), from_decimals(*map(number_of, sides))
         except ValueError as error:
-            columns.refuse(DataError(f"has a value that cannot be used: {error}", where=where))
+            columns.refuse_value(line, error)
             continue
         image = columns.image(file, side_of(width), side_of(height))
         columns.add(name, box, 0, line, image)

@@ -1,4 +1,4 @@
-"""Names that every format can spell: of classes, splits and image files. One rule for all."""
+"""Names of classes and splits that every format can spell; `flat_names` has those of images."""
 
 from __future__ import annotations
 

@@ -64,16 +64,11 @@ def read_openimages(root: Path, path: Path) -> DetectionTable:
     if missing:
         raise DataError(f"has no column {', '.join(missing)}", where=path)
     columns, names = Columns(root, path), _descriptions(root, path.parent)
-    for line, row in rows:
-        where = f"{path}:{line}"
-        if len(row) != len(header):
-            what = f"expected {len(header)} columns, found {len(row)}"
-            columns.refuse(DataError(what, where=where))
-            continue
+    for line, row in columns.full_rows(rows, len(header)):
         try:
             _add_box(columns, dict(zip(header, row, strict=True)), names, line)
         except ValueError as error:
-            columns.refuse(DataError(f"has a value that cannot be used: {error}", where=where))
+            columns.refuse_value(line, error)
     if all(score == 1 for score in columns.scores):
         del columns.scores[:]
     columns.locate()

@@ -40,18 +40,12 @@ def _is_row(row: list[str]) -> bool:
 def read_retinanet(root: Path, path: Path) -> DetectionTable:
     """Read one file. Raises DataError with the line of what cannot be read."""
     columns = Columns(root, path)
-    for line, row in read_rows(path):
-        where = f"{path}:{line}"
-        if len(row) != _COLUMNS:
-            what = f"expected {_COLUMNS} columns, found {len(row)}"
-            columns.refuse(DataError(what, where=where))
-            continue
+    for line, row in columns.full_rows(read_rows(path), _COLUMNS):
         try:
             box = [number_of(field) for field in row[1:5]] if any(row[1:]) else []
             name = class_of(row[5]) if box else ""
         except ValueError as error:
-            what = f"has a value that cannot be used: {error}"
-            columns.refuse(DataError(what, where=where))
+            columns.refuse_value(line, error)
             continue
         image = columns.image(row[0])
         if box:

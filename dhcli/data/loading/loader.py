@@ -128,7 +128,38 @@ def as_pictures(images: ImageBatch) -> Pictures:
     )
 
 
-class TrainLoader:
+class _Loader:
+    """Batches that as many processes make as the memory they share has room for.
+
+    lines  what a user should know of how images are loaded
+    heed   is called every few seconds of waiting for a batch; may raise, to stop
+    lost   is called with the number of an image that was left out, and why
+    """
+
+    def __init__(
+        self, maker: BatchMaker, length: int, workers: int, size: int, *, held: int, keep: bool
+    ) -> None:
+        self._length = length
+        self._plan = _Plan()
+        count = min(count_workers(workers), length)
+        number = affordable(count, size, held)
+        self.lines = describe_shortage(count, number)
+        self._loader = _start_loader(maker, self._plan, number, keep=keep)
+        self.heed: Callable[[], None] = _go_on
+        self.lost: Callable[[int, str], None] = _forget
+
+    def __len__(self) -> int:
+        """Batches of this process, per epoch."""
+        return self._length
+
+    def _delivered(self) -> Iterator[Batch]:
+        for batch in received(self._loader, self.heed):
+            for image, why in batch.missing:
+                self.lost(image, why)
+            yield batch
+
+
+class TrainLoader(_Loader):
     """Augmented batches, shuffled by (seed, epoch). See `training_batches` for the order.
 
     The stream depends on the seed, the epoch and the images, and on nothing else. Boxes flagged
@@ -136,10 +167,6 @@ class TrainLoader:
     `batch_size` and `share` are this process's; `workers` as in `count_workers`; a `cache` holds
     the images of `table`; `held` batches are kept at a time; with `skip`, an image that cannot be
     read is left out of its batch, which may then be empty. Has one epoch under way at a time.
-
-    lines  what a user should know of how images are loaded
-    heed   is called every few seconds of waiting for a batch; may raise, to stop
-    lost   is called with the number of an image that was left out, and why
     """
 
     def __init__(  # noqa: PLR0913  (each is one fact of the run, and all but three need their name)
@@ -160,8 +187,6 @@ class TrainLoader:
         self._sizes = known_sizes(table, upright=input.exif)
         self._batch_size, self._seed = batch_size, seed
         self._share = share
-        self._length = math.ceil(math.ceil(len(table) / batch_size) / share.size)
-        self._plan = _Plan()
         maker = BatchMaker(
             table,
             input,
@@ -172,16 +197,9 @@ class TrainLoader:
             sizes=self._sizes,
             skip=skip,
         )
-        count = min(count_workers(workers), self._length)
-        number = affordable(count, most_bytes(batch_size, input, augment), held)
-        self.lines = describe_shortage(count, number)
-        self._loader = _start_loader(maker, self._plan, number, keep=True)
-        self.heed: Callable[[], None] = _go_on
-        self.lost: Callable[[int, str], None] = _forget
-
-    def __len__(self) -> int:
-        """Batches per epoch, of this process."""
-        return self._length
+        length = math.ceil(math.ceil(len(table) / batch_size) / share.size)
+        size = most_bytes(batch_size, input, augment)
+        super().__init__(maker, length, workers, size, held=held, keep=True)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number` from batch `start` on; those before it are not loaded.
@@ -190,7 +208,7 @@ class TrainLoader:
         load fail.
         """
         self._plan.set(number, self._batches_of(number)[start:])
-        return _delivered(self._loader, self.heed, self.lost)
+        return self._delivered()
 
     def _batches_of(self, epoch: int) -> Batches:
         every = training_batches(
@@ -199,7 +217,7 @@ class TrainLoader:
         return self._share.of(every)
 
 
-class EvalLoader:
+class EvalLoader(_Loader):
     """Batches of every image once, resized and not augmented. See `evaluation_batches`.
 
     Each process has its share: no image twice, none missing, and so perhaps one batch more in one
@@ -208,9 +226,6 @@ class EvalLoader:
 
     images   (n,) int64, sorted: the numbers of the images of this share
     longest  batches of the process that has the most
-    lines    what a user should know of how images are loaded
-    heed     is called every few seconds of waiting for a batch; may raise, to stop
-    lost     is called with the number of an image that was left out, and why
     """
 
     def __init__(  # noqa: PLR0913  (as above)
@@ -231,9 +246,6 @@ class EvalLoader:
         batches = share.of(every)
         self.images = np.sort(np.concatenate([np.zeros(0, np.int64), *batches]))
         self.longest = math.ceil(len(every) / share.size)
-        self._length = len(batches)
-        self._plan = _Plan()
-        self._plan.set(0, batches)
         maker = BatchMaker(
             table,
             input,
@@ -244,20 +256,13 @@ class EvalLoader:
             sizes=sizes if sized else None,
             skip=skip,
         )
-        count = min(count_workers(workers), len(batches))
-        number = affordable(count, most_bytes(batch_size, input, None), 1)
-        self.lines = describe_shortage(count, number)
-        self._loader = _start_loader(maker, self._plan, number, keep=False)
-        self.heed: Callable[[], None] = _go_on
-        self.lost: Callable[[int, str], None] = _forget
-
-    def __len__(self) -> int:
-        """Batches of this process."""
-        return self._length
+        size = most_bytes(batch_size, input, None)
+        super().__init__(maker, len(batches), workers, size, held=1, keep=False)
+        self._plan.set(0, batches)
 
     def __iter__(self) -> Iterator[Batch]:
         """Raises DataError naming an image that cannot be read; LoadingError as in training."""
-        return _delivered(self._loader, self.heed, self.lost)
+        return self._delivered()
 
 
 def most_bytes(batch_size: int, input: Input, augment: Augment | None) -> int:
@@ -401,17 +406,6 @@ def _read_patiently(path: Path, *, upright: bool, depth: Depth) -> Pixels:
         except DataError:
             time.sleep(pause)
     return read_image(path, upright=upright, depth=depth)
-
-
-def _delivered(
-    loader: DataLoader[Batch | DhError],
-    heed: Callable[[], None],
-    lost: Callable[[int, str], None],
-) -> Iterator[Batch]:
-    for batch in received(loader, heed):
-        for image, why in batch.missing:
-            lost(image, why)
-        yield batch
 
 
 def _forget(image: int, why: str) -> None:
