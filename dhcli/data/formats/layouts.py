@@ -263,9 +263,10 @@ def _groups(root: Path, suffix: str, is_ours: IsOurs, first: Sequence[str]) -> I
     within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
     firsts = ([folder] for folder in find_folders(root, first))
     for folders in (*firsts, splits, within):
-        files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
+        names = [(sub, name) for sub in folders for name in list_files(root / sub, suffix)]
         # A file an image is another format: one look at a few tells.
-        if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
+        if len(names) <= _MOST or any(is_ours(root / sub / name) for sub, name in names[:_SAMPLE]):
+            files = (root / sub / name for sub, name in names)
             yield [file for file in files if is_ours(file)]
 
 

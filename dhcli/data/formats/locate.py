@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from dhcli.data.io.files import (
     find_folders,
     join_path,
     last_part,
+    list_files,
     list_folders,
     list_images,
     split_name,
@@ -29,6 +31,8 @@ from dhcli.words import counted
 
 _SAMPLE = 20
 _DEEPEST = 8
+_ELSEWHERE = re.compile(r"[/\\%?+]")
+"""What stands in a name that may mean another file than one of this name in the folder."""
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{2,3}$", re.IGNORECASE)
 """How the name of a file ends that has a suffix of its own, if not an image's."""
 
@@ -43,10 +47,13 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
     """
     told = as_told(root, path, names, from_anywhere=True)
     files, folder = told.files, told.folder
-    alike = _Alike(root)
+    there, alike = _There(root), _Alike(root)
+    # What is only a file's name has been looked for where it is told, and can be nowhere else.
+    only_there = not folder or not list_images(root)
     options = (
-        (n, find_image(root, names[n], folder) or alike.find(names[n], folder))
+        (n, find_image(root, names[n], folder, there) or alike.find(names[n], folder))
         for n in told.missing
+        if not only_there or _ELSEWHERE.search(names[n])
     )
     found = {n: file for n, file in options if file}
     for index, file in found.items():
@@ -172,20 +179,40 @@ def _above(name: str) -> str:
 
 def _count_others(folder: Path, names: Sequence[str]) -> int:
     """How many of the images `names`, told from anywhere, are in `folder`."""
-    alike = _Alike(folder)
-    return sum((find_image(folder, name) or alike.find(name, "")) is not None for name in names)
+    there, alike = _There(folder), _Alike(folder)
+    found = (find_image(folder, name, "", there) or alike.find(name, "") for name in names)
+    return sum(file is not None for file in found)
 
 
-def find_image(root: Path, name: str, folder: str = "") -> str | None:
+def find_image(root: Path, name: str, folder: str = "", there: _There | None = None) -> str | None:
     """The file below `root`, or `folder` in it, that `name` means, wherever it was told.
 
-    The whole of it counts before its ends, and what is written before what that may mean.
+    The whole of it counts before its ends, and what is written before what that may mean. `there`
+    is kept between names, so that a folder is listed once.
     """
+    there = there or _There(root)
     told = spellings(name)
     whole = (path for each in told if (path := confine(each)))
     options = (option for path in whole for option in (join_path(folder, path), path))
-    there = next((option for option in options if (root / option).is_file()), None)
-    return there or next(filter(None, (find_end(root, each, folder) for each in told)), None)
+    ends = (end for each in told for end in _ends(each, folder))
+    return next(filter(there.holds, chain(options, ends)), None)
+
+
+class _There:
+    """Which files are below a folder, by lists: most of what is asked for is not there."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._listed: dict[str, frozenset[str]] = {}
+
+    def holds(self, file: str) -> bool:
+        """Whether the POSIX path `file` is a file below the root."""
+        folder, _, name = file.rpartition("/")
+        if name.startswith("."):  # lists leave these out
+            return (self._root / file).is_file()
+        if folder not in self._listed:
+            self._listed[folder] = frozenset(list_files(self._root / folder, ""))
+        return name in self._listed[folder] and (self._root / file).is_file()
 
 
 class _Alike:

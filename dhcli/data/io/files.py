@@ -59,7 +59,7 @@ _LOOKS = 1000
 _WAITING = 4
 """Time over work from which on the disk is waited for, and not other programs."""
 
-_listed: ContextVar[dict[Path, tuple[list[str], list[str]]] | None]
+_listed: ContextVar[dict[Path, _Listing] | None]
 _listed = ContextVar("listed", default=None)
 
 T = TypeVar("T")
@@ -161,21 +161,33 @@ def listing_once() -> Iterator[None]:
         _listed.reset(token)
 
 
-def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the files and of the folders in `folder`, sorted, hidden ones left out."""
+class _Listing:
+    """Names of the `files` and of the `folders` in a folder, sorted, hidden ones left out."""
+
+    def __init__(self, files: list[str], folders: list[str]) -> None:
+        self.files, self.folders = sorted(files), sorted(folders)
+        self._ending: dict[tuple[str, ...], list[str]] = {}
+
+    def ending(self, suffixes: tuple[str, ...]) -> list[str]:
+        """The files that end in one of `suffixes`: formats ask for the same ones in turn."""
+        if suffixes not in self._ending:
+            self._ending[suffixes] = [n for n in self.files if n.lower().endswith(suffixes)]
+        return self._ending[suffixes]
+
+
+def _list(folder: Path) -> _Listing:
     known = _listed.get()
     if known is not None and folder in known:
         return known[folder]
-    listing: tuple[list[str], list[str]] = [], []
+    found: tuple[list[str], list[str]] = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name[0] != ".":
-                    listing[_is_folder(entry)].append(entry.name)
+                    found[_is_folder(entry)].append(entry.name)
     except OSError:
         pass
-    for names in listing:
-        names.sort()
+    listing = _Listing(*found)
     if known is not None:
         known[folder] = listing
     return listing
@@ -183,12 +195,12 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
 
 def has_file(folder: Path, *suffixes: str) -> bool:
     """Whether `folder` holds a file whose name ends in one of `suffixes` (lower case)."""
-    return any(name.lower().endswith(suffixes) for name in _list(folder)[0])
+    return bool(_list(folder).ending(suffixes))
 
 
 def list_files(folder: Path, *suffixes: str) -> list[str]:
     """Names of the files in `folder` that end in one of `suffixes` (lower case), sorted."""
-    return [name for name in _list(folder)[0] if name.lower().endswith(suffixes)]
+    return [*_list(folder).ending(suffixes)]
 
 
 def filled_files(folder: Path, names: Iterable[str], most: int = 20) -> Iterator[str]:
@@ -205,7 +217,7 @@ def _length(path: Path) -> int:
 
 def list_folders(folder: Path) -> list[str]:
     """Names of the folders in `folder`, sorted, hidden ones and those of an archiver left out."""
-    return [name for name in _list(folder)[1] if name not in _JUNK]
+    return [name for name in _list(folder).folders if name not in _JUNK]
 
 
 def list_images(folder: Path, *, deep: bool = False) -> list[str]:
