@@ -42,6 +42,14 @@ class DetectOptions:
         given = {key: value for key, value in asked.items() if value is not None}
         return configured.model_copy(update=given) if given else configured
 
+    def giving(self, score: float | None, top: int | None, configured: Detect) -> DetectOptions:
+        """The same options with which all is found from `score`, and the `top` best, if wanted.
+
+        `top` beyond what is configured raises that limit; below it, the rest is to be left out.
+        """
+        most = top if top and top > configured.max_detections else None
+        return replace(self, threshold=score, most=most)
+
     def reading(self, *read_outs: ReadOut) -> DetectOptions:
         """The same options, read in these ways."""
         return replace(self, read_outs=read_outs)
