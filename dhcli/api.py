@@ -7,6 +7,7 @@ whatever the caller can mend is raised as a `DhError`.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,6 +75,11 @@ class Result:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        counts = Counter(self.names).most_common()
+        found = ", ".join(f"{count} {name}" for name, count in counts) or "nothing"
+        return f"<Result: {found}; in {self.image}, {self.size[0]} × {self.size[1]}>"
+
 
 class Model:
     """A detector that is ready to detect; `load` opens one.
@@ -140,7 +146,7 @@ class Model:
              score_threshold  lowest score, in [0, 1]; None: as the model is configured
              top_k            most detections per image; None: as configured, 100 mostly
              batch_size       images at a time; None: 1 on the CPU, 8 on a GPU. Only images of one
-                              size go together, and the results do not depend on it
+                              size go together, which changes no more than the last digits
 
         Images are read as `dh predict` reads them, and the detections are the same: turned upright
         by EXIF, more than 8 bits made 8 by `config.input.depth`, grey made RGB.

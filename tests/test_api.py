@@ -29,13 +29,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_shapes(tmp_path_factory.mktemp("api") / "photos", images=10, seed=0, size=(96, 64))
 
 
-@pytest.fixture
-def weights(tmp_path: Path, small_model: Callable[..., ModelFile]) -> Path:
-    save_model(tmp_path / "model.safetensors", small_model(*CLASSES))
-    return tmp_path / "model.safetensors"
+@pytest.fixture(scope="module")
+def weights(
+    tmp_path_factory: pytest.TempPathFactory, small_model: Callable[..., ModelFile]
+) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save_model(path, small_model(*CLASSES))
+    return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(weights: Path) -> Model:
     return dhcli.load(weights, device="cpu")
 
@@ -153,7 +156,9 @@ def test_one_image_gives_a_result_and_a_sequence_a_list(model: Model, photos: Pa
     assert isinstance(model(file), dhcli.Result)
     assert [one.image for one in mixed] == [str(file), "image 2", "image 3"]
     assert [len(model(one)) for one in ([file], (file,), iter([file]), [])] == [1, 1, 1, 0]
-    assert len(model(file, score_threshold=1.0)) == 0
+    assert len(none := model(file, score_threshold=1.0)) == 0
+    assert repr(none) == f"<Result: nothing; in {file}, 96 × 64>"
+    assert f"1 {(one := model(file, top_k=1)).names[0]}; in" in repr(one)
 
 
 def test_the_table_has_the_detections_under_the_names_of_the_files(
@@ -256,7 +261,7 @@ def test_a_run_folder_stands_for_its_best_model(weights: Path, tmp_path: Path) -
     run.mkdir()
     with pytest.raises(ModelError, match="is a folder, not a model file"):
         dhcli.load(run)
-    weights.rename(run / "best.safetensors")
+    (run / "best.safetensors").symlink_to(weights)
 
     model = dhcli.load(str(run), device="cpu")
 
@@ -265,17 +270,15 @@ def test_a_run_folder_stands_for_its_best_model(weights: Path, tmp_path: Path) -
 
 
 def test_the_read_out_is_chosen_when_the_model_is_loaded(
-    tmp_path: Path, small_model: Callable[..., ModelFile], photos: Path
+    weights: Path, model: Model, photos: Path
 ) -> None:
-    path, file = tmp_path / "model.safetensors", photos / "JPEGImages/000001.jpg"
-    save_model(path, small_model(*CLASSES))
+    file = photos / "JPEGImages/000001.jpg"
 
-    whole = dhcli.load(path, device="cpu")
-    fc = dhcli.load(path, device="cpu", scores="fc", boxes="fc")
-    measured = dh("eval", "--weights", path, "--data", photos, "--scores", "fc", "--boxes", "fc",
+    fc = dhcli.load(weights, device="cpu", scores="fc", boxes="fc")
+    measured = dh("eval", "--weights", weights, "--data", photos, "--scores", "fc", "--boxes", "fc",
                   "--device", "cpu", "--workers", "0", "--json")  # fmt: skip
 
-    assert not np.array_equal(whole(file).scores, fc(file).scores)
+    assert not np.array_equal(model(file).scores, fc(file).scores)
     assert plain(dhcli.evaluate(fc, photos)) == json.loads(measured.stdout)
 
 
