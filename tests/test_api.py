@@ -91,7 +91,7 @@ def plain(evaluation: dhcli.Evaluation) -> Any:
     return json.loads(json.dumps(evaluation.as_dict()))
 
 
-@pytest.mark.parametrize("options", [{}, {"score_threshold": 0.17, "top_k": 7}, {"batch_size": 3}])
+@pytest.mark.parametrize("options", [{}, {"score_threshold": 0.32}, {"top_k": 7}, {"batch_size": 3}])
 def test_the_detections_are_those_of_dh_predict(
     model: Model, weights: Path, tmp_path: Path, rng: np.random.Generator, options: dict[str, Any]
 ) -> None:
@@ -282,7 +282,9 @@ def test_the_read_out_is_chosen_when_the_model_is_loaded(
     assert plain(dhcli.evaluate(fc, photos)) == json.loads(measured.stdout)
 
 
-@pytest.mark.parametrize("options", [{}, {"split": "train", "top_k": 20}, {"split": "all"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"split": "train", "top_k": 20}, {"split": "all", "top_k": 200}]
+)
 def test_a_model_is_measured_to_the_numbers_of_dh_eval(
     model: Model, weights: Path, photos: Path, options: dict[str, Any]
 ) -> None:
