@@ -91,7 +91,9 @@ def plain(evaluation: dhcli.Evaluation) -> Any:
     return json.loads(json.dumps(evaluation.as_dict()))
 
 
-@pytest.mark.parametrize("options", [{}, {"score_threshold": 0.32}, {"top_k": 7}, {"batch_size": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"score_threshold": 0.32}, {"top_k": 7}, {"batch_size": 3}]
+)
 def test_the_detections_are_those_of_dh_predict(
     model: Model, weights: Path, tmp_path: Path, rng: np.random.Generator, options: dict[str, Any]
 ) -> None:
