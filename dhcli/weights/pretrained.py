@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from dhcli.config.schema import Backbone
+from dhcli.config.schema import Backbone, TimmNet
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.contract import Features
+from dhcli.weights.packaged import hub_state, packaged_state
 from dhcli.weights.plain_file import read_plain
 
 FROM_SCRATCH = (
@@ -32,6 +33,8 @@ def load_backbone(features: Features, config: Backbone) -> str:
     if config.weights == "none":
         _check_trainable(config)
         return "none, it starts from random ones"
+    if isinstance(config, TimmNet):
+        return _load_timm(features, config)
     path = fetch_imagenet(config.name) if config.weights == "imagenet" else Path(config.weights)
     state = backbone_state(read_plain(path).state)
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
@@ -41,6 +44,20 @@ def load_backbone(features: Features, config: Backbone) -> str:
     hint = f"the backbone is {config.name}: `--set model.backbone.name=…` names another"
     features.load_pretrained(state, path, hint)
     return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
+
+
+def _load_timm(features: Features, config: TimmNet) -> str:
+    hint = f"the backbone is timm's {config.name}"
+    if config.weights == "package":
+        state, path = packaged_state(config.name)
+        features.load_pretrained(state, path, hint)
+        return f"ImageNet, {path}"
+    if config.weights == "hub":
+        features.load_pretrained(hub_state(config.name), config.name, hint)
+        return f"timm's, {config.name}"
+    path = Path(config.weights)
+    features.load_pretrained(read_plain(path).state, path, hint)
+    return str(path)
 
 
 def fetch_imagenet(name: str) -> Path:
