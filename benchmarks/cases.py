@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     def __str__(self) -> str:
         words = [line for line in self.text.splitlines() if line.strip()]
         shown = next((line for line in words if line.startswith("error:")), None)
-        shown = shown or (words[-1] if words else "")
+        shown = shown or max(words[-4:], key=len, default="")
         trace = " TRACEBACK" if "Traceback (most recent call last)" in self.text else ""
         return f"{self.code}{trace}: {shown[:110]}"
 

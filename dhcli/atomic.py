@@ -44,10 +44,12 @@ class _WholeFile(io.BufferedWriter):
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes its place at `path` when the block ends without an error.
 
-    Written beside it, flushed to disk and renamed. On any error the old file stays and nothing is
-    left behind. Raises DhError where the folder cannot be written or the disk is full.
+    Written beside it, flushed to disk and renamed; within an `atomic_folder`, that flushes all at
+    its end. On any error the old file stays and nothing is left behind. Raises DhError where the
+    folder cannot be written or the disk is full.
     """
     temporary: Path | None = None
+    lasts = not any(map(_PART.fullmatch, path.parts))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clean(path.parent)
@@ -58,11 +60,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 _lock(descriptor)
             yield file
             file.flush()
-            os.fsync(descriptor)
+            if lasts:
+                os.fsync(descriptor)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         temporary = None
-        _sync_names(path.parent)
+        if lasts:
+            _sync_names(path.parent)
     except OSError as error:
         raise write_error(path, error) from error
     finally:

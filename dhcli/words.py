@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 _SHOWN = 3
 _FIRST = re.compile(r"\w+")
+_FORMULA = ("=", "+", "-", "@")
+_SAFE = "'"
 
 
 def counted(count: int, what: str) -> str:
@@ -21,6 +23,17 @@ def named(names: Sequence[str], what: str) -> str:
     """How many `names` there are of `what`, and the first of them: `2 videos left out: a, b`."""
     shown, more = ", ".join(names[:_SHOWN]), len(names) - _SHOWN
     return f"{counted(len(names), what)}: {shown}" + (f" and {more:,} more" if more > 0 else "")
+
+
+def as_cell(text: str) -> str:
+    """A name as a cell that no spreadsheet takes for a formula: after an apostrophe, as they do."""
+    return f"{_SAFE}{text}" if text.lstrip(_SAFE).startswith(_FORMULA) else text
+
+
+def of_cell(cell: str) -> str:
+    """The name that `as_cell` made `cell` of."""
+    is_safe = cell.startswith(_SAFE) and cell.lstrip(_SAFE).startswith(_FORMULA)
+    return cell.removeprefix(_SAFE) if is_safe else cell
 
 
 def _plural(noun: re.Match[str]) -> str:

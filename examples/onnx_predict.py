@@ -35,6 +35,9 @@ def resized_size(width: int, height: int, rule: dict[str, Any]) -> tuple[int, in
 def read_picture(path: str, rule: dict[str, Any]) -> Image.Image:
     """The image as RGB, upright if the model was trained so."""
     picture = Image.open(path)
+    tile = str(picture.tile[0][3]) if picture.tile else ""
+    if picture.mode in ("I", "F", "I;16", "I;16B") or ";16" in tile:
+        sys.exit(f"{path}: has more than 8 bits per channel; docs/onnx.md says how they become 8")
     if rule["exif"]:
         picture = ImageOps.exif_transpose(picture)
     return picture.convert("RGB")

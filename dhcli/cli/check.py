@@ -61,7 +61,7 @@ def check(
     """Find what is wrong with a dataset; exit 1 if that includes errors.
 
     Training makes the same checks, without --decode. With --preset the boxes are also compared with
-    its anchors.
+    its anchors, those of its classes only where it names some.
 
     For example:
       dh check photos/
@@ -69,10 +69,11 @@ def check(
       dh check photos/ --preset small
     """
     from dhcli.atomic import require_free
+    from dhcli.config.schema import Config
     from dhcli.data.formats import describe, read_dataset
     from dhcli.data.tools.check import check_table
     from dhcli.data.tools.scan import scan_images
-    from dhcli.data.tools.statistics import measure
+    from dhcli.data.tools.statistics import describe_crowd, measure
     from dhcli.report.console import err, print_json
 
     settings = _settings(preset, config, overrides)
@@ -97,6 +98,9 @@ def check(
         )
     else:
         _show(data, findings, numbers, recall, every=all_)
+        crowd = describe_crowd(table, (settings or Config()).model.detect.max_detections)
+        if crowd:
+            err.print(crowd)
     if fix:
         _write_fixed(table, scan, findings, fix, images, overwrite=overwrite, follow=follow_links)
     if any(finding.severity == "error" for finding in findings):
@@ -136,9 +140,11 @@ def _settings(
 def _measure_anchors(
     table: DetectionTable, settings: Config, findings: list[Finding]
 ) -> AnchorRecall:
-    """How the anchors fit; classes that they miss join the `findings`."""
+    """How the anchors fit the classes to learn; those that they miss join the `findings`."""
     from dhcli.studies.anchors import measure_anchors  # torch loads here
 
+    if settings.data.classes is not None:
+        table = table.with_classes(settings.data.classes, others="ignore")
     recall = measure_anchors(table, settings)
     findings += recall.findings(settings)
     return recall

@@ -42,6 +42,13 @@ def convert(
     ],
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions",
+            help="Boxes with a score are detections, not ground truth: keep the scores.",
+        ),
+    ] = False,
     images: PlaceImages = "copy",
     follow_links: FollowLinks = False,
     classes: Annotated[
@@ -165,7 +172,9 @@ def convert(
     require_free(destination, overwrite=overwrite, inputs=sources)
     tables = []
     for source in sources:
-        tables.append(read_dataset(source, format=from_, voc_offset=voc_offset))
+        tables.append(
+            read_dataset(source, format=from_, voc_offset=voc_offset, predictions=predictions)
+        )
         err.print(f"{source}: {describe(tables[-1])}")
     table, lines = apply_plan(tables, plan)
     for line in lines:

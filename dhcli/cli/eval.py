@@ -38,8 +38,9 @@ def eval_(
         Path | None,
         typer.Option(
             "--detections",
-            metavar="FILE",
-            help="COCO-results JSON of any tool, instead of a model.",
+            metavar="PATH",
+            help="Detections of any tool instead of a model: COCO-results JSON, or a folder or "
+            "file of another format with scores.",
         ),
     ] = None,
     split: Annotated[
@@ -64,6 +65,15 @@ def eval_(
         typer.Option(
             metavar="NAME=VALUE",
             help="Exit with 1 if a number is lower, such as AP50=0.5 or voc07.mAP=0.5.",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most N detections per image (default: the model's limit, 100 mostly); above "
+            "100, COCO's metrics count them all.",
         ),
     ] = None,
     scores: Scores = None,
@@ -111,15 +121,16 @@ def eval_(
 
     metrics = parse_metrics(metric or ["coco"])
     limits = [parse_limit(text, metrics) for text in fail_under or []]
-    measures = Measures(split, metrics, engine, scores, boxes, every=read_outs is not None)
+    every = read_outs is not None
+    measures = Measures(split, metrics, engine, scores, boxes, every=every, most=top_k or 100)
     _check_beside(weights, detections, measures, limited=bool(limits))
     if out is not None:
         require_free(out, overwrite=overwrite, inputs=[data, *filter(None, [weights, detections])])
-    options = DetectOptions(gate=gate, device=device, precision=precision)
+    options = DetectOptions(most=top_k, gate=gate, device=device, precision=precision)
     if measures.every and weights is not None:
-        every = _evaluate_model(weights, data, measures, options, batch_size, workers)
-        _save({"-".join(read_out): one for read_out, one in every.items()}, out, overwrite)
-        _show_every(every, as_json=as_json)
+        found = _evaluate_model(weights, data, measures, options, batch_size, workers)
+        _save({"-".join(read_out): one for read_out, one in found.items()}, out, overwrite)
+        _show_every(found, as_json=as_json)
         return
     if weights is not None:
         [evaluation] = _evaluate_model(

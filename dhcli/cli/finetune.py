@@ -15,6 +15,7 @@ from dhcli.cli.options import (
     Device,
     JsonFlag,
     Overrides,
+    Overwrite,
     RunFolder,
     TensorBoard,
     ValFolder,
@@ -49,6 +50,7 @@ def finetune(
     config: ConfigFile = None,
     overrides: Overrides = None,
     out: RunFolder = None,
+    overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -56,9 +58,9 @@ def finetune(
 ) -> None:
     """Teach a trained detector the classes of your images.
 
-    The architecture and the pixels' channels, mean, std and interpolation come from the weights,
-    everything else from the preset; --set overrides both. The predictors of classes that the
-    weights know, by name or --alias, start from theirs.
+    What the weights were trained with comes from them: architecture, input size, normalisation.
+    Everything else comes from the preset; --config and --set override both. The predictors of
+    classes that the weights know, by name or --alias, start from theirs.
 
     For example:
       dh finetune photos/ --weights model.safetensors
@@ -69,14 +71,15 @@ def finetune(
     if preset is None and config is None:
         preset = DEFAULT_PRESET
     from dhcli.training.finetune import finetune as run
-    from dhcli.training.finetune import inherited_settings
+    from dhcli.training.inherit import inherited_settings
     from dhcli.weights.open import read_weights
 
     source = read_weights(weights)
     inherited = inherited_settings(source.config)
     own = [*alias_settings(alias or ()), *option_settings(data, val, cache), *(overrides or ())]
-    resolved = load_config(preset, file=config, overrides=[*inherited, *own])
-    session = make_session("finetune", out, device, tensorboard)
+    resolved = load_config(preset, file=config, overrides=own, weights=inherited)
+    inputs = (data, val, weights, config)
+    session = make_session("finetune", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
     conclude(run(resolved.config, session, source, weights), as_json=as_json)
 
 

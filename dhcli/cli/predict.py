@@ -34,7 +34,8 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE|FOLDER|GLOB", help="Images, or folders of them with all below."
+            metavar="IMAGE|FOLDER|GLOB",
+            help="Images, folders with all below, patterns, or lists (.txt, a path per line).",
         ),
     ],
     weights: Weights,
@@ -63,7 +64,12 @@ def predict(
         ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="At most N detections per image.")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most N detections per image (default: the model's limit, 100 mostly).",
+        ),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Only these classes, comma-separated.")

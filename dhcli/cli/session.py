@@ -22,8 +22,20 @@ def option_settings(data: Path | None, val: Path | None, cache: str | None) -> l
     return [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value is not None]
 
 
-def make_session(command: str, out: Path | None, device: str, tensorboard: bool) -> Session:
-    """Where and how to train, beside the configuration."""
+def make_session(
+    command: str,
+    out: Path | None,
+    device: str,
+    tensorboard: bool,
+    *,
+    overwrite: bool = False,
+    inputs: Sequence[Path | None] = (),
+) -> Session:
+    """Where and how to train, beside the configuration.
+
+    With `overwrite`, `out` must not hold any of the `inputs`: raises DhError.
+    """
+    from dhcli.atomic import require_free
     from dhcli.cli.env import describe_machine, describe_torch, installed_packages
     from dhcli.report.console import err, is_live
     from dhcli.report.training import choose_display
@@ -31,10 +43,14 @@ def make_session(command: str, out: Path | None, device: str, tensorboard: bool)
     from dhcli.training.journal import Journal
     from dhcli.training.run import Session
 
+    if overwrite and out is not None:
+        require_free(out, overwrite=True, inputs=[path for path in inputs if path])
     line = shlex.join(["dh", *sys.argv[1:]])
     journal = Journal(choose_display(err, live=is_live()))
     machine = {**describe_machine(), **describe_torch(), "packages": installed_packages()}
-    return Session(command, line, machine, choose_device(device), journal, out, tensorboard)
+    return Session(
+        command, line, machine, choose_device(device), journal, out, tensorboard, overwrite
+    )
 
 
 def conclude(outcome: TrainingResult, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from errno import ENOMEM
 from functools import partial
 from importlib import import_module
 from types import FrameType
@@ -105,6 +106,14 @@ def _explained(run: Callable[[], Any]) -> Any:
         return error.exit_code
     except typer.Abort:  # a question that was not answered
         return 130
+    except (RuntimeError, MemoryError, OSError) as error:
+        from dhcli.runtime.memory import is_shortage, shortage
+
+        if not is_shortage(error):
+            raise
+        short = shortage(error)
+        _say(str(short), short.hint)
+        return short.exit_code
 
 
 def _printed(run: Callable[[], Any]) -> Any:
@@ -113,6 +122,8 @@ def _printed(run: Callable[[], Any]) -> Any:
         status = run()
         sys.stdout.flush()
     except OSError as error:
+        if error.errno == ENOMEM:
+            raise
         with suppress(OSError):  # nothing more is printed, at the end of Python for one
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # a reader that has seen enough

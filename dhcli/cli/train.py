@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from dhcli.cli.options import (
     Device,
     JsonFlag,
     Overrides,
+    Overwrite,
     RunFolder,
     TensorBoard,
     ValFolder,
@@ -29,7 +31,10 @@ TrainFolder = Annotated[
 StartWeights = Annotated[
     Path | None,
     typer.Option(
-        "--weights", "-w", metavar="FILE", help="Model file of the same classes to start from."
+        "--weights",
+        "-w",
+        metavar="FILE",
+        help="Model file of the same classes to start from; its input size and normalisation stay.",
     ),
 ]
 ResumeRun = Annotated[
@@ -37,8 +42,8 @@ ResumeRun = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Resume the run in this folder. Of its settings, those of `train` may change, except "
-        "batch_size, accumulate, seed, optimizer and ema.",
+        help="Resume the run in this folder; --data says where its data lies now. Of its settings, "
+        "those of `train` may change, except batch_size, accumulate, seed, optimizer and ema.",
     ),
 ]
 
@@ -52,6 +57,7 @@ def train(
     weights: StartWeights = None,
     resume: ResumeRun = None,
     out: RunFolder = None,
+    overwrite: Overwrite = False,
     cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -61,28 +67,38 @@ def train(
 
     For example:
       dh train --data photos/
-      dh train --preset small --data photos/ --set train.schedule.length=12 --out runs/first
+      dh train --preset small --data photos/ --set train.epochs=12 --out runs/first
       dh train --resume runs/train/custom
 
     """
     if resume is not None:
-        begun = {"--data": data, "--val": val, "--preset": preset, "--config": config}
-        _refuse_beside_resume({**begun, "--weights": weights, "--out": out})
+        begun = {"--preset": preset, "--config": config, "--weights": weights, "--out": out}
+        _refuse_beside_resume({**begun, "--overwrite": overwrite or None})
         config = _config_of(resume)
     settings = [*option_settings(data, val, cache), *(overrides or ())]
     resolved = load_config(preset, file=config, overrides=settings)
     from dhcli.training import resume as resuming
     from dhcli.training import run as starting
 
-    session = make_session("train", out, device, tensorboard)
+    inputs = (data, val, weights, config)
+    session = make_session("train", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
     if resume is not None:
         outcome = resuming.resume(resume, resolved.config, session)
+    elif weights is not None:
+        from dhcli.training.inherit import inherited_settings, require_same_network
+        from dhcli.weights.open import read_weights
+
+        source = read_weights(weights)
+        require_same_network(resolved.config, source)
+        inherited = inherited_settings(source.config)
+        resolved = load_config(preset, file=config, overrides=settings, weights=inherited)
+        outcome = starting.train(resolved.config, session, source, weights)
     else:
-        outcome = starting.train(resolved.config, session, weights)
+        outcome = starting.train(resolved.config, session)
     conclude(outcome, as_json=as_json)
 
 
-def _refuse_beside_resume(options: dict[str, object]) -> None:
+def _refuse_beside_resume(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         what = f"{', '.join(given)} cannot be used with --resume, which keeps the run's settings"
@@ -93,5 +109,9 @@ def _config_of(run: Path) -> Path:
     path = run / "config.yaml"
     if not path.is_file():
         hint = "name the folder of a run of `dh train` or `dh finetune`"
+        if (begun := run / "command.txt").is_file():
+            hint = (
+                f"the run ended before it trained: start it again, as {begun} says, with this --out"
+            )
         raise ConfigError("is not a run folder: it has no config.yaml", where=run, hint=hint)
     return path

@@ -1,8 +1,8 @@
 """From presets, files and `--set` to one checked configuration that knows where it comes from.
 
-defaults < parents of the preset < preset < file < `--set`. Mappings merge, lists replace; a
-mapping over a list changes single items of it. A layer that changes the `kind` of a mapping starts
-it anew, from the defaults of that kind; all `--set` together are one layer.
+defaults < parents of the preset < preset < weights < file < `--set`. Mappings merge, lists
+replace; a mapping over a list changes single items of it. A layer that changes the `kind` of a
+mapping starts it anew, from the defaults of that kind; all `--set` together are one layer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ S = TypeVar("S", bound=Section)
 class Resolved:
     """A checked configuration.
 
-    `origins` maps every dotted key to "default", "preset NAME", "file PATH:LINE" or "--set".
+    `origins` maps every dotted key to "default", "preset NAME", "the weights", "file PATH:LINE" or
+    "--set".
     """
 
     config: Config
@@ -44,16 +45,22 @@ class Resolved:
 
 
 def load_config(
-    preset: str | None = None, *, file: Path | None = None, overrides: Sequence[str] = ()
+    preset: str | None = None,
+    *,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    weights: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """The configuration of a preset (name or path), a YAML file on top of it, and `--set a.b=c`.
 
+    `weights` is what they were trained with and keep: above the presets, below the user's file.
     With neither preset nor file: the preset `custom`. A file alone stands on its own `extends`, or
     on the defaults. Raises ConfigError for anything unknown, of the wrong type or out of range.
     """
     if preset is None and file is None:
         preset = DEFAULT_PRESET
     layers = _preset_layers(find_preset(preset)) if preset else []
+    own: list[dict[str, Node]] = []
     if file is not None:
         above = _preset_layers(file)
         if preset and len(above) > 1:
@@ -62,8 +69,9 @@ def load_config(
                 where=file,
                 hint="drop one of the two",
             )
-        layers += above
-    return Resolved(*resolve(Config, layers, overrides))
+        layers, own = [*layers, *above[:-1]], above[-1:]
+    kept = {name: as_tree(value, "the weights") for name, value in (weights or {}).items()}
+    return Resolved(*resolve(Config, [*layers, kept, *own], overrides))
 
 
 def config_from_dict(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from dhcli.config.tree import Node, Written, as_plain
 from dhcli.errors import ConfigError
 
 _TAG = "tag:yaml.org,2002:"
+_BRACKETS = re.compile(r"[\[\]{}]")
+_LONGEST, _DEEPEST = 1 << 20, 100
+"""Characters, and brackets within brackets, of YAML of others."""
 _DIGITS = [*"-+0123456789"]
 _PLAIN: tuple[tuple[str, str, list[str]], ...] = (
     ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
@@ -37,17 +41,21 @@ _CONVERT: dict[str, Callable[[str], Any]] = {
 }
 
 
-class _Loader(yaml.SafeLoader):
-    """Composes nodes only; what a plain scalar means is decided by `_PLAIN`."""
-
-    yaml_implicit_resolvers = {}  # noqa: RUF012  # PyYAML's own way of giving resolvers
+class _NoAliases(yaml.BaseLoader):
+    """Reads scalars as text, and no aliases: a small file could unfold without end by them."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse aliases, which could make a small file unfold without end."""
+        """Refuse an alias."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases (`*name`) are not read", mark)
         return super().compose_node(parent, index)
+
+
+class _Loader(_NoAliases, yaml.SafeLoader):
+    """Composes nodes only; what a plain scalar means is decided by `_PLAIN`."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  # PyYAML's own way of giving resolvers
 
 
 class _Dumper(yaml.SafeDumper):
@@ -87,6 +95,23 @@ def read_yaml(path: Path, origin: str | None = None) -> dict[str, Node]:
     if not isinstance(tree, dict):
         raise ConfigError("must hold lines of the form `key: value`", where=path)
     return tree
+
+
+def read_as_written(text: str) -> Any:
+    """What YAML of others says, every scalar as the text it is. Raises ValueError with the line."""
+    if len(text) > _LONGEST:
+        raise ValueError("is too long to tell of classes and splits")
+    # PyYAML takes time in the square of the depth, and its C loader all of the stack.
+    depths = accumulate(1 if letter in "[{" else -1 for letter in _BRACKETS.findall(text))
+    if max(depths, default=0) > _DEEPEST:
+        raise ValueError("is not YAML: nested too deep")
+    try:
+        return yaml.load(text, Loader=_NoAliases)  # makes text, lists and dicts alone
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        problem = getattr(error, "problem", None) or "cannot be read"
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ValueError(f"is not YAML: {line}{problem}") from None
 
 
 def parse_value(text: str, place: str) -> Node:

@@ -58,6 +58,10 @@ REGION = Flag.CROWD | Flag.IGNORE
 Column = NDArray[Any] | Strings
 
 
+UNREADABLE = "row-unreadable"
+"""The code of remarks on rows, and whole files of images, that cannot be read."""
+
+
 class Remark(NamedTuple):
     """What a reader found wrong with an annotation file and left out of the table.
 

@@ -18,6 +18,9 @@ from dhcli.data.tools.mend import fit_to_files
 from dhcli.errors import DataError
 from dhcli.inference.score import Evaluation, Measures, Say, choose_split, introduce, score
 from dhcli.runtime.runner import Found, Runner, open_runner
+from dhcli.words import counted
+
+NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 
 def evaluate_model(
@@ -51,12 +54,18 @@ def evaluate_model(
     size = batch_size or runner.config.train.batch_size
     input = runner.config.input.model_copy(update={"divisor": runner.divisor})
     loader = EvalLoader(truth, input, batch_size=size, workers=workers)
+    for line in loader.lines:
+        say(line)
     options = options.reading(*read_outs)
     try:
         tables = detect_tables(runner, truth, loader, options=options, progress=progress)
     except DataError as error:  # of fewer images the average would be another
         hint = "every image counts: `dh check --decode` names all such, --fix leaves them out"
         raise DataError(error.what, where=error.where, hint=error.hint or hint) from error
+    limit = options.over(runner.config.model.detect).max_detections
+    full = int(np.sum(np.bincount(tables[0].image_of_box, minlength=1) >= limit))
+    if full:
+        say(f"{counted(full, 'image')} reached the limit of {limit} detections: --top-k")
     others = "ignore" if runner.config.data.others == "ignore" else "drop"
     return {
         read_out: score(truth, found, split, measures, others=others)
@@ -100,10 +109,15 @@ def detect_all(
     """What `runner` finds by each read-out in the images that `loader` gives, by their numbers.
 
     `tick` is called after every batch with the number of images done.
-    Raises DataError naming an image that cannot be read.
+    Nothing is found in an image that the loader has left out. Raises DataError naming one that
+    cannot be read.
     """
     found: dict[int, list[Found]] = {}
+    read_outs = len(options.read_outs or [None])
     for batch in loader:
+        found.update({image: [NOTHING] * read_outs for image, _ in batch.missing})
+        if not len(batch):
+            continue
         every = runner.detect(as_pictures(batch.images), options)
         for place, image in enumerate(batch.indices):
             found[image] = [of_read_out[place] for of_read_out in every]

@@ -12,8 +12,10 @@ from dhcli.data.io.files import IMAGE_SUFFIXES, list_images
 from dhcli.data.io.image_kinds import VIDEOS, frames_hint
 from dhcli.errors import DataError
 
-_LISTS = (".txt", ".csv", ".json", ".yaml", ".yml", ".xml", ".pdf")
-"""How the names of files end that people take for images, or for lists of them."""
+_LIST = ".txt"
+"""How the name of a list of images ends: a path per line, from the list's own folder."""
+_OTHERS = (".csv", ".json", ".yaml", ".yml", ".xml", ".pdf")
+"""How the names of files end that people take for images."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class ImageList:
 
 
 def find_images(inputs: Sequence[str], *, skip: Path | None = None) -> ImageList:
-    """The images that `inputs` stand for: files, folders with all below them, and patterns.
+    """The images that `inputs` stand for: files, folders with all below, patterns, lists (.txt).
 
     The root is the deepest folder that holds all of the inputs, so that files of one name in
     different folders keep different names. What lies below `skip` (an earlier run's results) is
@@ -69,15 +71,28 @@ def _require_image(path: Path) -> None:
         return
     if path.suffix.lower() in VIDEOS:
         raise DataError("is a video", where=path, hint=frames_hint(path))
-    if path.suffix.lower() in _LISTS:
-        what = f"is a {path.suffix} file, not an image"
-        hint = f"the images that a list names: `xargs -d '\\n' dh predict … < {path.name}`"
-        raise DataError(what, where=path, hint=hint if path.suffix.lower() == ".txt" else None)
+    if path.suffix.lower() in _OTHERS:
+        raise DataError(f"is a {path.suffix} file, not an image", where=path)
+
+
+def _listed(path: Path) -> list[Path]:
+    """The images that a list names. Raises DataError with the line of one that is not there."""
+    found = []
+    for number, line in enumerate(path.read_text("utf-8", "surrogateescape").splitlines(), 1):
+        if name := line.strip():
+            place = path.parent / name
+            if not place.is_file():
+                raise DataError(f"no such image: {name}", where=f"{path}:{number}")
+            _require_image(place)
+            found.append(place)
+    return found
 
 
 def _expand(one: str) -> list[Path]:
     """The files and folders that an argument stands for."""
     path = Path(one)
+    if path.is_file() and path.suffix.lower() == _LIST:
+        return _listed(path)
     if path.exists():
         _require_image(path)
         return [path]

@@ -11,6 +11,7 @@ from typing import Any
 from dhcli.atomic import atomic_folder, require_free
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import choose_read_out
+from dhcli.data.formats.naming import spelled
 from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError, suggest
 from dhcli.inference.locate_images import find_images, other_files
@@ -124,13 +125,11 @@ def predict(
     kept = Kept(request.top, labels, shown)
     written = folder if request.formats or request.draw else None
     placed = atomic_folder(folder, overwrite=request.overwrite) if written else nullcontext(folder)
+    names = tuple(map(spelled, runner.classes))
     twins = find_twins(images.names)
-    with (
-        placed as place,
-        _writing(
-            request, Place(place, runner.classes, runner.category_ids, twins), shown
-        ) as writers,
-    ):
+    with ExitStack() as stack:
+        where = Place(stack.enter_context(placed), names, runner.category_ids, twins)
+        writers = stack.enter_context(_writing(request, where, shown))
         summary = detect_images(
             runner,
             images,
@@ -140,6 +139,9 @@ def predict(
             batch_size=batch_size or runner.usual_batch,
             progress=progress,
         )
+    limit = options.over(runner.config.model.detect).max_detections
+    if summary.full and not (request.top and request.top < limit):
+        say(f"{counted(summary.full, 'image')} reached the limit of {limit} detections: --top-k")
     return Outcome(summary, runner.classes, written, runner.place, lowest, shown)
 
 

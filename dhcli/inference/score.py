@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_write
 from dhcli.config.heads import ReadOut, choose_read_out
-from dhcli.data.formats import describe, read_dataset, read_results, results_of
+from dhcli.data.formats import (
+    describe,
+    read_dataset,
+    read_detections,
+    results_of,
+    unread_rows,
+)
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 from dhcli.metrics.coco import Engine, coco_ap
@@ -46,6 +52,7 @@ class Measures:
     scores   the branch of a model, or the fusion, that scores; None: as it is configured
     boxes    the branch of a model that places the boxes; None: as it is configured
     every    every read-out of a model instead
+    most     detections per image that COCO's metrics look at, where more than their 100
     """
 
     split: str | None = None
@@ -54,6 +61,7 @@ class Measures:
     scores: str | None = None
     boxes: str | None = None
     every: bool = False
+    most: int = 100
 
     def choose(self, runner: Runner) -> list[ReadOut]:
         """The read-outs to measure. Raises ConfigError where `runner` has none like it."""
@@ -105,15 +113,17 @@ class Evaluation:
 
 
 def evaluate_results(detections: Path, data: Path, measures: Measures, *, say: Say) -> Evaluation:
-    """Score a COCO-results file of any tool on the dataset `data`.
+    """Score the detections of any tool, COCO results or any format, on the dataset `data`.
 
     Raises DataError where either cannot be read, or the file is not about these images.
     """
     table = read_dataset(data)
     split, images = choose_split(table, measures.split)
     truth = table.take_images(images)
-    every = read_results(detections, table)
+    every = read_detections(detections, table)
     introduce(table, truth, split, every.classes, say)
+    for line in unread_rows(every):
+        say(f"warning: of the detections, {line}")
     found = every.take_images(images)
     _check_overlap(every.image_of_box, table, images, split, detections, say)
     return score(truth, found, split, measures)
@@ -204,7 +214,8 @@ def score(
     def measure(metric: Metric) -> ApResult:
         match metric:
             case "coco":
-                return coco_ap(narrow, narrow_found, engine=measures.engine)
+                most = max(100, measures.most)
+                return coco_ap(narrow, narrow_found, engine=measures.engine, max_detections=most)
             case "kitti":
                 return kitti_ap(truth, found)
             case "voc07" | "voc12":

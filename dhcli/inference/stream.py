@@ -61,6 +61,7 @@ class Summary:
     odd         by what is odd about them, names of images that were read all the same
     counts      detections of each label
     shown       those of them with a score to be drawn
+    full        images with as many detections as are kept per image
     seconds     from the first image to the last result
     """
 
@@ -69,6 +70,7 @@ class Summary:
     odd: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     counts: Counter[int] = field(default_factory=Counter)
     shown: Counter[int] = field(default_factory=Counter)
+    full: int = 0
     seconds: float = 0.0
 
 
@@ -89,12 +91,14 @@ def detect_images(
     """
     begun = time.perf_counter()
     summary = Summary()
+    limit = options.over(runner.config.model.detect).max_detections
     window = 1 if batch_size == 1 else 2 * batch_size
     with _decode_ahead(images, runner.config.input, ahead=window + THREADS) as decoded:
         while chunk := list(islice(decoded, window)):
             for image in _detect(runner, chunk, options, batch_size):
                 found = kept.of(image)
                 summary.images += 1
+                summary.full += len(image) >= limit
                 summary.counts.update(found.labels.tolist())
                 summary.shown.update(found.labels[found.scores >= kept.shown].tolist())
                 for write in writers:

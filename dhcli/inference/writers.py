@@ -23,6 +23,7 @@ from dhcli.data.formats.voc import predicted_object, prediction_xml
 from dhcli.data.formats.yolo import fractions_of, prediction_row
 from dhcli.data.io.image import Pixels
 from dhcli.data.io.text_rows import as_row
+from dhcli.words import as_cell
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,16 @@ def write_csv(place: Place) -> Iterator[Writer]:
 
 def _csv_rows(image: Prediction, place: Place) -> Iterator[str]:
     for box, score, label in image.rows():
-        names = (image.name, place.classes[label], str(place.category_ids[label]))
-        yield as_row((*names, f"{score:.6f}", *(f"{side:.3f}" for side in box)), _QUOTED)
+        names = (as_cell(image.name), as_cell(place.classes[label]))
+        yield as_row(
+            (
+                *names,
+                str(place.category_ids[label]),
+                f"{score:.6f}",
+                *(f"{side:.3f}" for side in box),
+            ),
+            _QUOTED,
+        )
 
 
 @contextmanager

@@ -25,8 +25,16 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     for name in names:
         whole = name == "train_loss"
         label, width = name.removeprefix("train_"), 2.5 if whole else 1.2
-        _plot(left, history, name, label=label, linewidth=width, marker="." if whole else "")
-    _plot(left, history, "val_loss", label="loss, validation", color="black", linestyle="--")
+        _plot(left, history, name, label=label, linewidth=width, marker=".", markersize=4)
+    _plot(
+        left,
+        history,
+        "val_loss",
+        label="loss, validation",
+        color="black",
+        linestyle="--",
+        marker=".",
+    )
     for name in AVERAGES:
         _plot(right, history, name, scale=100, label=name, marker="o", markersize=3)
     left.set(xlabel="epoch", ylabel="loss", yscale="log")

@@ -7,6 +7,7 @@ import io
 import math
 
 from dhcli.report.sheet import Cell, Sheet
+from dhcli.words import as_cell
 
 
 def text_lines(sheet: Sheet) -> list[str]:
@@ -27,11 +28,16 @@ def text_lines(sheet: Sheet) -> list[str]:
 
 
 def csv_text(sheet: Sheet) -> str:
-    """The names of the columns, then a line per row; numbers in full, empty what is no number."""
+    """The names of the columns, then a line per row; numbers in full, empty what is no number.
+
+    No text is a formula for a spreadsheet: see `as_cell`.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in sheet.columns)
-    writer.writerows(map(_known, row) for row in sheet.rows)
+    for row in sheet.rows:
+        known = map(_known, row)
+        writer.writerow(as_cell(cell) if isinstance(cell, str) else cell for cell in known)
     return text.getvalue()
 
 

@@ -20,7 +20,7 @@ from dhcli.models.fast import prepare_for_detecting
 from dhcli.models.state import check_state, load_state
 from dhcli.ops.batch import Detections
 from dhcli.runtime.device import choose_device
-from dhcli.runtime.memory import keep_freed_memory
+from dhcli.runtime.memory import is_shortage, keep_freed_memory
 from dhcli.runtime.precision import DTYPES, Precision, choose_detecting_precision
 from dhcli.runtime.runner import Found
 from dhcli.weights.model_file import ModelFile
@@ -100,16 +100,22 @@ class EagerRunner:
     def detect(
         self, pictures: Pictures, options: DetectOptions = AS_CONFIGURED
     ) -> list[list[Found]]:
-        """See `Runner`. Raises DhError where a GPU has too little memory."""
+        """See `Runner`. Raises DhError where there is too little memory."""
         was_training = self.detector.training
         if was_training:
             self.detector.eval()
         try:
             with torch.inference_mode():
                 every = self.detector.detect(as_batch(pictures).to(self.device), options)
-        except torch.OutOfMemoryError as error:
-            what = f"the GPU has too little memory for {counted(len(pictures), 'image')} at a time"
-            raise DhError(what, hint="try `--batch-size 1`, or `--device cpu`") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            height, width = pictures.pixels.shape[1:3]
+            many = counted(len(pictures), "image")
+            what = f"{self.device} has too little memory for {many} of {width} × {height} at a time"
+            elsewhere = "" if self.device.type == "cpu" else ", or `--device cpu`"
+            hint = f"try `--batch-size 1`{elsewhere}; the model's input.max_size decides their size"
+            raise DhError(what, hint=hint) from error
         finally:
             if was_training:
                 self.detector.train()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import resource
 import sys
+from errno import ENOMEM
 from functools import cache
 from typing import TYPE_CHECKING
+
+from dhcli.errors import DhError
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +19,21 @@ if TYPE_CHECKING:
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's mallopt(3)."""
 _NEVER = -1
+_SHORTAGE = (
+    "can't allocate memory",
+    "not enough memory",
+    "Insufficient memory",
+    "std::bad_alloc",
+    "Storage size calculation overflowed",
+    "could not create a memory object",
+    "can't start new thread",
+)
+"""What torch, oneDNN, OpenCV and Python say where memory is short."""
+_TRIED = re.compile(r"(?:tried to allocate|allocate) (\d+) bytes")
+LESS = (
+    "fewer images at a time (`--batch-size 1`; in training `--set train.batch_size=1`), smaller "
+    "ones (`--set input.max_size=…`), or fewer processes (`--set train.workers=0`)"
+)
 TRAINING = 64 * 2**20
 """Blocks up to this size are kept in training. Larger ones, of which a step has many of different
 lifetimes, leave holes: keeping all takes 0.6 GB of 5 at 2 × 800 × 1216, and is no faster."""
@@ -47,6 +66,24 @@ def give_holes_back() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether there is too little memory: Python, numpy, torch and OpenCV each say so otherwise."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == ENOMEM
+    return type(error).__name__ in ("RuntimeError", "error") and any(
+        words in str(error) for words in _SHORTAGE
+    )
+
+
+def shortage(error: BaseException, what: str = "there is too little memory") -> DhError:
+    """What is said of a lack of memory, with the bytes that could not be had if they are told."""
+    found = _TRIED.search(str(error))
+    tried = "" if found is None else f" ({int(found[1]) / 1e9:,.1f} GB more were asked for)"
+    return DhError(f"{what}{tried}", hint=LESS)
 
 
 def memory_used(device: torch.device) -> int:

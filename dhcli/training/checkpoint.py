@@ -63,7 +63,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises ModelError where there is none, or the file is something else.
     """
     if not path.is_file():
-        hint = "a run can be continued from its first checkpoint on; start it anew"
+        hint = "the run ended before its first checkpoint: start it again, with the same `--out`; "
+        hint += f"its command is in {path.parent / 'command.txt'}"
         raise ModelError("there is no such checkpoint", where=path, hint=hint)
     try:
         state = load_plain(path)

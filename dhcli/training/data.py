@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +42,31 @@ class TrainingData:
     val_cache: ImageCache | None = None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data from other data, in plain values."""
-        return {
-            "root": str(self.train.root),
-            "classes": list(self.train.classes),
-            "train_images": len(self.train),
-            "train_boxes": len(self.train.boxes),
-            "val_images": len(self.val) if self.val else 0,
-            "val_boxes": len(self.val.boxes) if self.val else 0,
-        }
+        """Where this data lies, and what tells it from other data, in plain values.
+
+        For training and validation: how many images and boxes, and digests of the images' names, of
+        their sizes, and of the boxes with labels and flags. No image file is read.
+        """
+        return dict(self._fingerprint)
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"root": str(self.train.root), "classes": list(self.train.classes)}
+        for use, table in (("train", self.train), ("val", self.val)):
+            found[f"{use}_images"] = 0 if table is None else len(table)
+            found[f"{use}_boxes"] = 0 if table is None else len(table.boxes)
+            for part, digest in ({} if table is None else _digests(table)).items():
+                found[f"{use}_{part}"] = digest
+        return found
 
 
-def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
+def load_data(
+    config: Data, seed: int, journal: Journal, known: tuple[str, ...] | None = None
+) -> TrainingData:
     """Read, split, relabel, mend and check the data that `config` names.
 
-    Raises ConfigError where none is named, and DataError where it cannot be used.
+    Classes that are all those `known` by weights keep their order. Raises ConfigError where no
+    data is named, and DataError where it cannot be used.
     """
     if config.train is None:
         raise ConfigError("no dataset is named", hint="`--data FOLDER`, or data.train in a file")
@@ -64,14 +76,34 @@ def load_data(config: Data, seed: int, journal: Journal) -> TrainingData:
         assert config.val is not None
         train = _named_split(whole, config.train_split)
         val = _named_split(_read(config.val, journal), config.val_split)
-    names = _class_names(config, train)
+    names = _class_names(config, train, known)
     learned = scan_images(train, decode=False)
     prepared = _prepared(train, learned, "training", names, config, journal)
     if val is None:
         return TrainingData(prepared, None)
+    if config.val is None:
+        val = replace(val, remarks=())  # told with the training data
     measured = scan_images(val, decode=False)
     _tell(find_leaks((train, learned), (val, measured)), "validation", journal)
     return TrainingData(prepared, _prepared(val, measured, "validation", names, config, journal))
+
+
+def _digests(table: DetectionTable) -> dict[str, str]:
+    """What a table holds of images and boxes, each part in one short text."""
+    names = "\n".join(table.files).encode("utf-8", "surrogateescape")
+    objects = (table.offsets, table.boxes, table.labels, table.flags)
+    return {
+        "names": _digest(names),
+        "sizes": _digest(table.sizes.astype(np.int64).tobytes()),
+        "objects": _digest(*(np.ascontiguousarray(column).tobytes() for column in objects)),
+    }
+
+
+def _digest(*parts: bytes) -> str:
+    found = blake2b(digest_size=12)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def _read(source: str, journal: Journal) -> DetectionTable:
@@ -81,8 +113,19 @@ def _read(source: str, journal: Journal) -> DetectionTable:
 
 
 def _named_split(table: DetectionTable, name: str) -> DetectionTable:
-    """The split `name`, or the whole of a dataset that names no splits."""
-    return table.split(name) if table.splits else table
+    """The split `name`, or the whole of a dataset that names no splits.
+
+    Raises DataError that says how to choose another.
+    """
+    if not table.splits:
+        return table
+    try:
+        return table.split(name)
+    except DataError as error:
+        other = next(iter(table.splits))
+        hint = f"learn from another: `--set data.train_split={other}`; a part of it is set aside "
+        hint += "for validation unless data.val_split names one of the others"
+        raise DataError(error.what, where=error.where, hint=hint) from None
 
 
 def _split_one(
@@ -90,12 +133,14 @@ def _split_one(
 ) -> tuple[DetectionTable, DetectionTable | None]:
     """Training and validation images of a dataset that holds both."""
     if table.splits:
-        train = table.split(config.train_split)
-        if len(table.splits.get(config.val_split, ())):
+        train = _named_split(table, config.train_split)
+        apart = config.val_split != config.train_split
+        if apart and len(table.splits.get(config.val_split, ())):
             _check_apart(table, config)
             return train, table.split(config.val_split)
         is_there = config.val_split in table.splits
         there = f"{'nothing is in its' if is_there else 'it has no'} split `{config.val_split}`"
+        there = there if apart else f"its split `{config.train_split}` is learned from"
     else:
         train, there = table, "it names no splits"
     if not config.val_fraction:
@@ -103,6 +148,10 @@ def _split_one(
         return train, None
     divided = divide(train, config.val_fraction, seed)
     parts = divided.split("train"), divided.split("val")
+    if not all(map(len, parts)):
+        what = f"{there}, and {counted(len(train), 'image')} cannot be divided into training and "
+        hint = "`--set data.val_fraction=0` trains on every image and validates nothing"
+        raise DataError(f"{what}validation", where=train.root, hint=hint)
     journal.say(
         f"{there}: {len(parts[1])} of {len(train)} images set aside for validation "
         f"(data.val_fraction {config.val_fraction:g}, seed {seed})"
@@ -122,12 +171,15 @@ def _check_apart(table: DetectionTable, config: Data) -> None:
         )
 
 
-def _class_names(config: Data, train: DetectionTable) -> tuple[str, ...]:
+def _class_names(
+    config: Data, train: DetectionTable, known: tuple[str, ...] | None
+) -> tuple[str, ...]:
     """The classes to learn; every one that is asked for must be there."""
     if config.classes is None:
         if not train.classes:
             raise DataError("has no classes", where=train.root, hint="is it annotated at all?")
-        return train.classes
+        same = known is not None and set(known) == set(train.classes)
+        return known if known is not None and same else train.classes
     unknown = [name for name in config.classes if name not in train.classes]
     if unknown:
         raise DataError(

@@ -21,6 +21,7 @@ from dhcli.data.table import DetectionTable
 from dhcli.errors import DhError
 from dhcli.training.data import TrainingData
 from dhcli.training.journal import Journal
+from dhcli.training.run_folder import DECODED
 from dhcli.training.team import ALONE, Team
 from dhcli.words import counted
 
@@ -42,7 +43,7 @@ def decoded_once(
     tables = [data.train] if data.val is None else [data.train, data.val]
     needed = sum(decoded_size(table, upright=upright) for table in tables)
     _require_room(needed, config.train.cache, folder)
-    files = [folder / name for name in ("decoded-train.bin", "decoded-val.bin")]
+    files = [folder / name for name in DECODED]
 
     def decode(table: DetectionTable, path: Path) -> ImageCache:
         if config.train.cache == "ram":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from dhcli.config.schema import Config
@@ -10,6 +9,7 @@ from dhcli.models.build import build_detector
 from dhcli.report.plain import text_lines
 from dhcli.report.sheet import Column, Sheet
 from dhcli.training.data import load_data
+from dhcli.training.inherit import inheritance_lines, with_learned_order
 from dhcli.training.loop import TrainingResult
 from dhcli.training.run import Session, start_run, with_absolute_paths
 from dhcli.training.run_folder import require_new_run
@@ -18,20 +18,6 @@ from dhcli.weights.model_file import ModelFile
 from dhcli.weights.open import origin_lines
 from dhcli.weights.transfer import Transfer, transfer
 
-SEEN = ("channels", "mean", "std", "interpolation")
-"""Of `input`, what the weights have learned to see; the image size is the new recipe's."""
-
-
-def inherited_settings(source: Config) -> list[str]:
-    """What a fine-tuned detector has from its source's configuration, in the form of `--set`.
-
-    The architecture and the look of the pixels: the weights mean nothing without them. They stand
-    above the preset and a file, and below the user's own `--set`.
-    """
-    values = source.model_dump(mode="json", by_alias=True)
-    model = [f"model={json.dumps(values['model'])}"]
-    return model + [f"input.{name}={json.dumps(values['input'][name])}" for name in SEEN]
-
 
 def finetune(config: Config, session: Session, source: ModelFile, weights: Path) -> TrainingResult:
     """Train a detector for the classes of the data, starting from `source`, read from `weights`.
@@ -39,15 +25,17 @@ def finetune(config: Config, session: Session, source: ModelFile, weights: Path)
     Everything but the predictors is copied; of those, the rows of classes known by name or by
     `finetune.aliases`. Raises DhError where data or weights cannot be used.
     """
-    session.team.from_first(lambda: require_new_run(session.out))
+    session.team.from_first(lambda: require_new_run(session.out, overwrite=session.overwrite))
     config = with_absolute_paths(config)
-    data = load_data(config.data, config.train.seed, session.journal)
+    data = load_data(config.data, config.train.seed, session.journal, source.classes)
+    config = with_learned_order(config, data, source)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
     state, copied = transfer(source, detector, data.train.classes, config.finetune.aliases)
     detector.load_state_dict(state)
     session.journal.say(f"weights: {weights}")
-    for line in (*origin_lines(weights, source), *transfer_lines(copied)):
+    inherited = inheritance_lines(config, source.config)
+    for line in (*origin_lines(weights, source), *inherited, *transfer_lines(copied)):
         session.journal.say(line)
     return start_run(config, detector, data, session)
 

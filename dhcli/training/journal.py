@@ -52,7 +52,9 @@ class Interval:
 
 def epoch_line(row: Mapping[str, Any], *, is_best: bool) -> str:
     """An epoch's row of metrics.csv in one line of text."""
-    parts = [f"epoch [{row['epoch']}] done, loss {row.get('train_loss', float('nan')):.4f}"]
+    learned = "train_loss" in row
+    loss = f"loss {row['train_loss']:.4f}" if learned else "nothing learned: every step was skipped"
+    parts = [f"epoch [{row['epoch']}] done, {loss}"]
     if "AP" in row:
         parts += [f"validation loss {row['val_loss']:.4f}"]
         parts += [f"{name} {row[name]:.4f}" for name in ("AP", "AP50", "AP75")]

@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from dhcli.config.load import config_to_dict
 from dhcli.config.schema import Config
 from dhcli.data.loading.loader import Batch, EvalLoader, TrainLoader
+from dhcli.data.loading.workers import LoadingError
 from dhcli.data.table import DetectionTable
-from dhcli.errors import DhError
+from dhcli.errors import DataError, DhError
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_training
 from dhcli.models.state import load_state
@@ -29,17 +32,25 @@ from dhcli.training.data import TrainingData
 from dhcli.training.ema import Ema
 from dhcli.training.journal import Interval, Journal
 from dhcli.training.meters import LossMeter, Stopwatch
-from dhcli.training.optimizer import build_optimizer
+from dhcli.training.optimizer import build_optimizer, set_rate
 from dhcli.training.run_folder import BEST, CHECKPOINT, LAST, RunFolder
-from dhcli.training.schedule import base_rate, learning_rate, total_iterations
+from dhcli.training.schedule import base_rate, learning_rate, scheduled, total_iterations
 from dhcli.training.step import StepResult, Updater, seed_all
 from dhcli.training.stop import Stopped, StopRequest
 from dhcli.training.team import ALONE, Team
 from dhcli.training.validate import validation_ap, validation_losses
 from dhcli.weights.model_file import ModelFile, save_model
 
+FIRST_NEWS = 3.0
+"""Seconds after which the first iteration that ends is told of, with the time that is left."""
+LONG = 4 * 3600.0
+"""Seconds of training on a CPU that are worth a word."""
+LIGHT = ("small", "demo")
+"""Presets that are for a CPU."""
 MOST_SKIPPED = 10
-"""Iterations in a row whose loss is not finite, after which skipping ends."""
+"""Iterations in a row whose loss or gradient is not finite, after which skipping ends."""
+
+LOWER_RATE = "try a lower learning rate, or `--set train.clip_norm=10`"
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,7 @@ class Trainer:
         team: Team = ALONE,
     ) -> None:
         train = config.train
+        self.skips = config.data.on_bad_image == "skip" and team.size == 1
         self.config, self.data, self.run, self.journal = config, data, run, journal
         self.device, self.team = device, team
         self.detector = detector.to(device)
@@ -90,12 +102,16 @@ class Trainer:
             share=team.share,
             difficult=config.data.difficult,
             cache=data.train_cache,
+            held=train.accumulate,
+            skip=self.skips,
         )
         self.val_loader = None if data.val is None else self._val_loader(data.val)
         self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
-        self.total = total_iterations(train.schedule, self.epoch_length)
+        self.schedule = scheduled(train, self.epoch_length)
+        self.total = total_iterations(self.schedule, self.epoch_length)
         self.epochs = math.ceil(self.total / self.epoch_length)
         self.position, self.meter, self.watch = Position(), LossMeter(team), Stopwatch()
+        self.saved_at, self.told = self.watch.now(), False
 
     @property
     def iteration(self) -> int:
@@ -107,6 +123,11 @@ class Trainer:
     def is_finished(self) -> bool:
         """Whether nothing is left to do: the last epoch is validated, too."""
         return self.iteration >= self.total and not self.position.iteration
+
+    @property
+    def log_every(self) -> int:
+        """Iterations between lines: ten of them an epoch at least."""
+        return max(1, min(self.config.train.log_every, self.epoch_length // 10))
 
     @property
     def model(self) -> Detector:
@@ -124,6 +145,12 @@ class Trainer:
         Raises DhError where a loss is not finite, an image cannot be read or a file not written.
         """
         with StopRequest(self.team) as stop:
+            for loader in (self.loader, self.val_loader):
+                if loader is not None:
+                    loader.heed = stop.while_waiting
+            self.loader.lost = partial(self._say_lost, self.data.train)
+            if self.val_loader is not None and self.data.val is not None:
+                self.val_loader.lost = partial(self._say_lost, self.data.val)
             try:
                 while not self.is_finished and not self.patience_is_over:
                     self._train_epoch(stop)
@@ -131,6 +158,10 @@ class Trainer:
             except Stopped:
                 self.save()
                 return TrainingResult(self.run, "interrupted", self.position, stop.signal)
+            except (LoadingError, DataError):  # between two steps: the state is whole
+                if self.team.size == 1:
+                    self.save()
+                raise
         status: Literal["finished", "early"] = "finished" if self.is_finished else "early"
         return TrainingResult(self.run, status, self.position)
 
@@ -160,13 +191,26 @@ class Trainer:
         self.position = Position(**state["position"])
         self.meter.load_state_dict(state["meter"])
         self._reopen_epoch()
+        if self.iteration:  # so that a state saved before the next step is the one that was read
+            set_rate(optimizer, self._rate(self.iteration - 1))
 
     def save(self) -> None:
-        """Write last.safetensors and the whole state."""
+        """Write last.safetensors and the whole state, which takes the place of the one before.
+
+        Raises DhError where it is not finite: the one before is then the last good one.
+        """
+        self._require_finite()
         self._save_model(LAST)
         state = self.state()
-        self.team.from_first(lambda: save_checkpoint(self.run.path / CHECKPOINT, state))
+        self.team.from_first(lambda: save_checkpoint(self.run.place(CHECKPOINT), state))
         self.journal.event("saved", epoch=self.position.epoch, total_iteration=self.iteration)
+        self.saved_at = self.watch.now()
+
+    def _save_in_time(self) -> None:
+        """Save in the middle of an epoch where `train.save_minutes` have gone by since the last."""
+        minutes = self.config.train.save_minutes
+        if self.team.any(0 < minutes <= (self.watch.now() - self.saved_at) / 60):
+            self.save()
 
     def _reopen_epoch(self) -> None:
         """Where a training is made longer whose end cut an epoch short, go on within that epoch."""
@@ -185,6 +229,8 @@ class Trainer:
             share=self.team.share,
             difficult=self.config.data.difficult,
             cache=self.data.val_cache,
+            sized=True,
+            skip=self.skips,
         )
 
     def _train_epoch(self, stop: StopRequest) -> None:
@@ -195,9 +241,15 @@ class Trainer:
             self._iterate(group)
             done = self.position.iteration
             self.journal.display.tick(self.position.epoch + 1, done, length)
-            if done % self.config.train.log_every == 0 or done == length:
+            if done % self.log_every == 0 or done == length or self._is_first_news():
                 self._tell(length)
             stop.check()
+            self._save_in_time()
+
+    def _is_first_news(self) -> bool:
+        """Whether nothing was told yet, and it is time to: all of the team must ask alike."""
+        waited = self.watch.now() - self.watch.begun
+        return not self.told and self.team.any(waited > FIRST_NEWS)
 
     def _groups(self, length: int) -> Iterator[list[Batch]]:
         """The batches of each iteration that the epoch still has to do."""
@@ -208,7 +260,26 @@ class Trainer:
                 group = list(islice(batches, size))
             yield group
 
+    def _say_lost(self, table: DetectionTable, image: int, why: str) -> None:
+        path = str(table.path(image))
+        self.journal.warn(f"{path}: {why}; left out of its batch (data.on_bad_image)")
+        self.journal.event("image_left_out", total_iteration=self.iteration, image=path, why=why)
+
+    def _pass_over(self) -> None:
+        """Not one image of a step could be read. Raises DataError where that goes on."""
+        self.position.skipped += 1
+        self.position.iteration += 1
+        if self.position.skipped >= MOST_SKIPPED:
+            what = f"not one image of {MOST_SKIPPED} steps in a row could be read"
+            raise DataError(
+                what, where=self.data.train.root, hint="is the disk or share still there?"
+            )
+
     def _iterate(self, group: list[Batch]) -> None:
+        group = [batch for batch in group if len(batch)]
+        if not group:
+            self._pass_over()
+            return
         seed_all(self.config.train.seed, self.iteration, self.team.rank)
         result = self.updater.update(group, self._rate(self.iteration))
         if not result.moved:
@@ -223,23 +294,25 @@ class Trainer:
         self.watch.images += sum(len(batch) for batch in group) * self.team.size
 
     def _refuse(self, group: list[Batch], result: StepResult) -> None:
-        """A loss is not finite in some process: name it and its images, stop or go on by rule."""
-        images = [i for number in result.bad for i in group[number].indices]
+        """A loss or gradient is not finite: name it and its images, stop or go on by rule."""
+        wrong = result.bad or ([] if result.gradient else range(len(group)))
+        images = [i for number in wrong for i in group[number].indices]
         own = ", ".join(f"{name} {float(value):.4g}" for name, value in result.losses.items())
         paths = self.team.gather([str(self.data.train.path(i)) for i in images])
-        parts = "; ".join(self.team.gather([own] if result.bad else []))
-        what = f"the loss is not finite at epoch {self.position.epoch + 1}, iteration "
+        parts = "; ".join(self.team.gather([own] if wrong else []))
+        of = "loss" if self.team.any(bool(result.bad)) else "gradient"
+        what = f"the {of} is not finite at epoch {self.position.epoch + 1}, iteration "
         what += f"{self.position.iteration + 1} ({parts})"
         self.position.skipped += 1
         self.journal.event("non_finite", total_iteration=self.iteration, images=paths)
         where = ", ".join(paths)
         if self.config.train.non_finite == "stop":
-            hint = "try a lower learning rate, or `--set train.clip_norm=10`, and look at these "
-            hint += "images; `--set train.non_finite=skip` passes over such batches"
+            hint = f"{LOWER_RATE}, and look at these images; `--set train.non_finite=skip` passes "
+            hint += "over such batches"
             raise DhError(what, where=where, hint=hint)
         if self.position.skipped >= MOST_SKIPPED:
             what += f"; {MOST_SKIPPED} in a row were skipped"
-            raise DhError(what, where=where, hint="try a lower learning rate")
+            raise DhError(what, where=where, hint=LOWER_RATE)
         self.journal.warn(f"{where}: {what}; skipped")
 
     def _tell(self, length: int) -> None:
@@ -257,21 +330,36 @@ class Trainer:
             eta=self.watch.eta(self.total - self.iteration),
         )
         self.journal.interval(interval, self.iteration)
+        if not self.told:
+            self._tell_cost(interval.eta)
+        self.told = True
+
+    def _tell_cost(self, eta: float) -> None:
+        """Where a CPU would take very long, say so at the first iteration, and what is lighter."""
+        if self.device.type != "cpu" or eta < LONG:
+            return
+        light = "" if self.config.name in LIGHT else "; `--preset small` is made for a CPU"
+        self.journal.warn(f"on this CPU the training takes about {eta / 3600:,.0f} hours{light}")
 
     def _rate(self, iteration: int) -> float:
         """The learning rate of an iteration, counted from 0 over the whole training."""
         train = self.config.train
         base = base_rate(train, self.team.size)
-        return learning_rate(iteration, base, train.schedule, self.epoch_length)
+        return learning_rate(iteration, base, self.schedule, self.epoch_length)
 
     def _finish_epoch(self, stop: StopRequest) -> None:
-        """Validate if it is due, write the epoch's row, save if it is due."""
+        """Validate if it is due, write the epoch's row, save if it is due.
+
+        An epoch of nothing but skipped steps has brought nothing to validate or save.
+        """
         position, train = self.position, self.config.train
         epoch = position.epoch + 1
         row = {"epoch": epoch, "iteration": self.iteration, "lr": self._rate(self.iteration - 1)}
-        row |= {f"train_{name}": value for name, value in self.meter.epoch().items()}
+        learned = self.meter.epoch()
+        row |= {f"train_{name}": value for name, value in learned.items()}
         ends = self.iteration >= self.total
-        due = ends or (train.eval_every and epoch % train.eval_every == 0)
+        due = ends or (learned and train.eval_every and epoch % train.eval_every == 0)
+        self._require_finite()
         found = self._validate(stop) if due else {}
         position.history.append(row | found)
         position.epoch, position.iteration, self.meter = epoch, 0, LossMeter(self.team)
@@ -279,7 +367,8 @@ class Trainer:
             self._keep_best(epoch, found)
         self.team.from_first(lambda: self.run.write_metrics(position.history))
         self.journal.epoch(row | found, is_best=bool(found) and position.best_epoch == epoch)
-        if ends or self.patience_is_over or (train.save_every and epoch % train.save_every == 0):
+        save_due = learned and train.save_every and epoch % train.save_every == 0
+        if ends or self.patience_is_over or save_due:
             self.save()
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
@@ -293,8 +382,21 @@ class Trainer:
             stop.check()
 
         losses = validation_losses(self.model, loader, self.precision, tick, team)
+        if not math.isfinite(losses["loss"]):
+            parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            what = f"the validation loss is not finite after epoch {self.position.epoch + 1}"
+            raise DhError(f"{what} ({parts})", hint=LOWER_RATE)
         stats = validation_ap(self._runner(), table, loader, tick, team)
         return {f"val_{name}": value for name, value in losses.items()} | stats
+
+    def _require_finite(self) -> None:
+        """Raise DhError where a weight, a running statistic or an average is not finite."""
+        every = {id(net): net.state_dict().values() for net in (self.detector, self.model)}
+        floats = [x for of in every.values() for x in of if x.is_floating_point() and x.numel()]
+        if self.team.any(not bool(get_total_norm(floats, float("inf")).isfinite())):
+            epoch, iteration = self.position.epoch + 1, self.position.iteration
+            what = f"the weights are not finite after iteration {iteration} of epoch {epoch}"
+            raise DhError(what, hint=LOWER_RATE)
 
     def _runner(self) -> EagerRunner:
         """What is validated, as `dh eval` would run it."""
@@ -324,4 +426,4 @@ class Trainer:
         ids = tuple(table.category_ids.tolist())
         state = self.model.state_dict()
         model = ModelFile(self.config, table.classes, ids, state, metadata)
-        self.team.from_first(lambda: save_model(self.run.path / name, model))
+        self.team.from_first(lambda: save_model(self.run.place(name), model))

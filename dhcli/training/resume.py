@@ -14,13 +14,19 @@ from dhcli.models.contract import Detector
 from dhcli.training.checkpoint import load_checkpoint
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.loop import Trainer, TrainingResult
-from dhcli.training.run import Session, train_in
-from dhcli.training.run_folder import CHECKPOINT, RunFolder
+from dhcli.training.run import Session, train_in, with_absolute_paths
+from dhcli.training.run_folder import CHECKPOINT, RunFolder, resume_command
 from dhcli.words import counted
 
 START_ANEW = "start a new run from its model: `dh train --weights RUN/last.safetensors --data …`"
 OTHER_CLASSES = "start from its model: `dh finetune DATA --weights RUN/last.safetensors`"
 
+DIGESTS = {
+    f"{use}_{part}": f"{words} of the {name} images"
+    for use, name in (("train", "training"), ("val", "validation"))
+    for part, words in (("names", "names"), ("sizes", "sizes"), ("objects", "boxes or labels"))
+}
+"""Parts of a fingerprint that say nothing as they are."""
 KEPT_SECTIONS = ("data", "input", "augment", "model")
 """Sections of the configuration that decide what the saved state means."""
 KEPT_ON_RESUME = ("batch_size", "accumulate", "seed", "optimizer", "ema")
@@ -39,12 +45,17 @@ def resume(
 ) -> TrainingResult:
     """Go on with the run in `path`, from its last checkpoint.
 
-    `config` is the run's own, perhaps with other settings of `train`; `build` makes the detector
-    from it and the number of classes. Raises ConfigError for a change that cannot be made now,
-    and DataError where the data is not what it was.
+    `config` is the run's own, perhaps with other settings of `train`, and with other paths where
+    the same data lies now; `build` makes the detector from it and the number of classes.
+    Raises ConfigError for a change that cannot be made now, DataError where the data is not what it
+    was, and DhError where another process is at the run.
     """
+    run = RunFolder(path)
+    session.team.from_first(run.claim)
     state = load_checkpoint(path / CHECKPOINT)
+    config = with_absolute_paths(config)
     _check_changes(config_from_dict(state["config"]), config)
+    _check_there(config, path)
     data = load_data(config.data, config.train.seed, session.journal)
     _check_data(state["data"], data)
 
@@ -53,11 +64,13 @@ def resume(
         _check_unfinished(trainer)
 
     detector = build(config, len(data.train.classes))
-    return train_in(RunFolder(path), config, detector, data, session, restore)
+    return train_in(run, config, detector, data, session, restore)
 
 
 def _check_changes(before: Config, now: Config) -> None:
     """Refuse what cannot change between a checkpoint and its continuation."""
+    places = {"train": now.data.train, "val": now.data.val}  # the content is compared instead
+    before = before.model_copy(update={"data": before.data.model_copy(update=places)})
     for section in KEPT_SECTIONS:
         if getattr(before, section) != getattr(now, section):
             raise ConfigError(f"`{section}` cannot change when a run is resumed", hint=START_ANEW)
@@ -67,11 +80,22 @@ def _check_changes(before: Config, now: Config) -> None:
             raise ConfigError(what, hint=START_ANEW)
 
 
+def _check_there(config: Config, path: Path) -> None:
+    """Raise DataError where a dataset is no longer where it was."""
+    for option, place in (("--data", config.data.train), ("--val", config.data.val)):
+        if place is not None and not Path(place).exists():
+            hint = f"where it lies elsewhere now: `{resume_command(path)} {option} PATH`"
+            raise DataError("the run's data is not there", where=place, hint=hint)
+
+
 def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
+    """Raise DataError that says what of the data is not as it was; where it lies is all the same.
+
+    A state of an older dh tells less, and less is compared.
+    """
     now = data.fingerprint()
-    changed = [
-        f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]
-    ]
+    names = [name for name in now if name != "root" and before.get(name, now[name]) != now[name]]
+    changed = [DIGESTS.get(name) or f"{name} {before[name]} → {now[name]}" for name in names]
     if changed:
         what = f"is not the data that the run began with: {', '.join(changed)}"
         same_classes = before.get("classes") == now["classes"]
@@ -82,7 +106,8 @@ def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
 def _check_unfinished(trainer: Trainer) -> None:
     if trainer.is_finished:
         what = f"is finished: {trainer.position.epoch} of {counted(trainer.epochs, 'epoch')}"
-        hint = "to train longer: `--set train.schedule.length=…`"
+        key = "epochs" if trainer.config.train.epochs else "schedule.length"
+        hint = f"to train longer: `--set train.{key}=…`"
         raise ConfigError(what, where=trainer.run.path, hint=hint)
     if trainer.patience_is_over:
         what = f"was stopped early: {trainer.position.stale} validations without a better AP"

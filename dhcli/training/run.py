@@ -14,26 +14,30 @@ from torch import Tensor
 
 from dhcli.config.load import dump_config
 from dhcli.config.schema import Config
+from dhcli.data.tools.statistics import describe_crowd
 from dhcli.errors import ConfigError, DhError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
-from dhcli.runtime.memory import TRAINING, keep_freed_memory
+from dhcli.runtime.memory import TRAINING, is_shortage, keep_freed_memory
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.decoded import decoded_once
+from dhcli.training.inherit import inheritance_lines, with_learned_order
 from dhcli.training.journal import Journal
 from dhcli.training.loop import Trainer, TrainingResult
 from dhcli.training.run_folder import (
     CHECKPOINT,
+    COMMAND,
     CONFIG,
+    MACHINE,
     RunFolder,
     make_run,
     require_new_run,
     resume_command,
 )
-from dhcli.training.schedule import describe_rate
+from dhcli.training.schedule import describe_rate, warmup_iterations
 from dhcli.training.step import seed_all
 from dhcli.training.team import Team
-from dhcli.weights.open import read_weights
+from dhcli.weights.model_file import ModelFile
 from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.transfer import Transfer, transfer
 from dhcli.words import counted
@@ -48,6 +52,7 @@ class Session:
     environment  versions and hardware that a result may depend on, for env.json
     out          the run folder, None to choose one
     tensorboard  write for TensorBoard too
+    overwrite    replace what is in `out`, whole
     team         the processes that train; `journal` is of the same team
     """
 
@@ -58,24 +63,34 @@ class Session:
     journal: Journal
     out: Path | None = None
     tensorboard: bool = False
+    overwrite: bool = False
     team: Team = field(default_factory=Team.alone)
 
 
-def train(config: Config, session: Session, weights: Path | None = None) -> TrainingResult:
-    """Train a new detector, from `weights` (a model file of the same classes) if they are given.
+def train(
+    config: Config,
+    session: Session,
+    source: ModelFile | None = None,
+    weights: Path | None = None,
+) -> TrainingResult:
+    """Train a new detector, from `source` (a model of the same classes, of the file `weights`).
 
     Raises DhError before the first iteration where data, weights or the run folder cannot be used.
     """
-    session.team.from_first(lambda: require_new_run(session.out))
+    session.team.from_first(lambda: require_new_run(session.out, overwrite=session.overwrite))
     config = with_absolute_paths(config)
-    data = load_data(config.data, config.train.seed, session.journal)
+    known = source.classes if source else None
+    data = load_data(config.data, config.train.seed, session.journal, known)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
-    if weights is None:
+    if source is None:
         _start_backbone(config, detector, session.journal)
     else:
-        copied = _load_same_classes(detector, weights, data)
+        copied = _load_same_classes(detector, source, weights, data)
+        config = with_learned_order(config, data, source)
         session.journal.say(f"weights: {weights}, {copied.summary()}")
+        for line in inheritance_lines(config, source.config):
+            session.journal.say(line)
     return start_run(config, detector, data, session)
 
 
@@ -88,10 +103,10 @@ def start_run(
 
 
 def _new_run(config: Config, session: Session) -> RunFolder:
-    run = make_run(session.command, config.name, session.out)
-    run.write_text("command.txt", session.line + "\n")
+    run = make_run(session.command, config.name, session.out, overwrite=session.overwrite)
+    run.write_text(COMMAND, session.line + "\n")
     machine = {**session.environment, "device": str(session.device)}
-    run.write_text("env.json", json.dumps(machine, indent=2) + "\n")
+    run.write_text(MACHINE, json.dumps(machine, indent=2) + "\n")
     return run
 
 
@@ -141,7 +156,9 @@ def _train_or_explain(trainer: Trainer) -> TrainingResult:
     """Train; if that fails, say which state is left, and turn lack of memory into a DhError."""
     try:
         return trainer.train()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
         what = (
             f"{trainer.device} has too little memory for "
             f"{counted(trainer.config.train.batch_size, 'image')}"
@@ -180,10 +197,14 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     say(describe_rate(train, trainer.team.size))
     for line in trainer.detector.notes():
         say(line)
-    if train.schedule.warmup > trainer.total // 2:
-        session.journal.warn(
-            f"warm-up (train.schedule.warmup) takes {counted(train.schedule.warmup, 'iteration')}, "
-            f"the whole training {trainer.total}"
+    limit = trainer.config.model.detect.max_detections
+    for line in filter(None, [describe_crowd(trainer.data.train, limit), *trainer.loader.lines]):
+        session.journal.warn(line)
+    warmup = warmup_iterations(trainer.schedule, trainer.epoch_length)
+    if warmup < trainer.schedule.warmup:
+        say(
+            f"warm-up: {counted(warmup, 'iteration')}, a third of so short a training, and not "
+            f"{trainer.schedule.warmup} (train.schedule.warmup)"
         )
     say(f"run folder: {trainer.run.path}")
     if trainer.iteration:
@@ -205,9 +226,11 @@ def _start_backbone(config: Config, detector: Detector, journal: Journal) -> Non
         journal.say(f"backbone weights: {load_backbone(features, config.model.backbone)}")
 
 
-def _load_same_classes(detector: Detector, path: Path, data: TrainingData) -> Transfer:
+def _load_same_classes(
+    detector: Detector, source: ModelFile, path: Path | None, data: TrainingData
+) -> Transfer:
     """Copy the weights of a model file whose classes are those of the data, in any order."""
-    source, classes = read_weights(path), data.train.classes
+    classes = data.train.classes
     if set(source.classes) != set(classes):
         raise ConfigError(
             f"knows the classes {', '.join(source.classes)}, the data {', '.join(classes)}",
@@ -225,7 +248,7 @@ def _bytes_to_write(trainer: Trainer) -> int:
     trained = _size(weight for weight in trainer.detector.parameters() if weight.requires_grad)
     moments = 1 if trainer.config.train.optimizer == "sgd" else 2
     state = model * (2 if trainer.ema else 1) + trained * moments
-    there = sum(file.stat().st_size for file in trainer.run.path.iterdir() if file.is_file())
+    there = sum(file.stat().st_size for file in trainer.run.place(".").iterdir() if file.is_file())
     return max(2 * model + 2 * state - there, state)
 
 

@@ -10,15 +10,25 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from errno import ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
 from typing import Any, TextIO
 
 from dhcli.atomic import atomic_write, require_folder, write_error
 from dhcli.errors import DhError
 
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
+
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoint.pt", "metrics.csv"
 LOG, EVENTS = "train.log", "events.jsonl"
 LAST, BEST = "last.safetensors", "best.safetensors"
+COMMAND, MACHINE, LOCK = "command.txt", "env.json", "run.lock"
+DECODED = ("decoded-train.bin", "decoded-val.bin")
+BEGUN = {CONFIG, METRICS, LOG, EVENTS, COMMAND, MACHINE, LOCK, *DECODED}
+"""What a run holds that has not come to a model yet."""
 
 
 class RunFolder:
@@ -32,6 +42,34 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: dict[str, TextIO] = {}
+        self._lock: TextIO | None = None
+
+    def claim(self) -> None:
+        """Be the one process that trains in the folder, until `close` or the process ends.
+
+        Raises DhError where another is. Where the file system has no locks, nobody is kept out.
+        """
+        if fcntl is None or self._lock is not None:
+            return
+        try:
+            self._lock = (self.path / LOCK).open("a", encoding="utf-8")
+            # not flock, which loading processes would inherit and hold when this one is killed
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            self._lock = None
+            what = "another process is training in this run"
+            hint = "wait until it ends, or stop it; another run needs another `--out`"
+            raise DhError(what, where=self.path, hint=hint) from error
+        except OSError as error:
+            if error.errno not in (ENOLCK, ENOTSUP, ENOSYS):
+                raise write_error(self.path / LOCK, error) from error
+
+    def place(self, name: str) -> Path:
+        """Where the file `name` is to be written. Raises DhError where the folder has gone."""
+        if not self.path.is_dir():
+            hint = "put it back where it was, and resume the run from its last checkpoint"
+            raise DhError("the run folder is no longer there", where=self.path, hint=hint)
+        return self.path / name
 
     def log(self, text: str) -> None:
         """Add a line, or several, to `train.log`, each with the time."""
@@ -46,7 +84,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write the file `name` whole."""
-        with atomic_write(self.path / name) as file:
+        with atomic_write(self.place(name)) as file:
             file.write(text.encode("utf-8"))
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -71,28 +109,40 @@ class RunFolder:
         for file in self._files.values():
             file.close()
         self._files.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _append(self, name: str, text: str) -> None:
+        path = self.place(name)
         if name not in self._files:
-            self._files[name] = _open_lines(self.path / name)
+            self._files[name] = _open_lines(path)
         try:
             self._files[name].write(text)
             self._files[name].flush()
         except OSError as error:
-            raise write_error(self.path / name, error) from error
+            raise write_error(path, error) from error
 
 
-def make_run(command: str, name: str, out: Path | None) -> RunFolder:
+def make_run(command: str, name: str, out: Path | None, *, overwrite: bool = False) -> RunFolder:
     """A new folder: `out`, else `runs/<command>/<name>`, with `-2`, `-3` … where it is taken.
 
-    Raises DhError if `out` holds files already, or nothing can be written there.
+    With `overwrite`, what is in `out` is gone then, whole.
+
+    A run that ended before its first checkpoint is begun anew. Raises DhError if `out` holds other
+    files already, another process is at it, or nothing can be written there.
     """
-    path = _claim(Path("runs", command, name)) if out is None else _take(out)
+    if out is not None and overwrite and out.is_dir():
+        _empty(out)
+    run = RunFolder(_claim(Path("runs", command, name)) if out is None else _take(out))
+    run.claim()
     try:
-        (path / LOG).touch()  # so that no other run takes the folder for empty
+        for name in BEGUN - {LOCK}:
+            (run.path / name).unlink(missing_ok=True)
+        (run.path / LOG).touch()  # so that no other run takes the folder for empty
     except OSError as error:
-        raise write_error(path / LOG, error) from error
-    return RunFolder(path)
+        raise write_error(run.path / LOG, error) from error
+    return run
 
 
 def _claim(path: Path) -> Path:
@@ -109,19 +159,51 @@ def _claim(path: Path) -> Path:
             return candidate
 
 
-def require_new_run(out: Path | None) -> None:
+def require_new_run(out: Path | None, *, overwrite: bool = False) -> None:
     """Raise DhError where no new run can be put into `out`, before the data is read."""
     if out is None:
         return
     require_folder(out)
-    if out.is_dir() and any(out.iterdir()):
-        hint = f"name another folder, or resume that run: `{resume_command(out)}`"
+    if overwrite:
+        return
+    if out.is_dir() and any(out.iterdir()) and not _is_barely_begun(out):
+        there = f", or resume that run: `{resume_command(out)}`" if _is_run(out) else ""
+        hint = f"name another folder{there}; `--overwrite` replaces what is there, whole"
         raise DhError("is there already and not empty", where=out, hint=hint)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether `path` holds a run that can be resumed."""
+    return (path / CHECKPOINT).exists()
+
+
+def _is_barely_begun(path: Path) -> bool:
+    """Whether `path` holds a run that ended before its first checkpoint or model, and no more."""
+    names = {file.name for file in path.iterdir()}
+    unfinished = {name for name in names if name.startswith(".") and name.endswith(".part")}
+    return LOG in names and names - unfinished <= BEGUN
 
 
 def resume_command(run: Path) -> str:
     """The command that resumes the run in the folder `run`."""
     return f"dh train --resume {shlex.quote(str(run))}"
+
+
+def _empty(path: Path) -> None:
+    """Remove what is in `path`. Raises DhError where another process trains there."""
+    run = RunFolder(path)
+    run.claim()
+    try:
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        run.close()
+    (path / LOCK).unlink(missing_ok=True)
 
 
 def _take(path: Path) -> Path:

@@ -18,7 +18,24 @@ def learning_rate(iteration: int, base: float, schedule: Schedule, epoch_length:
     base · warm-up · decay, where warm-up rises in a line from `warmup_factor` to 1, and decay is
     γ^(milestones passed), or (1 + cos(π · iteration / total)) / 2.
     """
-    return base * _warmup(iteration, schedule) * _decay(iteration, schedule, epoch_length)
+    warmup = _warmup(iteration, schedule, epoch_length)
+    return base * warmup * _decay(iteration, schedule, epoch_length)
+
+
+def scheduled(train: Train, epoch_length: int) -> Schedule:
+    """The schedule that holds: as configured, or drawn out to `train.epochs`, in iterations."""
+    schedule = train.schedule
+    if not train.epochs:
+        return schedule
+    length = train.epochs * epoch_length
+    steps = tuple(max(1, round(step * length / schedule.length)) for step in schedule.steps)
+    drawn = {"unit": "iteration", "length": length, "steps": steps}
+    return schedule.model_copy(update=drawn)
+
+
+def warmup_iterations(schedule: Schedule, epoch_length: int) -> int:
+    """Iterations of warm-up: as configured, and never more than a third of the training."""
+    return min(schedule.warmup, total_iterations(schedule, epoch_length) // 3)
 
 
 def total_iterations(schedule: Schedule, epoch_length: int) -> int:
@@ -56,10 +73,11 @@ def _unit(schedule: Schedule, epoch_length: int) -> int:
     return epoch_length if schedule.unit == "epoch" else 1
 
 
-def _warmup(iteration: int, schedule: Schedule) -> float:
-    if iteration >= schedule.warmup:
+def _warmup(iteration: int, schedule: Schedule, epoch_length: int) -> float:
+    warmup = warmup_iterations(schedule, epoch_length)
+    if iteration >= warmup:
         return 1.0
-    return schedule.warmup_factor + (1 - schedule.warmup_factor) * iteration / schedule.warmup
+    return schedule.warmup_factor + (1 - schedule.warmup_factor) * iteration / warmup
 
 
 def _decay(iteration: int, schedule: Schedule, epoch_length: int) -> float:

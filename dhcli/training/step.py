@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from dhcli.data.loading.loader import Batch
@@ -63,13 +63,15 @@ def seed_all(*numbers: int) -> None:
 class StepResult:
     """What a step gave.
 
-    losses  name → () float32 on the device, means over this process's micro-batches, detached
-    bad     numbers of those micro-batches whose loss is not finite
-    moved   False where the loss of a micro-batch of any process is not finite: no process moved
+    losses    name → () float32 on the device, means over this process's micro-batches, detached
+    bad       numbers of those micro-batches whose loss is not finite
+    gradient  whether this process's gradient is finite
+    moved     False where a loss or the gradient of any process is not finite: no process moved
     """
 
     losses: dict[str, Tensor]
     bad: list[int]
+    gradient: bool
     moved: bool
 
 
@@ -98,7 +100,8 @@ class Updater:
     def update(self, batches: Sequence[Batch], rate: float) -> StepResult:
         """Take one step with learning rate `rate`; the gradient is the micro-batches' mean.
 
-        If a loss is not finite in any process, weights and statistics stay as they were in all.
+        If a loss or the gradient is not finite in any process, weights and statistics stay as they
+        were in all.
         """
         _copy(self.statistics, self.kept)
         self.optimizer.zero_grad(set_to_none=True)
@@ -106,12 +109,15 @@ class Updater:
         names = results[0][0]
         losses = {n: torch.stack([parts[n] for parts, _ in results]).mean() for n in names}
         bad = [number for number, (_, finite) in enumerate(results) if not finite.read()]
-        moved = not self.team.any(bool(bad))
+        gradient = self._gradient_is_finite()
+        moved = not self.team.any(bool(bad) or not gradient)
         if moved:
-            self._move(rate)
+            set_rate(self.optimizer, rate)
+            self.scaler.step(self.optimizer)
         else:
             _copy(self.kept, self.statistics)
-        return StepResult(losses, bad, moved)
+        self.scaler.update()
+        return StepResult(losses, bad, gradient, moved)
 
     def _backward(self, batch: Batch, group: int) -> tuple[dict[str, Tensor], _Answer]:
         device = self.precision.device
@@ -125,13 +131,18 @@ class Updater:
         self.scaler.scale(total / group).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()}, finite
 
-    def _move(self, rate: float) -> None:
-        set_rate(self.optimizer, rate)
+    def _gradient_is_finite(self) -> bool:
+        """Clip the gradient, and look at its norm; with fp16 the scaler answers for what overflows.
+
+        It passes over such a step and halves its scale, down to 1: from there on no scale is to
+        blame.
+        """
+        self.scaler.unscale_(self.optimizer)
         if self.clip_norm:
-            self.scaler.unscale_(self.optimizer)
-            clip_grad_norm_(self.weights, self.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            norm = clip_grad_norm_(self.weights, self.clip_norm)
+        else:
+            norm = get_total_norm([w.grad for w in self.weights if w.grad is not None])
+        return bool(norm.isfinite()) or self.scaler.get_scale() > 1
 
 
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:

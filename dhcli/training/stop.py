@@ -50,6 +50,11 @@ class StopRequest:
             self.signal = self.team.gather([] if self.signal is None else [self.signal])[0]
             raise Stopped
 
+    def while_waiting(self) -> None:
+        """As `check`, wherever this process waits: alone, as the others could not know of it."""
+        if self.team.size == 1:
+            self.check()
+
     def _take(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         for other in SIGNALS:

@@ -37,6 +37,8 @@ def validation_losses(
     sums: dict[str, torch.Tensor] = {}
     images = 0
     for number, batch in enumerate(loader):
+        if not len(batch):  # none of its images could be read
+            continue
         seed_all(team.rank + number * team.size)  # the batch's number among those of all
         moved = batch.to(precision.device)
         with precision.autocast():

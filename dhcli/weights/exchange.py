@@ -92,19 +92,19 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
 
 def conventions(config: Config) -> list[str]:
     """The settings that an origin brought, as `key=value`: those that are not the default."""
-    every = _flat(config, Config())
+    every = differing(config, Config())
     return [f"{key}={now}" for key, now, default in every if not key.startswith(ARCHITECTURE)]
 
 
 def _differences(config: Config, own: Config) -> list[str]:
     return [
         f"{key} is {now}, there {theirs}"
-        for key, now, theirs in _flat(config, own)
+        for key, now, theirs in differing(config, own)
         if not key.startswith(("model.rpn.proposals_train", "model.backbone.frozen_stages"))
     ]
 
 
-def _flat(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
+def differing(one: Config, other: Config) -> list[tuple[str, Any, Any]]:
     """Dotted key and both values of each setting of input and model in which the two differ."""
     first, second = (_leaves({k: config_to_dict(c)[k] for k in CONVENTIONS}) for c in (one, other))
     return [(key, x, second.get(key)) for key, x in first.items() if x != second.get(key)]
@@ -122,7 +122,13 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
     layout = LAYOUTS[foreign.layout]
-    values = layout.settings(foreign.state, foreign.path.name)
+    try:
+        values = layout.settings(foreign.state, foreign.path.name)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        lack = f"it has no {error.args[0]}" if isinstance(error, KeyError) else "its shapes differ"
+        what = f"is of {layout.TITLE}, but not a detector of it that dh knows: {lack}"
+        hint = "`dh weights import --help` names the detectors"
+        raise ModelError(what, where=foreign.path, hint=hint) from error
     depth = values["model"]["backbone"]["name"]
     if depth is None:
         what = "its backbone is none of ResNet-18, 34, 50 and 101"

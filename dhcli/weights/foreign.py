@@ -25,7 +25,7 @@ from dhcli.weights.recognise import is_described
 class Foreign:
     """A file of another program.
 
-    state    its tensors, without the prefix that a data-parallel wrapper leaves
+    state    its tensors, without the prefix that a wrapper leaves (`module.`, Lightning's `model.`)
     classes  class names, where the file has them
     facts    what else it says of itself: program's version, epoch, iteration
     """
@@ -52,10 +52,7 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
     Raises ModelError where it cannot be read, or is of no layout or another one.
     """
     plain = read_plain(path)
-    state = plain.state
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    state = modern(state)
+    state = modern(_without_prefix(plain.state))
     found = next((name for name, one in LAYOUTS.items() if one.recognise(state)), None)
     if found is None and path.suffix == ".safetensors" and is_described(path):
         raise ModelError("is a model file of dh already", where=path, hint="use it as it is")
@@ -66,6 +63,17 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
         hint = "`dh weights import --help` names the layouts and the detectors"
         raise ModelError(f"is not a detector of {wanted}{looks}", where=path, hint=hint)
     return Foreign(path, found, state, *_about(plain.about))
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as the detector itself names them, where a wrapper has it as one of its parts."""
+    ends = tuple(f".{one.CLASSIFIER}" for one in LAYOUTS.values())
+    inner = {end[1:] for end in ends} & state.keys()
+    wrapped = next((name for name in state if name.endswith(ends)), None)
+    if inner or wrapped is None:
+        return dict(state)
+    prefix = next(wrapped.removesuffix(end[1:]) for end in ends if wrapped.endswith(end))
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _about(about: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, dict[str, Any]]:

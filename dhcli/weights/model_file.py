@@ -149,11 +149,13 @@ def parse_description(text: str, path: Path) -> Description:
         _check_layout(about["layout"], path)
         classes = _checked_classes(about["classes"])
         category_ids = tuple(int(number) for number in about["category_ids"])
+        if any(abs(number) >= 2**63 for number in category_ids):
+            raise ValueError("ids that no file of results can hold")  # noqa: TRY301 - as below
         metadata = dict(about["metadata"])
         settings = about["config"]
         if len(category_ids) != len(classes) or not isinstance(settings, Mapping):
             raise ValueError("parts that do not agree")  # noqa: TRY301 - one place turns it into words
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError("its description is damaged", where=path, hint=WAY_OUT) from error
     config = _checked_config(settings, path, metadata)
     return Description(config, classes, category_ids, metadata)

@@ -12,20 +12,27 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dhcli.errors import ModelError
-from dhcli.weights.recognise import load_plain, look_at, read_head
+from dhcli.weights.recognise import ULTRALYTICS, load_plain, look_at, read_head
 
-HOLDERS = ("state_dict", "model")
+HOLDERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights")
 """Keys that a checkpoint holds its tensors under; without one, it is the state dict itself."""
 
 STRIP = (
     "where you trust it, strip it in the environment that wrote it: "
     "python -c \"import torch; c = torch.load('{name}', weights_only=False); "
-    "torch.save({{k: c[k] for k in ('meta', 'state_dict', 'model') if k in c}}, 'plain.pth')\""
+    "c = {{k: getattr(c[k], 'state_dict', lambda k=k: c[k])() for k in {kept} if k in c}} "
+    "if isinstance(c, dict) else c.state_dict(); torch.save(c, 'plain.pth')\""
 )
 UNPICKLE = (
     'where you trust it, rewrite it: python -c "import pickle, torch; '
     "m = pickle.load(open('{name}', 'rb'), encoding='latin1')['model']; "
     "torch.save({{'model': {{k: torch.as_tensor(v) for k, v in m.items()}}}}, 'plain.pth')\""
+)
+
+
+OTHER_NETWORK = (
+    "`dh weights import --help` names the detectors that can be taken; `dh train` makes one from "
+    "the images it was trained on"
 )
 
 
@@ -74,8 +81,12 @@ def _tensors_of(loaded: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
 def _unreadable(path: Path, reason: str) -> ModelError:
     foreign = re.search(r"GLOBAL ([\w.]+)", reason)
     if foreign is not None and not foreign[1].startswith("numpy"):
-        what = f"holds a {foreign[1]} beside its tensors; making one could run code"
-        return ModelError(what, where=path, hint=STRIP.format(name=path))
+        if foreign[1].startswith(ULTRALYTICS):
+            what = "is a YOLO model of Ultralytics, a network of another make"
+            return ModelError(what, where=path, hint=OTHER_NETWORK)
+        what = f"holds a {foreign[1]} and not tensors alone; making one could run code"
+        hint = STRIP.format(name=path, kept=("meta", *HOLDERS))
+        return ModelError(what, where=path, hint=hint)
     if path.suffix == ".pkl" or foreign is not None:
         what = f"is not opened: it is {look_at(path)}"
         return ModelError(what, where=path, hint=UNPICKLE.format(name=path))

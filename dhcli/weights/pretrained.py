@@ -78,8 +78,8 @@ def fetch_imagenet(name: str) -> Path:
         reason = getattr(error, "reason", None) or error
         raise ModelError(
             f"the ImageNet weights of {name} are not at {path} and could not be fetched ({reason})",
-            hint=f"copy {file} there from a machine that has it, name a file with "
-            f"`--set model.backbone.weights=PATH`, or {FROM_SCRATCH}",
+            hint=f"`--preset small` needs none, and suits a CPU; or copy {file} there, name a file "
+            f"with `--set model.backbone.weights=PATH`, or {FROM_SCRATCH}",
         ) from error
     return path
 

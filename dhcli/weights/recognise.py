@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -15,11 +16,24 @@ SIGNATURES = (
     (b"\x1f\x8b", "a gzip archive"),
     (b"7z\xbc\xaf", "a 7-zip archive"),
     (b"\xfd7zXZ", "an xz archive"),
-    (b"\x89HDF", "an HDF5 file"),
+    (b"\x89HDF", "an HDF5 file, as Keras writes them"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG", "a PNG image"),
     (b"%PDF", "a PDF document"),
 )
+
+ULTRALYTICS = ("ultralytics.", "models.yolo", "models.common")
+"""Where YOLO's classes are, in files of version 8 and later, and of version 5."""
+NAMES = (
+    (r"\.ckpt(-\d+)?(\.(index|meta|data-\d+-of-\d+))?$|^checkpoint$", "a TensorFlow checkpoint"),
+    (r"\.(pb|pbtxt)$", "a TensorFlow graph"),
+    (r"\.tflite$", "a TensorFlow Lite model"),
+    (r"\.keras$", "a Keras model"),
+    (r"\.weights$", "a file of Darknet's weights (YOLO)"),
+    (r"\.(engine|plan)$", "a TensorRT engine"),
+    (r"\.pdparams$", "a PaddlePaddle checkpoint"),
+)
+"""Names of files whose first bytes do not tell; a torch checkpoint may be called .ckpt, too."""
 
 TRAINED = "`dh train` writes models as best.safetensors and last.safetensors in its run folder"
 
@@ -35,8 +49,13 @@ def look_at(path: Path) -> str:
     for signature, name in SIGNATURES:
         if head.startswith(signature):
             return name
+    if b"data.pkl" in head:
+        theirs = any(name.encode() in head for name in ULTRALYTICS)
+        return "a YOLO model of Ultralytics" if theirs else "a PyTorch checkpoint (.pth)"
+    if (named := _look_at_name(path)) is not None:
+        return named
     if head.startswith(b"PK"):
-        return "a PyTorch checkpoint (.pth)" if b"data.pkl" in head else "a zip archive"
+        return "a zip archive"
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "a Python pickle (an old .pth or .pkl), which can run code and is not opened"
     return _look_at_text(head) or _look_at_header(path, head) or "none of the kinds dh knows"
@@ -103,6 +122,10 @@ def load_plain(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler raises almost anything on damaged bytes
         raise ValueError(str(error)) from error
+
+
+def _look_at_name(path: Path) -> str | None:
+    return next((what for ends, what in NAMES if re.search(ends, path.name, re.IGNORECASE)), None)
 
 
 def _look_at_text(head: bytes) -> str | None:

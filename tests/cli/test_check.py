@@ -126,6 +126,12 @@ def test_anchors_fit_into_80_columns_beside_the_classes(source):
     assert re.search(r"^  cat( +–){4} +2 +2 +0\.\d+ +\d+ *$", run.stdout, re.MULTILINE), run.stdout
 
 
+def test_anchors_are_compared_with_the_classes_to_learn_alone(source):
+    run = dh(source, "--json", "--preset", "small", "--set", "data.classes=[cat]")
+
+    assert list(json.loads(run.stdout)["anchors"]) == ["cat"]
+
+
 @pytest.mark.realdata
 @pytest.mark.parametrize(
     ("name", "code", "said"),

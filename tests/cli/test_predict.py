@@ -153,3 +153,53 @@ def test_bad_requests_are_one_clear_error(
     assert said in result.stderr
     assert not result.stdout
     assert not (folder / "predictions").exists()
+
+
+@pytest.fixture
+def dense(folder: Path, small_model: Callable[..., ModelFile]) -> Path:
+    """The folder, whose model finds something everywhere and keeps five of it."""
+    model = small_model("Car", "Cyclist")
+    detect = model.config.model.detect.model_copy(
+        update={"score_threshold": 0.0, "max_detections": 5}
+    )
+    kept = model.config.model.model_copy(update={"detect": detect})
+    config = model.config.model_copy(update={"model": kept})
+    save_model(folder / "model.safetensors", ModelFile(config, *(vars(model)[n] for n in REST)))
+    return folder
+
+
+REST = ("classes", "category_ids", "state")
+
+
+def test_limit_that_is_reached_is_said(dense: Path) -> None:
+    default = run("photos", "--no-draw", "--out", "five")
+    fewer = run("photos", "--no-draw", "--out", "two", "--top-k", "2")
+    more = run("photos", "--no-draw", "--out", "more", "--top-k", "80")
+
+    assert "3 images reached the limit of 5 detections: --top-k" in default.stderr
+    assert "reached the limit" not in fewer.stderr
+    assert "of 5 detections" not in more.stderr
+    assert len(results_of(dense / "five")) == 15
+    assert len(results_of(dense / "two")) == 6
+    assert len(results_of(dense / "more")) > 3 * 50  # the model takes 50 proposals an image
+
+
+def test_limit_that_is_reached_in_evaluation_is_said(dense: Path) -> None:
+    rows = [
+        {"id": number, "file_name": name, "width": 80, "height": 60}
+        for number, name in enumerate(("a/1.jpg", "b/1.jpg", "2.png"), 1)
+    ]
+    boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 30, 30], "area": 900}]
+    truth = {"images": rows, "annotations": boxes, "categories": [{"id": 1, "name": "Car"}]}
+    (dense / "photos/truth.json").write_text(json.dumps(truth))
+
+    def evaluate(*words: str) -> Result:
+        command = ["eval", "--weights", "model.safetensors", "--data", "photos/truth.json"]
+        return CliRunner().invoke(app, [*command, "--device", "cpu", "--workers", "0", *words])
+
+    default, more = evaluate(), evaluate("--top-k", "120", "--json")
+
+    assert "3 images reached the limit of 5 detections: --top-k" in default.stderr
+    assert "of 5 detections" not in more.stderr
+    assert json.loads(more.stdout)["detections"] > 15
+    assert "AR120" in json.loads(more.stdout)["metrics"]["coco"]["stats"]

@@ -93,7 +93,7 @@ def test_piped_output_is_whole_lines_and_a_table(train: Invoke, tmp_path: Path) 
     assert "\x1b" not in result.output
     lines = [line for line in result.stderr.splitlines() if LINE.fullmatch(line)]
     assert [line.split(" lr ")[0] for line in lines] == [
-        f"epoch [{epoch}][{iteration}/4]" for epoch in (1, 2) for iteration in (2, 4)
+        f"epoch [{epoch}][{iteration}/4]" for epoch in (1, 2) for iteration in (1, 2, 3, 4)
     ]
     assert "train_loss" in result.stdout
     assert "AP50 %" in result.stdout
@@ -165,7 +165,7 @@ def test_the_help_of_resume_names_every_setting_that_cannot_change() -> None:
         ((), 2, "no dataset is named"),
         (("--data", "nowhere"), 3, "nowhere"),
         (("--resume", "nowhere"), 2, "is not a run folder"),
-        (("--resume", "r", "--data", "d", "--preset", "p"), 2, "--data, --preset cannot be used"),
+        (("--resume", "r", "--out", "d", "--preset", "p"), 2, "--preset, --out cannot be used"),
         (("--set", "train.lrr=1"), 2, "did you mean `train.lr`"),
         (("--data", "x", "--device", "warp"), 2, "unknown device `warp`"),
     ],
@@ -177,6 +177,18 @@ def test_bad_command_lines_are_one_error(options: tuple[str, ...], code: int, sa
     assert said in result.stderr
     assert result.stderr.startswith("error:")
     assert not result.stdout
+
+
+def test_run_that_ended_before_it_trained_is_started_again(train: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("train.log", "command.txt"):
+        (tmp_path / "run" / name).touch()
+
+    refused = invoke("train", "--resume", tmp_path / "run")
+
+    assert refused.exit_code == 2
+    assert "start it again" in refused.stderr
+    assert train(settings=("train.schedule.length=1",)).exit_code == 0
 
 
 def test_taken_folder_is_refused(train: Invoke, tmp_path: Path) -> None:

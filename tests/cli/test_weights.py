@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +113,61 @@ def test_bad_requests_are_one_clear_error(
     assert "dh train" not in result.stderr  # which does not make what is imported
     assert not Path("model.safetensors").exists()
     assert not Path("touched").exists()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_hint_for_a_whole_pickled_model_works(folder: Path, wrapped: bool) -> None:
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    network = FasterRCNN(backbone, num_classes=3)
+    torch.save({"model": network, "epoch": 3} if wrapped else network, "whole.pth")
+
+    refused = run("import", "whole.pth", "--classes", "cat,dog")
+
+    assert refused.exit_code == 4
+    said = " ".join(refused.stderr.split())
+    command = said[said.index('python -c "') + len('python -c "') : -1]
+    subprocess.run([sys.executable, "-c", command], check=True)
+    assert run("import", "plain.pth", "--classes", "cat,dog").exit_code == 0
+
+
+def test_yolo_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("ultralytics.nn.tasks")
+    kind = type("DetectionModel", (), {"__module__": module.__name__})
+    module.DetectionModel = kind  # type: ignore[attr-defined]
+    for name in ("ultralytics", "ultralytics.nn", "ultralytics.nn.tasks"):
+        monkeypatch.setitem(sys.modules, name, module)
+    torch.save({"model": kind(), "epoch": 1}, "yolo.pt")
+
+    result = run("import", "yolo.pt")
+    direct = CliRunner().invoke(app, ["info", "yolo.pt"])
+
+    for refused in (result, direct):
+        assert refused.exit_code == 4
+        assert "a YOLO model of Ultralytics" in refused.stderr
+        assert "python -c" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.ckpt-30.index", b"\x00\x00\x11\x08", "a TensorFlow checkpoint"),
+        ("model.ckpt.data-00000-of-00001", b"\x00" * 64, "a TensorFlow checkpoint"),
+        ("frozen_inference_graph.pb", b"\n\x83\x01\n\x05Const", "a TensorFlow graph"),
+        ("model.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes them"),
+        ("m.keras", b"PK\x03\x04metadata.json", "a Keras model"),
+        ("yolov3.weights", b"\x00\x00\x00\x00\x02\x00\x00\x00", "Darknet's weights"),
+        ("m.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX model"),
+    ],
+)
+def test_files_of_other_programs_are_named(
+    folder: Path, name: str, content: bytes, said: str
+) -> None:
+    Path(name).write_bytes(content)
+
+    result = run("import", name)
+
+    assert result.exit_code == 4
+    assert f"it is {said}" in result.stderr or said in " ".join(result.stderr.split())
 
 
 def test_a_model_file_needs_no_import(

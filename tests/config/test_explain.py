@@ -82,7 +82,7 @@ def test_a_hint_says_what_to_write(override: str, hint: str | None) -> None:
         ("lr", "did you mean `train.lr`?"),
         ("train.warmup", "did you mean `train.schedule.warmup`?"),
         ("train.lr.x", "did you mean `train.lr`?"),
-        ("epochs", "did you mean `train.schedule.length`?"),
+        ("epochs", "did you mean `train.epochs`?"),
         ("model.rpn.nms_thresh", "did you mean `model.rpn.nms_threshold`?"),
         ("model.head.branches.conv.lambda_", "did you mean `model.head.branches.conv.lambda`?"),
         (

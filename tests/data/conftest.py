@@ -4,6 +4,7 @@
     sample   a table of three images in two splits, with every mark
     lay      lay({path: text}, *images): files and images below tmp_path, which it returns
     content  content(table): what it holds, by image, to compare with another's
+    unreadable  unreadable(table): `where: what` of each row that was not read
     splits   splits(table): the stems of the images in each split
 
 Test files of one format have fixtures of their own on top: `put` or `folder` lay down a file of it.
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from dhcli.data.io.files import stem_of
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, make_table
+from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag, make_table
 
 Draw = Callable[..., None]
 
@@ -60,6 +61,16 @@ def sample(tmp_path: Path, draw: Draw) -> DetectionTable:
         box_ids=np.array([5, 0, 9, 12, 100]),
         splits={"train": np.array([0, 1]), "val": np.array([2])},
     )
+
+
+@pytest.fixture
+def unreadable() -> Callable[[DetectionTable], list[str]]:
+    """A function that gives `where: what` of each row that the reader of a table left out."""
+
+    def list_remarks(table: DetectionTable) -> list[str]:
+        return [f"{each.where}: {each.what}" for each in table.remarks if each.code == UNREADABLE]
+
+    return list_remarks
 
 
 @pytest.fixture

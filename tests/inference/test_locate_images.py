@@ -51,6 +51,17 @@ def test_results_of_an_earlier_run_are_left_out(tree: Path) -> None:
     assert list(found.names) == ["1.jpg", "2.PNG"]
 
 
+def test_a_list_stands_for_its_images(tree: Path) -> None:
+    (tree / "b/list.txt").write_text("../a/1.jpg\n\ndeep/3.tif\n")
+
+    found = find_images([str(tree / "b/list.txt")])
+
+    assert [(found.root / name).resolve() for name in found.names] == [
+        (tree / "a/1.jpg").resolve(),
+        (tree / "b/deep/3.tif").resolve(),
+    ]
+
+
 def test_videos_in_folders_are_named(tree: Path) -> None:
     (tree / "a/deep").mkdir()
     (tree / "a/deep/clip.MOV").touch()
@@ -71,7 +82,8 @@ def test_a_name_with_brackets_is_no_pattern(tree: Path) -> None:
         (["b/*.gif"], "no image matches this pattern"),
         (["b/.hid/../notes"], "no such image"),
         (["empty"], "empty: no images found"),
-        (["list.txt"], r"list\.txt: is a \.txt file, not an image"),
+        (["list.txt"], r"list\.txt:2: no such image: b/9\.jpg"),
+        (["x.json"], r"x\.json: is a \.json file, not an image"),
         (["clip.MP4"], r"clip\.MP4: is a video"),
     ],
 )
@@ -80,7 +92,8 @@ def test_what_is_not_there_is_an_error(
 ) -> None:
     monkeypatch.chdir(tree)
     (tree / "empty").mkdir()
-    (tree / "list.txt").touch()
+    (tree / "list.txt").write_text("a/1.jpg\nb/9.jpg\n")
+    (tree / "x.json").touch()
     (tree / "clip.MP4").touch()
 
     with pytest.raises(DataError, match=said):

@@ -137,6 +137,21 @@ def test_results_of_another_tool_are_scored(dataset, tmp_path) -> None:
     assert any("boxes without area: 1;" in line for line in said)
 
 
+def test_rows_of_detections_that_cannot_be_read_are_a_warning(dataset, tmp_path) -> None:
+    said = []
+    rows, head = tmp_path / "found.csv", "image,class,score,x1,y1,x2,y2\n"
+    rows.write_text(f"{head}5.jpg,cat,0.5,0,0,50,50\n5.jpg,cat,high,0,0,50,50\n", "utf-8")
+
+    evaluation = evaluate_results(rows, dataset, Measures(), say=said.append)
+
+    assert evaluation.results["coco"].per_class["cat"]["AP"] == pytest.approx(1)
+    [warning] = [line for line in said if line.startswith("warning: ")]
+    assert warning == (
+        "warning: of the detections, 1 row that cannot be read, left out: "
+        "found.csv:3: has a value that cannot be used: `high`"
+    )
+
+
 def test_an_empty_list_of_results_is_zero(dataset, tmp_path) -> None:
     results = write(tmp_path / "results.json", [])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from dhcli.ops import match
 from dhcli.ops.match import BACKGROUND, UNDECIDED, match_boxes, sample_matches
 
 OBJECTS = torch.tensor([[0.0, 0.0, 10.0, 10.0], [100.0, 100.0, 110.0, 110.0]])
@@ -69,3 +71,41 @@ def test_sampling_is_random_but_seeded() -> None:
 
     assert draw(0) == draw(0)
     assert draw(0) != draw(1)
+
+
+@pytest.mark.parametrize("pairs", [1, 130, 1000])
+@pytest.mark.parametrize("best_for_each", [False, True])
+def test_many_objects_are_matched_in_pieces_to_the_same_result(
+    pairs: int, best_for_each: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+
+    def some(count: int) -> torch.Tensor:
+        corner = torch.randint(0, 30, (count, 2)).float()  # whole numbers: many are tied
+        return torch.cat([corner, corner + torch.randint(1, 12, (count, 2))], dim=1)
+
+    boxes, objects, ignore = some(128), some(20).repeat(2, 1), some(5)
+    how = {"positive_iou": 0.4, "negative_iou": 0.2, "best_for_each": best_for_each}
+    whole = match_boxes(boxes, objects, ignore, **how)
+
+    monkeypatch.setattr(match, "PAIRS", pairs)
+
+    assert torch.equal(match_boxes(boxes, objects, ignore, **how), whole)
+    assert len(set(whole.tolist())) > 10
+
+
+def test_memory_of_matching_does_not_grow_with_the_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    measure = match.iou_matrix
+
+    def watched(part: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part) * len(boxes))
+        return measure(part, boxes)
+
+    monkeypatch.setattr(match, "iou_matrix", watched)
+    objects = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(3000, 1)
+
+    match_boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(5000, 1), objects, NOTHING, **RPN)
+
+    assert sum(seen) == 3000 * 5000
+    assert max(seen) <= match.PAIRS

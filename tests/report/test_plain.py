@@ -36,6 +36,12 @@ def test_csv_has_every_digit_and_leaves_out_what_is_no_number() -> None:
     assert "\r" not in text
 
 
+def test_no_text_is_a_formula_and_numbers_stay() -> None:
+    sheet = Sheet("", (Column("class"), Column("AP", "number")), (("=1+1", -0.5),))
+
+    assert csv_text(sheet) == "class,AP\n'=1+1,-0.5\n"
+
+
 def test_values_are_json_without_nan() -> None:
     rows = json_rows(SHEET)
 

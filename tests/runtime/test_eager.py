@@ -10,7 +10,7 @@ import torch
 
 from dhcli.config.detecting import DetectOptions
 from dhcli.data.loading.pictures import collate_pictures
-from dhcli.errors import ConfigError, ModelError
+from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.ops.batch import ImageBatch
 from dhcli.runtime.eager import EagerRunner, restore_detector
 from dhcli.weights.model_file import ModelFile, save_model
@@ -101,3 +101,25 @@ def test_what_is_asked_for_is_never_written_into_the_detector(
     assert len(few[0][0].scores) <= 3
     again = runner.detect(pictures)
     assert all(np.array_equal(a, b) for a, b in zip(usual[0][0], again[0][0], strict=True))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to"),
+    ],
+)
+def test_lack_of_memory_names_the_pictures(
+    small_model: Callable[..., ModelFile], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    runner = EagerRunner.of(small_model("car"), ON_CPU)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runner.detector, "detect", fail)
+    picture = np.zeros((60, 80, 3), np.uint8)
+
+    with pytest.raises(DhError, match="cpu has too little memory for 1 image of 96 × 64"):
+        runner.detect(collate_pictures([picture], [(60, 80)], 32), ON_CPU)

@@ -83,6 +83,12 @@ class Recorder:
 
 
 @pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that cannot be read is read again at once."""
+    monkeypatch.setattr("dhcli.data.loading.loader.PAUSES", (0, 0))
+
+
+@pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)

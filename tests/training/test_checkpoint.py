@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import random
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -96,32 +96,15 @@ def test_state_of_another_version_is_named(tmp_path: Path) -> None:
 def test_disk_that_fills_while_torch_writes_is_one_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = os.write, [0]
-    open_temporary = tempfile.NamedTemporaryFile
-
-    def open_on_a_small_disk(**options: Any) -> Any:
-        file = open_temporary(**options)
-
-        class Small:
-            name = file.name
-
-            def __enter__(self) -> Any:
-                return self
-
-            def __exit__(self, *_: object) -> None:
-                file.close()
-
-            def write(self, data: Any) -> int:
-                written[0] += len(data)
-                if written[0] > 2000:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                return int(write(file.fileno(), data))
-
-        return Small()
+    class Small(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > 2000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
 
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(path, STATE)
-    monkeypatch.setattr("tempfile.NamedTemporaryFile", open_on_a_small_disk)
+    monkeypatch.setattr("dhcli.atomic.io.FileIO", Small)
 
     with pytest.raises(DhError, match="No space left on device"):
         save_checkpoint(path, STATE | {"model": {"w": torch.zeros(10_000)}})

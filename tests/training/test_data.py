@@ -81,6 +81,15 @@ def test_dataset_without_splits_is_divided_the_same_way_every_time(
     assert any("3 of 10 images set aside" in line for line in recorder.lines)
 
 
+def test_one_image_cannot_be_divided_and_the_way_out_works(load: Load, make_dots: Any) -> None:
+    with pytest.raises(DataError, match="1 image cannot be divided") as caught:
+        load(make_dots(1))
+
+    assert "`--set data.val_fraction=0`" in str(caught.value.hint)
+    data = load(make_dots(1), val_fraction=0)
+    assert (len(data.train), data.val) == (1, None)
+
+
 def test_an_empty_val_split_is_as_none(load: Load, make_dots: Any, recorder: Any) -> None:
     table = replace(make_dots(), splits=_splits(train=range(8), val=range(0)))
 
@@ -103,6 +112,17 @@ def test_unknown_train_split_names_what_there_is(load: Load, make_dots: Any) -> 
 
     with pytest.raises(DataError, match="no split `train`; the dataset has: trainval, test"):
         load(table)
+
+
+def test_a_split_of_another_name_is_learned_from_and_divided(load: Load, make_dots: Any) -> None:
+    table = replace(make_dots(), splits=_splits(val=range(10)))
+
+    with pytest.raises(DataError, match="no split `train`; the dataset has: val") as caught:
+        load(table)
+    data = load(table, train_split="val")
+
+    assert "`--set data.train_split=val`" in str(caught.value.hint)
+    assert (len(data.train), len(data.val)) == (8, 2)
 
 
 def test_splits_that_share_images_are_refused(load: Load, make_dots: Any) -> None:

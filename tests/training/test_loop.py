@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dhcli.config.schema import Config
-from dhcli.errors import DhError
+from dhcli.data.loading.workers import LoadingError
+from dhcli.errors import DataError, DhError
 from dhcli.training.checkpoint import load_checkpoint
 from dhcli.training.loop import Trainer
 from dhcli.training.schedule import learning_rate
@@ -318,14 +319,14 @@ def test_events_are_json_lines_with_every_loss_part(
     lines = (outcome.run.path / "events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     intervals = [event for event in events if event["event"] == "interval"]
-    assert [event["total_iteration"] for event in intervals] == [2, 4, 6, 8, 10, 12]
+    assert [event["total_iteration"] for event in intervals] == list(range(1, 13))
     for event in intervals:
         losses = event["losses"]
         assert losses["loss"] == pytest.approx(losses["loss_cls"] + losses["loss_reg"])
     epochs = [event for event in events if event["event"] == "epoch"]
     values = [event["losses"]["loss_cls"] for event in intervals]
     assert [event["train_loss_cls"] for event in epochs] == pytest.approx(
-        [(values[0] + values[1]) / 2, (values[2] + values[3]) / 2, (values[4] + values[5]) / 2]
+        [sum(values[start : start + 4]) / 4 for start in (0, 4, 8)]
     )
 
 
@@ -415,3 +416,280 @@ def test_full_disk_keeps_the_last_good_checkpoint(
     assert path.read_bytes() == good[path]
     assert load_checkpoint(path)["position"]["epoch"] == 1
     assert not list(trainer.run.path.glob(".*"))
+
+
+class _Explode(torch.autograd.Function):
+    """The identity, with an infinite gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("inf")
+
+
+def _explode(trainer: Trainer, updates: range) -> None:
+    """Make the gradient, not the loss, of these updates infinite."""
+    losses, done = trainer.detector.losses, []
+
+    def steep(batch: Any, targets: list[Any]) -> Any:
+        found = losses(batch, targets)
+        if trainer.detector.training:
+            done.append(1)
+            if len(done) - 1 in updates:
+                found["loss_cls"] = _Explode.apply(found["loss_cls"])
+        return found
+
+    trainer.detector.losses = steep
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_gradient_that_is_not_finite_stops_before_the_weights_move(
+    clip_norm: float, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(clip_norm=clip_norm))
+    _explode(trainer, range(7, 8))  # the last of epoch 2
+
+    with pytest.raises(DhError, match="gradient is not finite at epoch 2, iteration 4") as caught:
+        trainer.train()
+
+    assert ".png" in caught.value.where
+    kept = load_checkpoint(trainer.run.path / "checkpoint.pt")
+    assert kept["position"]["epoch"] == 1
+    assert all(x.isfinite().all() for x in kept["model"].values())
+
+
+def test_epoch_of_nothing_but_skipped_steps_is_neither_validated_nor_saved(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(non_finite="skip", schedule={"length": 4}))
+    _explode(trainer, range(4, 10))  # epoch 2 whole, half of epoch 3
+
+    outcome = trainer.train()
+
+    events = [json.loads(line) for line in (trainer.run.path / "events.jsonl").open()]
+    assert [row["epoch"] for row in outcome.position.history if "AP" in row] == [1, 3, 4]
+    assert [event["epoch"] for event in events if event["event"] == "saved"] == [1, 3, 4]
+    assert any("nothing learned" in line for line in trainer.journal.display.lines)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_state_that_is_not_finite_never_replaces_a_finite_one(
+    ema: float, make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    trainer = make_trainer(make_config(ema=ema))
+
+    def spoil(epoch: int, iteration: int) -> None:
+        if (epoch, iteration) == (2, 4):
+            net = trainer.ema.module if trainer.ema else trainer.detector
+            net.norm.running_mean[0] = float("nan")
+
+    recorder.on_tick = spoil
+
+    with pytest.raises(DhError, match="weights are not finite after iteration 4 of epoch 2"):
+        trainer.train()
+
+    kept = load_checkpoint(trainer.run.path / "checkpoint.pt")
+    assert kept["position"]["epoch"] == 1
+    for name in ("best", "last"):
+        state = read_model(trainer.run.path / f"{name}.safetensors").state
+        assert all(x.isfinite().all() for x in state.values())
+
+
+def test_validation_loss_that_is_not_finite_is_an_error(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+    losses = trainer.detector.losses
+
+    def overflowing(batch: Any, targets: list[Any]) -> Any:
+        factor = 1.0 if trainer.detector.training else float("inf")
+        return {name: value * factor for name, value in losses(batch, targets).items()}
+
+    trainer.detector.losses = overflowing
+
+    with pytest.raises(DhError, match=r"validation loss is not finite after epoch 1 .loss_cls inf"):
+        trainer.train()
+
+    assert not (trainer.run.path / "last.safetensors").exists()
+
+
+@pytest.mark.parametrize("error", [LoadingError("a process died"), DataError("cannot be read")])
+def test_images_that_do_not_come_leave_the_state_of_the_last_step(
+    error: DhError, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+    epoch = trainer.loader.epoch
+
+    def failing(number: int, start: int = 0) -> Any:
+        batches = epoch(number, start)
+        if number == 1:
+            yield from (next(batches) for _ in range(3))
+            raise error
+        yield from batches
+
+    trainer.loader.epoch = failing
+
+    with pytest.raises(type(error)):
+        trainer.train()
+
+    kept = load_checkpoint(trainer.run.path / "checkpoint.pt")
+    assert (kept["position"]["epoch"], kept["position"]["iteration"]) == (1, 3)
+
+
+def test_signal_is_heard_while_waiting_for_a_batch(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+    epoch = trainer.loader.epoch
+
+    def waiting(number: int, start: int = 0) -> Any:
+        batches = epoch(number, start)
+        yield next(batches)
+        signal.raise_signal(signal.SIGTERM)
+        trainer.loader.heed()
+        raise AssertionError("waited on")
+
+    trainer.loader.epoch = waiting
+
+    outcome = trainer.train()
+
+    assert (outcome.status, outcome.signal) == ("interrupted", signal.SIGTERM)
+    assert load_checkpoint(trainer.run.path / "checkpoint.pt")["position"]["iteration"] == 1
+
+
+def test_run_folder_that_goes_away_ends_the_training(
+    make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    trainer = make_trainer(make_config())
+    path = trainer.run.path
+
+    def move(epoch: int, iteration: int) -> None:
+        if (epoch, iteration) == (2, 4):
+            path.rename(path.with_name("elsewhere"))
+
+    recorder.on_tick = move
+
+    with pytest.raises(DhError, match="the run folder is no longer there"):
+        trainer.train()
+
+    assert not path.exists()
+
+
+def test_state_is_saved_by_the_clock_within_an_epoch(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    config = make_config(save_minutes=2, save_every=0)
+    straight, trainer = make_trainer(make_config(), "straight"), make_trainer(config)
+    trainer.watch.now, trainer.saved_at = lambda: trainer.iteration * 50.0, 0.0  # seconds
+
+    straight.train()
+    trainer.train()
+
+    events = [json.loads(line) for line in (trainer.run.path / "events.jsonl").open()]
+    saved = [event["total_iteration"] for event in events if event["event"] == "saved"]
+    assert saved == [3, 6, 9, 12, 12]
+    _assert_same(straight, trainer)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_go_away_in_mid_run_are_left_out_where_asked(
+    workers: int, make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    config = make_config(workers=workers)
+    data = config.data.model_copy(update={"on_bad_image": "skip"})
+    trainer = make_trainer(config.model_copy(update={"data": data}))
+    path = trainer.data.train.path(3)
+
+    def lose(epoch: int, iteration: int) -> None:
+        if (epoch, iteration) == (1, 4):
+            path.unlink()
+
+    recorder.on_tick = lose
+
+    outcome = trainer.train()
+
+    assert outcome.status == "finished"
+    assert f"{path}: no such image; left out of its batch (data.on_bad_image)" in recorder.warnings
+    events = [json.loads(line) for line in (trainer.run.path / "events.jsonl").open()]
+    # in the validations of three epochs, twice each, and in the training of two
+    assert sum(event["event"] == "image_left_out" for event in events) == 8
+    assert [row["iteration"] for row in outcome.position.history] == [4, 8, 12]
+
+
+def test_share_that_is_gone_for_good_ends_the_training(
+    make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    config = make_config(schedule={"length": 9})
+    data = config.data.model_copy(update={"on_bad_image": "skip"})
+    trainer = make_trainer(config.model_copy(update={"data": data}), val=False)
+
+    def lose(epoch: int, iteration: int) -> None:
+        if (epoch, iteration) == (2, 2):
+            for image in range(7):
+                trainer.data.train.path(image).unlink()
+
+    recorder.on_tick = lose
+
+    with pytest.raises(DataError, match="not one image of 10 steps in a row could be read"):
+        trainer.train()
+
+    assert load_checkpoint(trainer.run.path / "checkpoint.pt")
+
+
+@pytest.mark.parametrize(("asked", "every"), [(50, 2), (1, 1)])
+def test_lines_come_ten_times_an_epoch_at_least(
+    asked: int, every: int, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(log_every=asked))
+    trainer.epoch_length = 25
+
+    assert trainer.log_every == every
+
+
+def test_first_line_comes_within_seconds(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config(log_every=100, schedule={"length": 2}))
+    trainer.epoch_length, trainer.total = 40, 80
+    trainer.watch.now, trainer.watch.begun = lambda: trainer.iteration * 2.0, 0.0
+    trainer.loader.epoch = lambda *_, **__: iter([batch] * 40)
+    batch = next(make_trainer(make_config(), "other").loader.epoch(0))
+
+    trainer._train_epoch(_NoStop())
+
+    told = trainer.journal.display.intervals
+    assert [interval.iteration for interval in told] == [2, 4, 8, *range(12, 41, 4)]
+    assert told[0].eta == 2.0 * 78
+    assert not trainer.journal.display.warnings
+
+
+@pytest.mark.parametrize("name", ["custom", "small"])
+def test_what_a_long_training_on_a_cpu_costs_is_said_at_once(
+    name: str, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    config = make_config(log_every=100).model_copy(update={"name": name})
+    trainer = make_trainer(config, val=False)
+    trainer.watch.now, trainer.watch.begun = lambda: trainer.iteration * 3600.0, 0.0
+
+    trainer.train()
+
+    [warning] = trainer.journal.display.warnings
+    assert warning.startswith("on this CPU the training takes about 11 hours")
+    assert ("--preset small" in warning) == (name == "custom")
+
+
+def test_state_that_was_read_is_saved_the_same(
+    make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    _stop_at(recorder, 2, 3)
+    stopped = make_trainer(make_config())
+    stopped.train()
+    resumed = make_trainer(make_config())
+
+    resumed.restore(load_checkpoint(stopped.run.path / "checkpoint.pt"))
+
+    groups = [t.state()["optimizer"]["param_groups"] for t in (stopped, resumed)]
+    assert groups[0] == groups[1]

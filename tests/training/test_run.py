@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ from dhcli.config.load import config_from_dict, load_config
 from dhcli.config.schema import Config
 from dhcli.data.table import DetectionTable
 from dhcli.errors import ConfigError, DataError, DhError, ModelError
-from dhcli.training.finetune import finetune, inherited_settings
+from dhcli.training.finetune import finetune
+from dhcli.training.inherit import inherited_settings, require_same_network
 from dhcli.training.journal import Journal
 from dhcli.training.loop import TrainingResult
 from dhcli.training.resume import KEPT_ON_RESUME, resume
@@ -65,16 +67,23 @@ def session(tmp_path: Path, recorder: Any) -> Callable[..., Session]:
     return make
 
 
-@pytest.fixture(autouse=True)
-def _pictures(monkeypatch: pytest.MonkeyPatch, table: DetectionTable) -> None:
-    """The dataset `pictures` is the tiny table, of classes `dot` and `dash`."""
-    both = replace(
+@pytest.fixture
+def whole(table: DetectionTable) -> DetectionTable:
+    """The tiny table, of classes `dot` and `dash`."""
+    return replace(
         table,
         classes=("dot", "dash"),
         labels=torch.tensor([0, 1, 0, 1, 0, 1, 0]).int().numpy(),
         category_ids=torch.tensor([7, 42]).numpy(),
     )
-    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: both)
+
+
+@pytest.fixture(autouse=True)
+def _pictures(monkeypatch: pytest.MonkeyPatch, whole: DetectionTable, tmp_path: Path) -> None:
+    """The dataset `pictures` is the whole table."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: whole)
 
 
 def _stop_after(recorder: Any, iteration: int) -> None:
@@ -197,9 +206,70 @@ def test_resuming_on_other_data_is_refused(
         resume(stopped.run.path, config, session())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": [1, 0, 1, 0, 1, 0, 1]}, "boxes or labels of the training images"),
+        ({"flags": np.full(7, 4, np.uint8)}, "boxes or labels of the training images"),
+        ({"boxes": np.tile([4.0, 4.0, 20.0, 21.0], (7, 1))}, "boxes or labels of the training"),
+        ({"sizes": np.full((7, 2), 31, np.int32)}, "sizes of the training images, sizes of the va"),
+    ],
+)
+def test_data_that_was_edited_is_noticed(
+    change: dict[str, Any],
+    said: str,
+    stopped: TrainingResult,
+    session: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: DetectionTable,
+) -> None:
+    change = {name: np.asarray(value, getattr(whole, name).dtype) for name, value in change.items()}
+    edited = replace(whole, **change)
+    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: edited)
+    monkeypatch.setattr(
+        "dhcli.training.data.mend_for_training", lambda table, *_, **__: (table, [])
+    )
+    config = load_config(file=stopped.run.path / "config.yaml").config
+
+    with pytest.raises(DataError, match="is not the data that the run began with") as caught:
+        resume(stopped.run.path, config, session())
+
+    assert said in caught.value.what
+    assert "dh train --weights" in str(caught.value.hint)
+
+
+def test_resuming_goes_on_with_the_same_data_elsewhere(
+    stopped: TrainingResult,
+    session: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    whole: DetectionTable,
+    tmp_path: Path,
+) -> None:
+    path = stopped.run.path
+    (tmp_path / "pictures").rmdir()
+    (tmp_path / "images").rename(tmp_path / "mounted")
+    moved = replace(whole, root=tmp_path / "mounted")
+    monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: moved)
+    config = load_config(file=path / "config.yaml").config
+
+    with pytest.raises(DataError, match="the run's data is not there") as caught:
+        resume(path, config, session())
+    place = [f"data.train={tmp_path / 'mounted'}"]
+    outcome = resume(
+        path, load_config(file=path / "config.yaml", overrides=place).config, session()
+    )
+
+    assert "--data PATH" in str(caught.value.hint)
+    assert outcome.status == "finished"
+    written = load_config(file=path / "config.yaml").config
+    assert written.data.train == str(tmp_path / "mounted")
+
+
 def test_resuming_without_a_checkpoint(tmp_path: Path, small_config: Any, session: Any) -> None:
-    with pytest.raises(ModelError, match="no such checkpoint"):
+    with pytest.raises(ModelError, match="no such checkpoint") as caught:
         resume(tmp_path, small_config(), session())
+
+    assert "command.txt" in str(caught.value.hint)
 
 
 def test_full_disk_is_said_before_training(
@@ -230,6 +300,28 @@ def test_error_is_in_the_log_and_the_way_on_is_said(
     assert "error: metrics.csv: cannot be written" in (path / "train.log").read_text()
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_lack_of_memory_on_a_cpu_is_an_error_that_says_what_to_do(
+    stopped: TrainingResult,
+    session: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dhcli.training.step.Updater.update", fail)
+    path = stopped.run.path
+
+    with pytest.raises(DhError, match="cpu has too little memory for 2 images") as caught:
+        resume(path, load_config(file=path / "config.yaml").config, session())
+
+    assert "halve `train.batch_size`" in str(caught.value.hint)
+    assert "error: cpu has too little memory" in (path / "train.log").read_text()
+
+
 def _model_of(outcome: TrainingResult) -> ModelFile:
     return read_model(outcome.run.path / "last.safetensors")
 
@@ -246,10 +338,13 @@ def test_training_starts_from_a_model_of_the_same_classes(
     save_model(tmp_path / "other.safetensors", other)
     config = small_config("train.lr=1e-30", "train.weight_decay=0")
 
-    outcome = train(config, session("next"), tmp_path / "other.safetensors")
+    outcome = train(config, session("next"), other, tmp_path / "other.safetensors")
 
     name = "head.branches.fc.cls.weight"
-    assert torch.equal(_model_of(outcome).state[name], model.state[name])
+    assert torch.equal(_model_of(outcome).state[name], permuted[name])
+    assert _model_of(outcome).classes == ("dash", "dot")  # the weights' order stays
+    again = load_config(file=outcome.run.path / "config.yaml").config
+    assert again.data.classes == ("dash", "dot")
     assert any("other.safetensors" in line for line in recorder.lines)
 
 
@@ -263,7 +358,7 @@ def test_training_refuses_a_model_of_other_classes(
     with pytest.raises(
         ConfigError, match="knows the classes cat, dog, the data dot, dash"
     ) as caught:
-        train(small_config(), session("next"), tmp_path / "other.safetensors")
+        train(small_config(), session("next"), other, tmp_path / "other.safetensors")
 
     assert "dh finetune" in str(caught.value.hint)
 
@@ -294,20 +389,56 @@ def test_architecture_and_pixels_come_from_the_weights_and_set_stands_above() ->
         {
             "input": {"min_size": 64, "max_size": 64, "channels": "bgr", "std": [1, 1, 1]},
             "model": {"backbone": {"name": "resnet18", "frozen_stages": 0}},
+            "augment": {"min_sizes": [48], "flip": 0.125},
             "train": {"lr": 7.0},
         }
     )
 
-    overrides = [*inherited_settings(source), "model.backbone.frozen_stages=5"]
-    config = load_config("finetune", overrides=overrides).config
+    config = load_config(
+        "finetune",
+        overrides=["model.backbone.frozen_stages=5"],
+        weights=inherited_settings(source),
+    ).config
 
     alone = load_config("finetune").config
     assert config.model.backbone.name == "resnet18"
     assert config.model.backbone.frozen_stages == 5
     assert config.model.head == source.model.head
     assert (config.input.channels, config.input.std) == ("bgr", (1, 1, 1))
-    assert config.input.min_size == alone.input.min_size
+    assert config.input == source.input
+    assert (config.augment.min_sizes, config.augment.flip) == ((48,), alone.augment.flip)
     assert config.train == alone.train
+
+
+def test_what_a_user_writes_stands_above_the_weights_and_is_said(
+    stopped: TrainingResult, session: Any, tmp_path: Path, recorder: Any
+) -> None:
+    source = _model_of(stopped)
+    file = tmp_path / "mine.yaml"
+    file.write_text("input: {divisor: 64}\nmodel: {anchors: {ratios: [0.5, 1.0, 3.0]}}\n", "utf-8")
+    settings = ["data.train=pictures", "train.workers=0", "train.schedule.length=1"]
+    sizes = ["input.min_size=96", "input.max_size=96"]
+    weights = inherited_settings(source.config)
+
+    kept = load_config("finetune", overrides=settings, weights=weights).config
+    own = load_config("finetune", file=file, overrides=settings + sizes, weights=weights).config
+    for number, config in enumerate((kept, own)):
+        finetune(config, session(f"tuned{number}"), source, tmp_path / "source")
+
+    assert kept.input == source.config.input
+    assert "input size: 64, max 64 (as the weights were trained)" in recorder.lines
+    assert "input size: 96, max 96 (weights were trained at 64, max 64)" in recorder.lines
+    [changed] = [line for line in recorder.lines if line.startswith("not as the weights")]
+    assert "input.divisor 64 (was 32)" in changed
+    assert "model.anchors.ratios [0.5, 1.0, 3.0] (was [0.5, 1.0, 2.0])" in changed
+
+
+def test_weights_of_another_network_than_the_preset_are_refused(stopped: TrainingResult) -> None:
+    source = _model_of(stopped)
+
+    require_same_network(source.config, source)
+    with pytest.raises(ModelError, match="the weights are of another network"):
+        require_same_network(load_config("small").config, source)
 
 
 def test_frozen_stages_do_not_move(

@@ -4,13 +4,15 @@ import csv
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from dhcli.errors import DhError
-from dhcli.training.run_folder import RunFolder, make_run
+from dhcli.training.run_folder import RunFolder, make_run, require_new_run
 
 
 def test_names_are_numbered_and_no_run_is_written_over(
@@ -25,6 +27,7 @@ def test_names_are_numbered_and_no_run_is_written_over(
 
 def test_given_folder_must_be_empty(tmp_path: Path) -> None:
     assert make_run("train", "x", tmp_path / "new").path == tmp_path / "new"
+    (tmp_path / "new" / "checkpoint.pt").touch()
 
     with pytest.raises(DhError, match="not empty") as caught:
         make_run("train", "x", tmp_path / "new")
@@ -94,3 +97,85 @@ def test_full_disk_while_logging_is_one_error(tmp_path: Path) -> None:
 
     with pytest.raises(DhError, match="No space left on device"):
         run.log("a line")
+
+
+def test_run_without_a_checkpoint_is_begun_anew(tmp_path: Path) -> None:
+    run = make_run("train", "x", tmp_path / "run")
+    run.event("started", {})
+    run.write_text("config.yaml", "old")
+    run.close()
+    (tmp_path / "run" / ".checkpoint.pt.x.part").touch()  # it was killed while it wrote that
+
+    again = make_run("train", "x", tmp_path / "run")
+
+    assert not (again.path / "events.jsonl").exists()
+    assert not (again.path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "notes.txt"])
+def test_what_is_worth_something_is_never_begun_anew(name: str, tmp_path: Path) -> None:
+    make_run("train", "x", tmp_path / "run").close()
+    (tmp_path / "run" / name).touch()
+
+    with pytest.raises(DhError, match="not empty") as caught:
+        make_run("train", "x", tmp_path / "run")
+
+    hint = "name another folder; `--overwrite` replaces what is there, whole"
+    assert caught.value.hint == hint
+
+
+OTHER = """
+import sys, pathlib
+from dhcli.errors import DhError
+from dhcli.training.run_folder import RunFolder, make_run, require_new_run
+try:
+    RunFolder(pathlib.Path("run")).claim() if sys.argv[1] == "resume" else make_run(
+        "train", "x", pathlib.Path("run"))
+    print("taken")
+except DhError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX's")
+@pytest.mark.parametrize("way", ["resume", "new"])
+def test_only_one_process_trains_in_a_run(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run("train", "x", Path("run"))
+
+    def other() -> str:
+        return subprocess.check_output([sys.executable, "-c", OTHER, way], text=True)
+
+    assert "run: another process is training in this run" in other()
+    run.close()
+    assert other() == "taken\n"
+
+
+def test_run_folder_that_has_gone_is_not_made_anew(tmp_path: Path) -> None:
+    run = make_run("train", "x", tmp_path / "run")
+    run.event("started", {})
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+
+    for write in (lambda: run.event("interval", {}), lambda: run.write_text("a", "b")):
+        with pytest.raises(DhError, match="the run folder is no longer there"):
+            write()
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_old_run_is_replaced_whole_if_asked(tmp_path: Path) -> None:
+    old = tmp_path / "run"
+    (old / "epochs").mkdir(parents=True)
+    (old / "checkpoint.pt").touch()
+    (old / "epochs/1.txt").touch()
+
+    with pytest.raises(DhError, match="is there already") as caught:
+        require_new_run(old)
+    require_new_run(old, overwrite=True)
+    run = make_run("train", "x", old, overwrite=True)
+
+    assert "--overwrite" in str(caught.value.hint)
+    assert {path.name for path in old.iterdir()} == {"run.lock", "train.log"}
+    run.close()

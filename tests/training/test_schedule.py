@@ -5,7 +5,14 @@ import math
 import pytest
 
 from dhcli.config.schema import Schedule, Train
-from dhcli.training.schedule import base_rate, describe_rate, learning_rate, total_iterations
+from dhcli.training.schedule import (
+    base_rate,
+    describe_rate,
+    learning_rate,
+    scheduled,
+    total_iterations,
+    warmup_iterations,
+)
 
 STEP = Schedule(kind="step", length=12, steps=(8, 11), gamma=0.1, warmup=4, warmup_factor=0.2)
 
@@ -59,3 +66,24 @@ def test_rate_stays_when_told_to() -> None:
 
     assert base_rate(train) == 0.01
     assert "scale_lr=false" in describe_rate(train)
+
+
+def test_warm_up_is_never_longer_than_a_third() -> None:
+    short = Schedule(unit="iteration", length=30, steps=(20,), warmup=500, warmup_factor=0.1)
+
+    rates = [learning_rate(i, 1.0, short, epoch_length=7) for i in (0, 5, 10, 19, 20)]
+
+    assert warmup_iterations(short, 7) == 10
+    assert rates == pytest.approx([0.1, 0.55, 1.0, 1.0, 0.1])
+
+
+@pytest.mark.parametrize("unit", ["epoch", "iteration"])
+def test_epochs_are_epochs_whatever_the_schedule_counts(unit: str) -> None:
+    schedule = Schedule(unit=unit, length=12, steps=(8, 11), warmup=0)
+
+    drawn = scheduled(Train(schedule=schedule, epochs=3), epoch_length=40)
+
+    assert total_iterations(drawn, 40) == 3 * 40
+    rates = [learning_rate(i, 1.0, drawn, 40) for i in (79, 80, 109, 110)]
+    assert rates == pytest.approx([1.0, 0.1, 0.1, 0.01])
+    assert scheduled(Train(schedule=schedule), epoch_length=40) == schedule

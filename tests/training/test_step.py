@@ -125,3 +125,34 @@ def test_seeds_decide_what_is_drawn(draw: Callable[[], Any]) -> None:
 
     assert drawn(0, 5, 1) == drawn(0, 5, 1)
     assert len({drawn(0, 5, 1), drawn(0, 5, 2), drawn(0, 6, 1), drawn(1, 5, 1)}) == 4
+
+
+class Steep(nn.Module):
+    """loss = √(w − 1) + w · mean pixel: finite at w = 1, where its gradient is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(1.0))
+
+    def losses(self, images: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
+        return {"loss_cls": (self.w - 1).sqrt() + self.w * images.pixels.float().mean()}
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 10.0])
+def test_gradient_that_is_not_finite_moves_nothing(clip_norm: float) -> None:
+    detector = Steep()
+
+    result = _updater(detector, clip_norm).update([_batch(2)], rate=0.1)
+
+    assert (result.bad, result.gradient, result.moved) == ([], False, False)
+    assert detector.w.item() == 1.0
+
+
+def test_with_fp16_the_scaler_passes_over_an_overflow_until_its_scale_is_one() -> None:
+    detector = Steep()
+    updater = _updater(detector, precision="fp16")
+
+    results = [updater.update([_batch(2)], rate=0.1) for _ in range(18)]
+
+    assert [result.moved for result in results] == [True] * 16 + [False] * 2  # from 65,536 to 1
+    assert detector.w.item() == 1.0

@@ -125,6 +125,44 @@ def test_a_prefix_goes_only_where_every_name_has_it(tmp_path: Path) -> None:
     assert "missing: backbone.conv1.weight; unknown: module.backbone.conv1" in str(caught.value)
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.detector.", "module.model."])
+@pytest.mark.parametrize("holder", ["state_dict", "model_state_dict", "model"])
+def test_a_wrappers_prefix_and_holder_are_taken_off(
+    prefix: str, holder: str, tmp_path: Path
+) -> None:
+    state = fill(key_list("mmdet"))
+    content = {"epoch": 7, holder: {f"{prefix}{name}": x for name, x in state.items()}}
+    torch.save(content, tmp_path / "w.pth")
+
+    found = import_weights(tmp_path / "w.pth")
+
+    assert len(found.model.state) == len(state)
+    assert found.model.metadata["origin"]["epoch"] == 7
+
+
+def test_what_a_wrapper_has_beside_its_detector_is_named(tmp_path: Path) -> None:
+    state = {f"model.{name}": x for name, x in fill(key_list("mmdet")).items()}
+    torch.save({"state_dict": {**state, "metric.sum": torch.zeros(1)}}, tmp_path / "w.pth")
+
+    with pytest.raises(ModelError, match=r"unknown: metric\.sum"):
+        import_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("layout", ["mmdet", "maskrcnn-benchmark"])
+def test_another_detector_of_a_known_program_is_one_error(layout: str, tmp_path: Path) -> None:
+    """As MMDetection's SABL is: every tensor alone may be the one that is not there."""
+    state = fill(key_list(layout))
+    heads = [n for n in state if "head" in n and n.endswith("weight") and "rpn" not in n]
+    path = tmp_path / "w.pth"
+    for name in heads:
+        torch.save({k: x for k, x in state.items() if k != name}, path)
+
+        with pytest.raises(ModelError) as caught:
+            import_weights(path)
+
+        assert str(path) in str(caught.value)
+
+
 def test_names_classes_and_moving_averages(tmp_path: Path) -> None:
     state = fill(key_list("mmdet"))
     averages = {f"ema_{name.replace('.', '_')}": x for name, x in state.items()}

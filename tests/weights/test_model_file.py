@@ -123,10 +123,15 @@ def test_weights_without_description_are_named(tmp_path: Path) -> None:
         ({"classes": [1, 2]}, "damaged"),
         ({"category_ids": [1]}, "damaged"),
         ({"category_ids": "x"}, "damaged"),
+        ({"category_ids": [1, float("inf")]}, "damaged"),
+        ({"category_ids": [1, 10**30]}, "damaged"),
         ({"metadata": 3}, "damaged"),
         ({"config": []}, "damaged"),
         ({"config": {"modell": {}}}, "does not suit this dh"),
         ({"config": {"input": {"min_size": -1}}}, "does not suit this dh"),
+        ({"config": {"input": {"max_size": 60_000}}}, r"must lie in \[1, 20000\], got 60000"),
+        ({"config": {"input": {"divisor": 100_000}}}, r"must lie in \[1, 1024\]"),
+        ({"config": {"model": {"neck": {"channels": 2**40}}}}, r"must lie in \[1, 4096\]"),
     ],
 )
 def test_a_damaged_description_is_an_error(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dhcli.config.schema.base import AtLeastOne, Fraction, Section
+from dhcli.config.schema.base import Fraction, Section, Side
 
 
 class Augment(Section):
@@ -10,7 +10,7 @@ class Augment(Section):
 
     flip: Fraction = 0.5
     """Probability of a left-right flip."""
-    min_sizes: tuple[AtLeastOne, ...] = ()
+    min_sizes: tuple[Side, ...] = ()
     """Multi-scale training: shortest sides to choose from (empty: always `input.min_size`)."""
     colour: Fraction = 0.0
     """Strength of the changes of brightness, contrast, saturation and hue."""

@@ -13,6 +13,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
+Side = Annotated[int, Field(ge=1, le=20_000)]
+"""Of an image, in pixels."""
+Channels = Annotated[int, Field(ge=1, le=4096)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 

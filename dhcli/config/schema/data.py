@@ -30,4 +30,5 @@ class Data(Section):
     empty: Literal["keep", "drop"] = "keep"
     """Keep images without objects in training, or drop them."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """If an image cannot be read (checked before training): stop and name it, or leave it out."""
+    """If an image or a row of annotations cannot be read (checked before training; an image is read
+    again first while training): stop and name it, or leave it out."""

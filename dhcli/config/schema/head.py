@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from dhcli.config.schema.base import (
     AtLeastOne,
     ByKind,
+    Channels,
     Count,
     Fraction,
     NonNegative,
@@ -54,9 +55,9 @@ class FcBranch(BranchBase):
     kind: Literal["fc"]
     """fc: fully connected layers."""
     name: BranchName = "fc"
-    width: AtLeastOne = 1024
+    width: Channels = 1024
     """Outputs of each layer."""
-    layers: AtLeastOne = 2
+    layers: Annotated[int, Field(ge=1, le=64)] = 2
     """Number of layers."""
 
 
@@ -67,9 +68,9 @@ class ConvBranch(BranchBase):
     """conv: residual blocks."""
     name: BranchName = "conv"
     focus: Focus = "reg"
-    width: Annotated[int, Field(ge=4, multiple_of=4)] = 1024
+    width: Annotated[int, Field(ge=4, le=4096, multiple_of=4)] = 1024
     """Channels of the blocks; their inner layers have a quarter."""
-    residual: AtLeastOne = 5
+    residual: Annotated[int, Field(ge=1, le=64)] = 5
     """Residual blocks: the widening one (Fig. 5a), then bottlenecks (Fig. 5b)."""
     non_local: Count = 0
     """Non-local blocks (Fig. 5c), one before each of the first bottlenecks."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from dhcli.config.schema.base import AtLeastOne, Positive, Section
+from dhcli.config.schema.base import Positive, Section, Side
 
 
 class Input(Section):
     """How an image becomes a tensor."""
 
-    min_size: AtLeastOne = 800
+    min_size: Side = 800
     """Shortest side after resizing, in pixels."""
-    max_size: AtLeastOne = 1333
+    max_size: Side = 1333
     """Longest side after resizing, in pixels; takes precedence over min_size."""
-    divisor: AtLeastOne = 32
+    divisor: Annotated[int, Field(ge=1, le=1024)] = 32
     """Height and width of a batch are padded to multiples of this."""
     resize: Literal["plain", "torchvision", "maskrcnn_benchmark"] = "plain"
     """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); torchvision:

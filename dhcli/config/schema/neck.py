@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from dhcli.config.schema.base import AtLeastOne, Section
+from dhcli.config.schema.base import Channels, Section
 
 
 class Pyramid(Section):
@@ -19,7 +19,7 @@ class Pyramid(Section):
     coarsest: Annotated[int, Field(ge=2, le=7)] = 6
     """Its coarsest level: 6 is P6, of stride 64. Those after P5 are every second cell of the one
     before."""
-    channels: AtLeastOne = 256
+    channels: Channels = 256
     """Channels of every level of the pyramid."""
 
     @model_validator(mode="after")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dhcli.config.schema.base import AtLeastOne, Count, NonNegative, Section
+from typing import Annotated
+
+from pydantic import Field
+
+from dhcli.config.schema.base import NonNegative, Section
 
 
 class Pool(Section):
     """RoIAlign, from a pyramid level to size × size cells."""
 
-    size: AtLeastOne = 7
+    size: Annotated[int, Field(ge=1, le=128)] = 7
     """Cells per side."""
-    sampling_ratio: Count = 0
+    sampling_ratio: Annotated[int, Field(ge=0, le=64)] = 0
     """Samples per side of a cell (0: as many as the cell has pixels)."""
     aligned: bool = True
     """Shift by half a pixel, so that cells are centred on the samples."""

@@ -27,7 +27,7 @@ class Schedule(Section):
     gamma: Positive = 0.1
     """Factor at each milestone."""
     warmup: Count = 500
-    """Iterations over which the learning rate rises to its value."""
+    """Iterations over which the learning rate rises to its value; at most a third of all."""
     warmup_factor: Fraction = 0.001
     """Share of the learning rate that warm-up starts from."""
 
@@ -58,6 +58,9 @@ class Train(Section):
     clip_norm: NonNegative = 0.0
     """Clip the gradient to this norm (0: do not clip)."""
     schedule: Schedule = Schedule()
+    epochs: Count = 0
+    """Epochs to train, whatever `schedule.length` counts; the milestones move along (0: train for
+    `schedule.length`)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights that is validated and saved (0: no average)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -69,14 +72,16 @@ class Train(Section):
     cache: Literal["none", "ram", "disk"] = "none"
     """Decode every image once, before training: into memory, or into a file in the run folder."""
     log_every: AtLeastOne = 50
-    """Iterations between lines of the log."""
+    """Iterations between lines of the log; at most a tenth of an epoch."""
     eval_every: Count = 1
     """Epochs between validations (0: only at the end)."""
     patience: Count = 0
     """Validations without a better AP before training stops early (0: never)."""
     save_every: Count = 1
     """Epochs between checkpoints of the whole state (0: only at the end)."""
+    save_minutes: NonNegative = 10.0
+    """Minutes after which the whole state is saved within an epoch, too (0: never)."""
     keep_epochs: bool = False
     """Keep the model of every validation, not only best and last."""
     non_finite: Literal["stop", "skip"] = "stop"
-    """If a loss is not finite: stop, or skip the step (and stop after ten in a row)."""
+    """If a loss or gradient is not finite: stop, or skip the step (and stop after ten in a row)."""

@@ -43,10 +43,12 @@ from dhcli.data.formats import (
     yolo,
 )
 from dhcli.data.formats.archives import archives_in, refuse_archive
-from dhcli.data.formats.coco_results import read_results, results_of
+from dhcli.data.formats.coco_results import place_on, read_results, results_of
+from dhcli.data.formats.detections import are_label_files, read_label_files
+from dhcli.data.formats.naming import spell_names
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
+from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
 from dhcli.words import counted
 
@@ -56,9 +58,11 @@ __all__ = [
     "describe",
     "held",
     "read_dataset",
+    "read_detections",
     "read_results",
     "require_format",
     "results_of",
+    "unread_rows",
     "write_dataset",
 ]
 
@@ -102,12 +106,17 @@ _WITH_OFFSET = ("voc", "imagenet")
 
 @listing_once()
 def read_dataset(
-    path: Path, *, format: str | None = None, voc_offset: str = "auto"
+    path: Path,
+    *,
+    format: str | None = None,
+    voc_offset: str = "auto",
+    predictions: bool = False,
 ) -> DetectionTable:
     """Read a dataset, a folder or an annotation file, in the `format` it is found to have.
 
     `voc_offset` is what the first pixel is called in Pascal VOC: "0", "1", or "auto" by what the
-    boxes tell. Raises DataError where the format is not recognised or a file cannot be read.
+    boxes tell. Boxes are the ground truth, and scores beside them left out, unless they are told to
+    be `predictions`. Raises DataError where the format is not recognised or a file cannot be read.
     """
     if voc_offset not in _OFFSETS:
         raise ConfigError(f"voc_offset is one of {', '.join(_OFFSETS)}, not `{voc_offset}`")
@@ -124,6 +133,7 @@ def read_dataset(
     table = kind.layout.read(place, read, kind.title)
     if not len(table):
         raise DataError(f"holds no images as {kind.title}", where=place)
+    table = table if predictions else _as_truth(table)
     notes = list(table.notes)
     if place != path:
         notes.append(f"found in {place.relative_to(path)}")
@@ -132,6 +142,29 @@ def read_dataset(
         notes.append(f"could be read as {others} too (--from)")
     classes = tuple(map(sound_text, table.classes))
     return replace(table, classes=classes, notes=tuple(notes), format=found[0])
+
+
+def _as_truth(table: DetectionTable) -> DetectionTable:
+    """The table without scores: a column of them does not make boxes detections."""
+    if table.scores is None:
+        return table
+    boxes = counted(len(table.scores), "box")
+    note = (
+        f"score of {boxes}: taken for ground truth, left out (`dh convert --predictions` keeps it)"
+    )
+    return replace(table, scores=None, notes=(*table.notes, note))
+
+
+def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
+    """Read detections on the images of `truth`: COCO results, or a dataset of any format.
+
+    Raises DataError as `read_results` and `read_dataset` do, and where boxes have no scores.
+    """
+    if path.is_file() and path.suffix.lower() == ".json":
+        return read_results(path, truth)
+    if are_label_files(path):
+        return place_on(read_label_files(path, truth), truth, path)
+    return place_on(read_dataset(path, predictions=True), truth, path)
 
 
 @listing_once()
@@ -203,7 +236,15 @@ def describe(table: DetectionTable) -> str:
         marks[str(flag.name).lower()] = int(np.sum(table.has(flag) & has_class))
     marked = ", ".join(f"{count:,} {name}" for name, count in marks.items() if count)
     whole = ", ".join(parts) + (f"; boxes: {marked}" if marked else "")
-    return "\n".join([whole, *(f"  {note}" for note in table.notes)])
+    rows = [f"{line} (`dh check` lists all)" for line in unread_rows(table)]
+    return "\n".join([whole, *(f"  {note}" for note in (*table.notes, *rows))])
+
+
+def unread_rows(table: DetectionTable) -> list[str]:
+    """A line on the rows that could not be read, with the first; none where all could."""
+    rows = [remark for remark in table.remarks if remark.code == UNREADABLE]
+    what = "row that cannot be read, left out"
+    return [f"{counted(len(rows), what)}: {rows[0].where}: {rows[0].what}"] if rows else []
 
 
 def _counted_classes(table: DetectionTable) -> str:
@@ -232,7 +273,9 @@ def write_dataset(
     of what is there. Raises DhError if it is there already or cannot be written.
     """
     kind = FORMATS[require_format(format)]
+    table, spelled = spell_names(table, kind.holds, kind.title)
     table, lost = writable(table, kind.holds)
+    lost = spelled + lost
     with atomic_folder(destination, overwrite=overwrite) as folder:
         placing = Placing(table, folder, images, follow)
         kind.write(table, placing)

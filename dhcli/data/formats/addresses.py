@@ -5,47 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import unquote
 
-from dhcli.data.formats.locate import locate_images
+from dhcli.data.formats.locate import as_told
 from dhcli.data.io.files import list_images
 
-_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*://[^/]*/", re.IGNORECASE)
-"""A scheme, and the host or the bucket behind it."""
-_SERVED = "/local-files/?d="
-"""How Label Studio names a file of its server's."""
 _NOT_IN_UPLOADS = re.compile(r"[^\w.-]")
-
-
-def path_of(address: str) -> str:
-    """The path that an address speaks of: without scheme, host or bucket, and query; decoded.
-
-    `/data/local-files/?d=a/b%20c.jpg` speaks of `a/b c.jpg`, `s3://bucket/a/b.jpg` of `a/b.jpg`.
-    """
-    path = address
-    if _SERVED in address:
-        path = unquote(address.partition(_SERVED)[2])
-    elif _SCHEME.match(address) or address.startswith("/"):
-        path = unquote(address.partition("?")[0])
-    return _SCHEME.sub("", path).replace("\\", "/").strip("/")
 
 
 def locate_addresses(
     root: Path, path: Path, names: Sequence[str], other: Callable[[str], str] = str
 ) -> tuple[list[str], list[str]]:
-    """Where the images `names`, paths in the annotation file `path`, lie: as `locate_images`.
+    """Where the images `names`, paths in the annotation file `path`, lie: as `as_told` has it.
 
     Of those that are not there as told, the longest end counts that is, in any folder below `root`,
     where one image alone has it; or else the same of what `other` makes of the name.
     """
-    files, notes = locate_images(root, path, names)
-    missing = [number for number, file in enumerate(files) if not (root / file).is_file()]
-    if missing:
+    told = as_told(root, path, names)
+    files = told.files
+    if told.missing:
         ends = _Ends(root)
-        for number in missing:
+        for number in told.missing:
             name = names[number]
             files[number] = ends.find(name) or ends.find(other(name)) or files[number]
-    return files, notes
+    return files, told.notes
 
 
 class _Ends:

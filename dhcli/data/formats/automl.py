@@ -21,7 +21,7 @@ from dhcli.data.formats.columns import Columns, class_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
 from dhcli.data.io.files import IMAGE_SUFFIXES
-from dhcli.data.io.text_rows import as_row, first_row, read_rows
+from dhcli.data.io.text_rows import as_row, mostly, read_rows
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted
@@ -49,13 +49,16 @@ _SPLITS = {
 }
 _WRITTEN = {"train": "TRAIN", "val": "VALIDATION", "test": "TEST"}
 _COLUMNS = 10
+_OF_WHOLE = "class of an image as a whole: left out"
 
 
 def _is_ours(path: Path) -> bool:
-    if path.suffix.lower() != ".csv":
-        return False
+    return path.suffix.lower() == ".csv" and mostly(_is_row, path)
+
+
+def _is_row(row: list[str]) -> bool:
     try:
-        _, image, _, corners = _parse(first_row(path))
+        _, image, _, corners = _parse(row)
         hull(corners or [(0, 0)])
     except ValueError:
         return False
@@ -81,21 +84,26 @@ def read_automl(root: Path, path: Path) -> DetectionTable:
         try:
             _add(row, columns, line)
         except ValueError as error:
-            raise DataError(f"cannot be used: {error}", where=f"{path}:{line}") from None
+            columns.refuse(DataError(f"cannot be used: {error}", where=f"{path}:{line}"))
+    whole = columns.counts[_OF_WHOLE]
+    if whole and not columns.labels:
+        what = f"holds no box, but {counted(whole, 'class of a whole image')}"
+        raise DataError(what, where=path, hint="boxes are told by the corners behind the class")
     columns.locate()
     return columns.table_of_fractions(columns.classes_after())
 
 
 def _add(row: Sequence[str], columns: Columns, line: int) -> None:
     split, file, name, corners = _parse(row)
+    box, called = (hull(corners), class_of(name)) if corners else (None, name)
     known = len(columns.files)
     image = columns.image(file)
     if split and image == known:
         columns.splits[split].append(image)
-    if corners:
-        columns.add(class_of(name), hull(corners), 0, line, image)
+    if box is not None:
+        columns.add(called, box, 0, line, image)
     elif name:
-        columns.counts["class of an image as a whole: left out"] += 1
+        columns.counts[_OF_WHOLE] += 1
 
 
 def write_automl(table: DetectionTable, placing: Placing) -> None:

@@ -8,6 +8,7 @@ those of WIDER FACE and of CVAT's masks whole: they stay as they add up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -54,6 +55,15 @@ def columns_xywh(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(M, 4) corner and sides of `boxes` (M, 4)."""
     with np.errstate(over="ignore"):
         return np.hstack([boxes[:, :2], tidy(boxes[:, 2:] - boxes[:, :2], WRITTEN)])
+
+
+def turned(box: Box, turn: float) -> Box:
+    """The upright box around `box` turned by `turn` radians about its centre."""
+    x1, y1, x2, y2 = box
+    cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
+    x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+    dx, dy = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return x - dx, y - dy, x + dx, y + dy
 
 
 def hull(points: Iterable[Sequence[Any]]) -> Box:

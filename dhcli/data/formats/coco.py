@@ -1,7 +1,9 @@
 """COCO JSON: instances, one file a dataset or a split.
 
 Tolerated: sparse ids and ids as text, decimals, absent `area`, `iscrowd`, `info`, `licenses`; boxes
-told by polygons alone, categories of the same name (one class), `coco_url` for `file_name` (LVIS).
+told by masks alone (polygons, RLE), boxes in fractions where all are, categories of the same name
+(one class), `coco_url` for `file_name` (LVIS). Roboflow's category 0, which the others name as the
+one above them and no box has, is no class.
 Kept, so that COCO is written back as it was read: ids, crowd, areas, masks (polygons, RLE) and any
 other field of an annotation, of an image, a category and the file. What columns do not hold is the
 extra column `source`: where in the file the entry lies. It is read again when it is wanted, and
@@ -21,6 +23,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -30,39 +33,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.boxes import WRITTEN, columns_xywh, from_xywh
-from dhcli.data.formats.coco_entries import ATTRIBUTES, flags_of_row, read_entries
+from dhcli.data.formats.coco_entries import ATTRIBUTES, Entries, flags_of_row, read_entries
 from dhcli.data.formats.coco_results import results_of
-from dhcli.data.formats.columns import DONT_CARE
+from dhcli.data.formats.columns import DONT_CARE, LOST_IMAGE
 from dhcli.data.formats.layouts import FilePerSplit, Format
-from dhcli.data.formats.locate import locate_images
+from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.formats.placing import Holds, Placing, writing
-from dhcli.data.io.files import fill_sizes
+from dhcli.data.io.files import fill_sizes, split_name
 from dhcli.data.io.json_text import begins_as
 from dhcli.data.strings import Strings
 from dhcli.data.table import (
     ANY_CLASS,
     REGION,
     SOURCE,
+    UNREADABLE,
     DetectionTable,
     Flag,
+    Remark,
     make_table,
     parse_source,
 )
+from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
-from dhcli.words import counted
+from dhcli.words import counted, named
 
-HOLDS = Holds("from 0, x y width height", columns=frozenset((SOURCE,)), own_columns=True)
+HOLDS = Holds(
+    "from 0, x y width height", columns=frozenset((SOURCE,)), own_columns=True, split_names="file"
+)
 
+_PREFIX = "instances_"
+_NO_INSTANCES = ("person_keypoints", "captions", "stuff", "panoptic", "image_info")
 _HEAD = 1 << 12
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_ROUNDED = 1e-3
+"""What rounding adds to a fraction of 1."""
+_SOME = 0.05
+"""Share of the boxes that may lie within 0…1, at most a pixel large, where others are in pixels."""
 _BLOCK = 1 << 9
 """Annotations that are written at a time."""
 _ENCODER = msgspec.json.Encoder()
 
 
 def _instances(files: list[Path]) -> list[Path]:
-    """Those of the files that tell of instances, else all."""
-    return [file for file in files if file.name.startswith("instances")] or files
+    """Those of the files that tell of instances, and of splits that these do not; else all."""
+    chosen = [file for file in files if file.name.startswith("instances")]
+    if not chosen:
+        return files
+    known = {split_name(file.stem) for file in chosen} | {None}
+    others = (file for file in files if split_name(file.stem) not in known)
+    return [*chosen, *(file for file in others if not file.name.startswith(_NO_INSTANCES))]
 
 
 def _is_coco(path: Path) -> bool:
@@ -88,24 +107,24 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
     order = np.argsort(rows, kind="stable")
     order = order[np.searchsorted(rows[order], 0) :]
     labels, flags = entries.labels_and_flags()
+    strange = int(np.sum((labels == ANY_CLASS) & (flags & Flag.IGNORE == 0)))
+    boxes = entries.boxes
+    _require_some(path, boxes, len(order), strange)
     files, strays = locate_images(root, path, entries.names)
     texts, image_texts = entries.texts()
-    annotation = Strings.repeat(path.relative_to(root).as_posix(), len(files))
-    notes = {
+    counts = {
         "annotation of an image that the file does not list: left out": len(rows) - len(order),
-        "annotation without box: read as that around the polygons": entries.hulls,
-        "annotation of a category that the file does not define": int(
-            np.sum((labels == ANY_CLASS) & (flags & Flag.IGNORE == 0))
-        ),
+        "annotation without box: read as the box around its mask": entries.hulls,
+        "annotation of a category that the file does not define": strange,
     }
-    twice = ", ".join(f"`{name}`" for name in entries.repeated)
-    strays += [f"categories of the same name are one class: {twice}"] if twice else []
-    return make_table(
+    notes = [counted(count, what) for what, count in counts.items() if count]
+    relative = path.relative_to(root).as_posix()
+    table = make_table(
         root,
         files,
         fill_sizes(root, files, entries.sizes),
         np.bincount(rows[order], minlength=len(files)),
-        entries.boxes[order],
+        boxes[order],
         labels[order],
         entries.classes,
         flags=flags[order],
@@ -114,10 +133,96 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
         areas=entries.areas[order],
         box_ids=entries.box_ids[order],
         extras={} if texts is None else {SOURCE: texts[order]},
-        image_extras={"annotation": annotation}
+        image_extras={"annotation": Strings.repeat(relative, len(files))}
         | ({} if image_texts is None else {SOURCE: image_texts}),
         about={SOURCE: json.dumps(entries.about)},
-        notes=(*(counted(count, what) for what, count in notes.items() if count), *strays),
+        notes=(*notes, *strays, *_notes_on_classes(entries)),
+        remarks=tuple(Remark(UNREADABLE, f"{relative}:{n}", what) for n, what in entries.bad),
+    )
+    return _without(_in_pixels(table, path), entries.lost_images())
+
+
+def _in_pixels(table: DetectionTable, path: Path) -> DetectionTable:
+    """The table with boxes in pixels, if they are told in fractions; areas and masks are left out.
+
+    Raises DataError as `_are_fractions` does, and where no image has a size.
+    """
+    with np.errstate(invalid="ignore"):
+        if not (table.boxes[:, 2] <= 1 + _ROUNDED).any():  # most files; the rest takes its time
+            return table
+    sizes = table.sizes[table.image_of_box]
+    if not _are_fractions(table.boxes, sizes, table.box_ids, path):
+        return table
+    note = "boxes lie within 0…1: read as fractions of their images"
+    return replace(
+        table,
+        boxes=tidy(table.boxes * np.tile(sizes, 2)),
+        areas=np.full(len(table.boxes), np.nan),
+        extras={name: column for name, column in table.extras.items() if name != SOURCE},
+        notes=(*table.notes, note, *missing_sizes(table.sizes, table.image_of_box, path)),
+    )
+
+
+def _without(table: DetectionTable, lost: Sequence[int]) -> DetectionTable:
+    """The table without the images `lost`, of which no annotation can be read, and a note."""
+    if not lost:
+        return table
+    note = named([table.files[image] for image in lost], LOST_IMAGE)
+    return replace(
+        table.keep_images(~np.isin(np.arange(len(table)), lost)), notes=(*table.notes, note)
+    )
+
+
+def _notes_on_classes(entries: Entries) -> Iterator[str]:
+    if entries.repeated:
+        twice = ", ".join(f"`{name}`" for name in entries.repeated)
+        yield f"categories of the same name are one class: {twice}"
+    if entries.nameless:
+        yield named(entries.nameless, "category without a name, called by its id")
+    if entries.root:
+        yield f"category 0, `{entries.root}`, stands above the others and has no box: no class"
+
+
+def _require_some(path: Path, boxes: NDArray[np.float64], listed: int, strange: int) -> None:
+    """Raise DataError where annotations are all lost.
+
+    `listed` of the `boxes` (M, 4) are in an image of the file, `strange` in no category of it.
+    """
+    if not len(boxes):
+        return
+    what = ""
+    if not listed:
+        what = "is of an image that it lists: `image_id` names none"
+    elif strange == len(boxes):
+        what = "is of a category that it defines: `category_id` names none"
+    elif np.isnan(boxes).all():
+        what = "tells a box: neither `bbox` nor a mask in `segmentation`"
+    if what:
+        raise DataError(f"not one of its {counted(len(boxes), 'annotation')} {what}", where=path)
+
+
+def _are_fractions(
+    boxes: NDArray[np.float64], sizes: NDArray[np.int32], ids: NDArray[np.int64], path: Path
+) -> bool:
+    """Whether `boxes` (M, 4) are told in fractions of their images, of `sizes` (M, 2).
+
+    Raises DataError where many of them look so, and others do not.
+    """
+    with np.errstate(invalid="ignore"):
+        sound = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        within = ((boxes >= -_ROUNDED) & (boxes <= 1 + _ROUNDED)).all(axis=1) & sound
+        alike = within & (boxes % 1 != 0).any(axis=1) & (sizes != 1).all(axis=1)
+    if not alike.any() or within.sum() == sound.sum():
+        return bool(alike.any())
+    if alike.sum() < _SOME * sound.sum():  # boxes of less than a pixel, in the corner
+        return False
+    row = int(np.flatnonzero(alike)[0])
+    box = ", ".join(f"{value:g}" for value in boxes[row])
+    raise DataError(
+        f"annotation {ids[row]}: its corners {box} lie within 0…1, as fractions of an image do; "
+        f"so do {int(alike.sum()):,} of {counted(int(sound.sum()), 'box')}, the others do not",
+        where=path,
+        hint="write all boxes in pixels",
     )
 
 
@@ -265,6 +370,7 @@ LAYOUT = FilePerSplit(
     (".json",),
     _is_coco,
     prefer=_instances,
+    prefix=_PREFIX,
     has_ids=True,
 )
 FORMAT = Format("COCO", LAYOUT, read_coco, write_coco, HOLDS)

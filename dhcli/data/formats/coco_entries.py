@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -14,14 +15,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.boxes import hull
+from dhcli.data.formats.boxes import Box, hull
 from dhcli.data.formats.columns import DONT_CARE, side_of
+from dhcli.data.formats.rle import box_of_rle
 from dhcli.data.io.file_bytes import FileBytes
 from dhcli.data.io.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.io.json_text import JsonText, Take
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.strings import FileStrings, PackedStrings, Strings
 from dhcli.data.table import ANY_CLASS, HELD, Flag
+from dhcli.errors import DataError
 
 ATTRIBUTES = {"difficult": Flag.DIFFICULT, "truncated": Flag.TRUNCATED, "occluded": Flag.OCCLUDED}
 _FIELDS = frozenset(("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"))
@@ -66,7 +69,11 @@ _SHORT = max(map(len, _NOTHING))
 
 
 class EntryError(ValueError):
-    """What is wrong with an entry."""
+    """What is wrong with an entry, which can be left out."""
+
+
+class ClashError(EntryError):
+    """Two entries that cannot both be: of the file as a whole."""
 
 
 def read_entries(path: Path) -> Entries:
@@ -93,24 +100,46 @@ def read_entries(path: Path) -> Entries:
 def _read_carefully(path: Path) -> Entries:
     entries, text = Entries(), JsonText(path)
 
-    def taken(add: Take) -> Take:
+    def taken(add: Take, bad: list[tuple[int, str]]) -> Take:
         def take(row: Any, start: int, stop: int) -> None:
             try:
                 add(row, start, stop)
             except EntryError as error:
-                raise text.fail(str(error), start) from None
+                if isinstance(error, ClashError):
+                    raise text.fail(str(error), start) from None
+                bad.append((text.line(start), str(error)))
+                entries.doubt(row)
 
         return take
 
+    images: list[tuple[int, str]] = []
+    annotations: list[tuple[int, str]] = []
+    categories: list[tuple[int, str]] = []
     entries.about |= text.read_object(
         {
-            "images": taken(entries.add_image),
-            "annotations": taken(entries.add_annotation),
-            "categories": taken(entries.add_category),
+            "images": taken(entries.add_image, images),
+            "annotations": taken(entries.add_annotation, annotations),
+            "categories": taken(entries.add_category, categories),
         }
     )
+    found = ((images, entries.names), (annotations, entries.boxes), (categories, ()))
+    for bad, good in found:  # a bad category is an error in itself
+        if bad and not len(good):
+            line, what = bad[0]
+            raise DataError(what, where=f"{path}:{line}", hint=_hint(what))
+    entries.bad = sorted([*images, *annotations])
     entries.buffer = text.text
     return entries
+
+
+def _hint(what: str) -> str | None:
+    """What to do where every annotation has the fault `what`."""
+    if "category" not in what:
+        return None
+    return (
+        "VIA's COCO export names a category only where a region has an attribute with options; "
+        "VIA's own JSON is read too, and says more: export that"
+    )
 
 
 class Entries:
@@ -121,7 +150,10 @@ class Entries:
     boxes       (M, 4) float64 xyxy, of all annotations
     classes     names by ascending id, `DontCare` left out
     repeated    names that several categories have: one class
-    hulls       how many annotations tell no box but the polygons that it lies around
+    nameless    categories without a name, called by their ids
+    root        Roboflow's category that only groups the others, and is no class; "" for none
+    hulls       how many annotations tell no box but the mask that it lies around
+    bad         line and fault of the images and annotations that cannot be read: left out
     about       what else the file tells: info, licenses, fields of categories
     buffer      what the spans of entries are of: the file's bytes, or its text
     """
@@ -130,7 +162,11 @@ class Entries:
         self.names: list[str] = []
         self.classes: tuple[str, ...] = ()
         self.repeated: tuple[str, ...] = ()
+        self.nameless: list[str] = []
+        self.root = ""
         self.hulls = 0
+        self.bad: list[tuple[int, str]] = []
+        self._doubted: set[int] = set()
         self.about: dict[str, Any] = {}
         self.buffer: FileBytes | str = ""
         self._images, self._categories = _Ids(), _Ids()
@@ -174,6 +210,17 @@ class Entries:
         """(M,) row of the image of each annotation; -1 where the file has no such image."""
         return _look_up(self._image_of_box, self._row_of_image)
 
+    def doubt(self, row: Any) -> None:
+        """Remember the image of an annotation that cannot be read."""
+        with suppress(AttributeError, KeyError, TypeError):
+            self._doubted.add(self._images.number(row["image_id"], "image_id"))
+
+    def lost_images(self) -> list[int]:
+        """Rows of the images that have annotations, none of which can be read."""
+        read = set(self.image_of_box.tolist()) if self._doubted else set()
+        rows = (self._row_of_image.get(number, -1) for number in sorted(self._doubted))
+        return [row for row in rows if row >= 0 and row not in read]
+
     def labels_and_flags(self) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         """(M,) each. A category that the file does not define is ANY_CLASS, without a flag."""
         labels = _look_up(self._category_of_box, self._label_of)
@@ -211,7 +258,7 @@ class Entries:
         known = len(self._row_of_image)
         self._row_of_image |= zip(numbers, range(known, known + len(rows)), strict=True)
         if len(self._row_of_image) < known + len(rows):
-            raise EntryError("two images have one id")
+            raise ClashError("two images have one id")
         self.names.extend(map(attrgetter("file_name"), rows))
         self._sizes.frombytes(sizes[:, 1:].tobytes())
         self._image_spans.frombytes(_spans(objects, np.full(len(rows), says_more)))
@@ -239,13 +286,13 @@ class Entries:
 
     def add_image(self, row: Any, start: int, stop: int) -> None:
         try:
-            number = self._images.number(row["id"])
+            number = self._images.number(row["id"], "id")
             by_url = "coco_url" in row and "file_name" not in row
             name = _end_of_url(str(row["coco_url"])) if by_url else row["file_name"]
         except (KeyError, TypeError, ValueError) as error:
             raise EntryError(f"an image {_missing(error)}") from None
         if number in self._row_of_image:
-            raise EntryError(f"two images have the id {row['id']}")
+            raise ClashError(f"two images have the id {row['id']}")
         if not isinstance(name, str):
             raise EntryError("an image whose `file_name` is no text")
         self._row_of_image[number] = len(self.names)
@@ -256,24 +303,28 @@ class Entries:
 
     def add_category(self, row: Any, start: int, _: int) -> None:
         try:
-            number = self._categories.number(row["id"])
-            name = str(row.get("name", row["id"]))
+            number = self._categories.number(row["id"], "id")
+            name = _name(row.get("name"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EntryError(f"a category {_missing(error)}") from None
+        if not name:
+            name = str(row["id"])
+            self.nameless.append(name)
         if self._category.setdefault(number, row | {"name": name})["name"] != name:
-            raise EntryError(f"two categories have the id {row['id']}")
+            raise ClashError(f"two categories have the id {row['id']}")
 
     def add_annotation(self, row: Any, start: int, stop: int) -> None:
         try:
-            image, category = row["image_id"], row["category_id"]
+            image = self._images.number(row["image_id"], "image_id")
+            category = self._categories.number(row["category_id"], "category_id")
             x, y, width, height = self._box(row)
             area = row.get("area")
             area = np.nan if area is None else float(area)
-            self._image_of_box.append(self._images.number(image))
-            self._category_of_box.append(self._categories.number(category))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             name = f"annotation {row.get('id', '')}" if isinstance(row, dict) else "an annotation"
             raise EntryError(f"{name} {_missing(error)}") from None
+        self._image_of_box.append(image)
+        self._category_of_box.append(category)
         self._xywh.extend((x, y, width, height))
         self._areas.append(area)
         self._ids.append(_whole(row.get("id")))
@@ -282,18 +333,30 @@ class Entries:
         self._spans.extend((start, stop) if says_more else (0, 0))
 
     def _box(self, row: dict[str, Any]) -> tuple[float, float, float, float]:
-        """The box of an annotation; if it tells none, that around its polygons, else NaN."""
-        bbox, polygons = row.get("bbox"), row.get("segmentation")
+        """The box xywh of an annotation; if it tells none, that around its mask, else NaN."""
+        bbox, mask = row.get("bbox"), row.get("segmentation")
         if bbox not in (None, []):
             return _floats(bbox)
-        if not polygons or not isinstance(polygons, list):
+        around = _box_of_mask(mask) if mask else None
+        if around is None:
             return (math.nan, math.nan, math.nan, math.nan)
-        rings = (zip(ring[::2], ring[1::2], strict=True) for ring in polygons)
-        x1, y1, x2, y2 = hull(chain.from_iterable(rings))
+        x1, y1, x2, y2 = around
         self.hulls += 1
         return x1, y1, x2 - x1, y2 - y1
 
+    def _find_root(self) -> int | None:
+        """The category 0 that others name as the one above them, and that no box has."""
+        number = self._categories.find(0)
+        if number not in self._category or number in self._category_of_box:
+            return None
+        name = self._category[number]["name"]
+        others = (row for other, row in self._category.items() if other != number)
+        return number if any(row.get("supercategory") == name for row in others) else None
+
     def order_classes(self) -> None:
+        root = self._find_root()
+        if root is not None:
+            self.root = str(self._category.pop(root)["name"])
         kept = [n for n, row in self._category.items() if row["name"] != DONT_CARE]
         ids = self._categories.own(kept)
         ordered = [kept[index] for index in np.argsort(ids, kind="stable").tolist()]
@@ -318,8 +381,11 @@ class _Ids:
     def __init__(self) -> None:
         self._numbers = _Numbers()
 
-    def number(self, raw: Any) -> int:
-        return self._numbers[raw if type(raw) is int else _id(raw)]
+    def number(self, raw: Any, field: str) -> int:
+        return self._numbers[raw if type(raw) is int else _id(raw, field)]
+
+    def find(self, own: int) -> int | None:
+        return self._numbers.get(own)
 
     def numbers(self, ids: Iterable[int]) -> list[int]:
         return list(map(self._numbers.__getitem__, ids))
@@ -385,14 +451,30 @@ def flags_of_row(row: dict[str, Any]) -> int:
     return flags | sum(flag.value for name, flag in ATTRIBUTES.items() if marks.get(name))
 
 
-def _id(raw: Any) -> int | str:
+def _box_of_mask(mask: Any) -> Box | None:
+    """The box around a mask: polygons, one polygon by itself, or run lengths; None if empty."""
+    if isinstance(mask, dict):
+        return box_of_rle(mask)
+    polygons = mask if isinstance(mask[0], list) else [mask]
+    return hull(point for ring in polygons for point in zip(ring[::2], ring[1::2], strict=True))
+
+
+def _name(raw: Any) -> str:
+    """The name of a category, "" where there is none: null, empty, or no text or number."""
+    named = isinstance(raw, str | int | float) and not isinstance(raw, bool)
+    return str(raw) if named and str(raw).strip() else ""
+
+
+def _id(raw: Any, field: str = "id") -> int | str:
     if isinstance(raw, str):
         digits = raw.strip()
         return int(digits) if digits.isdecimal() and len(digits) < 19 else raw
     if isinstance(raw, float) and raw.is_integer():
         return int(raw)
+    if raw is None and field != "id":
+        raise TypeError(f"has no {field.removesuffix('_id')}: `{field}` is null")
     if isinstance(raw, bool) or not isinstance(raw, int):
-        raise TypeError("whose id is neither a whole number nor text")
+        raise TypeError(f"whose `{field}` is neither a whole number nor text")
     return raw
 
 
@@ -422,7 +504,8 @@ def _missing(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"has no `{error.args[0]}`"
     text = str(error)
-    return text if text.startswith("whose") else "is not an object with the fields it needs"
+    told = text.startswith(("whose", "has no"))
+    return text if told else "is not an object with the fields it needs"
 
 
 def _look_up(numbers: array[int], place: dict[int, int]) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -21,6 +22,9 @@ from dhcli.errors import DataError
 
 CATEGORIES = "categories.json"
 """File beside results that names their category ids, as a COCO file's `categories` do."""
+_LOOKS = "COCO results are [{image_id, category_id, bbox, score}, …]"
+_LISTS = ("annotations", "detections", "predictions", "results")
+_IMAGE_HINT = "an `image_id` is the id of an image in the dataset, or its file's name or stem"
 
 
 def results_of(table: DetectionTable) -> Iterator[dict[str, Any]]:
@@ -44,14 +48,15 @@ def result(image_id: Any, category_id: int, xywh: Sequence[float], score: float)
 def read_results(path: Path, truth: DetectionTable) -> DetectionTable:
     """Read detections on the images of `truth`: the same images, boxes in the file's order.
 
-    An image is known by its id, or by the name or stem of its file. Category ids are those of
-    `truth`, unless `categories.json` beside the file names them: then the classes are its own.
+    An image is known by its id, or by the name or stem of its file. Ids are those of `truth`,
+    unless `categories.json` beside the file names them: then the classes are its own, and so are
+    the images that it lists.
     Raises DataError for an image, category or row that makes no sense.
     """
-    names = _named_categories(path.parent / CATEGORIES)
+    names, images_of = _named_ids(path.parent / CATEGORIES)
     if names is None:
         names = dict(zip(truth.category_ids.tolist(), truth.classes, strict=True))
-    rows = _Rows(path, truth, names)
+    rows = _Rows(path, truth, names, images_of)
     order = np.argsort(np.array(rows.images, np.int64), kind="stable")
     images = np.array(rows.images, np.int64)[order]
     return make_table(
@@ -69,6 +74,67 @@ def read_results(path: Path, truth: DetectionTable) -> DetectionTable:
     )
 
 
+def place_on(found: DetectionTable, truth: DetectionTable, path: Path) -> DetectionTable:
+    """The detections `found`, read from `path`, on the images of `truth`, known by their names.
+
+    Raises DataError where boxes have no scores, or are in an image that `truth` does not have.
+    """
+    if found.scores is None and len(found.boxes):
+        what = "holds boxes without scores, or not with one each: no detections"
+        raise DataError(what, where=path, hint=_LOOKS)
+    numbers, images = [], _Images(truth)
+    counts = np.diff(found.offsets)
+    for file, count in zip(found.files, counts.tolist(), strict=True):
+        number = images.find(file) if count else 0
+        if number is None:
+            what = f"tells of the image {file}, which is not in the dataset {truth.root}"
+            raise DataError(what, where=path)
+        numbers.append(number)
+    image_of_box = np.array(numbers, np.int64)[found.image_of_box]
+    order = np.argsort(image_of_box, kind="stable")
+    return make_table(
+        truth.root,
+        truth.files,
+        truth.sizes,
+        np.bincount(image_of_box, minlength=len(truth)),
+        found.boxes[order],
+        found.labels[order],
+        found.classes,
+        scores=np.zeros(0) if found.scores is None else found.scores[order],
+        image_ids=truth.image_ids,
+        format=found.format,
+        remarks=found.remarks,
+    )
+
+
+class _Images:
+    """The images of a dataset, to be found by their names."""
+
+    def __init__(self, table: DetectionTable) -> None:
+        self._files = table.files
+        self._named: dict[str, int] = {}
+
+    def find(self, name: str) -> int | None:
+        """The number of the image whose path, name or stem is `name`; ambiguous ones do not count.
+
+        Or, where there is none, of that which has the name or stem of the path `name`.
+        """
+        if not self._named:
+            self._learn()
+        options = (name, name.rpartition("/")[2], stem_of(name))
+        return next((self._named[each] for each in options if each in self._named), None)
+
+    def _learn(self) -> None:
+        files = list(self._files)
+        self._named = dict(zip(files, range(len(files)), strict=True))
+        for short in (lambda file: file.rpartition("/")[2], stem_of):
+            shortened = [short(file) for file in files]
+            counts = Counter(shortened)
+            for number, key in enumerate(shortened):
+                if counts[key] == 1:
+                    self._named.setdefault(key, number)
+
+
 class _Detection(msgspec.Struct, gc=False):
     image_id: int
     category_id: int
@@ -82,14 +148,22 @@ _DETECTIONS = msgspec.json.Decoder(list[_Detection])
 class _Rows:
     """Columns of a results file, in its order."""
 
-    def __init__(self, path: Path, truth: DetectionTable, names: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        truth: DetectionTable,
+        names: Mapping[int, str],
+        files: Mapping[int, str],
+    ) -> None:
         self.images = array("q")
         self.labels = array("i")
         self.boxes = array("d")
         self.scores = array("d")
         self._truth = truth
         self._number_of = {number: row for row, number in enumerate(truth.image_ids.tolist())}
-        self._named: dict[str, int] | None = None
+        self._images = _Images(truth)
+        found = ((number, self._images.find(name)) for number, name in files.items())
+        self._number_of |= {number: image for number, image in found if image is not None}
         self._label_of = {number: label for label, number in enumerate(names)}
         try:
             JsonStream(path).read_array(self._add_plain)
@@ -101,11 +175,7 @@ class _Rows:
             del column[:]
         self._json = JsonText(path)
         if not self._json.begins_with("["):
-            raise DataError(
-                "is not a list of detections",
-                where=path,
-                hint="COCO results are [{image_id, category_id, bbox, score}, …]",
-            )
+            raise self._no_list(path)
         self._json.read_array(self._add)
 
     def _add_plain(self, objects: Objects) -> None:
@@ -128,7 +198,7 @@ class _Rows:
 
     def _add(self, row: Any, start: int, _: int) -> None:
         try:
-            image, category = row["image_id"], row["category_id"]
+            category, _ = row["category_id"], row["image_id"]
             x, y, width, height = (float(value) for value in row["bbox"])
             score = float(row["score"])
         except (KeyError, TypeError, ValueError):
@@ -136,49 +206,62 @@ class _Rows:
             raise self._json.fail(what, start) from None
         if not math.isfinite(x + y + width + height + score):
             raise self._json.fail("a detection with a number that is not finite", start)
-        self.images.append(self._image(image, start))
+        self.images.append(self._image(row, start))
         label = self._label_of.get(category) if isinstance(category, int) else None
         if label is None:
             known = ", ".join(map(str, list(self._label_of)[:10]))
             what = f"category id {category!r} is not known; there are: {known}"
-            raise self._json.fail(what, start)
+            raise self._json.fail(what, start, hint=self._name_categories(category))
         self.labels.append(label)
         self.boxes.extend(from_xywh(x, y, width, height))
         self.scores.append(score)
 
-    def _image(self, image: Any, start: int) -> int:
+    def _no_list(self, path: Path) -> DataError:
+        """The error that the file is an object, and not a list."""
+        seen = self._json.text[: 1 << 20]
+        key = next((name for name in _LISTS if f'"{name}"' in seen), None)
+        way = f"; write what its `{key}` holds, alone, into a file" if key else ""
+        return DataError("is not a list of detections", where=path, hint=f"{_LOOKS}{way}")
+
+    def _name_categories(self, category: Any) -> str:
+        """What to do about a category id that is not known."""
+        if isinstance(category, int) and category not in self._label_of:
+            first = 0 if category == 0 else category
+            why = "ids that count from 0? put" if first == 0 else "put"
+            told = f'{{"categories": [{{"id": {first}, "name": "…"}}, …]}}'
+            return f"{why} {CATEGORIES} beside it, which names every id: {told}"
+        return f"a category id is a number; {CATEGORIES} beside the file names what each stands for"
+
+    def _image(self, row: dict[str, Any], start: int) -> int:
+        image = row["image_id"] if row["image_id"] is not None else row.get("file_name")
+        if image is None:
+            what = "`image_id` is null"
+            raise self._json.fail(what, start, hint=_IMAGE_HINT)
         number = self._number_of.get(image) if isinstance(image, int) else self._find(str(image))
         if number is None:
             what = f"image id {image!r} is not in the dataset {self._truth.root}"
-            raise self._json.fail(what, start)
+            raise self._json.fail(what, start, hint=_IMAGE_HINT)
         return number
 
     def _find(self, name: str) -> int | None:
-        """The image whose path, name or stem is `name`; ambiguous ones do not count."""
-        if self._named is None:
-            files = list(self._truth.files)
-            self._named = dict(zip(files, range(len(files)), strict=True))
-            for short in (lambda file: file.rpartition("/")[2], stem_of):
-                shortened = [short(file) for file in files]
-                counts = dict(zip(*np.unique(shortened, return_counts=True), strict=True))
-                for number, key in enumerate(shortened):
-                    if counts[key] == 1:
-                        self._named.setdefault(key, number)
-        found = self._named.get(name)
+        """The image that `name` names, or whose id it is."""
+        found = self._images.find(name)
         if found is None and name.lstrip("-").isdecimal():
             found = self._number_of.get(int(name))
         return found
 
 
-def _named_categories(path: Path) -> dict[int, str] | None:
-    """Category id → name, as the file beside the results tells; None without one."""
+def _named_ids(path: Path) -> tuple[dict[int, str] | None, dict[int, str]]:
+    """Category id → name, None where none is told, and image id → file, in the file beside."""
     if not path.is_file():
-        return None
-    told = JsonText(path).read_object({}).get("categories")
+        return None, {}
+    document = JsonText(path).read_object({})
     try:
-        named = {int(row["id"]): str(row["name"]) for row in told or ()}
+        rows = [(int(row["id"]), str(row["name"])) for row in document.get("categories") or ()]
+        files = {int(r["id"]): str(r["file_name"]) for r in document.get("images") or ()}
     except (KeyError, TypeError, ValueError):
         raise DataError("does not name category ids", where=path) from None
+    named = dict(rows)
     if len(set(named.values())) < len(named):
         raise DataError("gives two categories one name", where=path)
-    return named
+    return named, files

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.io.files import fill_sizes
+from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.strings import Strings
-from dhcli.data.table import ANY_CLASS, Column, DetectionTable, Flag, Remark, make_table
+from dhcli.data.table import (
+    ANY_CLASS,
+    UNREADABLE,
+    Column,
+    DetectionTable,
+    Flag,
+    Remark,
+    make_table,
+)
+from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
 from dhcli.words import counted, named
 
@@ -24,6 +34,9 @@ DONT_CARE = "DontCare"
 
 NO_NAME = "object"
 """The class of boxes that say none."""
+
+LOST_IMAGE = "image of which no row can be read, left out"
+"""What is said of images that would be taken for background."""
 
 NO_TRACK = -1
 """The track of a box that belongs to none."""
@@ -37,6 +50,8 @@ MARKS = {
 }
 """What the marks of a box are called where a format lets us name them."""
 _OTHER_NAMES = {"iscrowd": Flag.CROWD, "is_crowd": Flag.CROWD, "isdifficult": Flag.DIFFICULT}
+T = TypeVar("T")
+
 _YES = ("true", "yes", "y", "t")
 _BITS = {name: flag.value for name, flag in (MARKS | _OTHER_NAMES).items()}
 
@@ -69,6 +84,10 @@ class Columns:
         self._images = array("i")
         self._classes: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
+        self._parts: dict[tuple[int, int, str], int] = {}
+        self._joined: set[int] = set()
+        self._first_error: DataError | None = None
+        self._doubted: set[int] = set()
 
     def image(self, file: str, width: int = 0, height: int = 0) -> int:
         """The number of the image `file`, begun where it is new."""
@@ -98,17 +117,41 @@ class Columns:
         line: int,
         image: int | None = None,
         score: Any = None,
-    ) -> None:
+        group: Any = None,
+    ) -> bool:
         """Add a box xyxy of the class `name`, a region to ignore where that is `DONT_CARE`.
 
         `marks` are the bits of its flags, `score` a number or its text where the file has one; the
-        rest as in `add_box`. Raises ValueError for a score that is not a number.
+        rest as in `add_box`. Boxes of one class in one `group` of an image are the parts of an
+        object: it gets one box, and False says that this one made no box of its own. None, or a
+        group of no name, is none. Raises ValueError for a score that is not a number.
         """
+        value = None if score is None else number_of(score)
         label = self.label_of(name)
+        if group not in (None, "") and self._join(label, box, marks, image, str(group)):
+            return False
         region = Flag.IGNORE.value if label == ANY_CLASS else 0
         self.add_box(label, box, marks | region, line, image)
-        if score is not None:
-            self.scores.append(number_of(score))
+        if value is not None:
+            self.scores.append(value)
+        return True
+
+    def _join(
+        self, label: int, box: Sequence[float], marks: int, image: int | None, group: str
+    ) -> bool:
+        """Whether a box is a part of an object that there is, whose box is then around both."""
+        coming, number = len(self.labels), len(self.files) - 1 if image is None else image
+        row = self._parts.setdefault((number, label, group), coming)
+        if row == coming:
+            return False
+        if row not in self._joined:
+            self._joined.add(row)
+            self.counts["object of several parts, of one class and group: one box around all"] += 1
+        x1, y1, x2, y2 = self.boxes[4 * row : 4 * row + 4]
+        around = (min(x1, box[0]), min(y1, box[1]), max(x2, box[2]), max(y2, box[3]))
+        self.boxes[4 * row : 4 * row + 4] = array("d", around)
+        self.flags[row] |= marks
+        return True
 
     def add_box(
         self, label: int, xyxy: Sequence[float], flags: int, line: int, image: int | None = None
@@ -133,6 +176,61 @@ class Columns:
         self.lines.extend(lines)
         self._images.extend([len(self.files) - 1] * len(labels))
 
+    def refuse(self, error: DataError, image: int | None = None) -> None:
+        """Leave out a row or an entry that cannot be read, and remark on it.
+
+        An image, where its number is known, of which no row is read is left out too: it would be
+        taken for background. Where not one box is read, `table` raises the first error.
+        """
+        self._first_error = self._first_error or error.with_traceback(None)
+        where = (error.where or "").removeprefix(f"{self._root}/")
+        self.remarks.append(Remark(UNREADABLE, where, error.what))
+        if image is not None:
+            self.doubt([image])
+
+    def full_rows(
+        self, rows: Iterable[tuple[int, list[str]]], count: int
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Those of `rows`, each with its line, that have `count` columns; others are refused."""
+        for line, row in rows:
+            if len(row) == count:
+                yield line, row
+            else:
+                what = f"expected {count} columns, found {len(row)}"
+                self.refuse(DataError(what, where=f"{self._path}:{line}"))
+
+    def refuse_value(self, line: int, error: ValueError) -> None:
+        """Leave out a row of the file for a value in it."""
+        what = f"has a value that cannot be used: {error}"
+        self.refuse(DataError(what, where=f"{self._path}:{line}"))
+
+    def doubt(self, images: Iterable[int]) -> None:
+        """Leave out those of `images` that get no box: what is told of them cannot be read."""
+        self._doubted.update(images)
+
+    def refuse_file(self, error: DataError, boxes: int) -> None:
+        """Leave out an annotation file that cannot be read, with its image, and remark on it.
+
+        `boxes` is how many there were before; those that the file gave are forgotten.
+        """
+        for column in (self.labels, self.flags, self.lines, self._images):
+            del column[boxes:]
+        del self.boxes[4 * boxes :], self.scores[boxes:]
+        self._parts = {key: row for key, row in self._parts.items() if row < boxes}
+        self._doubted.discard(len(self.files))
+        self.refuse(error)
+
+    def add_each(
+        self, what: str, line: int, image: int, items: Iterable[T], add: Callable[[T], None]
+    ) -> None:
+        """Have `add` take every item of an entry of the file; a `what` that is odd is refused."""
+        for item in items:
+            try:
+                add(item)
+            except ODD as error:
+                where = f"{self._path}:{line}"
+                self.refuse(DataError(f"{what} {oddity(error)}", where=where), image)
+
     def label_of(self, name: str) -> int:
         """The provisional number of a class; DontCare is ANY_CLASS."""
         if name == DONT_CARE:
@@ -156,7 +254,7 @@ class Columns:
         """
         sizes = self.sizes()
         assert self._path is not None
-        self.notes += missing_sizes(sizes, self._path)
+        self.notes += missing_sizes(sizes, self.image_of_box(), self._path)
         return self.table(classes, boxes=self.in_pixels(sizes), sizes=sizes)
 
     def in_pixels(self, sizes: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -181,36 +279,29 @@ class Columns:
     def table(self, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
-        Scores count only where every box has one.
+        Scores count only where every box has one. Raises DataError where rows were refused and
+        there is not one box.
         """
-        labels = _numpy(self.labels, np.int32)
-        if self._classes:
-            number = {name: index for index, name in enumerate(classes)}
-            lookup = np.array([*(number[name] for name in self._classes), ANY_CLASS], np.int32)
-            labels = lookup[labels]
-        scored = len(self.scores) == len(labels) > 0
-        lines = _numpy(self.lines, np.int32)
-        of_boxes: dict[str, Any] = {
-            "boxes": _numpy(self.boxes, np.float64).reshape(-1, 4),
-            "labels": labels,
-            "flags": _numpy(self.flags, np.uint8),
-            "scores": _numpy(self.scores, np.float64) if scored else None,
-            "extras": {"line": lines} if lines.any() or not len(lines) else {},
-        }
+        if self._first_error is not None and not len(self.labels):
+            raise self._first_error
+        of_boxes = self._of_boxes(classes)
         of_boxes["extras"] |= columns.pop("extras", {})
         of_boxes |= {name: columns.pop(name) for name in list(columns) if name in of_boxes}
         images = self.image_of_box()
         if (np.diff(images) < 0).any():
             of_boxes = _reorder(of_boxes, np.argsort(images, kind="stable"))
         sizes = columns.pop("sizes", None)
+        counts = np.bincount(images, minlength=len(self.files))
+        lost = [image for image in sorted(self._doubted) if not counts[image]]
+        self.left_out[LOST_IMAGE] += map(self.files.__getitem__, lost)
         splits = {name: np.array(numbers, np.int64) for name, numbers in self.splits.items()}
         notes = [counted(count, what) for what, count in self.counts.items() if count]
         notes += [named(names, what) for what, names in self.left_out.items() if names]
-        return make_table(
+        table = make_table(
             self._root,
             self.files,
             self.sizes() if sizes is None else sizes,
-            np.bincount(images, minlength=len(self.files)),
+            counts,
             classes=classes,
             image_extras={"annotation": Strings.pack(self.annotations)}
             | columns.pop("image_extras", {}),
@@ -220,6 +311,24 @@ class Columns:
             **of_boxes,
             **columns,
         )
+        return table.keep_images(~np.isin(np.arange(len(table)), lost)) if lost else table
+
+    def _of_boxes(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The columns of boxes by their names, their labels in the order of `classes`."""
+        labels = _numpy(self.labels, np.int32)
+        if self._classes:
+            number = {name: index for index, name in enumerate(classes)}
+            lookup = np.array([*(number[name] for name in self._classes), ANY_CLASS], np.int32)
+            labels = lookup[labels]
+        scored = len(self.scores) == len(labels) > 0
+        lines = _numpy(self.lines, np.int32)
+        return {
+            "boxes": _numpy(self.boxes, np.float64).reshape(-1, 4),
+            "labels": labels,
+            "flags": _numpy(self.flags, np.uint8),
+            "scores": _numpy(self.scores, np.float64) if scored else None,
+            "extras": {"line": lines} if lines.any() or not len(lines) else {},
+        }
 
 
 def _reorder(columns: dict[str, Any], order: NDArray[np.int64]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _is_createml(path: Path) -> bool:
 def read_createml(root: Path, path: Path) -> DetectionTable:
     """Read one file. Raises DataError with the line of what cannot be read."""
     columns, document = Columns(root, path), JsonText(path)
-    document.read_array(document.taking("an image", partial(_add_image, columns)))
+    document.read_array(document.taking("an image", partial(_add_image, columns), columns.refuse))
     columns.locate()
     return columns.table(columns.classes_after())
 
@@ -55,11 +55,15 @@ def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     name = next((row[key] for key in _IMAGE_KEYS if key in row), None)
     if not isinstance(name, str):
         raise KeyError("image")
+    told = list(row.get("annotations") or row.get("annotation") or ())
     image = columns.image(name)
-    for told in row.get("annotations") or row.get("annotation") or ():
-        x, y, width, height = (number_of(told["coordinates"][side]) for side in _SIDES)
-        box = from_centre(x, y, width, height)
-        columns.add(class_of(told["label"]), box, 0, line, image, told.get("confidence"))
+    columns.add_each("an annotation", line, image, told, partial(_add, columns, line, image))
+
+
+def _add(columns: Columns, line: int, image: int, told: dict[str, Any]) -> None:
+    x, y, width, height = (number_of(told["coordinates"][side]) for side in _SIDES)
+    box = from_centre(x, y, width, height)
+    columns.add(class_of(told["label"]), box, 0, line, image, told.get("confidence"))
 
 
 def write_createml(table: DetectionTable, placing: Placing) -> None:

@@ -11,7 +11,7 @@ Pixels: from 0, the maximum excluded. Classes: sorted by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def _is_crowdhuman(path: Path) -> bool:
 def read_crowdhuman(root: Path, path: Path) -> DetectionTable:
     """Read one file. Raises DataError with the line of what cannot be read."""
     columns = Columns(root, path)
-    read_json_lines(path, "an image", partial(_add_image, columns))
+    read_json_lines(path, "an image", partial(_add_image, columns), columns.refuse)
     columns.locate()
     return columns.table(columns.classes_after())
 
@@ -55,20 +55,25 @@ def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     name = row["ID"]
     if not isinstance(name, str):
         raise TypeError("`ID` is no text")
+    boxes = list(row["gtboxes"] or ())
     image = columns.image(name)
-    for told in row["gtboxes"] or ():
-        extra = told.get("extra") or {}
-        boxes = [key for key in _BOXES if told.get(key)]
-        x, y, width, height = map(number_of, told[boxes[0] if boxes else _BOXES[0]])
-        flags = Flag.OCCLUDED if is_set(extra.get("occ", 0)) else Flag(0)
-        is_mask = told["tag"] == _MASK and is_set(extra.get("ignore", 1))
-        if is_mask:
-            columns.counts["mask: a region to ignore, of no class"] += 1
-        elif is_set(extra.get("ignore", 0)):
-            flags |= Flag.IGNORE
-        columns.counts["box of the visible part or the head: not kept"] += len(boxes[1:])
-        tag = DONT_CARE if is_mask else class_of(told["tag"])
-        columns.add(tag, from_xywh(x, y, width, height), int(flags), line, image)
+    add = partial(_add_box, columns, line, image)
+    columns.add_each("a box", line, image, boxes, add)
+
+
+def _add_box(columns: Columns, line: int, image: int, told: Mapping[str, Any]) -> None:
+    extra = told.get("extra") or {}
+    boxes = [key for key in _BOXES if told.get(key)]
+    x, y, width, height = map(number_of, told[boxes[0] if boxes else _BOXES[0]])
+    flags = Flag.OCCLUDED if is_set(extra.get("occ", 0)) else Flag(0)
+    is_mask = told["tag"] == _MASK and is_set(extra.get("ignore", 1))
+    if is_mask:
+        columns.counts["mask: a region to ignore, of no class"] += 1
+    elif is_set(extra.get("ignore", 0)):
+        flags |= Flag.IGNORE
+    columns.counts["box of the visible part or the head: not kept"] += len(boxes[1:])
+    tag = DONT_CARE if is_mask else class_of(told["tag"])
+    columns.add(tag, from_xywh(x, y, width, height), int(flags), line, image)
 
 
 def write_crowdhuman(table: DetectionTable, placing: Placing) -> None:

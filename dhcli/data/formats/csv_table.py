@@ -46,6 +46,7 @@ from dhcli.data.io.text_rows import (
 from dhcli.data.strings import Strings
 from dhcli.data.table import OWN_COLUMN, DetectionTable
 from dhcli.errors import DataError
+from dhcli.words import as_cell, of_cell
 
 HOLDS = Holds("from 0, maximum excluded", empty=False, classes=False, own_columns=True)
 
@@ -121,10 +122,9 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
             reader.add(row, line)
         except IndexError:
             what = f"expected {len(header)} columns, found {len(row)}"
-            raise DataError(what, where=f"{path}:{line}") from None
+            columns.refuse(DataError(what, where=f"{path}:{line}"))
         except ValueError as error:
-            what = f"has a value that cannot be used: {error}"
-            raise DataError(what, where=f"{path}:{line}") from None
+            columns.refuse_value(line, error)
     columns.locate()
     sizes = columns.sizes()
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
@@ -142,6 +142,7 @@ class _Reader:
     def __init__(self, columns: Columns, header: list[str]) -> None:
         self.columns = columns
         self.place, self.box = _places_of(header)
+        self._count = len(header)
         used = set(self.place.values())
         own = {name: at for at, name in enumerate(header) if name and at not in used}
         self._own = {name: (at, list[str]()) for name, at in own.items()}
@@ -149,20 +150,30 @@ class _Reader:
         self._seen: dict[str, str] = {}  # equal values are kept once
 
     def add(self, row: list[str], line: int) -> None:
-        """Take a row. Raises ValueError for what cannot be used, IndexError for what is missing."""
+        """Take a row. Raises ValueError for what cannot be used, IndexError for missing columns.
+
+        And for columns that the header does not tell of: which are meant is not known then.
+        """
+        if any(row[self._count :]):
+            raise IndexError
         told = {name: row[at] for name, at in self.place.items()}
+        is_box = any(told[name].translate(_LIST).strip() for name in self.box)
+        box = _corners(told) if is_box else None
+        name = class_of(of_cell(told.get("class", NO_NAME))) if is_box else ""
+        score = number_of(told["score"]) if is_box and told.get("score") else None
         width, height = side_of(told.get("width")), side_of(told.get("height"))
-        image = self.columns.image(told["file"], width, height)
+        image = self.columns.image(of_cell(told["file"]), width, height)
+        self._keep_own(row, image)
+        if box is not None:
+            self.columns.add(name, box, flags_told(told), line, image, score)
+
+    def _keep_own(self, row: list[str], image: int) -> None:
         for name, (at, values) in self._own.items():
             value = row[at] if at < len(row) else ""
             value = self._seen.setdefault(value, value)
             values += [value] * (image + 1 - len(values))
             if values[image] != value:
                 self._varying.add(name)
-        if not any(told[name].translate(_LIST).strip() for name in self.box):  # without boxes
-            return
-        name, box = class_of(told.get("class", NO_NAME)), _corners(told)
-        self.columns.add(name, box, flags_told(told), line, image, told.get("score") or None)
 
     def own_columns(self) -> dict[str, Strings]:
         """The columns that are not ours, of those that say the same of all boxes of an image."""
@@ -212,11 +223,16 @@ def write_csv(table: DetectionTable, placing: Placing) -> None:
 
 def _lines(table: DetectionTable, image: int, placing: Placing, marks: list[str]) -> Iterator[str]:
     sides = map(str, table.sizes[image].tolist())
-    head = (placing.names[image], *sides)
+    head = (as_cell(placing.names[image]), *sides)
     own = [column[image] for column in table.own_columns().values()]
     for row in rows_of(table, image):
         told = marks_of(row.flags)
-        fields = [*head, row.name, *map(decimal, row.box), *(str(int(m in told)) for m in marks)]
+        fields = [
+            *head,
+            as_cell(row.name),
+            *map(decimal, row.box),
+            *(str(int(m in told)) for m in marks),
+        ]
         score = [] if row.score is None else [decimal(row.score)]
         yield as_row((*fields, *score, *own))
 

@@ -1,10 +1,11 @@
 """CVAT's XML 1.1: `annotations.xml` of images with shapes, or of tracks through frames.
 
 Boxes are read, and polygons, polylines, ellipses, masks and cuboids as the boxes around them;
-points and skeletons are left out, counted. `occluded` is a mark, and so are attributes called
-difficult, truncated, crowd or ignore; an attribute `score` is a score. The `subset` of an image is
-its split. Of a track, the frames that the file tells of are read, those `outside` left out; its
-number is kept. A frame is the image with its number in the name, else that at its place by name.
+points and skeletons are left out, counted. Shapes of one label and `group_id` in an image are parts
+of one object: one box around all. `occluded` is a mark, and so are attributes called difficult,
+truncated, crowd or ignore; an attribute `score` is a score. The `subset` of an image is its split.
+Of a track, the frames that the file tells of are read, those `outside` left out; its number is
+kept. A frame is the image with its number in the name, else that at its place by name.
 
 Pixels: from 0, the maximum excluded. Classes: in the order of the labels.
 """
@@ -17,7 +18,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from dhcli.data.formats.boxes import Box, from_xywh, hull
+from dhcli.data.formats.boxes import Box, from_xywh, hull, turned
 from dhcli.data.formats.columns import (
     DONT_CARE,
     MARKS,
@@ -47,7 +48,7 @@ from dhcli.data.io.text_rows import number_of
 from dhcli.data.io.xml_text import XmlReader, escape_xml
 from dhcli.data.table import ANY_CLASS, DetectionTable
 
-HOLDS = Holds("from 0, maximum excluded", splits=False)
+HOLDS = Holds("from 0, maximum excluded", splits=False, split_names="any")
 
 _ROOT_TAG = re.compile(r"<annotations[\s>]")
 _SHAPES = frozenset(
@@ -55,6 +56,7 @@ _SHAPES = frozenset(
 )
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")
 _FRAME = re.compile(r"(\d+)\D*$")
+_NO_IMAGE = -1
 _MOST_FRAMES = 10_000_000
 _NO_SUBSET = ("", "default")
 
@@ -113,7 +115,8 @@ class _Reader(XmlReader):
             try:
                 self._add(tag)
             except ODD as error:
-                raise self.fail(f"a <{tag}> {oddity(error)}") from None
+                image = None if self._track else self._image
+                self.columns.refuse(self.fail(f"a <{tag}> {oddity(error)}"), image)
         elif tag == "track":
             self._track = {}
         elif tag == "attribute" and within[-1:] != ["attributes"]:
@@ -125,7 +128,9 @@ class _Reader(XmlReader):
 
     def _begin_image(self, told: dict[str, str]) -> None:
         if "name" not in told:
-            raise self.fail("an <image> has no `name`")
+            self._image = _NO_IMAGE
+            self.columns.refuse(self.fail("an <image> has no `name`"))
+            return
         width, height = side_of(told.get("width")), side_of(told.get("height"))
         subset = told.get("subset", "")
         inside = confine(f"{subset}/{told['name']}", "images")
@@ -139,6 +144,8 @@ class _Reader(XmlReader):
         shape = self._shape
         if self._track and is_set(shape.get("outside", "0")):
             return
+        if not self._track and self._image == _NO_IMAGE:
+            return
         box = _box(tag, shape)
         if box is None:
             self.columns.counts[f"shape <{tag}>: left out"] += 1
@@ -149,8 +156,9 @@ class _Reader(XmlReader):
         name = class_of((self._track or shape)["label"])
         flags = flags_told(self._marks | {"occluded": shape.get("occluded", "0")})
         image = self._frame(shape["frame"]) if self._track else self._image
-        self.columns.add(name, box, flags, self.line, image, self._marks.get("score"))
-        self.tracks.append(whole_or(self._track.get("id"), NO_TRACK))
+        group, score = _group_of(self._track or shape), self._marks.get("score")
+        if self.columns.add(name, box, flags, self.line, image, score, group):
+            self.tracks.append(whole_or(self._track.get("id"), NO_TRACK))
 
     def _frame(self, told: str) -> int:
         """The image of a frame; with the first, all that lie there."""
@@ -163,6 +171,12 @@ class _Reader(XmlReader):
                 self.columns.image(name, width, height)
         name = self._frames.get(number, f"frame_{number:06d}.png")
         return self.columns.image(name, width, height)
+
+
+def _group_of(told: dict[str, str]) -> str:
+    """The group that a shape or track is in, "" for none, which CVAT also calls 0."""
+    group = told.get("group_id") or told.get("group") or ""
+    return "" if group == "0" else group
 
 
 def _frame_names(root: Path, path: Path) -> dict[int, str]:
@@ -183,7 +197,7 @@ def _box(tag: str, shape: dict[str, str]) -> Box | None:
     if tag == "box":
         x1, y1, x2, y2 = (number_of(shape[side]) for side in _CORNERS)
         turn = math.radians(number_of(shape.get("rotation", 0)))
-        return (x1, y1, x2, y2) if not turn else _turned((x1, y1, x2, y2), turn)
+        return (x1, y1, x2, y2) if not turn else turned((x1, y1, x2, y2), turn)
     if tag in ("polygon", "polyline"):
         return hull(point.split(",") for point in shape["points"].split(";"))
     if tag == "ellipse":
@@ -196,15 +210,6 @@ def _box(tag: str, shape: dict[str, str]) -> Box | None:
         corners = [key[1:] for key in shape if key.startswith("x") and f"y{key[1:]}" in shape]
         return hull((shape[f"x{corner}"], shape[f"y{corner}"]) for corner in corners)
     return None
-
-
-def _turned(box: Box, turn: float) -> Box:
-    """The upright box around `box` turned by `turn` radians about its centre."""
-    x1, y1, x2, y2 = box
-    cos, sin = abs(math.cos(turn)), abs(math.sin(turn))
-    x, y, width, height = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
-    dx, dy = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
-    return x - dx, y - dy, x + dx, y + dy
 
 
 def write_cvat(table: DetectionTable, placing: Placing) -> None:

@@ -1,9 +1,10 @@
 """Datumaro: `annotations/SUBSET.json` with `categories` and `items`, images in images/SUBSET.
 
 Boxes are read, and polygons, polylines and ellipses as the boxes around them; masks, points,
-labels and captions are left out, counted. Attributes called occluded, truncated, difficult,
-is_crowd or ignore are marks, `track_id` is kept as the track, `score` as a score. The subset
-`default` is no split.
+labels and captions are left out, counted. Annotations of one label and `group` in an item are parts
+of one object: one box around all. Attributes called occluded, truncated, difficult, is_crowd or
+ignore are marks, `track_id` is kept as the track, `score` as a score. The subset `default` is no
+split.
 
 Pixels: from 0, the maximum excluded. Classes: in the order of the labels.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from dhcli.data.io.json_text import ODD, JsonText, begins_as
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import ANY_CLASS, DetectionTable
 
-HOLDS = Holds("from 0: x y width height", columns=frozenset(("track",)))
+HOLDS = Holds("from 0: x y width height", columns=frozenset(("track",)), split_names="file")
 
 _OUTLINES = ("polygon", "polyline")
 _ATTRIBUTES = {"crowd": "is_crowd"}
@@ -51,7 +53,9 @@ def read_datumaro(root: Path, path: Path) -> DetectionTable:
     # The labels may stand behind the items that speak of them by number.
     labels = _label_names(document.read_object({"items": lambda *_: None}))
     reader = _Reader(Columns(root, path), labels)
-    document.read_object({"items": document.taking("an item", reader.add_item)})
+    document.read_object(
+        {"items": document.taking("an item", reader.add_item, reader.columns.refuse)}
+    )
     reader.columns.locate()
     classes = reader.columns.classes_after(labels)
     return reader.columns.table(classes, extras=tracks_of(reader.tracks))
@@ -78,11 +82,12 @@ class _Reader:
         told = item.get("image") or item.get("media") or {}
         name = told.get("path") or item["id"]
         height, width = told.get("size") or (0, 0)
+        annotations = list(item.get("annotations") or ())
         image = self.columns.image(str(name), side_of(width), side_of(height))
-        for annotation in item.get("annotations") or ():
-            self._add(annotation, line, image)
+        add = partial(self._add, line, image)
+        self.columns.add_each("an annotation", line, image, annotations, add)
 
-    def _add(self, told: dict[str, Any], line: int, image: int) -> None:
+    def _add(self, line: int, image: int, told: dict[str, Any]) -> None:
         kind = told["type"]
         box = _box(kind, told)
         if box is None:
@@ -93,8 +98,9 @@ class _Reader:
             self.columns.counts[what] += 1
         name = self._name(told["label_id"])
         marks = told.get("attributes") or {}
-        self.columns.add(name, box, flags_told(marks), line, image, marks.get("score"))
-        self.tracks.append(whole_or(marks.get("track_id"), NO_TRACK))
+        group = told.get("group") or None  # 0 stands for none
+        if self.columns.add(name, box, flags_told(marks), line, image, marks.get("score"), group):
+            self.tracks.append(whole_or(marks.get("track_id"), NO_TRACK))
 
     def _name(self, number: Any) -> str:
         if isinstance(number, int) and 0 <= number < len(self._labels):
@@ -162,5 +168,7 @@ def _annotations(
         }
 
 
-LAYOUT = FilePerSplit("annotations/*.json with categories and items", (".json",), _is_datumaro)
+LAYOUT = FilePerSplit(
+    "annotations/*.json with categories and items", (".json",), _is_datumaro, prefix=""
+)
 FORMAT = Format("Datumaro", LAYOUT, read_datumaro, write_datumaro, HOLDS)

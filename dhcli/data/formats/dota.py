@@ -30,7 +30,6 @@ from dhcli.data.io.files import (
 from dhcli.data.io.text_rows import line_of, numbers_of, read_words
 from dhcli.data.table import REGION, DetectionTable, Flag
 from dhcli.errors import DataError
-from dhcli.words import counted
 
 HOLDS = Holds(
     "from 0, four corners",
@@ -41,6 +40,7 @@ HOLDS = Holds(
     sizes=False,
     scores=False,
     splits=False,
+    blank="-",
 )
 
 _LABELS = "labelTxt"
@@ -104,10 +104,11 @@ def _read_labels(path: Path, columns: Columns) -> None:
         fields = " ".join(words).replace(",", " ").split()
         if not fields or _is_head(fields[0]):
             continue
-        if len(fields) not in (9, 10):
-            what = f"expected 8 numbers, a class and `difficult`; found {len(fields)} columns"
-            raise DataError(what, where=where)
-        corners = numbers_of(fields[:8], where)
+        try:
+            corners = _corners(fields, where)
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         askew = len(set(corners[::2])) > 2 or len(set(corners[1::2])) > 2
         columns.counts["box askew: read as the upright box around"] += askew
         difficult = len(fields) == 10 and is_set(fields[9]) and fields[8] != DONT_CARE
@@ -115,13 +116,18 @@ def _read_labels(path: Path, columns: Columns) -> None:
         columns.add(fields[8], hull_of_row(corners), marks, line_of(where))
 
 
+def _corners(fields: list[str], where: str) -> list[float]:
+    """The eight numbers of a row. Raises DataError."""
+    if len(fields) not in (9, 10):
+        what = f"expected 8 numbers, a class and `difficult`; found {len(fields)} columns"
+        raise DataError(what, where=where)
+    return numbers_of(fields[:8], where)
+
+
 def write_dota(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as images/ and labelTxt/, in a folder a split."""
     bases = [f"{split}/" if split else "" for split in placing.split_of_images()]
     placing.place([f"{base}images" for base in bases])
-    spaced = sum(name != _word(name) for name in table.classes)
-    if spaced:
-        placing.lost.append(f"spaces in {counted(spaced, 'name')} of classes: written as `-`")
     for image, (base, name) in enumerate(zip(bases, writing(placing.names), strict=True)):
         placing.write(f"{base}{_LABELS}/{stem_of(name)}.txt", "".join(_lines(table, image)))
 
@@ -130,13 +136,9 @@ def _lines(table: DetectionTable, image: int) -> Iterator[str]:
     for row in rows_of(table, image):
         x1, y1, x2, y2 = map(decimal, row.box)
         region = bool(row.flags & REGION)
-        name = DONT_CARE if region else _word(row.name)
+        name = DONT_CARE if region else row.name
         difficult = int(region or Flag.DIFFICULT in row.flags)
         yield f"{x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2} {name} {difficult}\n"
-
-
-def _word(name: str) -> str:
-    return "-".join(name.split()) or "-"
 
 
 LAYOUT = FilePerImage("labelTxt/*.txt beside images/", _is_dota, _parts, _around)

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.addresses import locate_addresses, path_of
+from dhcli.data.formats.addresses import locate_addresses
 from dhcli.data.formats.boxes import from_xywh, to_xywh
 from dhcli.data.formats.columns import Columns, class_of, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, rows_of, writing
+from dhcli.data.formats.spellings import path_of
 from dhcli.data.io.json_lines import lines_speak_of, read_json_lines
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import DetectionTable, Flag
@@ -43,7 +45,7 @@ def _is_manifest(path: Path) -> bool:
 def read_ground_truth(root: Path, path: Path) -> DetectionTable:
     """Read one file. Raises DataError with the line of what cannot be read."""
     reader = _Reader(Columns(root, path))
-    read_json_lines(path, "an image", reader.add)
+    read_json_lines(path, "an image", reader.add, reader.columns.refuse)
     columns = reader.columns
     columns.files, notes = locate_addresses(root, path, columns.files)
     columns.notes += notes
@@ -76,12 +78,13 @@ class _Reader:
             self._names.setdefault(number, told)
         size = (labels.get("image_size") or [{}])[0]
         sides = (side_of(size.get(side)) for side in _SIDES[2:])
+        boxes = list(labels["annotations"])
         image = self.columns.image(path_of(address), *sides)
-        for told in labels["annotations"]:
-            self._add_box(told, names, line, image)
+        add = partial(self._add_box, names, line, image)
+        self.columns.add_each("a box", line, image, boxes, add)
 
     def _add_box(
-        self, told: Mapping[str, Any], names: Mapping[int, str], line: int, image: int
+        self, names: Mapping[int, str], line: int, image: int, told: Mapping[str, Any]
     ) -> None:
         x, y, width, height = (number_of(told[side]) for side in _SIDES)
         number = int(told["class_id"])

@@ -18,13 +18,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dhcli.config.text import read_as_written
 from dhcli.data.formats.boxes import from_xywh, to_xywh
+from dhcli.data.formats.class_lists import ClassList, require_agreement
 from dhcli.data.formats.columns import MARKS, NO_NAME, Columns, class_of, flags_told, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of, writing
+from dhcli.data.formats.yolo_names import names_of_map
 from dhcli.data.io.files import read_head, split_name
 from dhcli.data.io.json_lines import lines_speak_of, read_json_lines
 from dhcli.data.io.json_text import ODD, oddity
@@ -38,7 +42,8 @@ HOLDS = Holds("from 0: x y width height", classes=False, splits=False)
 _FILE, _OBJECTS = "file_name", "objects"
 _NAME = "metadata.jsonl"
 _CLASS_KEYS = ("categories", "category", "labels", "label")
-_LISTED = re.compile(r"^\s*'?\"?(\d{1,6})'?\"?\s*:\s*(\S.*?)\s*$")
+_LABEL = "class_label"
+_LONGEST_CARD = 1 << 20
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 
 
@@ -55,7 +60,7 @@ def read_imagefolder(root: Path, path: Path) -> DetectionTable:
     if path.suffix.lower() == ".csv":
         _read_csv(path, reader)
     else:
-        read_json_lines(path, "an image", reader.add)
+        read_json_lines(path, "an image", reader.add, reader.columns.refuse)
     if path.parent == root:
         reader.split_by_folders()
     reader.columns.locate()
@@ -71,9 +76,10 @@ def _read_csv(path: Path, reader: _Reader) -> None:
             told[_OBJECTS] = json.loads(told[_OBJECTS]) if told[_OBJECTS] else {}
             reader.add(told, line)
         except RecursionError:
-            raise DataError("is nested too deep", where=f"{path}:{line}") from None
+            reader.columns.refuse(DataError("is nested too deep", where=f"{path}:{line}"))
         except ODD as error:
-            raise DataError(f"an image {oddity(error)}", where=f"{path}:{line}") from None
+            what = f"an image {oddity(error)}"
+            reader.columns.refuse(DataError(what, where=f"{path}:{line}"))
 
 
 class _Reader:
@@ -101,11 +107,17 @@ class _Reader:
         name = row[_FILE]
         if not isinstance(name, str):
             raise TypeError(f"`{_FILE}` is no text")
+        told = row.get(_OBJECTS, row) or {}
+        if isinstance(told, dict) and told and "bbox" not in told:
+            raise KeyError(_OBJECTS if told is row else "bbox")  # it is not known to have none
+        rows = list(_rows(told))
         image = self.columns.image(name, *(side_of(row.get(side)) for side in ("width", "height")))
-        for told in _rows(row.get(_OBJECTS, row) or {}):
-            x, y, width, height = map(number_of, told["bbox"])
-            box, score = from_xywh(x, y, width, height), told.get("score")
-            self.columns.add(self._class_of(told), box, flags_told(told), line, image, score)
+        self.columns.add_each("an object", line, image, rows, partial(self._add, line, image))
+
+    def _add(self, line: int, image: int, told: Mapping[str, Any]) -> None:
+        x, y, width, height = map(number_of, told["bbox"])
+        box, score = from_xywh(x, y, width, height), told.get("score")
+        self.columns.add(self._class_of(told), box, flags_told(told), line, image, score)
 
     def _class_of(self, told: Mapping[str, Any]) -> str:
         value = next((told[key] for key in _CLASS_KEYS if key in told), None)
@@ -134,22 +146,44 @@ def _rows(objects: Any) -> Iterator[Mapping[str, Any]]:
         yield {name: each[number] for name, each in columns.items() if number < len(each)}
 
 
-def _class_names(root: Path, path: Path) -> dict[int, str]:
-    """The names of classes by their numbers, as a README.md lists them; {} where none does."""
-    for folder in dict.fromkeys((root, path.parent, root.parent)):
-        matter = _FRONT_MATTER.match(read_head(folder / "README.md"))
-        lines = matter[1].splitlines() if matter else []
-        starts = [number for number, line in enumerate(lines) if line.strip() == "names:"]
-        for start in starts:
-            found: dict[int, str] = {}
-            for line in lines[start + 1 :]:
-                listed = _LISTED.match(line)
-                if not listed:
-                    break
-                found[int(listed[1])] = listed[2].strip("'\"")
-            if found:
-                return found
+def _class_names(root: Path, path: Path) -> Mapping[int, str]:
+    """The names of classes by their numbers, as a README.md lists them; {} where none does.
+
+    Raises DataError where one speaks of them and cannot be read, or two do not agree.
+    """
+    for folders in ((root, path.parent), (root.parent,)):
+        cards = [folder / "README.md" for folder in dict.fromkeys(folders)]
+        lists = [
+            ClassList(card.relative_to(root.parent).as_posix(), names)
+            for card in cards
+            if (names := _names_of_card(card))
+        ]
+        require_agreement(root.parent, lists)
+        if lists:
+            return lists[0].names
     return {}
+
+
+def _names_of_card(readme: Path) -> Mapping[int, str]:
+    """The names of classes by their numbers in a README.md; {} where it has none."""
+    matter = _FRONT_MATTER.match(read_head(readme, _LONGEST_CARD))
+    if matter is None or _LABEL not in matter[1]:
+        return {}
+    try:
+        told = read_as_written(f"\n{matter[1]}")  # its lines are those of the file
+    except ValueError as error:
+        raise DataError(str(error), where=readme) from None
+    return next(filter(None, _names_in(told, readme)), {})
+
+
+def _names_in(told: Any, readme: Path) -> Iterator[Mapping[int, str]]:
+    """The names by their numbers of each `class_label` in a tree of YAML, in its order."""
+    for key, value in told.items() if isinstance(told, dict) else enumerate(told):
+        names = value.get("names") if key == _LABEL and isinstance(value, dict) else None
+        if isinstance(names, dict | list):
+            yield names_of_map(names if isinstance(names, dict) else dict(enumerate(names)), readme)
+        elif isinstance(value, dict | list):
+            yield from _names_in(value, readme)
 
 
 def write_imagefolder(table: DetectionTable, placing: Placing) -> None:

@@ -1,8 +1,9 @@
 """ImageNet: Pascal VOC's XML, in a folder a class or a split, `Annotations/…/n01440764/*.xml`.
 
 The images lie in the folders of the same names below `Data` (ILSVRC: `Data/CLS-LOC/train/…`) or
-`Images`. A folder called as a split, on the way down, is one. Classes are what the files say, codes
-such as n01440764; everything else is as in Pascal VOC, the first pixel too.
+`Images`. A folder called as a split, on the way down, is one, if those beside it are. Classes are
+what the files say, codes such as n01440764; everything else is as in Pascal VOC, the first pixel
+too.
 
 Written: `Annotations/DET/SPLIT` and `Data/DET/SPLIT`, without folders of classes, since a table
 knows none.
@@ -10,7 +11,8 @@ knows none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from dhcli.data.io.files import (
 )
 from dhcli.data.table import DetectionTable
 
-HOLDS = replace(voc.HOLDS, splits=False)
+HOLDS = replace(voc.HOLDS, splits=False, split_names="usual")
 
 _XML_FOLDERS = ("Annotations", "Annotation")
 _IMAGE_FOLDERS = ("Data", *IMAGE_FOLDERS)
@@ -41,11 +43,33 @@ def _parts(root: Path) -> Iterator[Part]:
     """Folders of XML files below one of annotations, with those of their images."""
     seen = {root.resolve()}
     for top in find_folders(root, _XML_FOLDERS):
-        for below in _below(root / top, "", seen):
+        found = list(_below(root / top, "", seen))
+        for below, split in zip(found, _splits_of(found), strict=True):
             options = [f"{base}/{below}" for base in _IMAGE_FOLDERS]
             images = first_folder(root, options, *IMAGE_SUFFIXES) or options[0]
-            names = (split_name(part) for part in below.split("/"))
-            yield Part(next((name for name in names if name), ""), f"{top}/{below}", images)
+            yield Part(split, f"{top}/{below}", images)
+
+
+def _splits_of(folders: Sequence[str]) -> list[str]:
+    """The split of each folder, or "": what a folder on the way is called.
+
+    Unless folders beside that one are called otherwise: those are classes, and `train` is one.
+    """
+    beside: defaultdict[str, set[str]] = defaultdict(set)
+    for folder in folders:
+        parts = folder.split("/")
+        for depth, part in enumerate(parts):
+            beside["/".join(parts[:depth])].add(part)
+    are_splits = {
+        above: all(split_name(name) or name == _REST for name in names)
+        for above, names in beside.items()
+    }
+    found = []
+    for folder in folders:
+        parts = folder.split("/")
+        told = (split_name(p) for i, p in enumerate(parts) if are_splits["/".join(parts[:i])])
+        found.append(next((name for name in told if name), ""))
+    return found
 
 
 def _below(folder: Path, below: str, seen: set[Path]) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """keras-yolo3's text: a line an image, `path x1,y1,x2,y2,class x1,y1,x2,y2,class …`.
 
 A file a split: as Roboflow has it `train/_annotations.txt` beside the images, or `train.txt`. The
-classes are numbers, from 0, of the lines in `_classes.txt` (or another file called so) beside it;
-without one, classes are called by their numbers. A path alone is an image without boxes. Marks,
-scores and regions to ignore have no place in the format.
+classes are numbers, from 0, of the lines in `_classes.txt` (or another file called so) beside it or
+in the root, else in `model_data`; several must agree. Without one, classes are called by their
+numbers. A path alone is an image without boxes. Marks, scores and regions to ignore have no place
+in the format.
 
 Pixels: from 0, the maximum excluded. (keras-yolo3 itself takes whole numbers alone.)
 """
@@ -14,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dhcli.data.formats.class_lists import ClassList, require_agreement
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of, writing
@@ -43,8 +45,8 @@ def _is_ours(path: Path) -> bool:
         return False
     lines = [line for line in read_head(path).splitlines() if line.strip()][:_LOOK_AT]
     parts = [_divide(line) for line in lines]
-    suffixes = tuple(IMAGE_SUFFIXES)
-    if not parts or not all(name.lower().endswith(suffixes) for name, _ in parts):
+    images = sum(name.lower().endswith(tuple(IMAGE_SUFFIXES)) for name, _ in parts)
+    if images <= len(parts) / 2:  # a bad line does not make it another format
         return False
     return path.name.lower().endswith(_ANNOTATIONS) or any(boxes for _, boxes in parts)
 
@@ -59,34 +61,43 @@ def _divide(line: str) -> tuple[str, list[str]]:
 
 
 def read_keras_yolo(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError with the line of what cannot be read."""
+    """Read one file. Raises DataError where no line can be read."""
     columns, names = Columns(root, path), _listed_classes(root, path)
     lines = read_text(path).splitlines()
     progress = FileProgress(path, len(lines))
     for line, row in enumerate(lines, 1):
         progress.reached(line)
-        if row.strip():
-            _add(row, columns, names, f"{path}:{line}", line)
+        if not row.strip():
+            continue
+        try:
+            _add(row, columns, names, line)
+        except ValueError as error:
+            columns.refuse(DataError(str(error), where=f"{path}:{line}"))
     columns.locate()
     return columns.table(_in_order(columns, names))
 
 
-def _add(row: str, columns: Columns, names: Sequence[str], where: str, line: int) -> None:
+def _add(row: str, columns: Columns, names: Sequence[str], line: int) -> None:
+    """Add an image and its boxes. Raises ValueError for a line that is none of these."""
     name, boxes = _divide(row)
     if not name.lower().endswith(tuple(IMAGE_SUFFIXES)):
         what = f"expected an image and boxes `x1,y1,x2,y2,class`, found `{row.strip()[-40:]}`"
-        raise DataError(what, where=where)
+        raise ValueError(what)
+    parsed = [_box(text) for text in boxes]
     image = columns.image(name)
-    for text in boxes:
-        *sides, told = text.split(",")
-        try:
-            box = [number_of(side) for side in sides]
-            number = int(told)
-        except ValueError as error:
-            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
+    for number, box in parsed:
         is_known = 0 <= number < len(names)
         columns.counts["box of a class without a name: called by its number"] += not is_known
         columns.add(names[number] if is_known else str(number), box, 0, line, image)
+
+
+def _box(text: str) -> tuple[int, list[float]]:
+    """Class and corners of `x1,y1,x2,y2,class`. Raises ValueError."""
+    *sides, told = text.split(",")
+    try:
+        return int(told), [number_of(side) for side in sides]
+    except ValueError as error:
+        raise ValueError(f"has a value that cannot be used: {error}") from None
 
 
 def _in_order(columns: Columns, names: Sequence[str]) -> list[str]:
@@ -96,12 +107,25 @@ def _in_order(columns: Columns, names: Sequence[str]) -> list[str]:
 
 
 def _listed_classes(root: Path, path: Path) -> list[str]:
-    """The lines of the file of classes beside `path`, or in the root; [] where there is none."""
-    for folder in dict.fromkeys((path.parent, root, root / "model_data")):
-        named = [name for name in list_files(folder, ".txt") if "class" in name.lower()]
-        for name in sorted(named, key=lambda name: name.lower() != _CLASSES):
-            if folder / name != path:
-                return read_lines(folder / name)[:_MOST_CLASSES]
+    """The lines of the files of classes beside `path` and in the root, else in `model_data`.
+
+    [] where there are none. Raises DataError where they do not agree.
+    """
+    for folders in ({path.parent, root}, {root / "model_data"}):
+        files = [
+            folder / name
+            for folder in sorted(folders)
+            for name in list_files(folder, ".txt")
+            if "class" in name.lower() and folder / name != path
+        ]
+        lists = {file: read_lines(file)[:_MOST_CLASSES] for file in files}
+        told = [
+            ClassList(file.relative_to(root).as_posix(), dict(enumerate(lines)))
+            for file, lines in lists.items()
+        ]
+        require_agreement(root, told)
+        if told:
+            return list(told[0].names.values())
     return []
 
 

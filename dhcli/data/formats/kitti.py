@@ -26,6 +26,7 @@ from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, wr
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
+    filled_files,
     find_folders,
     first_folder,
     list_files,
@@ -37,7 +38,6 @@ from dhcli.data.io.files import (
 from dhcli.data.io.text_rows import line_of, numbers_of, read_words
 from dhcli.data.table import Column, DetectionTable, Flag
 from dhcli.errors import DataError
-from dhcli.words import counted
 
 KITTI_CLASSES = (
     *("Car", "Pedestrian", "Cyclist"),
@@ -52,7 +52,6 @@ _FOLDERS = (
     ("labels", "images"),
 )
 """Folders of labels and of their images; the first that are there count."""
-_LOOK_AT = 20
 # Where KITTI's 3-D columns stand in a row, and what says that nothing is known.
 _THREE_D = {
     "alpha": (slice(3, 4), -10.0),
@@ -72,14 +71,15 @@ HOLDS = Holds(
     columns=frozenset(_COLUMNS),
     regions="written as DontCare",
     classless=True,
+    blank="_",
 )
 
 
 def _is_kitti(path: Path) -> bool:
-    return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or _is_label(path))
+    return path.suffix.lower() == ".txt" and (path.parent.name == _LABELS or is_label(path))
 
 
-def _is_label(path: Path) -> bool:
+def is_label(path: Path) -> bool:
     """Whether a file begins with the name of a class and as many columns as KITTI has."""
     fields = read_head(path, 4096).partition("\n")[0].split()
     return len(fields) in (15, 16) and not fields[0][0].isdecimal()
@@ -89,8 +89,9 @@ def _parts(root: Path) -> list[Part]:
     """The folders of labels and of images, of the first of `_FOLDERS` that is there."""
     for labels, images in _FOLDERS:
         for folder in find_folders(root, (labels,)):
-            names = list_files(root / folder, ".txt")[:_LOOK_AT]
-            if any(labels.endswith(_LABELS) or _is_label(root / folder / name) for name in names):
+            names = list_files(root / folder, ".txt")
+            looked_at = (root / folder / name for name in filled_files(root / folder, names))
+            if (names and labels.endswith(_LABELS)) or any(map(is_label, looked_at)):
                 found = next(find_folders(root, (images,)), images.removeprefix("./"))
                 return [Part("", folder, found)]
     return []
@@ -115,7 +116,7 @@ def read_kitti(root: Path, parts: list[Part]) -> DetectionTable:
     add_part(columns, root, parts[0], ".png", add)
     numbers = {stem_of(file): number for number, file in enumerate(columns.annotations)}
     splits, unknown = _read_lists((root / parts[0].labels).parent, numbers)
-    columns.counts["name unknown in the lists of splits: left out"] = unknown
+    columns.left_out["name unknown in the lists of splits: left out"] += unknown
     return columns.table(
         _in_order(columns.class_names()),
         splits=splits,
@@ -131,16 +132,25 @@ def _in_order(names: list[str]) -> list[str]:
 def _read_labels(path: Path, columns: Columns, more: array[float]) -> None:
     """Add the boxes of one label file; `more` gets 15 numbers a box, the first being 0."""
     for where, fields in read_words(path):
-        if len(fields) not in (15, 16):
-            what = f"expected 15 columns (16 with a score), found {len(fields)}"
-            raise DataError(what, where=where)
-        values = numbers_of(fields[1:], where)
+        try:
+            values = _numbers(fields, where)
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         flags = (values[0] > 0) * Flag.TRUNCATED | (values[1] in (1, 2)) * Flag.OCCLUDED
         marks = 0 if fields[0] == DONT_CARE else int(flags)
         columns.add(
             fields[0], values[3:7], marks, line_of(where), score=next(iter(values[14:]), None)
         )
         more.extend((0.0, *values[:14]))
+
+
+def _numbers(fields: Sequence[str], where: str) -> list[float]:
+    """What stands behind the class in a row. Raises DataError."""
+    if len(fields) not in (15, 16):
+        what = f"expected 15 columns (16 with a score), found {len(fields)}"
+        raise DataError(what, where=where)
+    return numbers_of(fields[1:], where)
 
 
 def _extras(rows: NDArray[np.float64]) -> dict[str, Column]:
@@ -151,23 +161,22 @@ def _extras(rows: NDArray[np.float64]) -> dict[str, Column]:
     return extras
 
 
-def _read_lists(base: Path, number_of: dict[str, int]) -> tuple[dict[str, NDArray[np.int64]], int]:
-    """Splits by the nearest lists, and how many of their names are unknown."""
+def _read_lists(
+    base: Path, number_of: dict[str, int]
+) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """Splits by the nearest lists, and those of their names that are unknown."""
     for folder in (base, base / "ImageSets", base.parent, base.parent / "ImageSets"):
         lists = [name for name in list_files(folder, ".txt") if split_name(stem_of(name))]
         found = {stem_of(name): read_split(folder / name, number_of) for name in lists}
         splits = {name: images for name, (images, _) in found.items() if len(images)}
         if splits:
-            return splits, sum(unknown for _, unknown in found.values())
-    return {}, 0
+            return splits, [name for _, unknown in found.values() for name in unknown]
+    return {}, []
 
 
 def write_kitti(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as `training/image_2`, `training/label_2` and a list for each split."""
     placing.place(f"training/{_IMAGES}")
-    spaced = [name for name in table.classes if name != _type_of(name)]
-    if spaced:
-        placing.lost.append(f"spaces in {counted(len(spaced), 'name')} of classes: written as `_`")
     for image, name in enumerate(writing(placing.names)):
         lines = kitti_lines(table, image)
         placing.write(f"training/{_LABELS}/{stem_of(name)}.txt", "".join(f"{x}\n" for x in lines))

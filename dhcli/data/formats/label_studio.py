@@ -24,14 +24,16 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dhcli.data.formats.addresses import locate_addresses, path_of
+from dhcli.data.formats.addresses import locate_addresses
 from dhcli.data.formats.boxes import Box, from_xywh, hull
 from dhcli.data.formats.columns import NO_NAME, Columns, class_of, flags_told, marks_of, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
+from dhcli.data.formats.spellings import path_of
 from dhcli.data.io.files import IMAGE_SUFFIXES
 from dhcli.data.io.json_text import JsonText, begins_as
 from dhcli.data.io.text_rows import number_of
@@ -63,7 +65,7 @@ def is_label_studio(path: Path) -> bool:
 def read_label_studio(root: Path, path: Path) -> DetectionTable:
     """Read one file. Raises DataError with the line of what cannot be read."""
     columns, document = Columns(root, path), JsonText(path)
-    document.read_array(document.taking("a task", _Reader(columns).add))
+    document.read_array(document.taking("a task", _Reader(columns).add, columns.refuse))
     columns.files, notes = locate_addresses(root, path, columns.files, _without_prefix)
     columns.notes += notes
     sizes = columns.sizes()
@@ -125,10 +127,11 @@ class _Reader:
             what = "annotation of an image that has one already: left out"
             self._columns.counts[what] += 1
             return
-        for region in regions:
-            self._add_region(region, line, image, height / width if width and height else 0)
+        aspect = height / width if width and height else 0
+        add = partial(self._add_region, line, image, aspect)
+        self._columns.add_each("a result", line, image, regions, add)
 
-    def _add_region(self, region: _Region, line: int, image: int, aspect: float) -> None:
+    def _add_region(self, line: int, image: int, aspect: float, region: _Region) -> None:
         counts, value = self._columns.counts, region.value
         box = _box(value, aspect)
         if box is None:

@@ -1,9 +1,10 @@
 """LabelMe: a JSON file an image, beside it or in a folder of its own.
 
 Rectangles, polygons, circles and masks are read, all as the box around them; points and lines have
-none and are left out, counted. A shape's `flags` called difficult, truncated, occluded, crowd or
-ignore are marks, its `score` is a score. The image is the one that `imagePath` names, else the one
-called as the file. Folders called train, val or test are the splits.
+none and are left out, counted. Shapes of one label and `group_id` are parts of one object: one box
+around all. A shape's `flags`, and X-AnyLabeling's `attributes`, called difficult, truncated,
+occluded, crowd or ignore are marks, its `score` is a score. The image is the one that `imagePath`
+names, else the one called as the file. Folders called train, val or test are the splits.
 
 An image without a file is not annotated and is left out, counted.
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dhcli.data.formats.boxes import Box, hull
 from dhcli.data.formats.columns import Columns, class_of, flags_told, marks_of, side_of
-from dhcli.data.formats.layouts import FilePerImage, Format, Part
+from dhcli.data.formats.layouts import FilePerImage, Format, Part, folders_beside
 from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -38,6 +41,8 @@ from dhcli.data.io.json_text import JsonText, begins_as
 from dhcli.data.io.progress import track
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import DetectionTable
+from dhcli.errors import DataError
+from dhcli.words import named
 
 HOLDS = Holds("from 0, maximum excluded", classes=False, splits=False)
 
@@ -53,12 +58,19 @@ def _is_labelme(path: Path) -> bool:
 
 
 def read_labelme(root: Path, parts: list[Part]) -> DetectionTable:
-    """Read JSON files. Raises DataError with the file and line of what cannot be read."""
+    """Read JSON files.
+
+    Raises DataError with the file and line of what cannot be read, or where every image is within
+    its file alone.
+    """
     reader = _Reader(root, Columns(root))
+    left = folders_beside(root, parts, ".json")
+    reader.columns.left_out["folder of JSON files beside those of the splits: left out"] += left
     for part in parts:
         start = len(reader.columns.files)
         reader.read_folder(part.labels, part.images, part.files(root, ".json"))
         reader.columns.end_split(part.split, start)
+    reader.look_inside()
     return reader.columns.table(reader.columns.classes_after())
 
 
@@ -94,33 +106,60 @@ class _Reader:
     def __init__(self, root: Path, columns: Columns) -> None:
         self.root = root
         self.columns = columns
+        self.inside: list[str] = []  # files whose images lie nowhere else
+
+    def look_inside(self) -> None:
+        """Raise DataError where every image is within its file alone; note where some are."""
+        if self.inside and len(self.inside) == len(self.columns.files):
+            folder = self.root / self.inside[0].rpartition("/")[0]
+            raise DataError(
+                "has its images inside the JSON files alone (`imageData`)",
+                where=self.root,
+                hint=f"put them beside: {unpacking(folder)}",
+            )
+        if self.inside:
+            what = "image inside its JSON file alone (`imageData`), to be put beside it"
+            self.columns.notes.append(named(self.inside, what))
 
     def read_folder(self, folder: str, place: str, names: Sequence[str]) -> None:
         """Read the files `names` in `folder`, of images in `place`."""
-        images = FilesByStem(self.root / place, *IMAGE_SUFFIXES)
-        used = {
-            self._read(folder, name, place, images)
-            for name in track(names, "annotation files read")
-        }
-        unused = {join_path(place, name) for name in images.values()} - used
-        left = len(unused) if len(names) > 1 else 0
-        self.columns.counts["image without annotation file: left out"] += left
+        images, used = FilesByStem(self.root / place, *IMAGE_SUFFIXES), set()
+        for name in track(names, "annotation files read"):
+            before = len(self.columns.labels)
+            try:
+                used.add(self._read(folder, name, place, images))
+            except DataError as error:
+                found = images.find(name[: -len(".json")])
+                used.add(found and join_path(place, found))
+                self.columns.refuse_file(error, before)
+        unused = sorted({join_path(place, name) for name in images.values()} - used)
+        if len(names) > 1:
+            self.columns.left_out["image without annotation file: left out"] += unused
 
-    def _read(self, folder: str, name: str, place: str, images: FilesByStem) -> str:
+    def _read(self, folder: str, name: str, place: str, images: FilesByStem) -> str | None:
+        """Read a file; return its image, None where it is not of LabelMe."""
         annotation = join_path(folder, name)
         document = JsonText(self.root / annotation)
-        head = document.read_object({"shapes": document.taking("a shape", self._add)})
+        if '"shapes"' not in document.text:
+            if images.find(name[: -len(".json")]):
+                document.read_object({})  # raises where it is cut short, or no JSON at all
+            self.columns.left_out["file without `shapes`, not of LabelMe: left out"].append(name)
+            return None
+        refuse = partial(self.columns.refuse, image=len(self.columns.files))
+        head = document.read_object({"shapes": document.taking("a shape", self._add, refuse)})
         stem = name[: -len(".json")]
         said = str(head.get("imagePath") or "")
-        named = confine(said, "" if folder == "." else folder)
-        if named is None or not (self.root / named).is_file():
+        file = confine(said, "" if folder == "." else folder)
+        if file is None or not (self.root / file).is_file():
             suffix = Path(said[-80:].replace("\\", "/")).suffix.lower()
             suffix = suffix if suffix in IMAGE_SUFFIXES else ".jpg"
             found = images.find(stem) or images.find(stem_of(said))
-            named = join_path(place, found) if found else join_path(folder, stem + suffix)
+            file = join_path(place, found) if found else join_path(folder, stem + suffix)
+        if head.get("imageData") and not (self.root / file).is_file():
+            self.inside.append(annotation)
         width, height = (side_of(head.get(side)) for side in ("imageWidth", "imageHeight"))
-        self.columns.add_image(named, width, height, annotation)
-        return named
+        self.columns.add_image(file, width, height, annotation)
+        return file
 
     def _add(self, shape: dict[str, Any], line: int) -> None:
         kind = shape.get("shape_type") or "polygon"
@@ -129,9 +168,23 @@ class _Reader:
             return
         box = _circle(shape["points"]) if kind == "circle" else hull(shape["points"])
         self.columns.counts[f"shape `{kind}`: read as the box around"] += kind != "rectangle"
-        name, flags = class_of(shape["label"]), flags_told(shape.get("flags") or {})
+        name, group = class_of(shape["label"]), shape.get("group_id")
+        told = {"difficult": shape.get("difficult")} | (shape.get("attributes") or {})
+        marks = flags_told(told | (shape.get("flags") or {}))
         coming = len(self.columns.files)  # the file tells of the image behind its shapes
-        self.columns.add(name, box, flags, line, coming, shape.get("score"))
+        self.columns.add(name, box, marks, line, coming, shape.get("score"), group)
+
+
+def unpacking(folder: Path) -> str:
+    """The command that puts the images of the JSON files in a folder beside them."""
+    code = (
+        "import base64, json, pathlib, sys; "
+        '[f.with_suffix(pathlib.PureWindowsPath(d.get("imagePath") or "").suffix or ".png")'
+        '.write_bytes(base64.b64decode(d["imageData"])) '
+        'for f in pathlib.Path(sys.argv[1]).glob("*.json") '
+        'for d in [json.loads(f.read_text("utf-8"))] if d.get("imageData")]'
+    )
+    return shlex.join(["python3", "-c", code, str(folder)])
 
 
 def _circle(points: Any) -> Box:

@@ -58,12 +58,16 @@ def read_labelme_web(root: Path, parts: Iterable[Part]) -> DetectionTable:
     for part in parts:
         start = len(columns.files)
         images, names = FilesByStem(root / part.images, *IMAGE_SUFFIXES), part.files(root, ".xml")
-        used = {
-            _read(columns, root, part, name, images)
-            for name in track(names, "annotation files read")
-        }
-        unused = 0 if part.names else len(set(images.values()) - used)
-        columns.counts["image without annotation file: left out"] += unused
+        used = set()
+        for name in track(names, "annotation files read"):
+            before = len(columns.labels)
+            try:
+                used.add(_read(columns, root, part, name, images))
+            except DataError as error:
+                used.add(images.find(name[: -len(".xml")]) or "")
+                columns.refuse_file(error, before)
+        unused = [] if part.names else sorted(set(images.values()) - used)
+        columns.left_out["image without annotation file: left out"] += unused
         columns.end_split(part.split, start)
     return columns.table(columns.classes_after())
 
@@ -89,14 +93,17 @@ def _read(columns: Columns, root: Path, part: Part, name: str, images: FilesBySt
 
 def _add(columns: Columns, path: Path, told: _Object) -> None:
     line, fields, points = told
-    where = f"{path}:{line}"
     try:
         box = hull(points)
     except ValueError as error:
-        raise DataError(f"has a coordinate that is not a number: {error}", where=where) from None
+        what = f"has a coordinate that is not a number: {error}"
+        columns.refuse(DataError(what, where=f"{path}:{line}"), len(columns.files) - 1)
+        return
     name = fields.get("name")
     if not name:
-        raise DataError("has an object without name", where=where)
+        nameless = DataError("has an object without name", where=f"{path}:{line}")
+        columns.refuse(nameless, len(columns.files) - 1)
+        return
     words = _WORD.findall(fields.get("attributes", "").lower())
     marks = dict.fromkeys(words, "yes") | {"occluded": fields.get("occluded", "")}
     columns.add(name, box, flags_told(marks), line)

@@ -5,8 +5,10 @@ A layout knows whether a path is of its format and which files are; the format, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,9 @@ from dhcli.data.formats.placing import Holds, Placing
 from dhcli.data.io.files import (
     IMAGE_SUFFIXES,
     FilesByStem,
+    filled_files,
     find_folders,
+    has_file,
     join_path,
     list_files,
     list_folders,
@@ -30,10 +34,15 @@ from dhcli.data.io.progress import track
 from dhcli.data.merge import merge_tables
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
+from dhcli.words import counted, named
 
 IsOurs = Callable[[Path], bool]
 Read = Callable[..., DetectionTable]
 
+_NAMED = (".json", ".xml")
+"""Kinds of annotation files of which those left out are named; others hold lists that are read."""
+_NO_SPLIT = "default"
+"""What Datumaro and CVAT call images in no split."""
 _SAMPLE = 20
 _MOST = 50
 
@@ -42,11 +51,16 @@ _MOST = 50
 class FilePerSplit:
     """A file tells of all images, or of a split: one that is called, or lies in a folder called so.
 
+    Several files that name no split are one dataset where each tells of other images. Files beside
+    those that count are named in a note.
+
     looks_for  what is looked for, in words
     suffixes   how annotation files end, in lower case; the first of which there are any counts
     is_ours    whether a file is one
     in_folder  whether one found in a folder is, where that asks for more
     prefer     which of those found count
+    prefix     what the names of files begin with, where splits may have any name: `instances_day`;
+               None: they may not
     has_ids    whether the ids of images, boxes and classes are the files' own; else they go on
     folders    where files are looked for first, before the root and the folders in it
     """
@@ -56,6 +70,7 @@ class FilePerSplit:
     is_ours: IsOurs
     in_folder: IsOurs | None = None
     prefer: Callable[[list[Path]], list[Path]] = list
+    prefix: str | None = None
     has_ids: bool = False
     folders: Sequence[str] = ("annotations",)
 
@@ -76,11 +91,43 @@ class FilePerSplit:
         found = (find_files(root, s, is_ours, self.folders) for s in self.suffixes)
         return self.prefer(next((files for files in found if files), []))
 
+    def _beside(self, root: Path, files: Sequence[Path], title: str) -> Iterator[str]:
+        """Notes on the files beside `files` that are left out.
+
+        Of kinds that hold lists too, those alone that are called as a split that `files` lack.
+        """
+        suffix = files[0].suffix.lower()
+        if suffix in _NAMED:
+            ours, theirs = self._all_beside(root, files, suffix)
+        else:
+            ours, theirs = list[str](), _lost_splits(root, files, suffix)
+        if ours:
+            yield named(ours, f"file of {title} beside those of the splits: left out")
+        if theirs:
+            yield named(theirs, f"file not of {title}: left out")
+
+    def _all_beside(
+        self, root: Path, files: Sequence[Path], suffix: str
+    ) -> tuple[list[str], list[str]]:
+        """The files beside `files` that end in `suffix`: those of this layout, and the others."""
+        ours: list[str] = []
+        theirs: list[str] = []
+        folders = dict.fromkeys((*(file.parent for file in files), root))
+        if any(file.parent.name in dict(split_folders(root)).values() for file in files):
+            folders |= dict.fromkeys(map(root.joinpath, list_folders(root)))
+        for folder in folders:
+            names = list_files(folder, suffix)
+            for path in (folder / name for name in names):
+                if path not in files:
+                    is_ours = len(names) <= _MOST and self.is_ours(path)
+                    (ours if is_ours else theirs).append(path.relative_to(root).as_posix())
+        return ours, theirs
+
     def read(self, path: Path, read: Read, title: str) -> DetectionTable:
         """The dataset at `path`, by a function of the root and one annotation file.
 
         A file that tells the splits of its images keeps them. Raises DataError where there are no
-        files, or several that do not say which split they are.
+        files, or several that tell of the same images and do not say which split they are.
         """
         files = self.files(path)
         if path.is_file():
@@ -88,15 +135,17 @@ class FilePerSplit:
         if not files:
             hint = f"looked for {self.looks_for} ({title})"
             raise DataError(f"holds no {title} file", where=path, hint=hint)
-        tables = []
-        for file, split in zip(files, _split_names(path, files), strict=True):
+        tables, splits = [], _split_names(path, files, self.prefix)
+        for file, split in zip(files, splits, strict=True):
             table = read(path, file)
             every = np.arange(len(table), dtype=np.int64)
-            named = {split: every} if split and not table.splits else table.splits
-            tables.append(replace(table, splits=named))
-        if len(tables) == 1:
-            return tables[0]
-        return merge_tables(tables if self.has_ids else _numbered_on(tables))
+            told = {split: every} if split and not table.splits else table.splits
+            tables.append(replace(table, splits=told))
+        notes = (*_apart(path, files, splits, tables), *self._beside(path, files, title))
+        whole = tables[0]
+        if len(tables) > 1:
+            whole = merge_tables(tables if self.has_ids else _numbered_on(tables))
+        return replace(whole, notes=(*whole.notes, *notes))
 
 
 class Part(NamedTuple):
@@ -173,7 +222,8 @@ def add_part(
 ) -> None:
     """Take the text files of a part: `add` each to `columns`, after the image of the same stem.
 
-    Of an image that is not there, `suffix` is taken for granted. Images without text are counted.
+    Of an image that is not there, `suffix` is taken for granted. Images without text are not
+    annotated: they are left out and named.
     """
     start, names = len(columns.files), part.files(root, ".txt")
     images = FilesByStem(root / part.images, *IMAGE_SUFFIXES)
@@ -182,9 +232,17 @@ def add_part(
         annotation = join_path(part.labels, name)
         columns.add_image(join_path(part.images, image), 0, 0, annotation)
         add(root / annotation)
-    left_out = 0 if part.names else len(images.keys() - set(map(stem_of, names)))
-    columns.counts["image without label file: left out"] += left_out
+    left_out = set() if part.names else images.keys() - set(map(stem_of, names))
+    unlabelled = sorted(join_path(part.images, images[stem]) for stem in left_out)
+    columns.left_out["image without label file: left out"] += unlabelled
     columns.end_split(part.split, start)
+
+
+def folders_beside(root: Path, parts: Sequence[Part], suffix: str) -> list[str]:
+    """The folders beside those of splits that hold files ending in `suffix` too."""
+    used = {part.labels.partition("/")[0] for part in parts if part.split}
+    names = list_folders(root) if used else []
+    return [name for name in names if name not in used and has_file(root / name, suffix)]
 
 
 def find_files(
@@ -192,20 +250,23 @@ def find_files(
 ) -> list[Path]:
     """Annotation files of a folder: those in one of `first`, else in itself, else in its folders.
 
-    Folders that are called as splits count as the folder itself. One that has images of its own,
-    and does not speak of a split, is another dataset.
+    Folders that are called as splits count as the folder itself, and so does one of `first` in
+    them. One that has images of its own, and does not speak of a split, is another dataset.
     """
     return next((files for files in _groups(root, suffix, is_ours, first) if files), [])
 
 
 def _groups(root: Path, suffix: str, is_ours: IsOurs, first: Sequence[str]) -> Iterator[list[Path]]:
-    splits = (".", *(name for _, name in split_folders(root)))
+    named = [name for _, name in split_folders(root)]
+    below = (f"{name}/{folder}" for name in named for folder in first)
+    splits = (".", *named, *find_folders(root, below))
     within = (n for n in list_folders(root) if split_name(n) or not _has_images(root / n))
     firsts = ([folder] for folder in find_folders(root, first))
     for folders in (*firsts, splits, within):
-        files = [root / sub / name for sub in folders for name in list_files(root / sub, suffix)]
+        names = [(sub, name) for sub in folders for name in list_files(root / sub, suffix)]
         # A file an image is another format: one look at a few tells.
-        if len(files) <= _MOST or any(map(is_ours, files[:_SAMPLE])):
+        if len(names) <= _MOST or any(is_ours(root / sub / name) for sub, name in names[:_SAMPLE]):
+            files = (root / sub / name for sub, name in names)
             yield [file for file in files if is_ours(file)]
 
 
@@ -235,6 +296,25 @@ def _numbered_on(tables: Sequence[DetectionTable]) -> list[DetectionTable]:
     return numbered
 
 
+def _lost_splits(root: Path, files: Sequence[Path], suffix: str) -> list[str]:
+    """The files beside `files` that are called as splits, by name or folder, that these lack."""
+    known = {_split_of(root, file) for file in files}
+    folders = dict.fromkeys((root, *(root / name for _, name in split_folders(root))))
+    folders |= dict.fromkeys(file.parent for file in files)
+    named = ((folder, filled_files(folder, list_files(folder, suffix))) for folder in folders)
+    beside = (folder / name for folder, names in named for name in names)
+    return [
+        path.relative_to(root).as_posix()
+        for path in beside
+        if path not in files and _split_of(root, path) not in {None, *known}
+    ]
+
+
+def _split_of(root: Path, file: Path) -> str | None:
+    """The split that an annotation file tells of, by its name or its folder's."""
+    return split_name(file.stem) or _split_of_folders(file.relative_to(root).parent)
+
+
 def root_of(path: Path, folders: Sequence[str] = ("annotations",)) -> Path:
     """The folder of the dataset that an annotation file alone, maybe in `folders`, stands for."""
     parts = tuple(part.lower() for part in path.parent.parts)
@@ -245,21 +325,47 @@ def root_of(path: Path, folders: Sequence[str] = ("annotations",)) -> Path:
     return path.parent
 
 
-def _split_names(root: Path, files: Sequence[Path]) -> list[str | None]:
-    """The split that each file tells of. Raises DataError where several do not say."""
-    folders = [None if file.parent == root else split_name(file.parent.name) for file in files]
-    names = [split_name(f.stem) or folder for f, folder in zip(files, folders, strict=True)]
-    if names.count(None) > 1:
-        nameless = [
-            f.relative_to(root).as_posix()
-            for f, name in zip(files, names, strict=True)
-            if name is None
-        ]
-        raise DataError(
-            f"several annotation files, and no telling of which split: {', '.join(nameless[:5])}",
-            where=root,
-            hint="name the one to read instead of the folder",
-        )
-    if len(set(names)) < len(names):  # train2014 beside train2017
+def _split_of_folders(path: Path) -> str | None:
+    """The split that the folders on a path from the root speak of, the last first."""
+    return next((split for part in reversed(path.parts) if (split := split_name(part))), None)
+
+
+def _split_names(root: Path, files: Sequence[Path], prefix: str | None) -> list[str | None]:
+    """The split that each file tells of, by its name or its folder's.
+
+    Of several files, what follows a `prefix` is the name of a split, whatever it says.
+    """
+    names = [_split_of(root, file) for file in files]
+    if prefix is not None and len(files) > 1:
+        own = (f.stem.removeprefix(prefix) if f.stem.startswith(prefix) else "" for f in files)
+        others = (name if name != _NO_SPLIT else "" for name in own)
+        names = [name or other or None for name, other in zip(names, others, strict=True)]
+    known = [name for name in names if name]
+    if len(set(known)) < len(known):  # train2014 beside train2017
         return [name and file.stem for name, file in zip(names, files, strict=True)]
     return names
+
+
+def _apart(
+    root: Path,
+    files: Sequence[Path],
+    splits: Sequence[str | None],
+    tables: Sequence[DetectionTable],
+) -> list[str]:
+    """A note on several files that name no split: they are read as one.
+
+    Raises DataError where they tell of the same images, or others do name a split.
+    """
+    if splits.count(None) < 2:
+        return []
+    told = Counter(chain.from_iterable(set(table.files) for table in tables))
+    if splits.count(None) == len(splits) and max(told.values(), default=0) < 2:
+        return [f"{counted(len(files), 'file')} of other images each, read as one dataset"]
+    nameless = [f for f, name in zip(files, splits, strict=True) if name is None]
+    listed = ", ".join(file.relative_to(root).as_posix() for file in nameless[:5])
+    raise DataError(
+        f"several annotation files, and no telling of which split: {listed}",
+        where=root,
+        hint="name the one to read instead of the folder, or make one dataset of several: "
+        f"`dh convert {nameless[0]} {nameless[1]} NEW --to coco`",
+    )

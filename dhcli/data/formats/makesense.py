@@ -16,9 +16,8 @@ from dhcli.data.formats.columns import Columns, class_of, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, decimal, rows_of, writing
 from dhcli.data.io.files import IMAGE_SUFFIXES
-from dhcli.data.io.text_rows import are_numbers, as_row, first_row, number_of, read_rows
+from dhcli.data.io.text_rows import are_numbers, as_row, mostly, number_of, read_rows
 from dhcli.data.table import DetectionTable, Flag
-from dhcli.errors import DataError
 
 HOLDS = Holds(
     "from 0: x y width height",
@@ -33,26 +32,27 @@ _COLUMNS = 8
 
 
 def _is_ours(path: Path) -> bool:
-    row = first_row(path) if path.suffix.lower() == ".csv" else []
+    return path.suffix.lower() == ".csv" and mostly(_is_row, path)
+
+
+def _is_row(row: list[str]) -> bool:
     if len(row) != _COLUMNS or not row[5].lower().endswith(tuple(IMAGE_SUFFIXES)):
         return False
     return bool(row[0]) and are_numbers(row[1:5]) and are_numbers(row[6:])
 
 
 def read_makesense(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError with the line of what cannot be read."""
+    """Read one file. Raises DataError where no line can be read."""
     columns = Columns(root, path)
-    for line, row in read_rows(path):
-        where = f"{path}:{line}"
-        if len(row) != _COLUMNS:
-            raise DataError(f"expected {_COLUMNS} columns, found {len(row)}", where=where)
-        name, *sides, file, width, height = row
+    for line, row in columns.full_rows(read_rows(path), _COLUMNS):
+        told, *sides, file, width, height = row
         try:
-            box = from_decimals(*map(number_of, sides))
-            image = columns.image(file, side_of(width), side_of(height))
-            columns.add(class_of(name), box, 0, line, image)
+            name, box = class_of(told), from_decimals(*map(number_of, sides))
         except ValueError as error:
-            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
+            columns.refuse_value(line, error)
+            continue
+        image = columns.image(file, side_of(width), side_of(height))
+        columns.add(name, box, 0, line, image)
     columns.locate()
     return columns.table(columns.classes_after())
 

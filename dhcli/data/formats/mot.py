@@ -34,7 +34,7 @@ from dhcli.data.io.files import (
     split_folders,
     split_name,
 )
-from dhcli.data.io.text_rows import are_numbers, first_row, numbers_of, read_rows
+from dhcli.data.io.text_rows import are_numbers, mostly, numbers_of, read_rows
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted
@@ -68,21 +68,24 @@ def _is_mot(path: Path) -> bool:
 
 def _is_truth(path: Path) -> bool:
     """Whether a gt.txt holds numbers, or nothing, where the sequence says that it is one."""
-    row = first_row(path)
-    if not row and path.is_file() and (path.parent.parent / _INFO).is_file():
-        return not read_head(path).strip()
+    if path.is_file() and (path.parent.parent / _INFO).is_file() and not read_head(path).strip():
+        return True
+    return mostly(_is_row, path)
+
+
+def _is_row(row: list[str]) -> bool:
     return len(row) >= _FEWEST and are_numbers(row)
 
 
 def _sequences(root: Path) -> list[tuple[str, str]]:
-    """(split or "", folder) of the sequences below `root`."""
+    """(split or "", folder) of the sequences below `root`, damaged ones too where one is sound."""
     if _is_truth(root / _TRUTH):
         return [("", ".")]
-    found = [("", name) for name in list_folders(root) if _is_truth(root / name / _TRUTH)]
+    found = [("", name) for name in list_folders(root)]
     for split, base in split_folders(root):
-        names = (f"{base}/{name}" for name in list_folders(root / base))
-        found += [(split, name) for name in names if _is_truth(root / name / _TRUTH)]
-    return found
+        found += [(split, f"{base}/{name}") for name in list_folders(root / base)]
+    found = [(split, name) for split, name in found if (root / name / _TRUTH).is_file()]
+    return found if any(_is_truth(root / name / _TRUTH) for _, name in found) else []
 
 
 def _around(path: Path) -> tuple[Path, list[tuple[str, str]]]:
@@ -116,29 +119,42 @@ class _Sequence:
         self._listed = read_lines(names) if names.is_file() else []
         self._frames = confine(self._info.get("imdir", _FRAMES)) or _FRAMES
         self._images: dict[int, int] = {}
-        for name in list_images(root / f"{self._prefix}{self._frames}"):
+        place = f"{self._prefix}{self._frames}"
+        for name in list_images(root / place):
             stem = Path(name).stem
             if stem.isdecimal() and len(stem) < 9:
                 self._image(int(stem), name)
+            else:
+                columns.left_out["image not called by a number: left out"].append(f"{place}/{name}")
 
     def read(self, tracks: array[int], visibilities: array[float]) -> Sequence[str]:
-        """Add the boxes; return the names of classes that the sequence lists."""
+        """Add the boxes; return the names of classes that the sequence lists.
+
+        Frames of a sequence of which no row can be read are left out.
+        """
+        before, refused = len(tracks), False
         for line, row in read_rows(self._truth):
-            where = f"{self._truth}:{line}"
-            values = numbers_of(row, where)
-            if len(values) < _FEWEST or not 0 < values[0] < _MOST_FRAMES:
-                what = "expected frame, id, left, top, width, height, conf, class, visibility"
-                raise DataError(what, where=where)
-            values += [1.0, 1.0, 1.0][len(values) - _FEWEST :]
-            self._add(values, line, where)
+            try:
+                values = _numbers(row, f"{self._truth}:{line}")
+                name = self._name(values[7], f"{self._truth}:{line}")
+            except DataError as error:
+                self._columns.refuse(error, self._image_of(row))
+                refused = True
+                continue
+            self._add(values, name, line)
             tracks.append(whole_or(row[1], NO_TRACK))
             visibilities.append(values[8])
+        if refused and len(tracks) == before:
+            self._columns.doubt(self._images.values())
         return self._listed
 
-    def _add(self, values: list[float], line: int, where: str) -> None:
-        frame, _, left, top, width, height, counts, number, visibility = values[:9]
+    def _image_of(self, row: Sequence[str]) -> int | None:
+        """The image of the frame that a row names that cannot be read, if it can be told."""
+        return self._images.get(whole_or(row[0], 0))
+
+    def _add(self, values: list[float], name: str, line: int) -> None:
+        frame, _, left, top, width, height, counts, _, visibility = values[:9]
         box = from_decimals(add(left, -1), add(top, -1), width, height)
-        name = self._name(number, where)
         flags = (counts == 0) * Flag.IGNORE | (0 <= visibility < 1) * Flag.OCCLUDED
         image = self._image(int(frame), f"{int(frame):06d}{self._info.get('imext', '.jpg')}")
         self._columns.add(name, box, int(flags), line, image)
@@ -162,6 +178,15 @@ class _Sequence:
             annotation = f"{self._prefix}{_TRUTH}"
             self._images[frame] = self._columns.add_image(file, width, height, annotation)
         return self._images[frame]
+
+
+def _numbers(row: Sequence[str], where: str) -> list[float]:
+    """The nine numbers of a row, those that are left out being 1. Raises DataError."""
+    values = numbers_of(row, where)
+    if len(values) < _FEWEST or not 0 < values[0] < _MOST_FRAMES:
+        what = "expected frame, id, left, top, width, height, conf, class, visibility"
+        raise DataError(what, where=where)
+    return values + [1.0, 1.0, 1.0][len(values) - _FEWEST :]
 
 
 def _read_info(path: Path) -> dict[str, str]:

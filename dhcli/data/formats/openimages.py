@@ -1,10 +1,11 @@
 """Open Images: a CSV line a box, in fractions of the image, classes by codes such as `/m/01g317`.
 
 `ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,…`, a file
-a split (`train-annotations-bbox.csv`). `*class-descriptions*.csv`, `code,name`, gives the codes
-their names; without it, or where it does not know one, the code is the name. `IsGroupOf` is crowd;
--1, not known, is no. `Confidence` is a score where any is not 1, as the dataset's own all are. The
-image of an id is the file of that name.
+a split (`train-annotations-bbox.csv`, or `train/labels/detections.csv` as FiftyOne lays it).
+`*class-descriptions*.csv` or `metadata/classes.csv`, `code,name`, gives the codes their names;
+without it, or where it does not know one, the code is the name; several must agree. `IsGroupOf` is
+crowd; -1, not known, is no. `Confidence` is a score where any is not 1, as the dataset's own all
+are. The image of an id is the file of that name.
 
 Pixels: fractions of width and height, so the images must be there. Classes: those used, in the
 order of the descriptions, then by name. Images without boxes are in no line.
@@ -12,9 +13,11 @@ order of the descriptions, then by name. Images without boxes are in no line.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dhcli.data.formats.class_lists import ClassList, require_agreement
 from dhcli.data.formats.columns import Columns, class_of, is_set
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
@@ -41,6 +44,7 @@ _MARKS = {
     "istruncated": Flag.TRUNCATED,
     "isgroupof": Flag.CROWD,
 }
+_PLACES = ("metadata", "annotations", "labels")
 _HEADER = (
     *("ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax"),
     *("IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"),
@@ -60,14 +64,11 @@ def read_openimages(root: Path, path: Path) -> DetectionTable:
     if missing:
         raise DataError(f"has no column {', '.join(missing)}", where=path)
     columns, names = Columns(root, path), _descriptions(root, path.parent)
-    for line, row in rows:
-        where = f"{path}:{line}"
-        if len(row) != len(header):
-            raise DataError(f"expected {len(header)} columns, found {len(row)}", where=where)
+    for line, row in columns.full_rows(rows, len(header)):
         try:
             _add_box(columns, dict(zip(header, row, strict=True)), names, line)
         except ValueError as error:
-            raise DataError(f"has a value that cannot be used: {error}", where=where) from None
+            columns.refuse_value(line, error)
     if all(score == 1 for score in columns.scores):
         del columns.scores[:]
     columns.locate()
@@ -77,21 +78,29 @@ def read_openimages(root: Path, path: Path) -> DetectionTable:
 
 
 def _add_box(columns: Columns, row: dict[str, str], names: dict[str, str], line: int) -> None:
-    image = columns.image(row["imageid"])
     code = class_of(row["labelname"])
     flags = sum(flag.value for name, flag in _MARKS.items() if is_set(row.get(name)))
     box = [number_of(row[side]) for side in _SIDES]
-    columns.add(names.get(code, code), box, flags, line, image, row.get("confidence") or None)
+    score = number_of(row["confidence"]) if row.get("confidence") else None
+    image = columns.image(row["imageid"])
+    columns.add(names.get(code, code), box, flags, line, image, score)
 
 
 def _descriptions(root: Path, folder: Path) -> dict[str, str]:
-    """Code → name, from the first file of class descriptions at the places where they lie."""
-    for place in dict.fromkeys((folder, root, root / "metadata", root / "annotations")):
-        for name in list_files(place, ".csv"):
-            if "class-descriptions" in name.lower():
+    """Code → name, from all files of class descriptions at the places where they lie.
+
+    Those of one may be some of another's. Raises DataError where they do not agree.
+    """
+    places = (folder, folder.parent, root)
+    found = []
+    for place in dict.fromkeys(p / sub for p in places for sub in ("", *_PLACES)):
+        for name in list_files(place, ".csv") if place.is_relative_to(root) else ():
+            if "class-descriptions" in name.lower() or name.lower() == "classes.csv":
                 rows = (row for _, row in read_rows(place / name))
-                return {row[0]: row[1] for row in rows if len(row) == 2 and row[1]}
-    return {}
+                names = {row[0]: row[1] for row in rows if len(row) == 2 and row[1]}
+                found.append(ClassList((place / name).relative_to(root).as_posix(), names))
+    require_agreement(root, found, in_part=True)
+    return dict(ChainMap(*(dict(each.names) for each in found)))
 
 
 def write_openimages(table: DetectionTable, placing: Placing) -> None:
@@ -129,6 +138,9 @@ def _fields(row: Row, sides: Sequence[int]) -> Iterator[str]:
 
 
 LAYOUT = FilePerSplit(
-    "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax", (".csv",), is_openimages
+    "*.csv with columns ImageID, LabelName, XMin, XMax, YMin, YMax",
+    (".csv",),
+    is_openimages,
+    folders=("annotations", "labels"),
 )
 FORMAT = Format("Open Images", LAYOUT, read_openimages, write_openimages, HOLDS)

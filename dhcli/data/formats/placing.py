@@ -45,6 +45,9 @@ _UNKNOWN = (0, -1, -10, -1000)
 ALL_MARKS = Flag.DIFFICULT | Flag.TRUNCATED | Flag.OCCLUDED
 
 
+_LONGEST = 120
+"""Bytes of an image's name: label files and tiles add to it, and systems take 255."""
+
 T = TypeVar("T")
 
 
@@ -64,6 +67,9 @@ class Holds:
     fractions  whether boxes are told in fractions of images, whose sizes must be known
     splits   whether an image can be in several splits
     own_columns  whether it keeps columns of a table's own, of images
+    split_names  what splits may be called: "any"thing, what a "file" may be called, or the "usual"
+                 names alone
+    blank        what a blank in the name of a class becomes
     """
 
     pixels: str
@@ -78,6 +84,8 @@ class Holds:
     fractions: bool = False
     splits: bool = True
     own_columns: bool = False
+    split_names: Literal["any", "file", "usual"] = "usual"
+    blank: str = " "
 
 
 @dataclass
@@ -248,7 +256,7 @@ def flat_names(files: Sequence[str]) -> list[str]:
     """
     taken: set[str] = set()
     names = []
-    for file in files:
+    for file in map(_plain_file, files):
         for name in _options(file):  # pragma: no branch
             stem = stem_of(name).casefold()
             if stem not in taken:
@@ -256,6 +264,22 @@ def flat_names(files: Sequence[str]) -> list[str]:
         taken.add(stem)
         names.append(name)
     return names
+
+
+def _plain_file(file: str) -> str:
+    """`file` as every file of lines can name it, and no longer than systems take with a suffix."""
+    if file.isascii() and file.isprintable() and len(file) < _LONGEST and file == file.strip():
+        return file
+    try:
+        file.encode("utf-8")
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        file = file.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    folder, slash, name = file.rpartition("/")
+    name = "".join(letter if letter.isprintable() else "_" for letter in name).strip()
+    stem, suffix = stem_of(name), Path(name).suffix
+    while len(stem.encode()) > _LONGEST - len(suffix.encode()):
+        stem = stem[:-1]
+    return f"{folder}{slash}{stem}{suffix}"
 
 
 def _options(file: str) -> Iterator[str]:

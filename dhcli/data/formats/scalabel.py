@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def _is_scalabel(path: Path) -> bool:
 def read_scalabel(root: Path, path: Path) -> DetectionTable:
     """Read one file. Raises DataError with the line of what cannot be read."""
     reader, document = _Reader(Columns(root, path)), JsonText(path)
-    take = document.taking("a frame", reader.add)
+    take = document.taking("a frame", reader.add, reader.columns.refuse)
     config: Any = {}
     if document.begins_with("{"):
         config = document.read_object({"frames": take}).get("config")
@@ -80,11 +81,12 @@ class _Reader:
             raise TypeError("`name` is no text")
         size = frame.get("size") or {}
         file = f"{video}/{name}" if isinstance(video, str) and "/" not in name else name
+        labels = list(frame.get("labels") or ())
         image = self.columns.image(file, *(side_of(size.get(side)) for side in ("width", "height")))
-        for told in frame.get("labels") or ():
-            self._add_label(told, line, image)
+        add = partial(self._add_label, line, image)
+        self.columns.add_each("a label", line, image, labels, add)
 
-    def _add_label(self, told: Mapping[str, Any], line: int, image: int) -> None:
+    def _add_label(self, line: int, image: int, told: Mapping[str, Any]) -> None:
         box = told.get("box2d")
         if box is None:
             self.columns.counts["label without box2d: left out"] += 1

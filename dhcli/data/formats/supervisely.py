@@ -43,6 +43,7 @@ from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.io.progress import track
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.table import ANY_CLASS, DetectionTable
+from dhcli.errors import DataError
 
 HOLDS = Holds("from 0, maximum included", splits=False)
 
@@ -50,6 +51,7 @@ _META = "meta.json"
 _OUTLINES = ("rectangle", "polygon", "line", "polyline")
 _SPLIT_TAGS = ("train", "val", "test")
 _PNG_HEAD = 24
+_LOOK_AT = 20
 _SHORTEST_BITMAP = 4096
 
 
@@ -61,12 +63,15 @@ def _parts(root: Path) -> list[Part]:
     """The datasets in `root`, itself among them: the folders that have `ann`."""
     splits = {folder: split for split, folder in split_folders(root)}
     found = []
+    is_ours = False
     for folder in (".", *list_folders(root)):
-        names = list_files(root / folder / "ann", ".json")
-        if names and _is_annotation(root / folder / "ann" / names[0]):
+        place = root / folder / "ann"
+        names = list_files(place, ".json")
+        if names:
+            is_ours = is_ours or any(_is_annotation(place / name) for name in names[:_LOOK_AT])
             places = join_path(folder, "ann"), join_path(folder, "img")
             found.append(Part(splits.get(folder, ""), *places))
-    return found
+    return found if is_ours else []
 
 
 def _around(path: Path) -> tuple[Path, list[Part]]:
@@ -106,26 +111,34 @@ class _Reader:
     def read_part(self, part: Part) -> None:
         """Read the annotation files of a dataset."""
         for name in track(part.files(self.root, ".json"), "annotation files read"):
-            number = self._read(part, name)
+            before = len(self.columns.labels)
+            try:
+                number = self._read(part, name)
+            except DataError as error:
+                self.columns.refuse_file(error, before)
+                continue
             if part.split:
                 self.columns.splits[part.split].append(number)
 
     def _read(self, part: Part, name: str) -> int:
         """Read one annotation file; return the number of its image."""
         document = JsonText(self.root / part.labels / name)
+        if '"objects"' not in document.text:
+            raise document.fail("has no `objects`", document.start)
         coming = len(self.columns.files)  # the file may tell of the image behind its objects
-        objects = document.taking("an object", partial(self._add, coming))
+        refuse = partial(self.columns.refuse, image=coming)
+        objects = document.taking("an object", partial(self._add, coming), refuse)
         head = document.read_object({"objects": objects})
         size = head.get("size")
         width, height = (
             side_of(size.get(side) if isinstance(size, dict) else 0) for side in ("width", "height")
         )
-        file = f"{part.images}/{self._image_of(part.images, name[: -len('.json')])}"
-        number = self.columns.add_image(file, width, height, f"{part.labels}/{name}")
         try:
             tags = _tags(head)
         except ODD as error:
             raise document.fail(f"a tag of the image {oddity(error)}", document.start) from None
+        file = f"{part.images}/{self._image_of(part.images, name[: -len('.json')])}"
+        number = self.columns.add_image(file, width, height, f"{part.labels}/{name}")
         for tag in set(tags) & set(_SPLIT_TAGS):
             self.columns.splits[tag].append(number)
         return number

@@ -32,7 +32,7 @@ from dhcli.data.io.text_rows import first_row, header_of, number_of, read_rows
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 
-HOLDS = Holds("from 0: x y width height", sizes=False)
+HOLDS = Holds("from 0: x y width height", sizes=False, split_names="file")
 
 _PROJECT = "_via_img_metadata"
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
@@ -69,9 +69,9 @@ def _read_rows(path: Path, columns: Columns) -> list[str]:
             regions = [region] if region[_REGION[0]] else []  # an image without
             _add_image(columns, {"filename": name, "regions": regions}, line)
         except RecursionError:
-            raise DataError("is nested too deep", where=f"{path}:{line}") from None
+            columns.refuse(DataError("is nested too deep", where=f"{path}:{line}"))
         except ODD as error:
-            raise DataError(f"a region {oddity(error)}", where=f"{path}:{line}") from None
+            columns.refuse(DataError(f"a region {oddity(error)}", where=f"{path}:{line}"))
     return []
 
 
@@ -80,7 +80,7 @@ def _read_json(path: Path, columns: Columns) -> list[str]:
     if is_project(path):
         return _read_project(path, columns)
     document = JsonText(path)
-    add = document.taking("an image", partial(_add_image, columns))
+    add = document.taking("an image", partial(_add_image, columns), columns.refuse)
     listed: list[str] = []
     if begins_as(path, "{", _PROJECT):
         project = document.read_object({_PROJECT: add})
@@ -92,17 +92,14 @@ def _read_json(path: Path, columns: Columns) -> list[str]:
 
 def _read_project(path: Path, columns: Columns) -> list[str]:
     """Fill `columns` from a project of version 3; return the classes that it lists."""
-    project = Project(path)
+    project = Project(path, columns.refuse)
     for name in project.images.values():
         columns.image(name)
     for line, image, region in project.regions():
         if image is None:
             columns.counts["region of a video or of several images: left out"] += 1
             continue
-        try:
-            _add_image(columns, {"filename": image, "regions": [region]}, line)
-        except ODD as error:
-            raise DataError(f"a region {oddity(error)}", where=f"{path}:{line}") from None
+        _add_image(columns, {"filename": image, "regions": [region]}, line)
     return _listed_classes({"region": project.attributes})
 
 
@@ -126,19 +123,23 @@ def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     name = row["filename"]
     if not isinstance(name, str):
         raise TypeError("`filename` is no text")
-    image = columns.image(name)
     regions = row.get("regions") or ()
-    for region in regions.values() if isinstance(regions, dict) else regions:
-        shape, told = region["shape_attributes"], region.get("region_attributes") or {}
-        box = _box(shape)
-        kind = shape.get("name")
-        if box is None:
-            columns.counts[f"shape `{str(kind)[:20]}`: left out"] += 1
-            continue
-        if kind != "rect":
-            columns.counts[f"shape `{str(kind)[:20]}`: read as the box around"] += 1
-        class_name = _class_name(columns, told)
-        columns.add(class_name, box, flags_told(told), line, image, told.get("score"))
+    each = list(regions.values() if isinstance(regions, dict) else regions)
+    image = columns.image(name)
+    columns.add_each("a region", line, image, each, partial(_add_region, columns, line, image))
+
+
+def _add_region(columns: Columns, line: int, image: int, region: dict[str, Any]) -> None:
+    shape, told = region["shape_attributes"], region.get("region_attributes") or {}
+    box = _box(shape)
+    kind = shape.get("name")
+    if box is None:
+        columns.counts[f"shape `{str(kind)[:20]}`: left out"] += 1
+        return
+    if kind != "rect":
+        columns.counts[f"shape `{str(kind)[:20]}`: read as the box around"] += 1
+    class_name = _class_name(columns, told)
+    columns.add(class_name, box, flags_told(told), line, image, told.get("score"))
 
 
 def _class_name(columns: Columns, attributes: Mapping[str, Any]) -> str:
@@ -229,6 +230,9 @@ def _bytes_of(path: Path) -> int:
 
 
 LAYOUT = FilePerSplit(
-    "*.json with regions and shape_attributes, or a project", (".json", ".csv"), _is_via
+    "*.json with regions and shape_attributes, or a project",
+    (".json", ".csv"),
+    _is_via,
+    prefix="via_",
 )
 FORMAT = Format("VIA", LAYOUT, read_via, write_via, HOLDS)

@@ -6,7 +6,7 @@ A project has files, views of them, attributes with options, and metadata: a vie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,17 @@ def is_project(path: Path) -> bool:
 class Project:
     """A project's files, views and attributes. Raises DataError where they cannot be read.
 
+    The error of a region that cannot be read goes to `refuse`.
+
     images      the image in each view that is of one image
     attributes  as VIA 2 lists them: name → options
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, refuse: Callable[[DataError], None]) -> None:
+        self._path, self._refuse = path, refuse
         self._regions: list[tuple[int, Mapping[str, Any]]] = []
         document = JsonText(path)
-        keep = document.taking("a region", lambda row, line: self._regions.append((line, row)))
+        keep = document.taking("a region", lambda row, n: self._regions.append((n, row)), refuse)
         parts = document.read_object({"metadata": keep})
         try:
             self.images = dict(_images(parts["file"], parts["view"]))
@@ -69,7 +71,8 @@ class Project:
                 image = self.images.get(str(row["vid"]))
             except ODD as error:
                 what = f"a region {oddity(error)}"
-                raise DataError(what, where=f"{self._path}:{line}") from None
+                self._refuse(DataError(what, where=f"{self._path}:{line}"))
+                continue
             yield line, image, region
 
     def _attributes(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

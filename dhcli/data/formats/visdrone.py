@@ -25,6 +25,7 @@ from dhcli.data.formats.columns import DONT_CARE, Columns
 from dhcli.data.formats.layouts import FilePerImage, Format, Part, add_part
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
 from dhcli.data.io.files import (
+    filled_files,
     find_folders,
     join_path,
     list_files,
@@ -58,7 +59,6 @@ _OTHERS = len(VISDRONE_CLASSES) + 1
 
 _LABELS, _IMAGES, _NAMES = "annotations", "images", "classes.txt"
 _COLUMNS = 8
-_LOOK_AT = 20
 
 
 def _is_visdrone(path: Path) -> bool:
@@ -102,8 +102,9 @@ def _around(path: Path) -> tuple[Path, list[Part]]:
 
 def _is_labels(folder: Path) -> bool:
     """Whether the text files of a folder are VisDrone's; empty ones are of images without boxes."""
-    lines = [_first_line(folder / name) for name in list_files(folder, ".txt")[:_LOOK_AT]]
-    return any(map(_is_row, lines)) or (bool(lines) and not any(lines))
+    names = list_files(folder, ".txt")
+    lines = [_first_line(folder / name) for name in filled_files(folder, names)]
+    return any(map(_is_row, lines)) or (bool(names) and not any(lines))
 
 
 def read_visdrone(root: Path, parts: list[Part]) -> DetectionTable:
@@ -128,13 +129,12 @@ def _read_labels(
     if classes is VISDRONE_CLASSES:
         named[_OTHERS] = None
     for where, row in read_words(path, ","):
-        values = numbers_of(_fields(row), where)
-        if len(values) != _COLUMNS:
-            raise DataError(f"expected {_COLUMNS} columns, found {len(values)}", where=where)
+        try:
+            values = _numbers(row, where, named, len(classes))
+        except DataError as error:
+            columns.refuse(error, len(columns.files) - 1)
+            continue
         left, top, width, height, score, category, truncation, occlusion = values
-        if category not in named:
-            what = f"category {category:g} is not one of the {len(classes)}"
-            raise DataError(what, where=where, hint=f"{_NAMES} names them, from 1")
         name = named[category]
         columns.counts["box of `others`: a region to ignore"] += bool(category) and name is None
         flags = (score == 0) * Flag.IGNORE
@@ -142,6 +142,19 @@ def _read_labels(
         box = from_decimals(left, top, width, height)
         columns.add(name or DONT_CARE, box, int(flags), line_of(where))
         occlusions.append(occlusion)
+
+
+def _numbers(
+    row: list[str], where: str, named: Mapping[float, str | None], count: int
+) -> list[float]:
+    """The numbers of a row, its category one of the `count` that are `named`. Raises DataError."""
+    values = numbers_of(_fields(row), where)
+    if len(values) != _COLUMNS:
+        raise DataError(f"expected {_COLUMNS} columns, found {len(values)}", where=where)
+    if values[5] not in named:
+        what = f"category {values[5]:g} is not one of the {count}"
+        raise DataError(what, where=where, hint=f"{_NAMES} names them, from 1")
+    return values
 
 
 def write_visdrone(table: DetectionTable, placing: Placing) -> None:

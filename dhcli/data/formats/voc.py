@@ -8,6 +8,9 @@ Pixels. VOC counts from 1 and includes the maximum, so a box over the whole imag
 Minus 1 on the minimum only makes it [0, 0, W, H], 0-based with an exclusive maximum. Many tools
 write 0-based files; `voc_offset` "auto" takes a set that has any xmin or ymin of 0 for 0-based.
 
+roLabelImg's turned boxes are read as the upright boxes around them. An image without objects has a
+file all the same; one that a list names and that has none is not annotated, and is left out.
+
 Classes: VOC's own order where all are among its twenty, else sorted by name.
 """
 
@@ -21,8 +24,9 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.formats.boxes import Box, turned
 from dhcli.data.formats.columns import DONT_CARE, Columns, flags_told, side_of
-from dhcli.data.formats.layouts import FilePerImage, Format, Part
+from dhcli.data.formats.layouts import FilePerImage, Format, Part, folders_beside
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, writing
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
@@ -44,7 +48,7 @@ from dhcli.data.io.progress import track
 from dhcli.data.io.text_rows import number_of
 from dhcli.data.io.xml_text import XmlReader, escape_xml
 from dhcli.data.strings import Strings
-from dhcli.data.table import ANY_CLASS, FIRST_PIXEL, REGION, DetectionTable, Flag
+from dhcli.data.table import ANY_CLASS, FIRST_PIXEL, REGION, DetectionTable, Flag, Remark
 from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
 from dhcli.words import counted
@@ -53,6 +57,7 @@ HOLDS = Holds(
     "from 1, maximum included; files from 0 are recognised",
     columns=frozenset(("pose",)),
     classes=False,
+    split_names="file",
 )
 
 VOC_CLASSES = (
@@ -72,6 +77,9 @@ _WEB_TAGS = re.compile(
 """Tags of LabelMe's web tool."""
 _LOOK_AT = 20
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_TURNED = ("cx", "cy", "w", "h", "angle")
+_BOXES = ("bndbox", "robndbox")
+UNANNOTATED = "image-unannotated"
 _WRITTEN = "Written by dh, 1-based"
 _NO_POSE = "Unspecified"
 _REGION, _NOT_DIFFICULT = REGION.value, ~Flag.DIFFICULT.value
@@ -105,14 +113,18 @@ def read_voc(root: Path, parts: Iterable[Part], offset: str = "auto") -> Detecti
     `offset` is what the files' first pixel is called: "1", "0", or "auto" (see above). Raises
     DataError with the file and line of what cannot be read.
     """
-    columns = Columns(root)
+    columns, parts = Columns(root), list(parts)
     reader = _Reader(root, columns)
+    left = folders_beside(root, parts, ".xml")
+    columns.left_out["folder of XML files beside those of the splits: left out"] += left
     for part in parts:
         start = len(columns.files)
-        reader.read_folder(part.labels, part.files(root, ".xml"), part.images)
+        are_deeper = reader.read_folder(part.labels, part.files(root, ".xml"), part.images)
         if not part.names:
-            reader.add_listed(part.images, _listed((root / part.labels).parent))
+            reader.leave_out(part.images, _listed((root / part.labels).parent))
         columns.end_split(part.split, start)
+        if are_deeper and not part.split:
+            reader.split_by_folders(start)
     return _finish(root, columns, reader, offset)
 
 
@@ -146,9 +158,10 @@ def _lists(base: Path) -> list[tuple[str, Path]]:
         folder = base / "ImageSets"
     found = []
     for name in list_files(folder, ".txt"):
-        lines = read_lines(folder / name)
-        if not lines or len(lines[0].split()) == 1:
-            found.append((name[: -len(".txt")], folder / name))
+        lines, stem = read_lines(folder / name), name[: -len(".txt")]
+        is_of_class = "_" in stem and split_name(stem.rpartition("_")[2]) is not None
+        if len(lines[0].split()) == 1 if lines else not is_of_class:
+            found.append((stem, folder / name))
     return found
 
 
@@ -168,26 +181,36 @@ class _Reader:
         self.number_of: dict[str, int] = {}  # by stem, in the folder read last
         self.one_based = True
         self.parts_of_objects = 0
-        self.unlisted = 0
+        self.turned: list[int] = []  # numbers of boxes told as turned ones
+        self.strange: DataError | None = None
+        self.unannotated = 0
+        self.damaged: set[str] = set()  # stems of files that cannot be read
         self._file = ""
         self._by_stem: FilesByStem
+        self._used: set[str] = set()
 
-    def read_folder(self, xml_folder: str, names: Sequence[str], image_folder: str) -> None:
-        """Read the XML files `names`."""
-        folder, start = self.root / image_folder, len(self.columns.files)
+    def read_folder(self, xml_folder: str, names: Sequence[str], image_folder: str) -> bool:
+        """Read the XML files `names`; return whether their images lie in folders of the folder."""
+        folder = self.root / image_folder
         self._by_stem = FilesByStem(folder, *IMAGE_SUFFIXES)
         deeper = not self._by_stem
         if deeper:
             self._by_stem = FilesByStem(folder, *IMAGE_SUFFIXES, deep=True)
-        self.number_of = {}
+        self.number_of, self._used = {}, set()
         for name in track(names, "annotation files read"):
-            stem = name[: -len(".xml")]
-            self.number_of[stem] = len(self.columns.files)
-            self._read(join_path(xml_folder, name), stem, image_folder)
-        if deeper:
-            self._split_by_folders(start)
+            stem, before = name[: -len(".xml")], len(self.columns.labels)
+            try:
+                self._read(join_path(xml_folder, name), stem, image_folder)
+            except _NotVoc as error:
+                self.strange = self.strange or error
+                self.columns.left_out["file not of Pascal VOC: left out"].append(name)
+            except DataError as error:
+                self.damaged.add(stem)
+                self._used.add(self._find(stem, "") or "")
+                self.columns.refuse_file(error, before)
+        return deeper
 
-    def _split_by_folders(self, start: int) -> None:
+    def split_by_folders(self, start: int) -> None:
         """Put the images from number `start` on into the splits that their folders are called."""
         for number, file in enumerate(self.columns.files[start:], start):
             named = (split_name(folder) for folder in file.split("/")[:-1])
@@ -195,13 +218,27 @@ class _Reader:
             if split:
                 self.columns.splits[split].append(number)
 
-    def add_listed(self, image_folder: str, stems: Iterable[str]) -> None:
-        """Add images of the folder just read that only lists name, without objects."""
-        for stem in stems:
-            if stem not in self.number_of and stem in self._by_stem:
-                self.number_of[stem] = len(self.columns.files)
-                self.columns.add_image(join_path(image_folder, self._by_stem[stem]), 0, 0)
-        self.unlisted += sum(stem not in self.number_of for stem in self._by_stem)
+    def leave_out(self, image_folder: str, stems: Iterable[str]) -> None:
+        """Leave out the images of the folder just read that no file tells of.
+
+        Those that a list names, by `stems`, are remarked: an empty image would have a file.
+        """
+        listed = {self._by_stem[s]: s for s in stems if s in self._by_stem}
+        for name in self._by_stem.values():
+            if name in self._used:
+                continue
+            file, is_listed = join_path(image_folder, name), name in listed
+            where = "in a list" if is_listed else "in no list"
+            self.columns.left_out[f"image without annotation file, {where}: left out"].append(file)
+            if is_listed and listed[name] not in self.number_of:
+                self.unannotated += 1
+                what = "is listed and has no annotation file, so it is not annotated"
+                self.columns.remarks.append(Remark(UNANNOTATED, file, what))
+
+    def _find(self, stem: str, said: str) -> str | None:
+        """The image that an annotation file is called after, `a.jpg.xml` too, or that it names."""
+        find = self._by_stem.find
+        return find(stem) or find(stem_of(stem)) or find(stem_of(said))
 
     def _read(self, xml: str, stem: str, folder: str) -> None:
         self._file = xml
@@ -209,8 +246,10 @@ class _Reader:
         document.parse()
         self.one_based &= document.head.get("database") == _WRITTEN
         said = document.head.get("filename", "")
-        find = self._by_stem.find
-        image = find(stem) or find(stem_of(said)) or _named(said, stem)
+        image = self._find(stem, said) or _named(said, stem)
+        self._used.add(image)
+        for name in (stem, stem_of(image)):
+            self.number_of.setdefault(name, len(self.columns.files))
         width, height = (side_of(document.head.get(side, "")) for side in ("width", "height"))
         self.columns.add_image(join_path(folder, image), width, height, xml)
         for line, fields in document.objects:
@@ -218,21 +257,31 @@ class _Reader:
         self.parts_of_objects += document.parts
 
     def _add_object(self, fields: dict[str, str], line: int) -> None:
+        part = "coordinate"
         try:
             xyxy = [number_of(fields.get(side) or "nan") for side in _SIDES]
-        except ValueError as error:
-            what = f"has a coordinate that is not a number: {error}"
-            raise DataError(what, where=self._where(line)) from None
+            upright = None if "xmin" in fields else _around_turned(fields)
+            part = "score"
+            score = number_of(fields["score"]) if "score" in fields else None
+        except ValueError as odd:
+            what = f"has a {part} that is not a number: {odd}"
+            error = DataError(what, where=f"{self.root / self._file}:{line}")
+            self.columns.refuse(error, len(self.columns.files) - 1)
+            return
+        if upright:
+            self.turned.append(len(self.columns.labels))
+            self.columns.counts["box turned (robndbox): read as the upright box around"] += 1
         name = fields.get("name")
         label = self.columns.label_of(name) if name else ANY_CLASS
-        self.columns.add_box(label, xyxy, _flags(fields), line)
+        self.columns.add_box(label, upright or xyxy, _flags(fields), line)
         pose = fields.get("pose", "")
         self.poses.append("" if pose == _NO_POSE else pose)
-        if "score" in fields:
-            self.columns.scores.append(_score(fields["score"], self._where(line)))
+        if score is not None:
+            self.columns.scores.append(score)
 
-    def _where(self, line: int) -> str:
-        return f"{self.root / self._file}:{line}"
+
+class _NotVoc(DataError):
+    """An XML file that is of another format."""
 
 
 class _Document(XmlReader):
@@ -258,12 +307,13 @@ class _Document(XmlReader):
             self._fields = {}
             self._line = self.line
         elif self._depth == 1 and tag.lower() != "annotation":
-            raise self.fail(f"begins with <{tag[:40]}>, not <annotation>")
+            what = f"begins with <{tag[:40]}>, not <annotation>"
+            raise _NotVoc(what, where=f"{self.path}:{self.line}")
 
     def end(self, tag: str) -> None:
         depth = self._depth
         self._depth = depth - 1
-        if depth == 3 or (depth == 4 and self._group == "bndbox"):
+        if depth == 3 or (depth == 4 and self._group in _BOXES):
             self._fields[tag.lower()] = "".join(self.said).strip()
         elif depth == 2:
             self._close(tag.lower())
@@ -284,11 +334,12 @@ def _named(said: str, stem: str) -> str:
     return f"{stem}{suffix if suffix in IMAGE_SUFFIXES else '.jpg'}"
 
 
-def _score(text: str, where: str) -> float:
-    try:
-        return number_of(text)
-    except ValueError as error:
-        raise DataError(f"has a score that is not a number: {error}", where=where) from None
+def _around_turned(fields: dict[str, str]) -> Box | None:
+    """The upright box around roLabelImg's turned one, None where there is none."""
+    if not all(fields.get(key) for key in _TURNED):
+        return None
+    x, y, width, height, angle = (number_of(fields[key]) for key in _TURNED)
+    return turned((x - width / 2, y - height / 2, x + width / 2, y + height / 2), angle)
 
 
 def _flags(fields: dict[str, str]) -> int:
@@ -298,16 +349,19 @@ def _flags(fields: dict[str, str]) -> int:
 
 
 def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> DetectionTable:
+    if reader.strange and not columns.files:
+        raise reader.strange
     boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
-    boxes, first, rule = _to_zero_based(boxes, offset, reader.one_based and bool(columns.files))
+    upright = np.delete(np.arange(len(boxes)), reader.turned)  # others lie between pixels
+    written = reader.one_based and bool(columns.files)
+    boxes[upright], first, rule = _to_zero_based(boxes[upright], offset, written)
     columns.notes.append(rule)
     lists, unknown = {}, 0
     for name, path in _lists(root) if not columns.splits else []:
         lists[name], missing = read_split(path, reader.number_of)
-        unknown += missing
+        unknown += len(set(missing) - reader.damaged)
     what = "name in ImageSets with neither annotation nor image: left out"
-    columns.counts[what] = unknown
-    columns.counts["image without annotation file, in no list: left out"] = reader.unlisted
+    columns.counts[what] = max(unknown - reader.unannotated, 0)
     columns.counts["part of objects: not kept"] = reader.parts_of_objects
     names = columns.class_names()
     known = set(names) <= set(VOC_CLASSES)

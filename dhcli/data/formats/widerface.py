@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ from dhcli.data.formats.boxes import from_xywh, to_xywh
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
-from dhcli.data.io.files import read_head, read_text
-from dhcli.data.io.text_rows import line_of, numbers_of
+from dhcli.data.io.files import IMAGE_SUFFIXES, read_head, read_text
+from dhcli.data.io.text_rows import numbers_of
 from dhcli.data.table import REGION, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.words import counted
@@ -41,66 +42,95 @@ _FACE = "face"
 _NAME_END = "bbx_gt.txt"
 _COLUMNS = 10
 _INVALID, _OCCLUSION = 7, 8
+_LOOK_AT = 20
 
 
 def _is_wider(path: Path) -> bool:
     if path.suffix.lower() != ".txt":
         return False
-    lines = [line.split() for line in read_head(path, 4096).splitlines()[:3]]
-    if len(lines) < 2 or len(lines[1]) != 1 or not lines[1][0].isdecimal():
-        return False
-    return path.name.lower().endswith(_NAME_END) or (len(lines) > 2 and len(lines[2]) == _COLUMNS)
+    lines = read_head(path, 4096).splitlines()[:_LOOK_AT]
+    heads = [_is_name(name) and told.isdecimal() for name, told in pairwise(lines)]
+    if path.name.lower().endswith(_NAME_END):
+        return any(heads)
+    return any(
+        head and len(line.split()) == _COLUMNS for head, line in zip(heads, lines[2:], strict=False)
+    )
 
 
 def read_widerface(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError with the line of what cannot be read."""
-    columns, occlusions = Columns(root, path), array("d")
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    at, more = 0, 0
-    while at < len(lines):
-        if not lines[at]:
-            at += 1
-            continue
-        image = columns.image(lines[at])
-        count = _count(lines, at + 1, path)
-        for line in range(at + 2, at + 2 + count):
-            more += _add(lines[line], columns, occlusions, f"{path}:{line + 1}", image)
-        at += 2 + count
-        at += not count and at < len(lines) and _is_nothing(lines[at])
-    columns.counts["face with blur, expression, illumination or pose, which are not kept"] = more
+    """Read one file. Raises DataError where it has no face that can be read."""
+    columns = Columns(root, path)
+    reader = _Reader(path, columns)
+    reader.read()
+    columns.counts["face with blur, expression, illumination or pose, which are not kept"] = (
+        reader.more
+    )
     columns.locate()
-    degrees = {"occlusion": np.array(occlusions, np.float64)} if any(occlusions) else {}
-    return columns.table([_FACE], extras=degrees)
+    degrees = np.array(reader.occlusions, np.float64)
+    return columns.table([_FACE], extras={"occlusion": degrees} if degrees.any() else {})
 
 
-def _count(lines: list[str], at: int, path: Path) -> int:
-    """How many faces the line says there are, all of which the file must have."""
-    told = lines[at] if at < len(lines) else "the end of the file"
-    if not (told.isdecimal() and len(told) < 9):
-        what = f"expected the number of faces, found `{told[:40]}`"
-        raise DataError(what, where=f"{path}:{at + 1}")
-    if at + int(told) >= len(lines):
-        raise DataError(f"ends before {told} faces", where=f"{path}:{at + 1}")
-    return int(told)
+class _Reader:
+    """Puts the images of the file `path`, and their faces, into columns."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.occlusions, self.more = array("d"), 0
+        self._path, self._columns = path, columns
+        self._lines = [line.strip() for line in read_text(path).splitlines()]
+
+    def read(self) -> None:
+        """Read all of it."""
+        at = 0
+        while at < len(self._lines):
+            at = self._read_image(at) if self._lines[at] else at + 1
+
+    def _read_image(self, at: int) -> int:
+        """Read the image that line `at` names, and its faces; return the line behind them."""
+        told = self._lines[at + 1] if at + 1 < len(self._lines) else "the end of the file"
+        if not (told.isdecimal() and len(told) < 9):
+            self._refuse(f"expected the number of faces, found `{told[:40]}`", at + 1)
+            return self._next_name(at + 1)
+        image, first = self._columns.image(self._lines[at]), at + 2
+        for line in range(first, first + int(told)):
+            if line == len(self._lines) or _is_name(self._lines[line]):
+                self._refuse(f"ends before {told} faces: {line - first} are there", at + 1, image)
+                return line
+            try:
+                self._add(line, image)
+            except DataError as error:
+                self._columns.refuse(error, image)
+        end = first + int(told)
+        return end + (end == first and end < len(self._lines) and _is_nothing(self._lines[end]))
+
+    def _refuse(self, what: str, line: int, image: int | None = None) -> None:
+        self._columns.refuse(DataError(what, where=f"{self._path}:{line + 1}"), image)
+
+    def _next_name(self, start: int) -> int:
+        """The first line from `start` on that names an image, for what goes before has no sense."""
+        end = len(self._lines)
+        return next((line for line in range(start, end) if _is_name(self._lines[line])), end)
+
+    def _add(self, line: int, image: int) -> None:
+        where = f"{self._path}:{line + 1}"
+        values = numbers_of(self._lines[line].split(), where)
+        if len(values) not in (4, _COLUMNS):
+            what = f"expected {_COLUMNS} columns, or 4, found {len(values)}"
+            raise DataError(what, where=where)
+        x, y, width, height, *told = values
+        values += [0.0] * (_COLUMNS - len(values))
+        flags = bool(values[_INVALID]) * Flag.IGNORE | (values[_OCCLUSION] > 0) * Flag.OCCLUDED
+        box = from_xywh(x, y, width, height)
+        self._columns.add(_FACE, box, int(flags), line + 1, image)
+        self.occlusions.append(values[_OCCLUSION])
+        self.more += any(told[:3]) or any(told[5:])
+
+
+def _is_name(line: str) -> bool:
+    return line.lower().endswith(tuple(IMAGE_SUFFIXES))
 
 
 def _is_nothing(line: str) -> bool:
     return len(line.split()) >= 4 and set(line.split()) == {"0"}
-
-
-def _add(row: str, columns: Columns, occlusions: array[float], where: str, image: int) -> bool:
-    """Add a face; return whether it tells more than is kept."""
-    values = numbers_of(row.split(), where)
-    if len(values) not in (4, _COLUMNS):
-        what = f"expected {_COLUMNS} columns, or 4, found {len(values)}"
-        raise DataError(what, where=where)
-    x, y, width, height, *told = values
-    values += [0.0] * (_COLUMNS - len(values))
-    flags = bool(values[_INVALID]) * Flag.IGNORE | (values[_OCCLUSION] > 0) * Flag.OCCLUDED
-    box = from_xywh(x, y, width, height)
-    columns.add(_FACE, box, int(flags), line_of(where), image)
-    occlusions.append(values[_OCCLUSION])
-    return any(told[:3]) or any(told[5:])
 
 
 def write_widerface(table: DetectionTable, placing: Placing) -> None:

@@ -1,11 +1,24 @@
 """YOLO: a text file an image, a line a box: `class x y width height [score]`, in fractions.
 
-Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. A missing label
-file is an image without objects. Labels lie in `labels/` where the images lie in `images/`, or
-beside `JPEGImages`, or with the images. `data.yaml` names classes (a list or a map) and splits
-(folders or lists, within the dataset), and so does darknet's `obj.data`; without them
-`classes.txt`, `obj.names` or `*.names` names the classes, and folders called train, val or test are
-the splits.
+Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose,
+told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it
+an even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error. Where all
+such lines have one length, not that of four corners, and begin with a box that the other points
+fill (or have a 0, 1 or 2 at every third place), both may be meant: an error that asks for
+`kpt_shape`, `[0, 2]` for polygons.
+
+A missing label file is an image without objects; files that go with no image, and images and
+folders beside those read, are named, and not one label file with an image is an error. Labels lie
+in `labels/` where the images lie in `images/`, or beside `JPEGImages`, or with the images, or in a
+folder of any name.
+
+`data.yaml` names classes (a list or a map) and splits (folders or lists, within the dataset), and
+so does darknet's `obj.data`. Without them lists called as splits (`train.txt`,
+`ImageSets/Main/val.txt`) tell the splits, else folders called so. Of a path in a list the longest
+end counts that is there, for images and labels, else an image of the same stem. Names of classes
+are looked for in `classes.txt`, `obj.names`, `_darknet.labels`, `labels.txt`, `names.txt` and Label
+Studio's `notes.json`, in the root and beside images and labels, else in another `*.names`; all that
+are there, and `nc`, must agree. A number that no file names is no class.
 
 Classes: in the file's order. Regions to ignore and marks (difficult, truncated, occluded) have no
 place in the format.
@@ -13,11 +26,11 @@ place in the format.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain, pairwise
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,29 +39,41 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerImage, Format
-from dhcli.data.formats.locate import find_end
+from dhcli.data.formats.locate import missing_sizes
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
+from dhcli.data.formats.yolo_images import (
+    OTHER_KEYS,
+    Groups,
+    Images,
+    Labels,
+    find_images,
+    first_labels,
+    folders_beside,
+    has_labels,
+    image_folders,
+    is_label,
+    label_folder,
+)
+from dhcli.data.formats.yolo_names import Names, class_names
+from dhcli.data.formats.yolo_rows import BEYOND, Polygons, read_labels, require_polygons
+from dhcli.data.formats.yolo_settings import (
+    SETTINGS,
+    Settings,
+    find_settings,
+    keypoint_columns,
+    read_settings,
+)
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
-    confine,
-    decode,
     find_folders,
-    first_folder,
-    has_file,
     join_path,
-    list_files,
     list_images,
-    read_bytes,
-    read_lines,
-    read_text,
-    split_folders,
     split_name,
     stem_of,
 )
 from dhcli.data.io.progress import track
-from dhcli.data.io.text_rows import numbers_of
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 from dhcli.ops.arrays import tidy
@@ -60,371 +85,131 @@ HOLDS = Holds(
     regions=LEFT_OUT,
     sizes=False,
     fractions=True,
+    split_names="any",
 )
 
-_NAME_FILES = ("classes.txt", "obj.names", "names.txt", "labels/classes.txt", "names")
-_SPLIT_KEYS = ("train", "val", "valid", "test")
-_DARKNET = ".data"
-_SETTINGS = (".yaml", ".yml", _DARKNET)
-_OTHER_KEYS = frozenset(("path", "names", "nc", "download"))
-_NOT_LABELS = frozenset(("classes.txt", "names.txt", "readme.txt", "requirements.txt"))
-_BRACKETS = re.compile(r"[\[\]{}]")
-_LONGEST_YAML, _DEEPEST_YAML = 1 << 20, 100
-_MOST_CLASSES = 1_000_000
-_LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
+_SLACK = 0.01
+"""What boxes may reach over the edge, in fractions, and be none too many."""
 
-_Class = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_CLASSES)]
-_PLAIN = msgspec.json.Decoder(list[tuple[_Class, float, float, float, float]])
-_TO_JSON = bytes.maketrans(b" \t,[]\r", b",,xxxx")
-"""Makes JSON of a plain label file, and no JSON of one that has commas or brackets itself."""
 _FROM_JSON = bytes.maketrans(b",", b" ")
 _ENCODER = msgspec.json.Encoder()
 _BLOCK = 1024
 """Images whose label files are made at a time."""
 
-Groups = dict[str, list[str]]
-"""Split ("" where there is none) → POSIX paths of its images from the root."""
-
 
 class _Part(NamedTuple):
-    """What data.yaml says, the images by split, notes on these, and whether a folder is read."""
+    """What data.yaml says, the images, and whether these are a dataset, or of one label file."""
 
-    settings: Mapping[str, Any]
-    groups: Groups
-    notes: list[str]
-    is_folder: bool
+    settings: Settings
+    images: Images
+    is_whole: bool = True
 
 
 def _is_yolo(path: Path) -> bool:
-    if path.suffix.lower() in _SETTINGS:
-        return "names" in _read_settings(path)
-    return path.suffix.lower() == ".txt" and _is_label(path)
+    if path.suffix.lower() in SETTINGS:
+        return "names" in read_settings(path).told
+    return path.suffix.lower() == ".txt" and is_label(path)
 
 
 def _is_folder(path: Path) -> bool:
-    if _settings_of(path) is not None:
+    if find_settings(path) is not None:
         return True
-    folders = {_label_folder(path, images) for images in _image_folders(path)}
-    return any(_first_label(path / folder) for folder in folders)
+    folders = {label_folder(path, images) for images in image_folders(path)}
+    return any(has_labels(path / folder) for folder in folders)
 
 
 def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
     """Read the label files of images.
 
-    Raises DataError with the file and line of what cannot be read.
+    Raises DataError with the file and line of what cannot be read, or where no label file goes with
+    an image.
     """
     (part,) = parts
-    names = _class_names(root, part.settings)
-    columns = Columns(root)
-    columns.notes += part.notes
-    files = list(dict.fromkeys(file for group in part.groups.values() for file in group))
-    labels = _Labels(root)
-    for file in track(files, "annotation files read"):
+    keypoints = keypoint_columns(root, part.settings)
+    columns, labels = Columns(root), Labels(root, part.images.told)
+    polygons: Polygons = Counter()
+    columns.notes += part.images.notes
+    for file in track(part.images.files(), "annotation files read"):
         label_file = labels.of_image(file)
         columns.add_image(file, annotation=label_file or "")
         if label_file is not None:
-            _read_labels(f"{root}/{label_file}", columns)
-    unused = labels.unused(columns.annotations) if part.is_folder else 0
-    columns.counts["file of labels without image: left out"] = unused
-    return _finish(root, columns, names, part.groups)
+            read_labels(f"{root}/{label_file}", columns, keypoints, polygons)
+    if "kpt_shape" not in part.settings.told:
+        require_polygons(polygons, root)
+    columns.left_out["file of settings beside that read: left out"] += part.settings.beside
+    if part.is_whole:
+        _tell_left_out(root, columns, labels)
+    folders = {file.rpartition("/")[0] or "." for file in (*columns.files, *columns.annotations)}
+    names = class_names(root, part.settings, folders)
+    return _finish(root, columns, names, part.images.groups)
+
+
+def _tell_left_out(root: Path, columns: Columns, labels: Labels) -> None:
+    """Name what is not read beside what is. Raises DataError where that is every label file."""
+    read, folders = set(columns.files), {file.rpartition("/")[0] for file in columns.files}
+    folders |= image_folders(root).keys() | ({""} if has_labels(root) else set())
+    beside = (join_path(f, name) for f in sorted(folders) for name in list_images(root / f))
+    others = [file for file in beside if file not in read]
+    of_others = [name for file in others if (name := labels.of_image(file))]
+    unused = labels.unused([*columns.annotations, *of_others])
+    left_out = columns.left_out
+    left_out["image that no split names: left out"] += others
+    left_out["folder of images beside those read: left out"] += folders_beside(root, folders)
+    left_out["file of labels without image: left out"] += unused
+    left_out["folder of another name taken for that of labels"] += _unusual(columns)
+    used = Counter(filter(None, columns.annotations))
+    shared = "file of labels that goes with several images: read for each"
+    left_out[shared] += [name for name, count in used.items() if count > 1]
+    if not columns.labels and not columns.remarks:
+        strays = unused or [f"some in `{f}`" for f in [first_labels(root)] if f]
+        _require_labels(root, columns, strays)
+
+
+def _unusual(columns: Columns) -> list[str]:
+    """The folders of label files that are not called so, and where no images lie."""
+    images, labels = (
+        {file.rpartition("/")[0] for file in files}
+        for files in (columns.files, filter(None, columns.annotations))
+    )
+    return sorted(f for f in labels - images if "labels" not in f.lower().split("/"))
+
+
+def _require_labels(root: Path, columns: Columns, strays: Sequence[str]) -> None:
+    """Raise DataError where there are label files, and not one goes with an image."""
+    if strays:
+        what = f"not one label file goes with {counted(len(columns.files), 'image')}"
+        hint = "label files are called as their images, with .txt, in `labels` or beside them"
+        raise DataError(f"{what}; there are {', '.join(strays[:3])}", where=root, hint=hint)
 
 
 def _parts(root: Path) -> list[_Part]:
-    return [_part(root, _settings_of(root), is_folder=True)]
-
-
-def _part(root: Path, settings_file: Path | None, *, is_folder: bool) -> _Part:
-    """What a file of settings, if there is one, and the folders below `root` tell."""
-    notes: list[str] = []
-    settings = _read_settings(settings_file) if settings_file else {}
-    groups = _groups_of_settings(root, settings, notes) if settings else {}
-    return _Part(settings, groups or _groups_of_folders(root), notes, is_folder)
+    settings = find_settings(root) or Settings()
+    return [_Part(settings, find_images(root, settings))]
 
 
 def _around(path: Path) -> tuple[Path, list[_Part]]:
     """What data.yaml or one label file stands for."""
-    if path.suffix.lower() in _SETTINGS:
-        return path.parent, [_part(path.parent, path, is_folder=False)]
+    if path.suffix.lower() in SETTINGS:
+        settings = read_settings(path)
+        return path.parent, [_Part(settings, find_images(path.parent, settings))]
     root = path.parent.parent if path.parent.name == "labels" else path.parent
     for folder in find_folders(root, IMAGE_FOLDERS):
         name = FilesByStem(root / folder, *IMAGE_SUFFIXES).find(path.stem)
         if name is not None:
-            return root, [_Part({}, {"": [join_path(folder, name)]}, [], is_folder=False)]
+            images = Images({"": [join_path(folder, name)]})
+            return root, [_Part(Settings(), images, is_whole=False)]
     raise DataError("has no image of the same name beside it", where=path)
 
 
-def _settings_of(root: Path) -> Path | None:
-    """The file in `root` that names classes: data.yaml, or another that tells of splits."""
-    found = list_files(root, *_SETTINGS)
-    usual = [name for name in found if name.lower().startswith(("data.", "dataset."))]
-    if usual:
-        return root / usual[0]
-    for name in found:
-        try:
-            settings = _read_settings(root / name)
-        except DataError:  # not ours
-            continue
-        if "names" in settings and any(key in settings for key in _SPLIT_KEYS):
-            return root / name
-    return None
-
-
-def _read_settings(path: Path) -> Mapping[str, Any]:
-    """The mapping in a YAML file, every scalar as it is written: a class may be called `no`.
-
-    Or that of darknet's `key = value` lines.
-    """
-    if path.suffix.lower() == _DARKNET:
-        pairs = (line.partition("=") for line in read_lines(path) if not line.startswith("#"))
-        told = {key.strip(): value.strip() for key, _, value in pairs}
-        return {key: value for key, value in told.items() if key in (*_SPLIT_KEYS, "names")}
-    text = read_text(path)
-    if len(text) > _LONGEST_YAML:
-        raise DataError("is too long to tell of classes and splits", where=path)
-    # PyYAML takes time in the square of the depth, and its C loader all of the stack.
-    depths = accumulate(1 if letter in "[{" else -1 for letter in _BRACKETS.findall(text))
-    if max(depths, default=0) > _DEEPEST_YAML:
-        raise DataError("is not YAML: nested too deep", where=path)
-    try:
-        found = yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = getattr(error, "problem", None) or "cannot be read"
-        raise DataError(f"is not YAML: {problem}", where=path) from None
-    return found if isinstance(found, dict) else {}
-
-
-def _groups_of_settings(root: Path, settings: Mapping[str, Any], notes: list[str]) -> Groups:
-    """Images by split as the settings name them; `notes` gets the places that are not there."""
-    base = confine(str(settings.get("path") or "."))
-    groups: Groups = {}
-    for key, places in settings.items():
-        for place in [places] if isinstance(places, str) else places or ():
-            if key in _OTHER_KEYS or not isinstance(place, str) or not place:
-                continue
-            found = _find_place(root, base, place)
-            if found is not None:
-                split = "val" if key == "valid" else str(key)
-                groups.setdefault(split, []).extend(_images_at(root, found))
-            elif key in _SPLIT_KEYS:
-                notes.append(f"`{key}: {place}` is not within the dataset: left out")
-    return groups
-
-
-def _find_place(root: Path, base: str | None, place: str) -> str | None:
-    """The folder or list from the root that `place` means.
-
-    Exports say `../train/images`, or an absolute path of where they were made: then the longest
-    end of it that is there counts.
-    """
-    ends = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    options = [] if base is None else [confine(place, "" if base == "." else base)]
-    options += [confine(place), *(confine("/".join(ends[i:])) for i in range(len(ends)))]
-    return next((option for option in options if option and _is_place(root / option)), None)
-
-
-def _is_place(path: Path) -> bool:
-    """Whether images can be had there: a folder, or a list."""
-    return path.is_dir() or (path.suffix == ".txt" and path.is_file())
-
-
-def _images_at(root: Path, place: str) -> list[str]:
-    """Images in a folder and below it, or those that a list names, a line each."""
-    if (root / place).is_dir():
-        return [join_path(place, name) for name in list_images(root / place, deep=True)]
-    folder = place.rpartition("/")[0]
-    images = []
-    for number, line in enumerate(read_text(root / place).splitlines(), 1):
-        if not line.strip():
-            continue
-        options = [confine(line.strip(), folder), confine(line.strip())]
-        there = next((option for option in options if option and (root / option).exists()), None)
-        image = there or find_end(root, line.strip()) or options[1]
-        if image is None:
-            where = f"{root / place}:{number}"
-            raise DataError(f"`{line.strip()[:80]}` is not within the dataset", where=where)
-        images.append(image)
-    return images
-
-
-def _groups_of_folders(root: Path) -> Groups:
-    """Images by split as folders are called: images/train, train/images, or all in one."""
-    groups: Groups = {}
-    for folder, split in _image_folders(root).items():
-        found = (join_path(folder, name) for name in list_images(root / folder))
-        groups.setdefault(split, []).extend(found)
-    return groups
-
-
-def _image_folders(root: Path) -> dict[str, str]:
-    """Folders of images below `root`, with the split that each is, or ""."""
-    found: dict[str, str] = {}
-    for split, base in split_folders(root):
-        folder = next((f for f in (f"{base}/images", base) if _has_images(root / f)), None)
-        if folder is not None:
-            found[folder] = split
-    for images in [] if found else find_folders(root, ("images",)):
-        for split, base in split_folders(root / images):
-            if _has_images(root / images / base):
-                found[f"{images}/{base}"] = split
-    if found:
-        return found
-    only = first_folder(root, IMAGE_FOLDERS, *IMAGE_SUFFIXES)
-    return {only: ""} if only else {}
-
-
-def _has_images(folder: Path) -> bool:
-    return has_file(folder, *IMAGE_SUFFIXES)
-
-
-class _Labels:
-    """The label files of images, below `root`; each folder of them is listed once."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: dict[str, str] = {}
-        self._listed: dict[str, FilesByStem] = {}
-
-    def of_image(self, image: str) -> str | None:
-        """The label file of an image, None where it has none."""
-        above = image.rpartition("/")[0]
-        if above not in self._folders:
-            folder = self._folders[above] = _label_folder(self._root, above or ".")
-            self._listed[folder] = FilesByStem(self._root / folder, ".txt")
-        folder = self._folders[above]
-        name = self._listed[folder].find(stem_of(image))
-        return None if name is None else join_path(folder, name)
-
-    def unused(self, used: Iterable[str]) -> int:
-        """How many label files, of those in the folders asked for, are not among `used`."""
-        every = {
-            join_path(folder, name)
-            for folder, files in self._listed.items()
-            for name in files.names
-            if name.lower() not in _NOT_LABELS
-        }
-        return sum(_is_label(self._root / name) for name in every.difference(used))
-
-
-def _label_folder(root: Path, images: str) -> str:
-    """Where the label files of a folder of images lie."""
-    head, found, tail = f"/{images.lower()}/".rpartition("/images/")
-    options = [f"{head}/labels/{tail}"] if found else []
-    parent, _, last = images.rpartition("/")
-    options += [f"labels/{last}", join_path(parent, "labels")]
-    return next(find_folders(root, options), images)
-
-
-def _first_label(folder: Path) -> bool:
-    """Whether the first few label files in `folder` are YOLO's."""
-    names = [name for name in list_files(folder, ".txt") if name.lower() not in _NOT_LABELS]
-    return any(_is_label(folder / name) for name in names[:20])
-
-
-def _is_label(path: Path) -> bool:
-    lines = read_lines(path)
-    return bool(lines) and _LABEL_LINE.fullmatch(lines[0]) is not None
-
-
-def _class_names(root: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Class names in order, [] where no file tells them."""
-    names = settings.get("names")
-    if isinstance(names, dict):
-        return _names_of_map(names, root)
-    if isinstance(names, list):
-        return [str(name).strip() for name in names]
-    files = [root / name for name in (*_NAME_FILES, *list_files(root, ".names"))]
-    if isinstance(names, str) and (place := confine(names)):
-        files.insert(0, root / place)
-    return next((read_lines(file) for file in files if file.is_file()), [])
-
-
-def _names_of_map(names: Mapping[str, Any], root: Path) -> list[str]:
-    try:
-        numbers = {int(number): str(name).strip() for number, name in names.items()}
-    except ValueError:
-        raise DataError("`names` maps something that is no number", where=root) from None
-    last = max(numbers, default=-1)
-    if min(numbers, default=0) < 0 or last >= 2 * len(numbers) + 1000:
-        raise DataError("`names` has a class number out of range", where=root)
-    return [numbers.get(number, str(number)) for number in range(last + 1)]
-
-
-def _read_labels(path: str, columns: Columns) -> None:
-    """Add the boxes of one label file: centre, width and height, in fractions."""
-    data = read_bytes(path)
-    rows = _plain_rows(data)
-    if rows is None:
-        return _read_carefully(data, Path(path), columns)
-    boxes = list(chain.from_iterable(rows))
-    del boxes[::5]
-    columns.add_boxes([row[0] for row in rows], boxes, range(1, len(rows) + 1))
-    return None
-
-
-def _plain_rows(data: bytes) -> list[tuple[int, float, float, float, float]] | None:
-    """The lines of a label file that has five columns throughout; None for any other.
-
-    Read as JSON, which takes a seventh of Python's time for numbers.
-    """
-    text = data.replace(b"\r\n", b"\n").rstrip()
-    if not text:
-        return []
-    try:
-        return _PLAIN.decode(b"[[%b]]" % text.translate(_TO_JSON).replace(b"\n", b"],["))
-    except msgspec.DecodeError:
-        return None
-
-
-def _read_carefully(data: bytes, path: Path, columns: Columns) -> None:
-    """Add the boxes of one label file, line by line. Raises DataError naming a bad one."""
-    for line, row in enumerate(decode(data).splitlines(), 1):
-        if not row.strip():
-            continue
-        where = f"{path}:{line}"
-        label, values = _parse(row, where)
-        if len(values) in (4, 5):
-            box = values[:4]
-        elif len(values) >= 6 and len(values) % 2 == 0:
-            box = _hull(values[::2], values[1::2])
-        else:
-            what = f"expected 5 columns, 6 with a score, or a polygon; found {len(values) + 1}"
-            raise DataError(what, where=where)
-        columns.add_box(label, box, 0, line)
-        if len(values) == 5:
-            columns.scores.append(values[4])
-
-
-def _hull(xs: list[float], ys: list[float]) -> list[float]:
-    """Centre, width and height of the box around points."""
-    x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
-    return [x1 / 2 + x2 / 2, y1 / 2 + y2 / 2, x2 - x1, y2 - y1]
-
-
-def _parse(row: str, where: str) -> tuple[int, list[float]]:
-    fields = row.split()
-    try:
-        label, *values = map(float, fields)
-    except ValueError:
-        label, *values = numbers_of(fields, where)  # with decimal commas, perhaps
-    if not (label.is_integer() and 0 <= label < _MOST_CLASSES):
-        what = f"expected a class number first, found `{fields[0][:40]}`"
-        raise DataError(what, where=where, hint="classes count from 0")
-    return int(label), values
-
-
-def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> DetectionTable:
-    labels = np.array(columns.labels, np.int32)
-    if not names:
-        count = int(labels.max(initial=-1)) + 1
-        names = [str(number) for number in range(count)]
-        columns.notes.append("no file names the classes: they are called by their numbers")
-    elif (strange := int(np.sum(labels >= len(names)))) > 0:
-        known = counted(len(names), "name")
-        columns.notes.append(counted(strange, f"box of a class number beyond the {known}"))
-        labels[labels >= len(names)] = ANY_CLASS
-    _check_distinct(names, root)
+def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> DetectionTable:
+    classes, labels = _classes_of(columns, names)
+    told = np.array(columns.boxes, np.float64).reshape(-1, 4)
+    _require_fractions(root, columns, told)
+    if _may_be_corners(told):
+        columns.notes.append("boxes reach over the edge, and would not if they were corners")
     sizes = columns.sizes()
-    centre, extent = np.hsplit(np.array(columns.boxes, np.float64).reshape(-1, 4), 2)
+    columns.notes += missing_sizes(sizes, columns.image_of_box(), root)
+    centre, extent = np.hsplit(told, 2)
     with np.errstate(over="ignore", invalid="ignore"):
         fractions = np.hstack([centre - extent / 2, centre + extent / 2])
         boxes = tidy(fractions * np.tile(sizes, 2)[columns.image_of_box()])
@@ -434,26 +219,69 @@ def _finish(root: Path, columns: Columns, names: list[str], groups: Groups) -> D
         for split, files in groups.items()
         if split
     }
-    return columns.table(names, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
+    return columns.table(classes, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
 
 
-def _check_distinct(names: list[str], root: Path) -> None:
-    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
-    if twice is not None:
-        raise DataError(f"two classes are called `{twice}`", where=root)
+def _may_be_corners(boxes: NDArray[np.float64]) -> bool:
+    """Whether most `boxes` (M, 4), centre and size, reach over the edge, and no x1, y1, x2, y2."""
+    first, last = boxes[:, :2], boxes[:, 2:]
+    over = (first - last / 2 < -_SLACK) | (first + last / 2 > 1 + _SLACK)
+    within = (first >= 0) & (first < last) & (last <= 1)
+    return 2 * int(np.sum(over.any(axis=1))) > len(boxes) and bool(within.all())
+
+
+def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.int32]]:
+    """The classes that are named, and (M,) the label of each box among them.
+
+    ANY_CLASS for a number that has no name. Where none has, the numbers that boxes have are names.
+    """
+    told = np.array(columns.labels, np.int32)
+    if not names:
+        columns.notes.append("no file names the classes: they are called by their numbers")
+        names = {number: str(number) for number in np.unique(told).tolist()}
+    known = np.array(sorted(names), np.int32)
+    labels = np.searchsorted(known, told).astype(np.int32)
+    strange = np.append(known, -1)[labels] != told
+    labels[strange] = ANY_CLASS
+    beyond = told > max(names, default=-1)
+    listed = counted(len(names), "name")
+    columns.counts[f"box of a class number beyond the {listed}"] += int(np.sum(beyond))
+    columns.counts["box of a class number that has no name"] += int(np.sum(strange & ~beyond))
+    if beyond.any() and told.min() == 1 and told.max() == len(names) > 1:
+        columns.notes.append("no box has the class number 0: if they count from 1, they are wrong")
+    return [names[number] for number in known.tolist()], labels
+
+
+def _require_fractions(root: Path, columns: Columns, boxes: NDArray[np.float64]) -> None:
+    """Raise DataError where most `boxes` (M, 4), centre, width and height, are no fractions."""
+    beyond = np.asarray(boxes.max(axis=1, initial=-np.inf) >= BEYOND)
+    if 2 * np.sum(beyond) <= len(boxes):
+        return
+    row = int(np.argmax(beyond))
+    x, y, width, height = boxes[row].tolist()
+    annotation = columns.annotations[int(columns.image_of_box()[row])]
+    raise DataError(
+        f"is in pixels, not fractions: centre {x:g}, {y:g}, size {width:g} × {height:g}",
+        where=f"{root / annotation}:{columns.lines[row]}",
+        hint="divide x and width by the width of the image, y and height by its height",
+    )
 
 
 def write_yolo(table: DetectionTable, placing: Placing) -> None:
     """Write `table` as images/, labels/ and data.yaml.
 
-    Splits that share no image and cover all are folders; others are lists of images.
+    Splits that share no image and cover all are folders; others are lists of images. data.yaml has
+    no `path`: Ultralytics takes its own folder then, but a relative one from where it is started.
+    Raises DataError for a split that is called as another entry of data.yaml.
     """
+    for split in OTHER_KEYS.intersection(table.splits):
+        raise DataError(f"a split cannot be called `{split}`, as an entry of data.yaml is")
     folders = _folders_of(table)
     placing.place([f"images{folder}" for folder in folders])
     names = writing(placing.names)
     for folder, name, text in zip(folders, names, label_files(table), strict=True):
         placing.write(f"labels{folder}/{stem_of(name)}.txt", text)
-    settings: dict[str, Any] = {"path": "."}
+    settings: dict[str, Any] = {}
     as_folders = any(folders)
     for split, images in table.splits.items():
         settings[split] = f"images/{split}" if as_folders else f"{split}.txt"

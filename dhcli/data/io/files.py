@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from io import FileIO
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,7 +59,7 @@ _LOOKS = 1000
 _WAITING = 4
 """Time over work from which on the disk is waited for, and not other programs."""
 
-_listed: ContextVar[dict[Path, tuple[list[str], list[str]]] | None]
+_listed: ContextVar[dict[Path, _Listing] | None]
 _listed = ContextVar("listed", default=None)
 
 T = TypeVar("T")
@@ -160,21 +161,33 @@ def listing_once() -> Iterator[None]:
         _listed.reset(token)
 
 
-def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the files and of the folders in `folder`, sorted, hidden ones left out."""
+class _Listing:
+    """Names of the `files` and of the `folders` in a folder, sorted, hidden ones left out."""
+
+    def __init__(self, files: list[str], folders: list[str]) -> None:
+        self.files, self.folders = sorted(files), sorted(folders)
+        self._ending: dict[tuple[str, ...], list[str]] = {}
+
+    def ending(self, suffixes: tuple[str, ...]) -> list[str]:
+        """The files that end in one of `suffixes`: formats ask for the same ones in turn."""
+        if suffixes not in self._ending:
+            self._ending[suffixes] = [n for n in self.files if n.lower().endswith(suffixes)]
+        return self._ending[suffixes]
+
+
+def _list(folder: Path) -> _Listing:
     known = _listed.get()
     if known is not None and folder in known:
         return known[folder]
-    listing: tuple[list[str], list[str]] = [], []
+    found: tuple[list[str], list[str]] = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name[0] != ".":
-                    listing[_is_folder(entry)].append(entry.name)
+                    found[_is_folder(entry)].append(entry.name)
     except OSError:
         pass
-    for names in listing:
-        names.sort()
+    listing = _Listing(*found)
     if known is not None:
         known[folder] = listing
     return listing
@@ -182,17 +195,29 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
 
 def has_file(folder: Path, *suffixes: str) -> bool:
     """Whether `folder` holds a file whose name ends in one of `suffixes` (lower case)."""
-    return any(name.lower().endswith(suffixes) for name in _list(folder)[0])
+    return bool(_list(folder).ending(suffixes))
 
 
 def list_files(folder: Path, *suffixes: str) -> list[str]:
     """Names of the files in `folder` that end in one of `suffixes` (lower case), sorted."""
-    return [name for name in _list(folder)[0] if name.lower().endswith(suffixes)]
+    return [*_list(folder).ending(suffixes)]
+
+
+def filled_files(folder: Path, names: Iterable[str], most: int = 20) -> Iterator[str]:
+    """Those of the files `names` in `folder` that hold anything, `most` at most."""
+    return islice((name for name in names if _length(folder / name)), most)
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def list_folders(folder: Path) -> list[str]:
     """Names of the folders in `folder`, sorted, hidden ones and those of an archiver left out."""
-    return [name for name in _list(folder)[1] if name not in _JUNK]
+    return [name for name in _list(folder).folders if name not in _JUNK]
 
 
 def list_images(folder: Path, *, deep: bool = False) -> list[str]:
@@ -315,6 +340,11 @@ def split_name(text: str) -> str | None:
     return _SPLITS[found[1]] if found else None
 
 
+def is_split_name(name: str) -> bool:
+    """Whether a folder of this name is taken for one of a split."""
+    return _SPLIT_FOLDER.fullmatch(name.lower()) is not None
+
+
 def split_folders(root: Path) -> list[tuple[str, str]]:
     """(split, folder name) of the folders in `root` that are called as splits are."""
     named = ((_SPLIT_FOLDER.fullmatch(name.lower()), name) for name in list_folders(root))
@@ -377,11 +407,12 @@ def fill_sizes(root: Path, files: Sequence[str], sizes: NDArray[np.int32]) -> ND
     return filled
 
 
-def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], int]:
-    """Image numbers that the list `path` names by stem, a line each, and how many are unknown."""
+def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], list[str]]:
+    """Image numbers that the list `path` names by stem, a line each, and the unknown stems."""
     stems = [stem_of(line.split()[0]) for line in read_lines(path)]
     known = [number_of[stem] for stem in stems if stem in number_of]
-    return np.array(list(dict.fromkeys(known)), np.int64), len(stems) - len(known)
+    unknown = [stem for stem in stems if stem not in number_of]
+    return np.array(list(dict.fromkeys(known)), np.int64), unknown
 
 
 def stem_of(name: str) -> str:

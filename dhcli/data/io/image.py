@@ -207,10 +207,10 @@ def _open(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         what = "is not an image of a known kind" if path.stat().st_size else "is an empty file"
         raise DataError(what, where=path) from error
+    except MemoryError as error:
+        raise DataError("does not fit into memory", where=path) from error
     except FileNotFoundError as error:
         raise DataError("no such image", where=path) from error
-    except MemoryError as error:
-        raise DataError("cannot be read: it does not fit into memory", where=path) from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot be read: {reason}", where=path) from error
@@ -237,8 +237,9 @@ def _has_rule(image: Image.Image) -> bool:
 def _is_deep_colour(image: Image.Image) -> bool:
     """Whether Pillow would keep the high byte alone of 16-bit colour without transparency."""
     tile: Any = getattr(image, "tile", None)
-    upright = image.format != "TIFF" or image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    return bool(tile) and image.mode == "RGB" and ";16" in str(tile[0][3]) and upright
+    if image.mode != "RGB" or not tile or ";16" not in str(tile[0][3]):
+        return False
+    return image.format != "TIFF" or image.getexif().get(ExifTags.Base.Orientation, 1) == 1
 
 
 def _decode(image: Image.Image, path: Path, depth: Depth, say: Say) -> Image.Image:

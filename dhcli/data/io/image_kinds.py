@@ -15,8 +15,6 @@ from dhcli.errors import DataError
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 """How the names of videos end."""
-HEIC = (".heic", ".heif", ".hif")
-"""How the names of the images of many telephones end."""
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")

@@ -99,14 +99,17 @@ class JsonText:
             self._finish(position)
         return position + 1
 
-    def taking(self, what: str, add: Callable[[Any, int], None]) -> Take:
-        """What hands each element and its line to `add`, and says of which `what` an oddity is."""
+    def taking(
+        self, what: str, add: Callable[[Any, int], None], refuse: Callable[[DataError], None]
+    ) -> Take:
+        """What hands each element, a `what`, and its line to `add`, or the error to `refuse`."""
 
         def take(element: Any, start: int, _: int) -> None:
             try:
                 add(element, self.line(start))
             except ODD as error:
-                raise self.fail(f"{what} {oddity(error)}", start) from None
+                where = f"{self.path}:{self.line(start)}"
+                refuse(DataError(f"{what} {oddity(error)}", where=where))
 
         return take
 
@@ -117,10 +120,10 @@ class JsonText:
         self._counted = (line, max(counted, position))
         return line
 
-    def fail(self, what: str, position: int) -> DataError:
+    def fail(self, what: str, position: int, hint: str | None = None) -> DataError:
         """The error that says `what` is wrong at `position`."""
         line = self.text.count("\n", 0, position) + 1
-        return DataError(what, where=f"{self.path}:{line}")
+        return DataError(what, where=f"{self.path}:{line}", hint=hint)
 
     def _value(self, position: int) -> tuple[Any, int]:
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +16,77 @@ from dhcli.errors import DataError
 
 _SPECIAL = ',;"\n\r\t'
 _TO_STRIP = re.compile(r"[^a-z0-9]")
+_LOOK_AT = 20
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a file that say anything, each with its line number, spaces stripped.
 
-    Columns are separated by tabs, by ";" (where decimals have commas) or by ",". Raises DataError.
+    Columns are separated by tabs, by ";" (where decimals have commas) or by ",". A quote without
+    its end costs the line it is in, not those that follow. Raises DataError.
     """
     yield from _rows(read_text(path), path)
 
 
 def first_row(path: Path) -> list[str]:
     """The first row of a file, [] where it is none of separated columns."""
-    head, newline, _ = read_head(path).lstrip("\r\n").partition("\n")
-    try:
-        return next(_rows(head + newline, path), (0, []))[1]
-    except DataError:
-        return []
+    return next(iter(_first_rows(path)), [])
+
+
+def mostly(is_row: Callable[[list[str]], bool], path: Path) -> bool:
+    """Whether the first row of a file is such, or most of the first, none being a header."""
+    rows = _first_rows(path)
+    if not rows or (all(rows[0]) and len(rows[0]) > 1 and not any(map(_is_number, rows[0]))):
+        return False
+    return is_row(rows[0]) or 2 * sum(map(is_row, rows)) >= len(rows)
+
+
+def _first_rows(path: Path) -> list[list[str]]:
+    head, newline, _ = read_head(path).lstrip("\r\n").rpartition("\n")
+    text = head + newline or read_head(path)
+    return [row for _, row in islice(_rows(text, path), _LOOK_AT)]
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    separator = _separator(text)
+    lines, progress = io.StringIO(text, newline=""), FileProgress(path, len(text))
+    # Strict, as else a quote without its end takes all lines up to the next one.
+    rows = csv.reader(lines, delimiter=separator, strict=True)
+    start, before, usual = 0, 0, 0
+    while True:
+        line = before + rows.line_num
+        try:
+            row = next(rows)
+            is_odd = before + rows.line_num - line > 1 and len(row) != (usual or len(row))
+        except StopIteration:
+            return
+        except csv.Error:
+            is_odd = True
+        if is_odd:
+            lines.seek(start)
+            row, before = _alone(lines.readline(), separator), line + 1
+            rows = csv.reader(lines, delimiter=separator, strict=True)
+        else:
+            usual = len(row) or usual
+        start = lines.tell()
+        progress.reached(start)
+        fields = [field.strip() for field in row]
+        if any(fields):
+            yield line + 1, fields
+
+
+def _separator(text: str) -> str:
     start = text.lstrip()
     head = start[: start.find("\n")] if "\n" in start else start
-    separator = next(
-        (c for c in "\t;" if head.count(c) >= 3 or (c in head and "," not in head)), ","
-    )
-    lines = io.StringIO(text, newline="")
-    rows = csv.reader(lines, delimiter=separator)
-    progress = FileProgress(path, len(text))
+    return next((c for c in "\t;" if head.count(c) >= 3 or (c in head and "," not in head)), ",")
+
+
+def _alone(line: str, separator: str) -> list[str]:
+    """The columns of a line that is odd; one where it is not of columns at all."""
     try:
-        for row in rows:
-            progress.reached(lines.tell())
-            fields = [field.strip() for field in row]
-            if any(fields):
-                yield rows.line_num, fields
-    except csv.Error as error:
-        raise DataError(f"is not a table: {error}", where=f"{path}:{rows.line_num}") from None
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:  # longer than any column
+        return [line[:_LOOK_AT]]
 
 
 def header_of(fields: Sequence[str]) -> list[str]:
@@ -111,9 +147,14 @@ def numbers_of(fields: Iterable[str], where: str) -> list[float]:
         raise DataError(f"has a column that is no number: {error}", where=where) from None
 
 
-def are_numbers(fields: Sequence[str]) -> bool:
+def are_numbers(fields: Iterable[str]) -> bool:
     """Whether every field is a number."""
+    return all(map(_is_number, fields))
+
+
+def _is_number(field: str) -> bool:
     try:
-        return len([number_of(field) for field in fields]) == len(fields)
+        number_of(field)
     except ValueError:
         return False
+    return True

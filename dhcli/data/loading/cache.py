@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -18,11 +17,10 @@ from dhcli.data.io.depth import Depth
 from dhcli.data.io.files import map_threads
 from dhcli.data.io.image import Pixels, read_image
 from dhcli.data.loading.batching import known_sizes
+from dhcli.data.loading.workers import free_shared_memory
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
 
-_SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps what processes share."""
 _MEMORY_STATE = Path("/proc/meminfo")
 
 
@@ -99,8 +97,8 @@ def decode_to_file(
 def free_memory() -> int | None:
     """Bytes that processes could share now, without swapping; None where nothing tells."""
     limits = []
-    if _SHARED_MEMORY.is_dir():
-        limits.append(shutil.disk_usage(_SHARED_MEMORY).free)
+    if (shared := free_shared_memory()) is not None:
+        limits.append(shared)
     if _MEMORY_STATE.exists():
         state = dict(line.split(":") for line in _MEMORY_STATE.read_text("ascii").splitlines())
         limits.append(int(state["MemAvailable"].split()[0]) * 1024)

@@ -7,13 +7,12 @@ nor the way they are started can change it.
 from __future__ import annotations
 
 import math
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dhcli.config.schema import Augment, Input
+from dhcli.data.io.depth import Depth
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.batching import (
     WHOLE,
@@ -40,21 +40,36 @@ from dhcli.data.loading.transforms import (
     prepare_augmentation,
     resize_sample,
 )
+from dhcli.data.loading.workers import (
+    GLANCE,
+    Workers,
+    affordable,
+    count_workers,
+    describe_shortage,
+    received,
+    share,
+    start_worker,
+)
 from dhcli.data.strings import PackedStrings
 from dhcli.data.table import DetectionTable
-from dhcli.errors import DhError
+from dhcli.errors import DataError, DhError
 from dhcli.ops.batch import ImageBatch, Target
 
-MOST_WORKERS = 8
+PAUSES = (0.3, 1.0)
+"""Seconds before an image that could not be read is read again."""
 
 
 @dataclass
 class Batch:
-    """Images, what is to be found in them, and their numbers in the table."""
+    """Images, what is to be found in them, and their numbers in the table.
+
+    `missing`: number of each image that could not be read, and why.
+    """
 
     images: ImageBatch
     targets: list[Target]
     indices: list[int]
+    missing: list[tuple[int, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -62,12 +77,12 @@ class Batch:
     def to(self, device: torch.device) -> Self:
         """The batch on `device`."""
         targets = [target.to(device) for target in self.targets]
-        return type(self)(self.images.to(device), targets, self.indices)
+        return type(self)(self.images.to(device), targets, self.indices, self.missing)
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory; called by DataLoader."""
         targets = [target.pin_memory() for target in self.targets]
-        return type(self)(self.images.pin_memory(), targets, self.indices)
+        return type(self)(self.images.pin_memory(), targets, self.indices, self.missing)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A tensor sent by a worker costs an open file, and a thousand are soon open. Only the
@@ -75,7 +90,7 @@ class Batch:
         images = self.images
         small = (images.sizes.numpy(), images.originals.numpy())
         targets = [(t.boxes.numpy(), t.labels.numpy(), t.ignore.numpy()) for t in self.targets]
-        return _rebuild_batch, (images.pixels, small, targets, self.indices)
+        return _rebuild_batch, (images.pixels, small, targets, self.indices, self.missing)
 
 
 def _rebuild_batch(
@@ -83,9 +98,11 @@ def _rebuild_batch(
     small: tuple[NDArray[Any], NDArray[Any]],
     targets: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
     indices: list[int],
+    missing: list[tuple[int, str]],
 ) -> Batch:
     images = ImageBatch(pixels, *map(torch.from_numpy, small))
-    return Batch(images, [Target(*map(torch.from_numpy, parts)) for parts in targets], indices)
+    found = [Target(*map(torch.from_numpy, parts)) for parts in targets]
+    return Batch(images, found, indices, missing)
 
 
 def collate_images(
@@ -111,13 +128,45 @@ def as_pictures(images: ImageBatch) -> Pictures:
     )
 
 
-class TrainLoader:
+class _Loader:
+    """Batches that as many processes make as the memory they share has room for.
+
+    lines  what a user should know of how images are loaded
+    heed   is called every few seconds of waiting for a batch; may raise, to stop
+    lost   is called with the number of an image that was left out, and why
+    """
+
+    def __init__(
+        self, maker: BatchMaker, length: int, workers: int, size: int, *, held: int, keep: bool
+    ) -> None:
+        self._length = length
+        self._plan = _Plan()
+        count = min(count_workers(workers), length)
+        number = affordable(count, size, held)
+        self.lines = describe_shortage(count, number)
+        self._loader = _start_loader(maker, self._plan, number, keep=keep)
+        self.heed: Callable[[], None] = _go_on
+        self.lost: Callable[[int, str], None] = _forget
+
+    def __len__(self) -> int:
+        """Batches of this process, per epoch."""
+        return self._length
+
+    def _delivered(self) -> Iterator[Batch]:
+        for batch in received(self._loader, self.heed):
+            for image, why in batch.missing:
+                self.lost(image, why)
+            yield batch
+
+
+class TrainLoader(_Loader):
     """Augmented batches, shuffled by (seed, epoch). See `training_batches` for the order.
 
     The stream depends on the seed, the epoch and the images, and on nothing else. Boxes flagged
     crowd or ignore, of no class, or (`difficult` "ignore") difficult become regions to ignore.
     `batch_size` and `share` are this process's; `workers` as in `count_workers`; a `cache` holds
-    the images of `table`. Has one epoch under way at a time.
+    the images of `table`; `held` batches are kept at a time; with `skip`, an image that cannot be
+    read is left out of its batch, which may then be empty. Has one epoch under way at a time.
     """
 
     def __init__(  # noqa: PLR0913  (each is one fact of the run, and all but three need their name)
@@ -132,27 +181,34 @@ class TrainLoader:
         share: Share = WHOLE,
         difficult: str = "ignore",
         cache: ImageCache | None = None,
+        held: int = 1,
+        skip: bool = False,
     ) -> None:
         self._sizes = known_sizes(table, upright=input.exif)
         self._batch_size, self._seed = batch_size, seed
         self._share = share
-        self._length = math.ceil(math.ceil(len(table) / batch_size) / share.size)
-        self._plan = _Plan()
-        maker = BatchMaker(table, input, augment, seed=seed, difficult=difficult, cache=cache)
-        count = min(count_workers(workers), self._length)
-        self._loader = _start_loader(maker, self._plan, count, keep=True)
-
-    def __len__(self) -> int:
-        """Batches per epoch, of this process."""
-        return self._length
+        maker = BatchMaker(
+            table,
+            input,
+            augment,
+            seed=seed,
+            difficult=difficult,
+            cache=cache,
+            sizes=self._sizes,
+            skip=skip,
+        )
+        length = math.ceil(math.ceil(len(table) / batch_size) / share.size)
+        size = most_bytes(batch_size, input, augment)
+        super().__init__(maker, length, workers, size, held=held, keep=True)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `number` from batch `start` on; those before it are not loaded.
 
-        Raises DataError naming an image that cannot be read.
+        Raises DataError naming an image that cannot be read, LoadingError where the processes that
+        load fail.
         """
         self._plan.set(number, self._batches_of(number)[start:])
-        return _received(self._loader)
+        return self._delivered()
 
     def _batches_of(self, epoch: int) -> Batches:
         every = training_batches(
@@ -161,17 +217,18 @@ class TrainLoader:
         return self._share.of(every)
 
 
-class EvalLoader:
+class EvalLoader(_Loader):
     """Batches of every image once, resized and not augmented. See `evaluation_batches`.
 
     Each process has its share: no image twice, none missing, and so perhaps one batch more in one
-    process than in another.
+    process than in another. With `sized`, an image of another size than its table says is an error,
+    as in training; `skip` as there.
 
     images   (n,) int64, sorted: the numbers of the images of this share
     longest  batches of the process that has the most
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (as above)
         self,
         table: DetectionTable,
         input: Input,
@@ -181,36 +238,39 @@ class EvalLoader:
         share: Share = WHOLE,
         difficult: str = "ignore",
         cache: ImageCache | None = None,
+        sized: bool = False,
+        skip: bool = False,
     ) -> None:
         sizes = known_sizes(table, upright=input.exif)
         every = evaluation_batches(sizes, batch_size, input)
         batches = share.of(every)
         self.images = np.sort(np.concatenate([np.zeros(0, np.int64), *batches]))
         self.longest = math.ceil(len(every) / share.size)
-        self._length = len(batches)
-        self._plan = _Plan()
+        maker = BatchMaker(
+            table,
+            input,
+            None,
+            seed=0,
+            difficult=difficult,
+            cache=cache,
+            sizes=sizes if sized else None,
+            skip=skip,
+        )
+        size = most_bytes(batch_size, input, None)
+        super().__init__(maker, len(batches), workers, size, held=1, keep=False)
         self._plan.set(0, batches)
-        maker = BatchMaker(table, input, None, seed=0, difficult=difficult, cache=cache)
-        count = min(count_workers(workers), len(batches))
-        self._loader = _start_loader(maker, self._plan, count, keep=False)
-
-    def __len__(self) -> int:
-        """Batches of this process."""
-        return self._length
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises DataError naming an image that cannot be read."""
-        return _received(self._loader)
+        """Raises DataError naming an image that cannot be read; LoadingError as in training."""
+        return self._delivered()
 
 
-def count_workers(workers: int) -> int:
-    """`workers`, or where that is −1 the cores to spare beside each process that trains, ≤ 8."""
-    if workers >= 0:
-        return workers
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun
-    return max(0, min(MOST_WORKERS, cores // processes - 1))
+def most_bytes(batch_size: int, input: Input, augment: Augment | None) -> int:
+    """Bytes of the pixels of a batch whose images are as large as the settings allow."""
+    short = max((input.min_size, *(augment.min_sizes if augment else ())))
+    sides = (min(short, input.max_size), input.max_size)
+    height, width = (side + -side % input.divisor for side in sides)
+    return batch_size * height * width * 3 * (4 if input.interpolation == "float" else 1)
 
 
 BatchKey = tuple[int, list[int]]
@@ -220,6 +280,8 @@ BatchKey = tuple[int, list[int]]
 class BatchMaker(Dataset["Batch | DhError"]):
     """Makes a batch from (epoch, image numbers).
 
+    `sizes` (I, 2) is what the images must measure; None: what they measure is all the same. With
+    `skip`, an image that cannot be read is left out of its batch.
     Holds the table's columns as tensors: forked workers have their parent's, spawned ones get
     them in shared memory, and no worker comes to own a Python object per box or image.
     """
@@ -233,9 +295,13 @@ class BatchMaker(Dataset["Batch | DhError"]):
         seed: int,
         difficult: str,
         cache: ImageCache | None = None,
+        sizes: NDArray[np.int64] | None = None,
+        skip: bool = False,
     ) -> None:
+        self.skip = skip
         self.root, self.input, self.augment, self.seed = table.root, input, augment, seed
         self.cache = cache
+        self.sizes = None if sizes is None else torch.tensor(sizes)
         files = table.files.in_memory()
         self.files = [torch.tensor(part) for part in (files.buffer, files.starts, files.stops)]
         self.offsets = torch.tensor(table.offsets)
@@ -246,19 +312,29 @@ class BatchMaker(Dataset["Batch | DhError"]):
     def __getitem__(self, key: BatchKey) -> Batch | DhError:
         epoch, images = key
         try:
-            return self.make(epoch, images)
+            batch = self.make(epoch, images)
+            share(batch.images.pixels)
         except DhError as error:  # returned, since DataLoader would rewrite its words
             return error
+        return batch
 
     def make(self, epoch: int, images: list[int]) -> Batch:
         """The batch of these image numbers. Raises DataError naming an unreadable image."""
         samples, originals = [], []
+        indices, missing = [], []
         for image in images:
-            sample = self.read(image)
+            try:
+                sample = self.read(image)
+            except DataError as error:
+                if not self.skip:
+                    raise
+                missing.append((image, error.what))
+                continue
+            indices.append(image)
             originals.append((sample.image.shape[0], sample.image.shape[1]))
             samples.append(self._transform(sample, epoch, image))
         pixels = collate_images([sample.image for sample in samples], originals, self.input.divisor)
-        return Batch(pixels, [_target(sample) for sample in samples], images)
+        return Batch(pixels, [_target(sample) for sample in samples], indices, missing)
 
     def read(self, image: int) -> Sample:
         """The image as it is on disk; boxes cut at its border."""
@@ -271,7 +347,13 @@ class BatchMaker(Dataset["Batch | DhError"]):
     def _decode(self, image: int) -> Pixels:
         files = PackedStrings(*(part.numpy() for part in self.files))
         path = self.root / str(files[image])
-        return read_image(path, upright=self.input.exif, depth=self.input.depth)
+        pixels = _read_patiently(path, upright=self.input.exif, depth=self.input.depth)
+        if self.sizes is not None:
+            told, found = self.sizes[image].tolist(), pixels.shape[1::-1]
+            if sorted(told) != sorted(found):  # EXIF may lay it on its side
+                what = "is {} × {} pixels, and its boxes are on {} × {}: it was changed since"
+                raise DataError(what.format(*found, *told), where=path)
+        return pixels
 
     def _transform(self, sample: Sample, epoch: int, image: int) -> Sample:
         if self.augment is None:
@@ -297,7 +379,7 @@ class _Plan(Sampler[BatchKey]):
 
 
 def _start_loader(
-    maker: BatchMaker, plan: _Plan, workers: int, *, keep: bool
+    maker: BatchMaker, plan: _Plan, workers: Workers, *, keep: bool
 ) -> DataLoader[Batch | DhError]:
     if maker.augment is not None:
         prepare_augmentation(maker.augment)
@@ -305,38 +387,33 @@ def _start_loader(
         maker,
         batch_size=None,
         sampler=plan,
-        num_workers=workers,
+        num_workers=workers.processes,
+        prefetch_factor=workers.ahead if workers.processes else None,
+        timeout=GLANCE if workers.processes else 0,
         collate_fn=_as_made,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
-        persistent_workers=keep and workers > 0,
+        worker_init_fn=start_worker,
+        persistent_workers=keep and workers.processes > 0,
         generator=torch.Generator(),  # its own, or each epoch would advance the global one
     )
 
 
-def _received(loader: DataLoader[Batch | DhError]) -> Iterator[Batch]:
-    try:
-        for batch in loader:
-            if isinstance(batch, DhError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DhError(
-            f"a process that loads images died: {error}",
-            hint="memory or /dev/shm may be short: `--set train.workers=0` needs neither",
-        ) from error
+def _read_patiently(path: Path, *, upright: bool, depth: Depth) -> Pixels:
+    """`read_image`, more than once where it fails: a share may be gone for a moment."""
+    for pause in PAUSES:
+        try:
+            return read_image(path, upright=upright, depth=depth)
+        except DataError:
+            time.sleep(pause)
+    return read_image(path, upright=upright, depth=depth)
 
 
-def _start_worker(_: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    # Ctrl-C and the SIGTERM of `timeout` go to a whole group: they are for the main process to
-    # handle, which would die with a worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()
+def _forget(image: int, why: str) -> None:
+    """Nobody asks what was left out."""
+
+
+def _go_on() -> None:
+    """Nobody asks to stop."""
 
 
 def _as_made(batch: Any) -> Any:

@@ -38,6 +38,9 @@ def collate_pictures(
          originals  height, width of each before resizing
          divisor    the array's height and width are multiples of it
     """
+    if not images:
+        none = np.zeros((0, 2), np.int64)
+        return Pictures(np.zeros((0, divisor, divisor, 3), np.uint8), none, none)
     sizes = [image.shape[:2] for image in images]
     height, width = (max(side) + -max(side) % divisor for side in zip(*sizes, strict=True))
     kind = np.float32 if images[0].dtype == np.float32 else np.uint8

@@ -24,6 +24,12 @@ class Code(NamedTuple):
 
 CODES: Mapping[str, Code] = {
     "dataset-empty": Code("error", "no image has a box", "the run stops", ""),
+    "row-unreadable": Code(
+        "error",
+        "a row or entry of an annotation file, or the file of an image, cannot be read",
+        "left out with data.on_bad_image=skip, else the run stops",
+        "left out",
+    ),
     "image-missing": Code(
         "error",
         "an image is not there",
@@ -78,6 +84,12 @@ CODES: Mapping[str, Code] = {
         "two images have the same content",
         "both kept",
         "the first kept",
+    ),
+    "image-unannotated": Code(
+        "warning",
+        "a listed image has no annotation file: not annotated, which is not the same as empty",
+        "left out",
+        "left out",
     ),
     "image-empty": Code("warning", "an image has no box", "kept, as background", ""),
     "image-unsplit": Code("warning", "images are in no split", "left out", ""),

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.table import DetectionTable, Flag
+from dhcli.data.table import UNREADABLE, DetectionTable, Flag
 from dhcli.data.tools.check import (
     SPLITS,
     Fitted,
@@ -38,9 +38,11 @@ def mend_for_training(
     """The table with only what can be trained on, and all that was found.
 
     `images` is the look at its files. Images that cannot be read are left out, or are a DataError
-    that names them. Sizes are those of the images. Boxes are clipped to them, and left out where
-    nothing remains: see `CODES`, under `training`.
+    that names them; so are rows that the reader could not read. Sizes are those of the images.
+    Boxes are clipped to them, and left out where nothing remains: see `CODES`, under `training`.
     """
+    if on_bad_image == "error":
+        _refuse_unreadable(table)
     if images.bad and on_bad_image == "error":
         found = check_images(table, images)
         raise _bad_images(table, list(islice(found, len(images.bad))))
@@ -82,6 +84,19 @@ def fit_to_files(table: DetectionTable) -> tuple[DetectionTable, list[str]]:
 def without_moved_masks(fitted: Fitted) -> DetectionTable:
     """The table without the masks of images whose boxes have moved: they are no longer right."""
     return fitted.table.without_source(fitted.moved[fitted.table.image_of_box])
+
+
+def _refuse_unreadable(table: DetectionTable) -> None:
+    """Raise the DataError of the rows that the reader of `table` left out, if there are any."""
+    rows = [remark for remark in table.remarks if remark.code == UNREADABLE]
+    if rows:
+        others = f" (and {counted(len(rows) - 1, 'row')} more)" if len(rows) > 1 else ""
+        raise DataError(
+            f"{rows[0].what}{others}",
+            where=table.root / rows[0].where,
+            hint="mend it (`dh check` lists all), or leave such rows out: "
+            "`--set data.on_bad_image=skip`",
+        )
 
 
 def _bad_images(table: DetectionTable, findings: Sequence[Finding]) -> DataError:

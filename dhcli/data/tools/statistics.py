@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.table import DetectionTable
+from dhcli.words import counted
 
 SMALL, MEDIUM = 32.0**2, 96.0**2
 """COCO's limits of small and medium objects, in pixels²."""
@@ -79,6 +80,19 @@ class Statistics:
     other_sizes: int
     classes: list[ClassNumbers]
     splits: dict[str, SplitNumbers]
+
+
+def describe_crowd(table: DetectionTable, most: int) -> str | None:
+    """A line where images hold more objects than the `most` that a model keeps; None where not."""
+    counts = np.bincount(find_objects(table).image_of_box, minlength=1)
+    crowded = int(np.sum(counts > most))
+    if not crowded:
+        return None
+    verb = "holds" if crowded == 1 else "hold"
+    return (
+        f"{counted(crowded, 'image')} {verb} more objects (up to {counts.max():,}) than are kept "
+        f"per image: model.detect.max_detections {most:,}"
+    )
 
 
 def measure(table: DetectionTable) -> Statistics:

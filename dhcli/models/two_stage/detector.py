@@ -49,7 +49,8 @@ class TwoStageDetector(FeatureDetector):
         """What is in each image by each read-out; the network runs once for all of them."""
         rule = options.over(self.rule)
         levels = self.extract(images)
-        proposals = self.rpn.propose(self.rpn(levels), images.sizes, training=False)
+        wanted = options.most or 0
+        proposals = self.rpn.propose(self.rpn(levels), images.sizes, training=False, wanted=wanted)
         owners = [torch.full_like(p[:, 0], i).long() for i, p in enumerate(proposals)]
         boxes, owner = torch.cat(proposals), torch.cat(owners)
         read_outs = options.read_outs or (self.head.read_out,)

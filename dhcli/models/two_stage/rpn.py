@@ -113,19 +113,22 @@ class Rpn(nn.Module):
         return proposals, self.losses(output.logits[chosen], output.deltas[chosen], sampled)
 
     @torch.no_grad()
-    def propose(self, output: RpnOutput, sizes: Tensor, *, training: bool) -> list[Tensor]:
+    def propose(
+        self, output: RpnOutput, sizes: Tensor, *, training: bool, wanted: int = 0
+    ) -> list[Tensor]:
         """The best boxes of each image, best first: B tensors (n, 4) float32 xyxy.
 
-        in   sizes  (B, 2) int64 height, width
+        in   sizes   (B, 2) int64 height, width
+             wanted  at test time, detections per image that more proposals than configured are for
         """
         config = self.config
         best, rows, groups = _best_of_levels(
-            output, config.pre_nms_train if training else config.pre_nms_test
+            output, config.pre_nms_train if training else max(config.pre_nms_test, wanted)
         )
         deltas = output.deltas.gather(1, rows[:, :, None].expand(-1, -1, 4))
         boxes = self.rules.decode(deltas, output.anchors[rows], UNIT_STD)
         boxes = self.rules.clip(boxes, sizes[:, None])
-        limit = config.proposals_train if training else config.proposals_test
+        limit = config.proposals_train if training else max(config.proposals_test, wanted)
         per_batch = training and config.proposals_per == "batch"
         kept = [
             self._suppress(box, logit, groups, len(groups) if per_batch else limit)

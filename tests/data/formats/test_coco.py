@@ -189,7 +189,7 @@ def test_dont_care_is_no_class_and_comes_back(put, tmp_path):
         assert each.flags.tolist() == [Flag.IGNORE, 0, Flag.IGNORE]
 
 
-def test_a_box_that_is_not_told_is_that_of_its_polygons_or_left_to_the_check(put):
+def test_a_box_that_is_not_told_is_that_of_its_mask_or_left_to_the_check(put):
     told = document()
     for annotation in told["annotations"]:
         annotation["bbox"] = []
@@ -197,9 +197,9 @@ def test_a_box_that_is_not_told_is_that_of_its_polygons_or_left_to_the_check(put
 
     table = read_dataset(put(told))
 
-    assert table.boxes[1].tolist() == [1.5, 2, 11.5, 22.25]
-    assert np.isnan(table.boxes[[0, 2]]).all()
-    assert table.notes == ("1 annotation without box: read as that around the polygons",)
+    assert table.boxes[:2].tolist() == [[1, 0, 2, 4], [1.5, 2, 11.5, 22.25]]
+    assert np.isnan(table.boxes[2]).all()
+    assert table.notes == ("2 annotations without box: read as the box around its mask",)
 
 
 def test_categories_of_the_same_name_are_one_class(put, tmp_path):
@@ -308,6 +308,43 @@ def test_an_image_in_two_files_is_one_image_in_two_splits(put):
     assert len(table.boxes) == 3
 
 
+def test_a_split_that_no_file_of_instances_tells_is_read_from_another(put):
+    put(document(), "annotations/instances_train2017.json", "train2017")
+    put(document(), "annotations/person_keypoints_test2017.json")
+
+    table = read_dataset(put(document(), "annotations/val.json", "val"))
+
+    assert list(table.splits) == ["train", "val"]
+    assert table.notes[-1] == (
+        "1 file of COCO beside those of the splits: left out: "
+        "annotations/person_keypoints_test2017.json"
+    )
+
+
+def test_files_beside_are_named(put, tmp_path):
+    put(document())
+    (tmp_path / "annotations/captions_val2017.json").write_text('{"images": [], "info": 1}')
+
+    table = read_dataset(put(document(), "val.json"))
+
+    assert table.notes == (
+        "1 file of COCO beside those of the splits: left out: val.json",
+        "1 file not of COCO: left out: annotations/captions_val2017.json",
+    )
+
+
+def test_a_file_an_image_is_one_dataset(put):
+    told = document()
+    for image, name in zip(told["images"], "ab", strict=True):
+        rows = [row for row in told["annotations"] if row["image_id"] == image["id"]]
+        root = put(document(images=[image], annotations=rows), f"Annotations/{name}.json", "Images")
+
+    table = read_dataset(root)
+
+    assert sorted(table.files) == ["Images/a.jpg", "Images/b.jpg"]
+    assert (len(table.boxes), dict(table.splits)) == (3, {})
+
+
 def test_years_tell_splits_apart(put):
     put(document(), "annotations/instances_train2014.json")
 
@@ -367,16 +404,9 @@ def broken(old, new):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (broken('"bbox": [1.5,', '"bbox": ["x",'), "annotation 8 whose `bbox` is not four numbers"),
-        (broken('"bbox": [1.5, ', '"bbox": ['), "annotation 8 whose `bbox` is not four numbers"),
-        (broken('"image_id": 5, ', ""), "annotation 8 has no `image_id`"),
-        (broken('"category_id": 44', '"category_id": null'), "annotation 8 whose id is neither"),
-        (broken('"file_name"', '"name"'), "an image has no `file_name`"),
-        (broken('"b.jpg"', "3"), "an image whose `file_name` is no text"),
         (broken('"id": 5,', '"id": 90,'), "two images have the id 90"),
         (broken('"id": 44,', '"id": 7,'), "two categories have the id 7"),
         (broken('{"id": 44', '3, {"id": 44'), "a category is not an object"),
-        (broken('"annotations": [', '"annotations": [[], '), "an annotation is not an object"),
         (json.dumps(document())[:-2], "is not JSON"),
         (json.dumps(document()) + "x", "is not JSON: it goes on after its end"),
         (broken("2017", "[" * 100_000), "is nested too deep"),
@@ -390,14 +420,154 @@ def test_bad_files_are_named(put, text, said):
     assert "instances_val2017.json" in str(caught.value)
 
 
-def test_the_line_is_named(put):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (broken('"bbox": [1.5,', '"bbox": ["x",'), "annotation 8 whose `bbox` is not four numbers"),
+        (broken('"bbox": [1.5, ', '"bbox": ['), "annotation 8 whose `bbox` is not four numbers"),
+        (broken('"image_id": 5, ', ""), "annotation 8 has no `image_id`"),
+        (broken('"category_id": 44', '"category_id": null'), "annotation 8 has no category"),
+        (broken('"category_id": 44', '"category_id": {}'), "whose `category_id` is neither"),
+        (broken('"file_name"', '"name"'), "an image has no `file_name`"),
+        (broken('"b.jpg"', "3"), "an image whose `file_name` is no text"),
+        (broken('"annotations": [', '"annotations": [[], '), "an annotation is not an object"),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_left_out_and_remarked(put, text, said):
+    table = read_dataset(put(text), format="coco")
+
+    (remark,) = table.remarks
+    assert remark.code == "row-unreadable"
+    assert said in remark.what
+    assert remark.where == "annotations/instances_val2017.json:1"
+    left = 2 if "image " in said else 3 if "not an object" in said else 2
+    assert len(table.boxes) == left
+
+
+def test_an_image_of_which_no_annotation_can_be_read_is_left_out(put):
+    told = document()
+    told["annotations"][1]["bbox"] = "none"
+
+    table = read_dataset(put(told))
+
+    assert (list(table.files), len(table.boxes)) == (["val2017/a.jpg"], 2)
+    assert "1 image of which no row can be read, left out: val2017/b.jpg" in table.notes
+    assert table.splits["val"].tolist() == [0]
+
+
+def test_the_line_of_a_bad_entry_is_named(put):
     text = json.dumps(document(), indent=1).replace('"bbox"', '"bbox": 3, "box"', 1)
     line = text[: text.index('"box"')].count("\n")
 
-    with pytest.raises(DataError, match="whose `bbox` is not four numbers") as caught:
-        read_dataset(put(text), format="coco")
+    (remark,) = read_dataset(put(text), format="coco").remarks
 
-    assert abs(int(caught.value.where.rpartition(":")[2]) - line) <= 5
+    assert "whose `bbox` is not four numbers" in remark.what
+    assert abs(int(remark.where.rpartition(":")[2]) - line) <= 5
+
+
+LOST = {
+    "no category": ({"category_id": None}, "annotation 8 has no category: `category_id` is null"),
+    "another category": ({"category_id": 99}, "not one of its 3 annotations is of a category"),
+    "another image": ({"image_id": 99}, "not one of its 3 annotations is of an image that it"),
+    "no box": ({"bbox": None, "segmentation": None}, "not one of its 3 annotations tells a box"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_annotations_that_are_all_lost_are_an_error(put, name):
+    change, said = LOST[name]
+    told = document()
+    told["annotations"] = [row | change for row in told["annotations"]]
+
+    with pytest.raises(DataError, match=said) as caught:
+        read_dataset(put(told))
+
+    assert ("VIA" in str(caught.value.hint)) == (name == "no category")
+
+
+def test_vias_export_without_categories_says_so_though_its_category_is_bad_too(put):
+    told = document(categories=[{"id": None, "name": "dog"}])
+    told["annotations"] = [row | {"category_id": None} for row in told["annotations"]]
+
+    with pytest.raises(DataError, match="annotation 8 has no category") as caught:
+        read_dataset(put(told))
+
+    assert "VIA's own JSON" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [None, "", " ", {}, True])
+def test_a_category_without_a_name_is_called_by_its_id(put, name):
+    told = document()
+    told["categories"][0]["name"] = name
+
+    table = read_dataset(put(told))
+
+    assert table.classes == ("köter", "44")
+    assert table.notes == ("1 category without a name, called by its id: 44",)
+
+
+def roboflow(*boxes, root="animals", over="animals"):
+    categories = [{"id": 0, "name": root, "supercategory": "none"}]
+    categories += [{"id": k, "name": n, "supercategory": over} for k, n in enumerate("ab", 1)]
+    rows = [{"id": k, "image_id": 5, "category_id": k, "bbox": [1, 2, 3, 4]} for k in boxes]
+    return document(categories=categories, annotations=rows)
+
+
+def test_roboflows_category_above_the_others_is_no_class(put):
+    table = read_dataset(put(roboflow(1, 2)))
+
+    assert (table.classes, table.category_ids.tolist()) == (("a", "b"), [1, 2])
+    assert table.labels.tolist() == [0, 1]
+    assert table.notes == (
+        "category 0, `animals`, stands above the others and has no box: no class",
+    )
+
+
+@pytest.mark.parametrize("told", [roboflow(0, 1), roboflow(1, 2, over="things")])
+def test_a_category_0_with_boxes_or_above_none_is_a_class(put, told):
+    assert read_dataset(put(told)).classes == ("animals", "a", "b")
+
+
+def in_fractions(*boxes):
+    rows = [
+        {"id": k, "image_id": 5, "category_id": 7, "bbox": box, "area": 0.25}
+        for k, box in enumerate(boxes, 1)
+    ]
+    return document(annotations=rows)
+
+
+def test_boxes_that_all_lie_within_0_to_1_are_fractions(put):
+    table = read_dataset(put(in_fractions([0.25, 0.5, 0.5, 0.25], [0, 0, 1, 1])))
+
+    assert table.boxes.tolist() == [[10, 15, 30, 22.5], [0, 0, 40, 30]]
+    assert np.isnan(table.areas).all()
+    assert table.notes == ("boxes lie within 0…1: read as fractions of their images",)
+
+
+def test_boxes_of_which_some_are_fractions_are_an_error(put):
+    with pytest.raises(
+        DataError, match=r"annotation 2: its corners 0\.25, 0\.5, .* so do 1 of 2 box"
+    ):
+        read_dataset(put(in_fractions([10, 10, 20, 20], [0.25, 0.5, 0.5, 0.25])))
+
+
+def test_few_boxes_of_less_than_a_pixel_are_left_to_the_check(put):
+    pixels = [[k, k, 20, 20] for k in range(30)]
+
+    table = read_dataset(put(in_fractions([0, 0, 0.5, 0.5], *pixels)))
+
+    assert table.boxes[0].tolist() == [0, 0, 0.5, 0.5]
+
+
+def test_one_pixel_in_the_corner_is_no_fraction(put):
+    assert read_dataset(put(in_fractions([0, 0, 1, 1]))).boxes.tolist() == [[0, 0, 1, 1]]
+
+
+def test_a_flat_list_of_corners_is_a_polygon(put):
+    told = document()
+    told["annotations"][0] |= {"bbox": None, "segmentation": [1, 2, 9, 2, 9, 8]}
+
+    assert read_dataset(put(told)).boxes[1].tolist() == [1, 2, 9, 8]
 
 
 def test_predictions_are_written_as_results(sample, tmp_path):

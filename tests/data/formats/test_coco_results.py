@@ -1,14 +1,18 @@
 """COCO results: detections on a dataset's images."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dhcli.data.formats import read_results, results_of
+from dhcli.data.formats import read_detections, read_results, results_of, write_dataset
 from dhcli.data.io.json_stream import NotPlain
+from dhcli.data.table import make_table
 from dhcli.errors import DataError
+from dhcli.inference import writers
+from dhcli.inference.writers import Place, Prediction
 
 ROW = {"image_id": 42, "category_id": 17, "bbox": [1, 2, 3.5, 4], "score": 0.5}
 
@@ -44,6 +48,85 @@ def test_an_empty_list_is_no_detections(put, sample):
     table = read_results(put(" [ ] \n"), sample)
 
     assert (len(table), len(table.boxes), len(table.scores)) == (3, 0, 0)
+
+
+def test_an_image_without_id_is_known_by_its_file(put, sample):
+    table = read_results(put([ROW | {"image_id": None, "file_name": "b.png"}]), sample)
+
+    assert table.offsets.tolist() == [0, 0, 1, 1]
+
+
+def test_ids_of_images_may_be_named_beside_as_convert_does(sample, tmp_path):
+    found = replace(sample, scores=np.full(5, 0.5), image_ids=np.array([11, 7, 42]))
+    write_dataset(found, tmp_path / "found", "coco", images="none")
+
+    table = read_results(tmp_path / "found/predictions.bbox.json", sample)
+
+    assert table.offsets.tolist() == [0, 3, 3, 4]
+
+
+HINTS = {
+    "ids from 0": (ROW | {"category_id": 0}, r'put categories\.json .*\[{"id": 0, "name": "…"}'),
+    "a null id": (ROW | {"image_id": None}, "the id of an image in the dataset, or its file's"),
+    "no such image": (ROW | {"image_id": "x"}, "the id of an image in the dataset, or its file's"),
+}
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_a_strange_row_is_an_error_that_says_the_way_out(put, sample, name):
+    row, hint = HINTS[name]
+
+    with pytest.raises(DataError) as error:
+        read_results(put([row]), sample)
+
+    assert re.search(hint, error.value.hint)
+
+
+def test_an_object_is_an_error_that_names_its_list(put, sample):
+    with pytest.raises(DataError, match="is not a list of detections") as error:
+        read_results(put(json.dumps({"info": {}, "annotations": [ROW]})), sample)
+
+    assert "write what its `annotations` holds" in error.value.hint
+
+
+def test_detections_are_read_from_every_kind_of_file_that_predict_writes(draw, tmp_path):
+    names, size = ("a.jpg", "b.jpg"), (90, 80)
+    for name in names:
+        draw(tmp_path / "data" / name, size)
+    table = make_table(
+        tmp_path / "data",
+        names,
+        [size] * 2,
+        [0, 0],
+        [],
+        [],
+        ("dog", "cat"),
+        image_ids=np.array([9, 5]),
+    )
+    place = Place(tmp_path, ("cat",), (1,))
+    for kind in writers.FORMATS.values():
+        with kind(place) as write:
+            for name, count in zip(names, (0, 1), strict=True):
+                columns = np.array([[1, 2, 31, 42.0]])[:count], np.full(count, 0.5)
+                write(Prediction(name, size, *columns, np.zeros(count, np.int64), None))
+
+    for file in ("predictions.bbox.json", "predictions.csv", "yolo", "voc", "kitti"):
+        found = read_detections(tmp_path / file, table)
+
+        assert (found.offsets.tolist(), found.scores.tolist()) == ([0, 0, 1], [0.5])
+        np.testing.assert_allclose(found.boxes, [[1, 2, 31, 42]], atol=1e-4)
+        assert found.classes == ("cat",)
+
+
+def test_detections_in_strange_images_or_without_scores_are_errors(sample, tmp_path):
+    scored = replace(sample, scores=np.full(5, 0.5))
+    write_dataset(sample, tmp_path / "plain", "labelme")
+    write_dataset(scored, tmp_path / "scored", "labelme")
+
+    with pytest.raises(DataError, match="holds boxes without scores"):
+        read_detections(tmp_path / "plain", sample)
+    with pytest.raises(DataError, match=r"tells of the image train/a\.jpg, which is not in"):
+        read_detections(tmp_path / "scored", sample.take_images(np.array([1, 2])))
 
 
 @pytest.mark.parametrize("name", ["pictures/b.png", "b.png", "b", "42"])

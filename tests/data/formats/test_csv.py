@@ -56,7 +56,7 @@ def test_columns_of_marks_and_scores_are_kept(lay):
         "path,label,xmin,ymin,xmax,ymax,IsDifficult,occluded,score\na.jpg,cat,1,2,3,4,1,yes,0.5\n"
     )
 
-    table = read_dataset(lay({"a.csv": text}, "a.jpg"))
+    table = read_dataset(lay({"a.csv": text}, "a.jpg"), predictions=True)
 
     assert table.flags.tolist() == [Flag.DIFFICULT | Flag.OCCLUDED]
     assert table.scores.tolist() == [0.5]
@@ -145,13 +145,17 @@ def test_columns_of_images_become_fields_of_cocos(lay, tmp_path):
         ("a.jpg,cat,1,2,3", "boxes.csv:3: expected 6 columns, found 5"),
         ("a.jpg,cat,1,2,3,wide", "boxes.csv:3: has a value that cannot be used: `wide`"),
         ("a.jpg,,1,2,3,4", "is no class name"),
+        ("a.jpg,cat,1,2,3,4,5", "boxes.csv:3: expected 6 columns, found 7"),
     ],
 )
-def test_a_bad_row_is_named(lay, row, said):
+def test_a_bad_row_is_left_out_and_named(lay, unreadable, row, said):
     text = f"filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,2,3,4\n{row}\n"
 
-    with pytest.raises(DataError, match=said):
-        read_dataset(lay({"boxes.csv": text}, "a.jpg"))
+    table = read_dataset(lay({"boxes.csv": text}, "a.jpg"))
+
+    (remark,) = unreadable(table)
+    assert said in remark
+    assert table.boxes.tolist() == [[1, 2, 3, 4]]
 
 
 RETINANET = """/data/imgs/img_001.jpg,837,346,981,456,cow
@@ -221,6 +225,28 @@ UNASSIGNED,gs://bucket/set/c.jpg,cat,,,,,,,,
 """
 
 
+ROWS = "ImageID,LabelName,XMin,XMax,YMin,YMax\n{},/m/1,0.1,0.5,0.1,0.5\n"
+
+
+@pytest.mark.parametrize("place", ["metadata/classes.csv", "class-descriptions-boxable.csv"])
+def test_openimages_as_fiftyone_lays_it_is_one_dataset(lay, place):
+    files = {f"{split}/{place}": "/m/1,Apple\n/m/2,Pear\n" for split in ("train", "validation")}
+    files |= {"info.json": "{}", "train/labels/detections.csv": ROWS.format("a")}
+    files |= {"validation/labels/detections.csv": ROWS.format("b")}
+    root = lay(files, "train/data/a.jpg", "validation/data/b.jpg")
+
+    table = read_dataset(root)
+
+    assert table.format == "openimages"
+    assert list(table.files) == ["train/data/a.jpg", "validation/data/b.jpg"]
+    assert table.classes == ("Apple",)
+    assert {name: split.tolist() for name, split in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+    assert read_dataset(root / "train").classes == ("Apple",)
+
+
 def test_automl_splits_corners_and_addresses(lay):
     table = read_dataset(lay({"train_export.csv": AUTOML}, *(f"set/{n}.jpg" for n in "abc")))
 
@@ -236,6 +262,13 @@ def test_automl_splits_corners_and_addresses(lay):
     assert "1 class of an image as a whole: left out" in table.notes
 
 
+def test_automl_of_whole_images_alone_has_no_boxes(lay):
+    rows = "TRAIN,a.jpg,cat,,,,,,,,\nTRAIN,b.jpg,dog,,,,,,,,\n"
+
+    with pytest.raises(DataError, match="holds no box, but 2 classes of a whole image"):
+        read_dataset(lay({"a.csv": rows}, "a.jpg", "b.jpg"))
+
+
 def test_automl_without_a_column_of_splits(lay):
     rows = "a.jpg,cat,0.1,0.2,,,0.5,0.6,,\n"
 
@@ -249,17 +282,21 @@ def test_automl_without_a_column_of_splits(lay):
     [
         (
             "TRAIN,a.jpg,cat,0.1,0.2,,,0.5,0.6,",
-            "a.csv:2: .* expected 11 columns, found 10",
+            "expected 11 columns, found 10",
         ),
         ("TRAIN,a.jpg,cat,0.1,x,,,0.5,0.6,,", "`x`"),
         ("TRAIN,a.jpg,,0.1,0.2,,,0.5,0.6,,", "is no class name"),
     ],
 )
-def test_automl_rows_that_cannot_be_read_are_named(lay, row, said):
+def test_automl_rows_that_cannot_be_read_are_named(lay, unreadable, row, said):
     text = f"TEST,a.jpg,cat,0.1,0.2,,,0.5,0.6,,\n{row}\n"
 
-    with pytest.raises(DataError, match=said):
-        read_dataset(lay({"a.csv": text}, "a.jpg"))
+    table = read_dataset(lay({"a.csv": text}, "a.jpg"))
+
+    (remark,) = unreadable(table)
+    assert remark.startswith("a.csv:2: cannot be used: ")
+    assert said in remark
+    assert len(table.boxes) == 1
 
 
 def test_automl_says_which_splits_it_has_no_word_for(lay, tmp_path):

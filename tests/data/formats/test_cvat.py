@@ -59,6 +59,31 @@ def test_shapes_of_images(lay):
     assert "1 shape <points>: left out" in table.notes
 
 
+def test_shapes_of_one_label_and_group_are_one_object(lay):
+    boxes = [(1, 5, "7"), (20, 25, "7"), (30, 35, "0"), (36, 39, "0")]
+    shapes = "".join(
+        f'<box label="car" xtl="{x1}" ytl="2" xbr="{x2}" ybr="9" group_id="{group}"></box>'
+        for x1, x2, group in boxes
+    )
+    text = f'{META}<image id="0" name="a.jpg" width="40" height="30">{shapes}</image></annotations>'
+
+    table = read_dataset(lay({"annotations.xml": text}, "images/a.jpg"))
+
+    assert table.boxes.tolist() == [[1, 2, 25, 9], [30, 2, 35, 9], [36, 2, 39, 9]]
+    assert "1 object of several parts, of one class and group: one box around all" in table.notes
+
+
+def test_parts_of_tracks_keep_the_first_number(lay):
+    track = '<track id="{}" label="car" group_id="1"><box frame="1" outside="0" occluded="0" '
+    track += 'xtl="{}" ytl="2" xbr="{}" ybr="9"></box></track>'
+    text = f"{META}{track.format(4, 1, 5)}{track.format(6, 10, 15)}</annotations>"
+
+    table = read_dataset(lay({"annotations.xml": text}, "images/frame_000001.jpg"))
+
+    assert table.boxes.tolist() == [[1, 2, 15, 9]]
+    assert table.extras["track"].tolist() == [4]
+
+
 TRACKS = f"""{META}
   <track id="0" label="person" source="manual">
     <box frame="1" outside="0" occluded="0" keyframe="1" xtl="1" ytl="2" xbr="3" ybr="4"></box>
@@ -106,7 +131,7 @@ OUTSIDE = '<!DOCTYPE l [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
             "<annotations><image name='a'><box label='b'/></image></annotations>",
             "a <box> has no `xtl`",
         ),
-        (TRACKS.replace('frame="1"', 'frame="-1"'), "a <box> has a value that cannot be used"),
+        (TRACKS.replace('frame="', 'frame="-'), "a <box> has a value that cannot be used"),
         ("<other><annotations /></other>", "begins with <other>"),
         ("", "XML"),
     ],

@@ -16,7 +16,7 @@ from dhcli.data.formats import FORMATS, describe, held, read_dataset, write_data
 from dhcli.data.formats.placing import LEFT_OUT
 from dhcli.data.io import progress
 from dhcli.data.io.progress import watched_by
-from dhcli.data.table import ANY_CLASS, Flag, make_table
+from dhcli.data.table import ANY_CLASS, UNREADABLE, Flag, Remark, make_table
 from dhcli.errors import ConfigError, DataError, DhError
 
 REGIONS = int(Flag.CROWD | Flag.IGNORE)
@@ -105,7 +105,9 @@ def test_what_a_format_does_not_hold_is_counted(sample, tmp_path, format):
     assert bool(re.search("images? without boxes: not listed", said)) == (not holds.empty)
     assert ("tracks of 5 boxes: not kept" in said) == ("track" not in holds.columns)
     assert ("to ignore (crowd, ignored, of no class)" in said) == bool(holds.regions)
-    again = read_dataset(tmp_path / "out", format=format) if format != "coco" else table
+    again = table
+    if format != "coco":
+        again = read_dataset(tmp_path / "out", format=format, predictions=True)
     assert (again.scores is None) == (not holds.scores)
     assert ("unused" in again.classes) == holds.classes
     assert ("track" in again.extras) == ("track" in holds.columns or format == "coco")
@@ -145,9 +147,9 @@ def test_kitti_turns_regions_into_dont_care_and_says_so(sample, tmp_path):
     assert regions.tolist() == [False, False, False, True, True]
     assert table.has(Flag.IGNORE).tolist() == regions.tolist()
     assert lost == (
+        "1 class written otherwise: `hot dog` as `hot_dog`",
         "1 region to ignore (crowd, ignored, of no class): written as DontCare",
         "1 mark `difficult`: not kept",
-        "spaces in 1 name of classes: written as `_`",
     )
 
 
@@ -172,9 +174,24 @@ def test_scores_are_written_and_read_back(sample, tmp_path, format):
     scored = replace(objects, scores=np.array([0.25, 1 / 3, 1.0]))
     write_dataset(scored, tmp_path / "out", format, images="copy")
 
-    table = read_dataset(tmp_path / "out")
+    table = read_dataset(tmp_path / "out", predictions=True)
 
     np.testing.assert_allclose(table.scores, [0.25, 1 / 3, 1.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("format", SCORED)
+def test_boxes_with_scores_are_ground_truth_unless_told_otherwise(sample, tmp_path, format):
+    objects = sample.keep_boxes(sample.flags & REGIONS == 0)
+    scored = replace(objects, scores=np.array([0.25, 1 / 3, 1.0]))
+    write_dataset(scored, tmp_path / "scored", format)
+
+    table = read_dataset(tmp_path / "scored")
+    write_dataset(table, tmp_path / "coco", "coco")
+
+    assert table.scores is None
+    assert [note for note in table.notes if note.startswith("score of 3 boxes: taken for ground")]
+    names = sorted(path.name for path in (tmp_path / "coco").rglob("*.json"))
+    assert names == ["instances_train.json", "instances_val.json"]
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -425,6 +442,21 @@ def test_describe_tells_all_that_is_held(sample):
     )
 
 
+def test_describe_names_the_first_row_that_cannot_be_read(sample):
+    remarks = (
+        Remark("image-unannotated", "a.jpg", "is listed"),
+        Remark(UNREADABLE, "a.csv:2", "expected 6 columns, found 2"),
+        Remark(UNREADABLE, "a.csv:9", "expected 6 columns, found 3"),
+    )
+
+    lines = describe(replace(sample, remarks=remarks)).splitlines()
+
+    assert lines[1:] == [
+        "  2 rows that cannot be read, left out: a.csv:2: expected 6 columns, found 2 "
+        "(`dh check` lists all)"
+    ]
+
+
 REAL = {
     "bccd": ("voc", 364, 4888, {"RBC": 4155, "WBC": 372, "Platelets": 361}),
     "kitti_tiny": (
@@ -551,6 +583,16 @@ def test_reading_one_large_file_says_how_far_it_is(sample, tmp_path, monkeypatch
     shares = [done / total for what, done, total in told if what.endswith(suffix)]
     assert shares
     assert 0 < max(shares) <= 1
+
+
+@pytest.mark.parametrize("format", ["coco", "via", "datumaro"])
+def test_splits_of_any_name_come_back(sample, tmp_path, format):
+    own = replace(sample, splits={"learn": np.array([0, 1]), "look": np.array([2])})
+    write_dataset(own, tmp_path / "out", format)
+
+    table = read_dataset(tmp_path / "out")
+
+    assert {name: len(images) for name, images in table.splits.items()} == {"learn": 2, "look": 1}
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])

@@ -5,7 +5,9 @@ import copy
 import io
 import json
 import math
+import subprocess
 import zlib
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -54,6 +56,37 @@ def test_labelme_shapes_become_boxes_and_are_counted(lay):
     )
 
 
+def shape(label, x, group, **more):
+    points = [[x, 10], [x + 10, 10], [x + 10, 20]]
+    return {"label": label, "points": points, "group_id": group, "shape_type": "polygon", **more}
+
+
+def test_shapes_of_one_label_and_group_are_one_object(lay):
+    shapes = [shape("cat", 0, 0), shape("cat", 20, 0, flags={"occluded": True}), shape("cat", 5, 1)]
+    shapes += [shape("dog", 0, 0), shape("cat", 30, None), shape("cat", 31, None)]
+    told = {"imagePath": "a.jpg", "imageData": None, "shapes": shapes}
+    other = told | {"imagePath": "b.jpg", "shapes": shapes[:1]}
+
+    table = read_dataset(
+        lay({"a.json": json.dumps(told), "b.json": json.dumps(other)}, "a.jpg", "b.jpg")
+    )
+
+    assert table.offsets.tolist() == [0, 5, 6]
+    assert table.boxes[0].tolist() == [0, 10, 30, 20]
+    assert table.boxes[1:, 0].tolist() == [5, 0, 30, 31, 0]
+    assert table.flags.tolist() == [Flag.OCCLUDED, 0, 0, 0, 0, 0]
+    assert "1 object of several parts, of one class and group: one box around all" in table.notes
+
+
+def test_marks_of_x_anylabeling(lay):
+    shapes = [shape("cat", 0, None, difficult=True, score=None, attributes={"occluded": "true"})]
+    told = {"imagePath": "a.jpg", "imageData": None, "shapes": shapes}
+
+    table = read_dataset(lay({"a.json": json.dumps(told)}, "a.jpg"))
+
+    assert table.flags.tolist() == [Flag.DIFFICULT | Flag.OCCLUDED]
+
+
 def test_labelme_finds_the_image_beside_the_file_where_the_path_is_gone(lay):
     told = LABELME | {"imagePath": "C:\\Users\\me\\a.jpg", "imageData": "aGVsbG8="}
     files = {"a.json": json.dumps(told), "b.json": json.dumps(told | {"imagePath": "b.png"})}
@@ -61,7 +94,7 @@ def test_labelme_finds_the_image_beside_the_file_where_the_path_is_gone(lay):
     table = read_dataset(lay(files, "a.jpg", "b.jpg", "c.jpg"))
 
     assert list(table.files) == ["a.jpg", "b.jpg"]
-    assert "1 image without annotation file: left out" in table.notes
+    assert "1 image without annotation file: left out: c.jpg" in table.notes
 
 
 VIA = {
@@ -210,8 +243,9 @@ def test_via_rows_of_csv(lay, tmp_path):
     assert list(table.files) == ["a.jpg", "b.jpg", "c.jpg"]
     assert [table.classes[k] for k in table.labels] == ["cat", "dog", "cat", "object"]
     assert table.boxes[0].tolist() == [3, 4, 13, 9]
-    with pytest.raises(DataError, match=r"csv:7: a region has a value that cannot be used"):
-        read_dataset(lay({"via_export_csv.csv": text.replace("0,0,{}", "0,0,{")}))
+    (remark,) = read_dataset(lay({"via_export_csv.csv": text.replace("0,0,{}", "0,0,{")})).remarks
+    assert remark.where == "via_export_csv.csv:7"
+    assert "a region has a value that cannot be used" in remark.what
 
 
 DATUMARO = {
@@ -253,6 +287,18 @@ def test_datumaro_items_by_number_of_label(lay):
     assert table.extras["track"].tolist() == [7, -1]
     assert table.splits["train"].tolist() == [0, 1]
     assert "1 annotation `label`: left out" in table.notes
+
+
+def test_datumaro_annotations_of_one_group_are_one_object(lay):
+    parts = [
+        {"type": "bbox", "label_id": 0, "group": 3, "bbox": [x, 2, 5, 5], "attributes": {}}
+        for x in (1, 20)
+    ]
+    told = DATUMARO | {"items": [{"id": "a", "annotations": parts, "image": {"path": "a.jpg"}}]}
+
+    table = read_dataset(lay({"annotations/train.json": json.dumps(told)}, "images/train/a.jpg"))
+
+    assert table.boxes.tolist() == [[1, 2, 25, 7]]
 
 
 def bitmap(width, height):
@@ -338,10 +384,10 @@ def test_createml_centres_and_older_names(lay, old):
 
 BAD = {
     "labelme": ("a.json", LABELME, '"points": [[1,', '"points": [["x",', "a shape has a value"),
-    "via": ("via.json", VIA, '"width": 10', '"width": "wide"', "an image has a value"),
+    "via": ("via.json", VIA, '"width": 10', '"width": "wide"', "a region has a value"),
     "datumaro": ("annotations/a.json", DATUMARO, '"label_id": 1', '"label_id": 9', "label_id 9"),
     "supervisely": ("d/ann/a.jpg.json", SUPERVISELY, "eJ", "!!", "a bitmap"),
-    "createml": ("a.json", CREATEML, '"x": 12.5', '"z": 12.5', "an image has no `x`"),
+    "createml": ("a.json", CREATEML, '"x": 12.5', '"z": 12.5', "an annotation has no `x`"),
 }
 
 
@@ -350,11 +396,83 @@ def test_what_is_wrong_is_said_with_its_line(lay, format):
     file, told, good, bad, said = BAD[format]
     text = json.dumps(told)
     assert good in text
+    root = lay({file: "\n\n" + text.replace(good, bad, 1)}, "a.jpg")
 
-    with pytest.raises(DataError, match=said) as caught:
-        read_dataset(lay({file: "\n\n" + text.replace(good, bad, 1)}, "a.jpg"), format=format)
+    if format == "createml":  # which has this box alone
+        with pytest.raises(DataError, match=said) as caught:
+            read_dataset(root, format=format)
+        where = str(Path(caught.value.where).relative_to(root))
+    else:
+        (remark,) = read_dataset(root, format=format).remarks
+        where = remark.where
+        assert said in remark.what
 
-    assert caught.value.where.endswith(f"{file}:3")
+    assert where == f"{file}:3"
+
+
+def test_an_image_of_which_no_entry_can_be_read_is_left_out(lay):
+    bad = copy.deepcopy(CREATEML[0]) | {"image": "c.jpg"}
+    del bad["annotations"][0]["coordinates"]
+
+    table = read_dataset(lay({"a.json": json.dumps([*CREATEML, bad])}, "a.jpg", "b.jpg", "c.jpg"))
+
+    assert list(table.files) == ["a.jpg", "b.jpg"]
+    assert table.remarks[0].what == "an annotation has no `coordinates`"
+
+
+@pytest.mark.parametrize("format", ["labelme", "supervisely"])
+def test_a_file_that_cannot_be_read_is_left_out_with_its_image(lay, format):
+    file, told, *_ = BAD[format]
+    text = json.dumps(told | {"imagePath": ""})
+    other = file.replace("a.", "b.")
+    images = file.replace("/ann/", "/img/").replace("a.jpg.json", "a.jpg").replace(".json", ".jpg")
+
+    table = read_dataset(
+        lay({file: text, other: text[:-9]}, images, images.replace("a.", "b.")), format=format
+    )
+
+    assert list(table.files) == [images]
+    assert [(remark.code, remark.where) for remark in table.remarks] == [
+        ("row-unreadable", f"{other}:1")
+    ]
+    assert len(table.boxes) == (3 if format == "labelme" else 2)
+
+
+def test_json_without_shapes_beside_labelmes_is_left_out_and_named(lay):
+    files = {"a.json": json.dumps(LABELME), "classes.json": '{"classes": ["cat"]}'}
+
+    table = read_dataset(lay(files, "a.jpg"))
+
+    assert list(table.files) == ["a.jpg"]
+    assert "1 file without `shapes`, not of LabelMe: left out: classes.json" in table.notes
+
+
+def png():
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_images_inside_labelmes_files_alone_are_an_error_whose_command_helps(lay):
+    told = LABELME | {"imagePath": "C:\\x\\a.png", "imageData": png()}
+    root = lay({"a.json": json.dumps(told), "b.json": json.dumps(told)})
+
+    with pytest.raises(DataError, match="images inside the JSON files alone") as caught:
+        read_dataset(root)
+    command = caught.value.hint.removeprefix("put them beside: ")
+    subprocess.run(command, shell=True, check=True)
+
+    assert list(read_dataset(root).files) == ["a.png", "b.png"]
+
+
+def test_an_image_inside_one_file_alone_is_named(lay):
+    inside = LABELME | {"imagePath": "b.png", "imageData": png()}
+    files = {"a.json": json.dumps(LABELME), "b.json": json.dumps(inside)}
+
+    notes = read_dataset(lay(files, "a.jpg")).notes
+
+    what = "1 image inside its JSON file alone (`imageData`), to be put beside it: b.json"
+    assert what in notes
 
 
 @pytest.mark.parametrize("format", BAD)
@@ -399,6 +517,7 @@ def test_any_part_may_be_anything(lay, tmp_path, format):
             except DataError:
                 refused += 1
             else:
+                refused += bool(table.remarks)
                 read += 1
                 assert all(table.path(i).is_relative_to(tmp_path) for i in range(len(table)))
 

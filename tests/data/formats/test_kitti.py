@@ -1,12 +1,13 @@
 """KITTI: rows, lists, and what a row keeps."""
 
+import re
+
 import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
 from dhcli.data.formats.kitti import kitti_lines
 from dhcli.data.table import ANY_CLASS, Flag, make_table
-from dhcli.errors import DataError
 
 CAR = "Car 0.25 2 -1.57 10.50 4.00 39.00 29.00 1.50 1.60 3.70 2.00 1.50 9.00 -1.40"
 CARE = "DontCare -1 -1 -10 1.00 2.00 3.00 4.00 -1 -1 -1 -1000 -1000 -1000 -10"
@@ -53,7 +54,7 @@ def test_decimal_commas(folder):
 def test_rows_are_written_as_they_were_read(folder, tmp_path):
     scored = [f"{CAR} 0.125", f"{CARE} 0.5"]
     write_dataset(read_dataset(folder([CAR, CARE])), tmp_path / "plain", "kitti")
-    write_dataset(read_dataset(folder(scored)), tmp_path / "scored", "kitti")
+    write_dataset(read_dataset(folder(scored), predictions=True), tmp_path / "scored", "kitti")
 
     care = CARE.replace("-1 -1 -1 -1000 -1000 -1000 -10", "-1.00 " * 3 + "-1000.00 " * 3 + "-10.00")
     care = care.replace("-1 -1 -10 ", "-1.00 -1 -10.00 ")
@@ -85,7 +86,7 @@ def test_lists_beside_above_or_in_image_sets(folder, place, given):
     table = read_dataset(root / given)
 
     assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [2, 0], "val": [1]}
-    assert table.notes == ("1 name unknown in the lists of splits: left out",)
+    assert table.notes == ("1 name unknown in the lists of splits: left out: 000009",)
     assert table.path(0).is_file()
 
 
@@ -127,7 +128,9 @@ def test_images_without_label_file_are_counted(folder, draw, tmp_path):
     root = folder([CAR])
     draw(tmp_path / "training/image_2/000009.png")
 
-    assert read_dataset(root).notes == ("1 image without label file: left out",)
+    assert read_dataset(root).notes == (
+        "1 image without label file: left out: training/image_2/000009.png",
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,9 @@ def test_images_without_label_file_are_counted(folder, draw, tmp_path):
         (CAR.replace("10.50", "x"), r"000000\.txt:2: has a column that is no number"),
     ],
 )
-def test_bad_rows_are_named_to_the_line(folder, row, said):
-    with pytest.raises(DataError, match=said):
-        read_dataset(folder([CAR, row]))
+def test_bad_rows_are_left_out_and_named_to_the_line(folder, unreadable, row, said):
+    table = read_dataset(folder([CAR, row]))
+
+    (remark,) = unreadable(table)
+    assert re.match(f"training/label_2/{said}", remark)
+    assert len(table.boxes) == len(table.extras["truncation"]) == 1

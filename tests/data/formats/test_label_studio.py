@@ -2,12 +2,12 @@
 
 import json
 import math
+import re
 
 import pytest
 
 from dhcli.data.formats import read_dataset
 from dhcli.data.table import Flag
-from dhcli.errors import DataError
 
 
 def rectangle(x, y, width, height, label="cat", **more):
@@ -216,15 +216,19 @@ def test_the_size_of_the_image_counts_where_none_is_told(read):
     [
         (
             task("a.jpg", rectangle("wide", 0, 1, 1)),
-            "a task has a value .*: `wide`",
+            "a result has a value .*: `wide`",
         ),
         (task("a.jpg") | {"data": {}}, "a task has no `image`"),
         (task("a.jpg") | {"annotations": 7}, "a task has a value that cannot be used"),
-        (task("a.jpg", rectangle(0, 0, 1, 1, [])), "a task has a value that cannot be used"),
+        (task("a.jpg", rectangle(0, 0, 1, 1, [])), "a result has a value that cannot be used"),
     ],
 )
 def test_what_cannot_be_used_is_named(lay, row, said):
     root = lay({"a.json": json.dumps([task("b.jpg", rectangle(0, 0, 1, 1)), row])}, "b.jpg")
 
-    with pytest.raises(DataError, match=said):
-        read_dataset(root, format="label-studio")
+    table = read_dataset(root, format="label-studio")
+
+    (remark,) = table.remarks
+    assert (remark.code, remark.where) == ("row-unreadable", "a.json:1")
+    assert re.search(said, remark.what)
+    assert len(table.boxes) == 1

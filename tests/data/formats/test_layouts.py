@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dhcli.data.formats import FORMATS
+from dhcli.data.formats import FORMATS, imagenet, read_dataset, write_dataset
 from dhcli.data.formats.boxes import from_centre, from_decimals, from_xywh, to_xywh
 from dhcli.data.formats.columns import Columns
 from dhcli.data.formats.layouts import FilePerImage, FilePerSplit, Part
+from dhcli.data.formats.placing import Placing
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag
 from dhcli.errors import DataError
 
 Lay = Callable[..., Path]
+Files = dict[str, str]
 
 
 def is_ours(path: Path) -> bool:
@@ -45,6 +49,36 @@ def test_a_file_per_split_is_found_and_named_by_its_split(lay: Lay) -> None:
         "val": [1],
     }
     assert list(SPLIT.read(root / "val.boxes", read_names, "Boxes").files) == ["b.jpg"]
+
+
+def test_files_of_other_images_that_name_no_split_are_one_dataset(lay: Lay) -> None:
+    root = lay({"x.boxes": "ours a.jpg", "y.boxes": "ours b.jpg"}, "a.jpg", "b.jpg")
+
+    table = SPLIT.read(root, read_names, "Boxes")
+
+    assert (sorted(table.files), dict(table.splits)) == (["a.jpg", "b.jpg"], {})
+    assert table.notes == ("2 files of other images each, read as one dataset",)
+
+
+@pytest.mark.parametrize("other", [{"y.boxes": "ours a.jpg"}, {"train.boxes": "ours b.jpg"}])
+def test_files_that_name_no_split_beside_others_are_an_error(lay: Lay, other: Files) -> None:
+    root = lay({"x.boxes": "ours a.jpg", "z.boxes": "ours c.jpg", **other}, "a.jpg")
+
+    with pytest.raises(DataError, match=r"no telling of which split: x\.boxes") as caught:
+        SPLIT.read(root, read_names, "Boxes")
+
+    assert caught.value.hint is not None
+    assert f"dh convert {root}/x.boxes {root}/" in caught.value.hint
+
+
+def test_splits_may_have_any_name_behind_a_prefix(lay: Lay) -> None:
+    layout = FilePerSplit("*.boxes", (".boxes",), is_ours, prefix="my_")
+    files = {"my_day.boxes": "ours a.jpg", "my_val2017.boxes": "ours b.jpg"}
+    root = lay(files, "a.jpg", "b.jpg")
+
+    assert list(layout.read(root, read_names, "Boxes").splits) == ["day", "val"]
+    (root / "my_val2017.boxes").unlink()
+    assert not layout.read(root, read_names, "Boxes").splits
 
 
 def test_a_stricter_rule_holds_in_folders_unless_nothing_keeps_to_it(lay: Lay) -> None:
@@ -109,3 +143,36 @@ def test_decimals_come_back() -> None:
     assert from_decimals(10.1, 1, 0.2, 1) == (10.1, 1, 10.3, 2)
     assert to_xywh(from_xywh(10.1, 1, 0.2, 1)) == (10.1, 1, 0.2, 1)
     assert from_centre(10.05, 1, 0.1, 2) == (10, 0, 10.1, 2)
+
+
+@pytest.mark.parametrize("format", ["voc", "labelme", "createml"])
+def test_folders_beside_those_of_splits_are_named(
+    sample: DetectionTable, tmp_path: Path, format: str
+) -> None:
+    for name in ("train", "car", "bus"):
+        write_dataset(replace(sample, splits={}), tmp_path / name, format)
+        for each in (tmp_path / name).rglob("*"):
+            if each.is_file():
+                each.rename(tmp_path / name / each.name)
+
+    table = read_dataset(tmp_path, format=format)
+
+    assert list(table.splits) == ["train"]
+    (note,) = (note for note in table.notes if "left out: " in note)
+    assert "bus" in note
+    assert "car" in note
+
+
+@pytest.mark.parametrize(
+    ("other", "splits"), [("car", []), ("val", ["train", "val"]), ("all", ["train"])]
+)
+def test_imagenets_folder_of_a_class_called_as_a_split_is_none(
+    sample: DetectionTable, tmp_path: Path, other: str, splits: list[str]
+) -> None:
+    own = {"train": np.array([0, 1]), other: np.array([2])}
+    table = replace(sample, splits=own)
+    imagenet.write_imagenet(table, Placing(table, tmp_path / "out", "copy"))
+
+    table = read_dataset(tmp_path / "out")
+
+    assert (table.format, len(table), sorted(table.splits)) == ("imagenet", 3, splits)

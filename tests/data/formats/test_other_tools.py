@@ -1,6 +1,7 @@
 """MakeSense, keras-yolo3, Hugging Face, CrowdHuman, BDD100K, LabelMe's web tool, Ground Truth."""
 
 import json
+import re
 
 import pytest
 
@@ -102,6 +103,36 @@ def test_imagefolder_with_numbers_of_classes(lay, key):
     assert list(table.splits) == ["train"]
 
 
+HEAD = "---\ndataset_info:\n  class_label:\n    names:\n"
+ROW = hf("a.jpg", bbox=[[4, 5, 16, 20]], categories=[1])
+
+
+def test_imagefolder_with_names_as_yaml_may_write_them(lay):
+    for names in ('["a: b", no]', '{"0": "a: b", "1": no}'):
+        card = f"---\nnames: {{en: Animals}}\nclass_label: {{names: {names}}}\n---\n"
+
+        table = read_dataset(lay({"metadata.jsonl": lines_of(ROW), "README.md": card}, "a.jpg"))
+
+        assert table.classes == ("a: b", "no")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ("      0: cat\n      1: [dog]\n", "class 1 is not text"),
+        ("      0: &a cat\n      1: *a\n", "is not YAML: line 6: aliases"),
+        (f"      0: {'[' * 500}\n", "is not YAML: nested too deep"),
+    ],
+)
+def test_imagefolder_with_names_that_are_none(lay, names, said):
+    root = lay({"metadata.jsonl": lines_of(ROW), "README.md": f"{HEAD}{names}---\n"}, "a.jpg")
+
+    with pytest.raises(DataError, match=said) as caught:
+        read_dataset(root)
+
+    assert caught.value.where.endswith("README.md")
+
+
 def test_imagefolder_without_names_of_classes_and_with_objects_one_by_one(lay):
     rows = [
         hf("train/a.jpg", bbox=[[4, 5, 16, 20], [0, 0, 1, 1]], categories=[12, 3], iscrowd=[0, 1]),
@@ -127,6 +158,22 @@ def test_imagefolder_without_a_column_around(lay):
 
     assert (table.format, names_of(table)) == ("imagefolder", ["cat"])
     assert list(table.splits) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"file_name": "b.jpg", "obejcts": {}}, "has no `objects`"),
+        (hf("b.jpg", boxes=[[1, 2, 3, 4]]), "has no `bbox`"),
+    ],
+)
+def test_imagefolder_rows_that_do_not_tell_of_boxes_are_no_background(lay, unreadable, row, said):
+    empty = hf("c.jpg")
+
+    table = read_dataset(lay({"metadata.jsonl": lines_of(ROW, row, empty)}, "a.jpg", "c.jpg"))
+
+    assert list(table.files) == ["a.jpg", "c.jpg"]
+    assert unreadable(table) == [f"metadata.jsonl:2: an image {said}"]
 
 
 def test_imagefolder_as_csv(lay):
@@ -287,22 +334,30 @@ def test_ground_truth(lay):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", f"{MAKESENSE}cat,4,5,x,20,a.jpg,40,30", "has a value .*`x`"),
+        ("a.csv", f"{MAKESENSE}cat,4,5", "expected 8 columns, found 3"),
+        ("a.txt", f"{KERAS}d.jpg 1,2,3,4", "expected an image and boxes"),
+        ("a.txt", f"{KERAS}d.jpg 1,2,3,--4,0", "has a value .*`--4`"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_left_out_and_named(lay, unreadable, name, text, said):
+    table = read_dataset(lay({name: text}, "a.jpg"))
+
+    (remark,) = unreadable(table)
+    assert re.match(f"{name}:4: {said}", remark)
+    assert len(table.boxes)
+
+
+@pytest.mark.parametrize(
     ("format", "name", "text", "said"),
     [
-        (
-            "makesense",
-            "a.csv",
-            f"{MAKESENSE}cat,4,5,x,20,a.jpg,40,30",
-            "a.csv:4: has a .*`x`",
-        ),
-        ("makesense", "a.csv", f"{MAKESENSE}cat,4,5", "a.csv:4: expected 8 columns, found 3"),
-        ("keras-yolo", "a.txt", f"{KERAS}d.jpg 1,2,3,4", "a.txt:4: expected an image and boxes"),
-        ("keras-yolo", "a.txt", f"{KERAS}d.jpg 1,2,3,--4,0", "a.txt:4: has a value .*`--4`"),
         (
             "imagefolder",
             "metadata.jsonl",
             lines_of(hf("a.jpg", bbox=[[1, 2, 3]])),
-            ":1: an image has a",
+            ":1: an object has a",
         ),
         (
             *("imagefolder", "metadata.jsonl"),
@@ -312,7 +367,6 @@ def test_ground_truth(lay):
             ),
         ),
         ("imagefolder", "metadata.jsonl", lines_of({"objects": {}}), "an image has no `file_name`"),
-        ("crowdhuman", "a.odgt", f"{lines_of(CROWD)}{{", "a.odgt:2: is not JSON"),
         ("crowdhuman", "a.odgt", lines_of({"ID": "a"}), "a.odgt:1: an image has no `gtboxes`"),
         ("scalabel", "a.json", json.dumps([{"labels": []}]), "a.json:1: a frame has no `name`"),
         ("ground-truth", "a.manifest", lines_of({"job": {}}), "an image has no `source-ref`"),
@@ -325,3 +379,10 @@ def test_what_cannot_be_used_is_named_with_its_line(lay, format, name, text, sai
 
     with pytest.raises(DataError, match=said):
         read_dataset(root / name, format=format)
+
+
+def test_a_line_that_is_not_json_is_left_out(lay):
+    table = read_dataset(lay({"a.odgt": f"{lines_of(CROWD)}{{"}), format="crowdhuman")
+
+    assert [(r.code, r.where) for r in table.remarks] == [("row-unreadable", "a.odgt:2")]
+    assert table.remarks[0].what.startswith("is not JSON")

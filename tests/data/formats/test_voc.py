@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dhcli.data.formats import read_dataset
+from dhcli.data.formats import read_dataset, write_dataset
 from dhcli.data.formats.voc import VOC_CLASSES
 from dhcli.data.table import ANY_CLASS, Flag
 from dhcli.data.tools.check import check_table
@@ -147,7 +147,7 @@ def test_lists_become_splits(folder, tmp_path):
     assert "1 name in ImageSets with neither annotation nor image: left out" in table.notes
 
 
-def test_a_listed_image_without_annotation_has_no_objects(folder, tmp_path, draw):
+def test_a_listed_image_without_annotation_is_left_out_and_remarked(folder, tmp_path, draw):
     root = folder(f"<name>cat</name>{BOX}")
     draw(tmp_path / "JPEGImages/listed.jpg")
     draw(tmp_path / "JPEGImages/stray.jpg")
@@ -156,9 +156,58 @@ def test_a_listed_image_without_annotation_has_no_objects(folder, tmp_path, draw
 
     table = read_dataset(root)
 
-    assert list(table.files) == ["JPEGImages/a.jpg", "JPEGImages/listed.jpg"]
-    assert np.diff(table.offsets).tolist() == [1, 0]
-    assert "1 image without annotation file, in no list: left out" in table.notes
+    assert list(table.files) == ["JPEGImages/a.jpg"]
+    assert not len(table.splits["test"])
+    for where in (
+        "in a list: left out: JPEGImages/listed",
+        "in no list: left out: JPEGImages/stray",
+    ):
+        assert f"1 image without annotation file, {where}.jpg" in table.notes
+    assert not any("ImageSets" in note for note in table.notes)
+    assert [(remark.code, remark.where) for remark in table.remarks] == [
+        ("image-unannotated", "JPEGImages/listed.jpg")
+    ]
+
+
+def test_an_image_with_a_file_without_objects_is_empty(folder):
+    folder(f"<name>cat</name>{BOX}")
+
+    table = read_dataset(folder(name="b"))
+
+    assert (np.diff(table.offsets).tolist(), table.remarks) == ([1, 0], ())
+
+
+def test_empty_lists_of_classes_are_no_splits(folder, tmp_path):
+    root = folder(f"<name>cat</name>{BOX}")
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    for name, text in {"train": "a\n", "val": "", "cat_train": "", "two_dogs_val": ""}.items():
+        (tmp_path / f"ImageSets/Main/{name}.txt").write_text(text)
+
+    assert sorted(read_dataset(root).splits) == ["train", "val"]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "photo.a"])
+def test_files_called_after_images_with_their_suffix_leave_none_out(folder, tmp_path, name):
+    root = folder(f"<name>cat</name>{BOX}", head="<filename>a.jpg</filename>")
+    (tmp_path / "Annotations/a.xml").rename(tmp_path / f"Annotations/{name}.xml")
+
+    table = read_dataset(root)
+
+    assert list(table.files) == ["JPEGImages/a.jpg"]
+    assert len(table.notes) == 1
+
+
+ROBNDBOX = "<robndbox><cx>20</cx><cy>15</cy><w>10</w><h>4</h><angle>{}</angle></robndbox>"
+
+
+@pytest.mark.parametrize(("angle", "box"), [(0, [15, 13, 25, 17]), (np.pi / 2, [18, 10, 22, 20])])
+def test_a_turned_box_is_the_upright_one_around(folder, angle, box):
+    turned = f"<type>robndbox</type><name>ship</name>{ROBNDBOX.format(angle)}"
+
+    table = read_dataset(folder(turned, f"<name>ship</name>{BOX}"))
+
+    np.testing.assert_allclose(table.boxes, [box, [1, 2, 20, 30]])
+    assert "1 box turned (robndbox): read as the upright box around" in table.notes
 
 
 def test_images_beside_their_files_in_folders_called_as_splits(folder, tmp_path):
@@ -263,9 +312,47 @@ def test_an_object_without_box_or_name_is_left_to_the_check(folder):
 def test_a_strange_file_before_the_others_does_not_hide_them(folder, tmp_path):
     root = folder(f"<name>cat</name>{BOX}")
     (tmp_path / "Annotations/0.xml").write_text("<svg/>")
+    (tmp_path / "Annotations/1.xml").write_text("<annotation>")
 
-    with pytest.raises(DataError, match=r"0\.xml:1: begins with <svg>"):
-        read_dataset(root)
+    table = read_dataset(root)
+
+    assert list(table.files) == ["JPEGImages/a.jpg"]
+    assert "1 file not of Pascal VOC: left out: 0.xml" in table.notes
+    assert [(remark.code, remark.where) for remark in table.remarks] == [
+        ("row-unreadable", "Annotations/1.xml:1")
+    ]
+
+
+def test_a_listed_file_that_cannot_be_read_is_told_once(folder, tmp_path):
+    root = folder(f"<name>cat</name>{BOX}")
+    (tmp_path / "Annotations/b.xml").write_text("<annotation>")
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\nc\n")
+
+    table = read_dataset(root)
+
+    assert [remark.where for remark in table.remarks] == ["Annotations/b.xml:1"]
+    assert "1 name in ImageSets with neither annotation nor image: left out" in table.notes
+
+
+def test_splits_of_folders_without_their_images_are_no_larger(sample, tmp_path):
+    write_dataset(sample, tmp_path / "out", "imagenet", images="none")
+
+    table = read_dataset(tmp_path / "out")
+
+    assert {name: rows.tolist() for name, rows in table.splits.items()} == {
+        "train": [0, 1],
+        "val": [2],
+    }
+
+
+def test_an_object_that_cannot_be_read_is_left_out(folder):
+    bad = f"<name>cat</name>{BOX.replace('20', 'x')}"
+
+    table = read_dataset(folder(bad, f"<name>cat</name>{BOX}"))
+
+    assert len(table.boxes) == 1
+    assert table.remarks[0].what.startswith("has a coordinate that is not a number")
 
 
 BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'

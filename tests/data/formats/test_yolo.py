@@ -1,5 +1,8 @@
 """YOLO: layouts, class names, lines of every length."""
 
+import re
+import shutil
+
 import numpy as np
 import pytest
 
@@ -37,6 +40,7 @@ LAYOUTS = {
     "splits above images": ["valid/images/a.jpg", "valid/labels/a.txt", {"val": [0]}],
     "splits alone": ["train/a.jpg", "train/a.txt", {"train": [0]}],
     "folders in capitals": ["Images/Train/a.jpg", "Labels/Train/A.TXT", {"train": [0]}],
+    "labels of all splits in one folder": ["images/val/a.jpg", "labels/a.txt", {"val": [0]}],
     "splits of labels only": ["train/a.jpg", "labels/train/a.txt", {"train": [0]}],
 }
 
@@ -61,7 +65,8 @@ def test_layouts_without_data_yaml(put, name):
         ("names: [cat, dog]", ("cat", "dog")),
         ("names: {0: cat, 1: dog}", ("cat", "dog")),
         ("names:\n  1: dog\n  0: cat\n", ("cat", "dog")),
-        ("names: {3: dog, 0: cat}", ("cat", "1", "2", "dog")),
+        ("names: {3: dog, 0: cat}", ("cat", "dog")),
+        ("names: [cat, '', dog]", ("cat", "dog")),
         ("names: [no, 1e-3, on]", ("no", "1e-3", "on")),
         ("names: list.names", ("köter", "dog")),
         ("names: !!python/object/apply:os.abort [cat, dog]", ("cat", "dog")),
@@ -131,8 +136,47 @@ def test_lines_of_five_six_and_many_columns(put):
     assert table.scores is None  # not every box has one
 
 
+POSE = "1 0.5 0.5 0.25 0.5"
+
+
+@pytest.mark.parametrize("shape", [(7, 2), (2, 3), (17, 3), (1, 2)])
+@pytest.mark.parametrize("score", ["", " 0.75"])
+def test_keypoints_behind_the_box_are_left_out(put, shape, score):
+    columns = " 0.9 0.1 2"[: 4 * shape[1]] * shape[0]
+    settings = f"train: images\nkpt_shape: [{shape[0]}, {shape[1]}]\nnames: [cat, dog]\n"
+    files = {"images/a.jpg": None, "labels/a.txt": f"{POSE}{columns}{score}\n{POSE}{score}\n"}
+
+    table = read_dataset(put(**files, **{"data.yaml": settings}))
+
+    assert table.boxes.tolist() == [BOX, BOX]
+    assert table.notes[0] == "1 box with keypoints, which are left out"
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns", "said", "hint"),
+    [
+        ("kpt_shape: [2, 3]", " 0.1" * 9, "5 columns, or 11 with the keypoints", None),
+        ("kpt_shape: [2, 4]", " 0.1" * 8, "`kpt_shape` cannot be used", "D is 2 or 3"),
+        ("kpt_shape: 6", " 0.1" * 6, "`kpt_shape` cannot be used", "D is 2 or 3"),
+        ("nc: 2", " 0.1 0.1 0.1" * 17, "polygon; found 56", "kpt_shape: [17, 3]"),
+        ("nc: 2", " 0.1 0.1 2" * 2, "is no polygon: of 11 columns one says 2", "kpt_shape: [2, 3]"),
+        ("nc: 2", " 0.75 7", "is no polygon: of 7 columns one says 7", "kpt_shape: [K, D]"),
+    ],
+)
+def test_columns_that_are_no_box_and_no_polygon(put, settings, columns, said, hint):
+    files = {"images/a.jpg": None, "labels/a.txt": f"{POSE}{columns}\n"}
+
+    with pytest.raises(DataError) as caught:
+        read_dataset(put(**files, **{"data.yaml": f"{settings}\nnames: [cat, dog]\n"}))
+
+    assert said in caught.value.what
+    assert caught.value.hint is None if hint is None else hint in caught.value.hint
+
+
 def test_a_sixth_column_in_every_line_is_the_score(put):
-    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 0.75\n"}))
+    root = put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 0.75\n"})
+
+    table = read_dataset(root, predictions=True)
 
     assert table.scores.tolist() == [0.75]
 
@@ -159,13 +203,14 @@ def test_label_files_of_no_image_are_counted(put):
         )
     )
 
-    assert table.notes == ("1 file of labels without image: left out",)
+    assert table.notes == ("1 file of labels without image: left out: labels/b.txt",)
 
 
 def test_classes_without_names_are_called_by_their_numbers(put):
     table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": LINE}))
 
-    assert table.classes == ("0", "1")
+    assert table.classes == ("1",)
+    assert table.labels.tolist() == [0]
     assert table.notes == ("no file names the classes: they are called by their numbers",)
 
 
@@ -176,6 +221,107 @@ def test_a_number_beyond_the_names_is_an_unknown_class(put):
 
     assert (table.labels.tolist(), table.flags.tolist()) == ([ANY_CLASS], [0])
     assert table.notes == ("1 box of a class number beyond the 1 name",)
+
+
+def test_numbers_that_nobody_names_are_no_classes(put):
+    lines = "".join(f"{number} 0.5 0.5 0.25 0.5\n" for number in (3, 1, 0, 4))
+    files = {"images/a.jpg": None, "labels/a.txt": lines}
+
+    table = read_dataset(put(**files, **{"classes.txt": "cat\n\n\ndog\n\n"}))
+
+    assert table.classes == ("cat", "dog")
+    assert table.labels.tolist() == [1, ANY_CLASS, 0, ANY_CLASS]
+    assert table.notes == (
+        "1 box of a class number beyond the 2 names",
+        "1 box of a class number that has no name",
+    )
+
+
+NOTES = '{"categories": [{"id": 1, "name": "dog"}, {"id": 0, "name": "cat"}], "info": {"year": 1}}'
+NAMES = {
+    "classes.txt": "cat\ndog\n",
+    "Classes.txt": "cat\ndog\n",
+    "images/classes.txt": "cat\r\ndog\r\n",
+    "labels/classes.txt": "cat\ndog\n",
+    "images/train/classes.txt": "cat\ndog\n",
+    "labels/train/classes.txt": "cat\ndog\n",
+    "labels/train/_darknet.labels": "cat\ndog\n",
+    "labels.txt": "cat\ndog\n",
+    "obj.names": "cat\ndog\n",
+    "data/obj.names": "cat\ndog\n",
+    "pets.names": "cat\ndog\n",
+    "notes.json": NOTES,
+}
+
+
+@pytest.mark.parametrize("file", NAMES)
+def test_places_of_class_names(put, file):
+    files = {"images/train/a.jpg": None, "labels/train/a.txt": LINE, file: NAMES[file]}
+
+    table = read_dataset(put(**files))
+
+    assert table.classes == ("cat", "dog")
+    assert table.labels.tolist() == [1]
+    assert table.notes == ()
+
+
+def test_files_that_hold_no_names_are_passed_over(put):
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "classes.txt": "cat\ndog\n"}
+    others = {"labels.txt": "labels/a.txt\n", "notes.json": "[1", "names.txt": "images/a.jpg\n"}
+
+    assert read_dataset(put(**files, **others)).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("file", [name for name in NAMES if name != "pets.names"])
+@pytest.mark.parametrize(
+    ("names", "number", "says"),
+    [("[dog, cat]", 0, "`dog`"), ("[cat, dog, hen]", 2, "`hen`"), ("{1: dog}", 0, "no class")],
+)
+def test_files_that_do_not_agree_on_the_classes_are_an_error(put, file, names, number, says):
+    files = {"images/train/a.jpg": None, "labels/train/a.txt": LINE, file: NAMES[file]}
+
+    with pytest.raises(DataError) as caught:
+        read_dataset(put(**files, **{"data.yaml": f"train: images/train\nnames: {names}\n"}))
+
+    known = {0: "`cat`", 1: "`dog`"}.get(number, "no class")
+    assert f"number {number} is {says} in data.yaml and {known} in {file}" in caught.value.what
+
+
+def test_lists_of_two_splits_that_do_not_agree_are_an_error(put):
+    files = {
+        f"{split}/a.{kind}": text
+        for split in ("train", "valid")
+        for kind, text in (("jpg", None), ("txt", LINE))
+    }
+    files |= {"train/classes.txt": "cat\ndog\n", "valid/classes.txt": "dog\ncat\n"}
+
+    with pytest.raises(DataError, match=r"`cat` in train/classes.txt and `dog` in valid/classes"):
+        read_dataset(put(**files))
+
+
+@pytest.mark.parametrize("count", ["nc: 3", "nc: 1"])
+def test_a_count_that_does_not_agree_with_the_names_is_an_error(put, count):
+    files = {"images/a.jpg": None, "data.yaml": f"train: images\n{count}\nnames: [cat, dog]\n"}
+
+    with pytest.raises(DataError, match=r"data.yaml: tells of \d class(es)? \(`nc`\), and names 2"):
+        read_dataset(put(**files))
+
+
+def test_darknets_count_is_compared_with_the_file_of_names(put):
+    settings = "classes = 3\ntrain = data/train.txt\nnames = data/obj.names\n"
+    files = {"images/a.jpg": None, "train.txt": "images/a.jpg\n", "obj.names": "cat\ndog\n"}
+
+    with pytest.raises(DataError, match=r"obj.data: tells of 3 classes \(`nc`\), and names 2"):
+        read_dataset(put(**files, **{"obj.data": settings}))
+
+
+def test_other_settings_beside_those_that_count_are_named(put):
+    text = "train: images\nnames: [cat, dog]\n"
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "b.yaml": text, "a.yaml": text}
+
+    table = read_dataset(put(**files, **{"hyp.yaml": "lr0: 0.01\n", "data.yaml": text}))
+
+    assert table.notes == ("2 files of settings beside that read: left out: a.yaml, b.yaml",)
 
 
 def test_one_label_file_alone_is_a_dataset(put):
@@ -196,10 +342,215 @@ def test_data_yaml_alone_is_a_dataset(put):
 
 
 def test_an_unreadable_image_does_not_stop_reading(put, tmp_path):
-    root = put(**{"images/a.jpg": None, "labels/a.txt": LINE})
+    root = put(**{f"{folder}": None for folder in ("images/a.jpg", "images/b.jpg")})
+    put(**{"labels/a.txt": LINE, "labels/b.txt": LINE})
     (tmp_path / "images/a.jpg").write_bytes(b"")
 
-    assert read_dataset(root).sizes.tolist() == [[0, 0]]
+    table = read_dataset(root)
+
+    assert table.sizes.tolist() == [[0, 0], [40, 30]]
+    assert "1 image that cannot be read: boxes without size" in table.notes
+
+
+def test_boxes_of_images_that_cannot_be_read_are_an_error(put, tmp_path):
+    root = put(**{"images/a.jpg": None, "images/b.jpg": None, "labels/a.txt": LINE})
+    (tmp_path / "images/a.jpg").write_bytes(b"")
+
+    with pytest.raises(DataError, match="none of its images can be read"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize("line", ["0 20 15 10 15", "0 10 5 30 5 30 25", "0 50 50 25 50"])
+def test_pixels_are_said_to_be_no_fractions(put, line):
+    files = {"images/a.jpg": None, "labels/a.txt": f"{LINE}{line}\n{line}\n"}
+
+    with pytest.raises(DataError, match=r"a\.txt:2: is in pixels, not fractions: centre"):
+        read_dataset(put(**files))
+
+
+LISTS = {
+    "as they lie": ("images/{}.jpg", "labels/{}.txt", "./images/{}.jpg"),
+    "from elsewhere": ("images/{}.jpg", "labels/{}.txt", "/content/data/images/{}.jpg"),
+    "of a system with backslashes": ("images/{}.jpg", "labels/{}.txt", r"C:\data\images\{}.jpg"),
+    "one folder too many": ("images/{}.jpg", "labels/{}.txt", "data/obj/images/{}.jpg"),
+    "another folder": ("images/{}.jpg", "labels/{}.txt", "data/obj/{}.jpg"),
+    "another suffix": ("images/{}.jpg", "labels/{}.txt", "images/{}.png"),
+    "stems alone": ("images/{}.jpg", "labels/{}.txt", "{}"),
+    "encoded": ("images/{} (1).jpg", "labels/{} (1).txt", "images/{}%20(1).jpg"),
+    "labels where the images are not": ("images/{}.jpg", "obj_a/{}.txt", "data/obj_a/{}.jpg"),
+    "labels by where images should be": (
+        *("pictures/{}.jpg", "labels/x/{}.txt", "data/images/x/{}.jpg"),
+    ),
+}
+
+
+@pytest.mark.parametrize("place", ["{}.txt", "ImageSets/Main/{}.txt", "2007_{}.txt", "{}2017.txt"])
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_without_data_yaml_are_splits(put, kind, place):
+    image, label, line = LISTS[kind]
+    files = {image.format(name): None for name in "abc"}
+    files |= {label.format(name): LINE for name in "abc"}
+    files |= {place.format("train"): f"{line.format('a')}\n{line.format('b')}\n"}
+
+    table = read_dataset(put(**files, **{place.format("val"): line.format("c")}), format="yolo")
+
+    assert sorted(table.files) == sorted(image.format(name) for name in "abc")
+    assert {name: len(split) for name, split in table.splits.items()} == {"train": 2, "val": 1}
+    assert table.boxes.tolist() == [BOX] * 3
+
+
+def test_images_in_no_list_are_named(put):
+    files = {f"images/{name}.jpg": None for name in "abc"}
+    files |= {f"labels/{name}.txt": LINE for name in "abcd"}
+    files |= {"train.txt": "images/a.jpg\n", "test.txt": "images/x.jpg\nimages/y.jpg\n"}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/a.jpg"]
+    assert [note for note in table.notes if "no file names" not in note] == [
+        "1 list of images that are not there: left out: test.txt",
+        "2 images that no split names: left out: images/b.jpg, images/c.jpg",
+        "1 file of labels without image: left out: labels/d.txt",
+    ]
+
+
+def test_folders_beside_those_read_are_named(put):
+    files = {f"{folder}/a.jpg": None for folder in ("train", "val", "extra", "test/raw")}
+    files |= {f"{folder}/a.txt": LINE for folder in ("train", "val", "extra")}
+
+    table = read_dataset(put(**files))
+
+    assert "2 folders of images beside those read: left out: extra, test/raw" in table.notes
+
+
+def test_folders_within_images_are_read_where_they_have_labels(put):
+    files = {f"images/{name}.jpg": None for name in ("a", "cats/b", "views/c")}
+    files |= {f"labels/{name}.txt": LINE for name in ("a", "cats/b")}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/a.jpg", "images/cats/b.jpg"]
+    assert "1 folder of images beside those read: left out: images/views" in table.notes
+
+
+def test_frames_of_one_name_are_not_taken_for_each_other(put):
+    files = {"images/1.jpg": None, "labels/1.txt": LINE, "train.txt": "x/1.jpg\ny/1.jpg\n"}
+
+    table = read_dataset(put(**files))
+
+    assert list(table.files) == ["images/1.jpg", "y/1.jpg"]
+
+
+@pytest.mark.parametrize("image", ["images/a.jpg", "a.jpg"])
+def test_a_folder_of_labels_may_have_another_name(put, image):
+    files = {image: None, "annotations/a.txt": LINE, "annotations/classes.txt": "cat\ndog\n"}
+
+    table = read_dataset(put(**files))
+
+    assert (table.boxes.tolist(), table.classes) == ([BOX], ("cat", "dog"))
+    assert table.notes == ("1 folder of another name taken for that of labels: annotations",)
+
+
+def test_labels_of_another_folder_of_images_are_not_taken(put):
+    files = {"train/a.jpg": None, "train/a.txt": LINE, "test/a.jpg": None}
+
+    table = read_dataset(put(**files))
+
+    assert np.diff(table.offsets).tolist() == [0, 1]
+
+
+def test_labels_of_images_in_a_folder_beside_are_not_taken(put):
+    files = {"images/a.jpg": None, "other/a.jpg": None, "other/a.txt": LINE}
+
+    with pytest.raises(DataError, match="goes with 1 image; there are some in `other`"):
+        read_dataset(put(**files), format="yolo")
+
+
+def test_a_label_file_may_have_the_whole_name_of_its_image(put):
+    root = put(**{"images/a.jpg": None, "labels/a.jpg.txt": LINE, "labels/a.png.txt": LINE * 2})
+    shutil.copy(root / "images/a.jpg", root / "images/a.png")
+
+    assert np.diff(read_dataset(root).offsets).tolist() == [1, 2]
+
+
+def test_labels_that_lie_where_no_image_does_are_an_error(put):
+    files = {"images/a.jpg": None, "labels/day/1.txt": LINE}
+
+    with pytest.raises(DataError, match=r"goes with 1 image; there are some in `labels/day`"):
+        read_dataset(put(**files), format="yolo")
+
+
+def test_images_beside_folders_of_splits_are_named(put):
+    table = read_dataset(
+        put(**{"a.jpg": None, "a.txt": LINE, "train/b.jpg": None, "train/b.txt": LINE})
+    )
+
+    assert "1 image that no split names: left out: a.jpg" in table.notes
+
+
+def test_a_label_file_may_begin_with_a_bad_line(put):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"# cat, dog\n{LINE}"}))
+
+    assert (len(table.boxes), len(table.remarks)) == (1, 1)
+
+
+@pytest.mark.parametrize("place", ["splits", "data", "images"])
+def test_lists_may_lie_in_a_folder(put, place):
+    files = {f"images/{name}.jpg": None for name in "ab"} | {"labels/a.txt": LINE}
+
+    table = read_dataset(
+        put(**files, **{f"{place}/train.txt": "a.jpg\n", f"{place}/val.txt": "b\n"})
+    )
+
+    assert {name: split.tolist() for name, split in table.splits.items()} == {
+        "train": [0],
+        "val": [1],
+    }
+
+
+def test_a_number_above_1_behind_a_box_is_no_score(put):
+    root = put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE[:-1]} 7\n{LINE[:-1]} 1\n"})
+
+    table = read_dataset(root, predictions=True)
+
+    assert table.scores is None
+    assert "1 box with a number behind it that is no score: left out" in table.notes
+
+
+def test_numbers_from_1_and_corners_are_noticed(put):
+    lines = "1 0.1 0.1 0.9 0.9\n2 0.2 0.1 0.8 0.9\n"
+    files = {"images/a.jpg": None, "labels/a.txt": lines, "classes.txt": "cat\ndog\n"}
+
+    notes = read_dataset(put(**files)).notes
+
+    assert "no box has the class number 0: if they count from 1, they are wrong" in notes
+    assert "boxes reach over the edge, and would not if they were corners" in notes
+
+
+def test_labels_that_go_with_no_image_are_an_error(put):
+    files = {"images/a.jpg": None, "labels/1.txt": LINE, "labels/2.txt": LINE}
+
+    with pytest.raises(DataError, match=r"not one label file goes with 1 image; .* labels/1\.txt"):
+        read_dataset(put(**files))
+
+
+def test_a_file_of_labels_for_two_images_is_named(put):
+    root = put(**{"a.jpg": None, "a.txt": LINE})
+    shutil.copy(root / "a.jpg", root / "a.jpeg")
+
+    table = read_dataset(root)
+
+    assert "1 file of labels that goes with several images: read for each: a.txt" in table.notes
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_backgrounds_may_come_first(put, empty):
+    files = {f"images/{number:02}.jpg": None for number in range(30)}
+    files |= {f"labels/{number:02}.txt": empty for number in range(29)}
+
+    table = read_dataset(put(**files, **{"labels/29.txt": LINE}))
+
+    assert (table.format, len(table), len(table.boxes)) == ("yolo", 30, 1)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +564,29 @@ def test_an_unreadable_image_does_not_stop_reading(put, tmp_path):
         ("nan 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first"),
     ],
 )
-def test_bad_lines_are_named(put, line, said):
-    with pytest.raises(DataError, match=said):
-        read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": LINE + line}))
+def test_bad_lines_are_left_out_and_named(put, unreadable, line, said):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": LINE + line}))
+
+    (remark,) = unreadable(table)
+    assert re.match(f"labels/{said}", remark)
+    assert table.boxes.tolist() == [BOX]
+
+
+def test_nothing_but_bad_lines_is_an_error(put):
+    files = {"images/a.jpg": None, "labels/a.txt": "0 1 2\n0 3\n", "classes.txt": "cat\n"}
+
+    with pytest.raises(DataError, match=r"labels/a\.txt:1: expected 5 columns"):
+        read_dataset(put(**files), format="yolo")
+
+
+def test_an_image_of_bad_lines_alone_is_not_background(put):
+    files = {"images/a.jpg": None, "images/b.jpg": None, "images/c.jpg": None}
+    labels = {"labels/a.txt": "0 1 2\n", "labels/b.txt": LINE, "labels/c.txt": ""}
+
+    table = read_dataset(put(**files, **labels))
+
+    assert list(table.files) == ["images/b.jpg", "images/c.jpg"]
+    assert "1 image of which no row can be read, left out: images/a.jpg" in table.notes
 
 
 @pytest.mark.parametrize(
@@ -244,9 +615,12 @@ def test_lines_that_are_not_as_usual_say_the_same(put, text, boxes):
         "1000000 0.5 0.5 0.25 0.5",
     ],
 )
-def test_lines_that_json_alone_could_read_are_refused(put, text):
-    with pytest.raises(DataError, match=r"a\.txt:2: "):
-        read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE}{text}\n"}))
+def test_lines_that_json_alone_could_read_are_refused(put, unreadable, text):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": f"{LINE}{text}\n"}))
+
+    assert all(remark.startswith("labels/a.txt:") for remark in unreadable(table))
+    assert unreadable(table)[0].startswith("labels/a.txt:2: ")
+    assert len(table.boxes) == 1
 
 
 @pytest.mark.parametrize(
@@ -254,6 +628,10 @@ def test_lines_that_json_alone_could_read_are_refused(put, text):
     [
         ("names: [a, b\n", "is not YAML"),
         ("names: [a, a]\n", "two classes are called `a`"),
+        ("a: &a [x, x]\nnames: [*a]\n", "is not YAML: line 2: aliases"),
+        ("a: &a [x, x]\npath: [*a]\nnames: [x]\n", "is not YAML: line 2: aliases"),
+        ("names: [[x, x]]\n", r"data\.yaml: class 0 is not text"),
+        ("names: {3: [x]}\n", r"data\.yaml: class 3 is not text"),
         ("names: {x: a}\n", "maps something that is no number"),
         ("names: {9999999999: a}\n", "out of range"),
     ],
@@ -291,3 +669,45 @@ def test_settings_that_would_take_for_ever_are_refused(tmp_path, text, said):
 
     with pytest.raises(DataError, match=said):
         read_dataset(path)
+
+
+MARKED = "0 0.25 0.3125 0.5 0.375"
+
+
+def points(count, marks=""):
+    """Keypoints outside the box of MARKED, as the joints of a hand may be."""
+    return "".join(f" {0.6 + k / 100:g} {0.7 + k / 200:g}{marks}" for k in range(count))
+
+
+FILLED = "0 0.5 0.5 0.4 0.4 0.35 0.35 0.65 0.65 0.4 0.6\n"
+
+
+@pytest.mark.parametrize(
+    "line", [FILLED, f"{MARKED}{points(2, ' 1')}\n", f"{MARKED}{points(4, ' 0')}\n"]
+)
+def test_polygons_that_may_be_keypoints_ask_which(put, line):
+    files = {"images/a.jpg": None, "labels/a.txt": line * 2, "classes.txt": "hand\n"}
+
+    with pytest.raises(DataError, match="may be polygons, or boxes with keypoints") as caught:
+        read_dataset(put(**files))
+
+    assert "kpt_shape" in caught.value.hint
+    told = {"data.yaml": "train: images\nnames: [hand]\nkpt_shape: [0, 2]\n"}
+    assert len(read_dataset(put(**told)).boxes) == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        FILLED + "0 0.1 0.2 0.5 0.2 0.5 0.8\n",
+        FILLED + "0 0.1 0.1 0.5 0.2 0.5 0.8 0.3 0.9 0.2 0.7\n",
+        "0 0.4 0.4 0.5 0.4 0.5 0.5 0.4 0.5\n",
+        "0 0.5 0.1 0.6 0.2 0.5 0.3 0.4 0.2 0.45 0.15\n",
+    ],
+)
+def test_polygons_stay_polygons(put, lines):
+    table = read_dataset(put(**{"images/a.jpg": None, "labels/a.txt": lines}))
+
+    assert len(table.boxes) == lines.count("\n")
+    xs = [float(number) * 40 for number in lines.splitlines()[-1].split()[1::2]]
+    np.testing.assert_allclose(table.boxes[-1, ::2], [min(xs), max(xs)])

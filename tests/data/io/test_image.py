@@ -196,7 +196,17 @@ def test_decompression_bomb_is_refused(tmp_path: Path) -> None:
     assert "--tile" in str(caught.value.hint)
     assert read_size(path) == (20_000, 10_000)
     assert Image.MAX_IMAGE_PIXELS is not None  # Pillow's guard stands for others
-    assert read_image(path, huge=True).shape == (10_000, 20_000, 3)
+
+
+def test_more_pixels_than_the_guard_lets_pass_are_read_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "_MOST_PIXELS", 20)
+    Image.fromarray(COLOUR).save(tmp_path / "x.png")
+
+    with pytest.raises(DataError, match="is too large an image: 6×4, more than 20 pixels"):
+        read_image(tmp_path / "x.png")
+    assert np.array_equal(read_image(tmp_path / "x.png", huge=True), COLOUR)
 
 
 @pytest.mark.parametrize("values", [GREY.astype(np.float32), GREY.astype(np.int32) * 70_000])

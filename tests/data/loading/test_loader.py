@@ -23,8 +23,8 @@ from dhcli.data.loading.loader import (
     EvalLoader,
     TrainLoader,
     collate_images,
-    count_workers,
 )
+from dhcli.data.loading.workers import count_workers
 from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, make_table
 from dhcli.errors import DataError
 
@@ -33,6 +33,12 @@ FULL = Augment(flip=0.5, min_sizes=(32, 48, 64), colour=0.5, crop=0.5)
 SIZES = [(60, 40), (40, 60), (50, 50), (64, 32)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # few cores
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that cannot be read is read again at once."""
+    monkeypatch.setattr("dhcli.data.loading.loader.PAUSES", (0, 0))
 
 
 @pytest.fixture
@@ -335,6 +341,60 @@ def test_unreadable_image_is_named(table: DetectionTable, workers: int) -> None:
 
     assert str(error) == f"{table.path(7)}: cannot be read: image file is truncated"
     assert error.where == str(table.path(7))
+
+
+@pytest.mark.parametrize("cut", [(1, 0), (0, 1)])
+def test_image_of_another_size_than_its_boxes_are_on_is_named(
+    table: DetectionTable, cut: tuple[int, int]
+) -> None:
+    with Image.open(table.path(7)) as image:
+        width, height = image.size
+        image.crop((0, 0, width - cut[0], height - cut[1])).save(table.path(7))
+
+    error = error_of(train_loader(table))
+
+    assert error.where == str(table.path(7))
+    assert f"is {width - cut[0]} × {height - cut[1]} pixels" in error.what
+    assert sum(map(len, EvalLoader(table, INPUT, batch_size=2, workers=0))) == 11
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_image_that_cannot_be_read_is_left_out_and_told(
+    table: DetectionTable, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [batch.indices for batch in train_loader(table).epoch(0)]
+    gone = {whole[0][0], *whole[1]}
+    for image in gone:
+        table.path(image).unlink()
+    loader = TrainLoader(table, INPUT, Augment(), batch_size=2, seed=3, workers=workers, skip=True)
+    told: list[int] = []
+    loader.lost = lambda image, why: told.append(image) if "no such image" in why else None
+
+    batches = list(loader.epoch(0))
+
+    assert set(told) == gone
+    assert [batch.indices for batch in batches] == [
+        [image for image in images if image not in gone] for images in whole
+    ]
+    assert batches[1].images.pixels.shape[0] == 0
+
+
+def test_share_that_is_gone_for_a_moment_costs_nothing(
+    table: DetectionTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fingerprint(train_loader(table).epoch(0))
+    failed = set()
+
+    def flaky(path: Path, **settings: Any) -> Any:
+        if len(failed) < 20 and (path, len(failed) % 2) not in failed:
+            failed.add((path, len(failed) % 2))
+            raise DataError("cannot be read: Stale file handle", where=path)
+        return read_image(path, **settings)
+
+    monkeypatch.setattr("dhcli.data.loading.loader.read_image", flaky)
+
+    assert fingerprint(train_loader(table).epoch(0)) == whole
+    assert failed
 
 
 def error_of(loader: TrainLoader) -> DataError:

@@ -316,11 +316,43 @@ def test_fixing_changes_nothing_in_place(coco):
     assert {f.code for f in check_table(table, scan)} == {"box-over-edge"}
 
 
+@pytest.fixture
+def with_bad_rows(lay):
+    """A folder of YOLO's with two images, and two rows in it that cannot be read."""
+    labels = {"labels/a.txt": "0 .5 .5 .5 .5\n0 .5 .5\n", "labels/b.txt": "0 .5 .5 .2 .2\nx\n"}
+    return lay({**labels, "classes.txt": "cat\n"}, "images/a.png", "images/b.jpg")
+
+
+def test_rows_that_cannot_be_read_are_found_and_left_out(with_bad_rows, tmp_path):
+    table = read_dataset(with_bad_rows)
+
+    found = [f.where for f in check(table) if f.code == "row-unreadable"]
+
+    assert found == ["labels/a.txt:2", "labels/b.txt:2"]
+    assert codes_of(fixed(table, tmp_path)) == set()
+
+
+def test_rows_that_cannot_be_read_stop_training_unless_it_skips(with_bad_rows):
+    table = read_dataset(with_bad_rows)
+    scan = scan_images(table, decode=False)
+
+    with pytest.raises(
+        DataError, match=r"labels/a\.txt:2: expected .* \(and 1 row more\)"
+    ) as caught:
+        mend_for_training(table, scan, on_bad_image="error")
+    mended, findings = mend_for_training(table, scan, on_bad_image="skip")
+
+    assert "data.on_bad_image=skip" in caught.value.hint
+    assert len(mended.boxes) == 2
+    assert [f.code for f in findings if f.code == "row-unreadable"] == ["row-unreadable"] * 2
+
+
 def test_every_code_has_a_drawn_flaw():
     elsewhere = {"dataset-empty", "anchor-recall"}  # test_checks.py, test_anchor_recall.py
     here = {"image-missing", "image-unreadable", "image-duplicate", "split-leak", "image-size"}
     here |= {"image-turned", "class-spelling", "class-unused", "split-class", "image-empty"}
     here |= {"image-unsplit", "image-resized", "image-disagrees"}
+    here |= {"row-unreadable", "image-unannotated"}  # which readers remark
     read_by_a_rule = {"image-depth", "image-bands", "image-frames", "image-unended"}
 
     assert set(FLAWED_BOXES) | here | elsewhere | read_by_a_rule == set(CODES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dhcli.data.table import ANY_CLASS, Flag, make_table
-from dhcli.data.tools.statistics import Spread, find_objects, measure
+from dhcli.data.tools.statistics import Spread, describe_crowd, find_objects, measure
 
 
 @pytest.fixture
@@ -64,3 +64,9 @@ def test_a_dataset_without_boxes_has_numbers_too():
     numbers = measure(make_table(Path("root"), ["a.jpg"], [[9, 9]], [0], [], [], ("cat",)))
 
     assert (numbers.objects, numbers.empty, numbers.side) == (0, 1, None)
+
+
+def test_images_with_more_objects_than_are_kept_are_counted(table):
+    said = "1 image holds more objects (up to 3) than are kept per image: model.detect.max"
+    assert describe_crowd(table, 2) == f"{said}_detections 2"
+    assert describe_crowd(table, 3) is None

@@ -1,0 +1,117 @@
+"""Detections in label files of YOLO or KITTI, a file an image, that lie apart from the images."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dhcli.data.formats import kitti, yolo
+from dhcli.data.formats.yolo_images import label_names
+from dhcli.data.formats.yolo_names import NAME_FILES
+from dhcli.data.io.files import join_path, last_part, list_files, list_folders, list_images, stem_of
+from dhcli.data.strings import Strings
+from dhcli.data.table import DetectionTable
+from dhcli.errors import DataError
+
+_DEEPEST = 20
+
+
+def are_label_files(path: Path) -> bool:
+    """Whether a folder has text files, in it or below, and no images."""
+    return path.is_dir() and bool(_labels_below(path)) and not list_images(path, deep=True)
+
+
+def read_label_files(path: Path, truth: DetectionTable) -> DetectionTable:
+    """The detections in the label files below `path`, on images of `truth`.
+
+    A file is of the image that has the longest end of its path in common. Without names beside
+    them, numbers of classes are those of a YOLO dataset. Raises DataError where not one file goes
+    with an image, one with several, or one cannot be read.
+    """
+    labels = _match(path, truth.files)
+    is_kitti = any(kitti.is_label(path / label) for label in labels.values())
+    kind = kitti.FORMAT if is_kitti else yolo.FORMAT
+    folders = ("label_2", "image_2") if is_kitti else ("labels", "images")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for sub in folders:
+            (folder / sub).mkdir()
+        for image, label in labels.items():
+            suffix = Path(last_part(truth.files[image])).suffix
+            (folder / folders[0] / f"{image}.txt").symlink_to((path / label).resolve())
+            (folder / folders[1] / f"{image}{suffix}").symlink_to(truth.path(image).resolve())
+        _put_names(folder, path, truth)
+        try:
+            found = kind.layout.read(folder, kind.read, kind.title)
+        except DataError as error:
+            raise _at_home(error, path, folder, labels) from None
+    files = [truth.files[int(stem_of(file))] for file in found.files]
+    remarks = [
+        remark._replace(where=_home(remark.where, labels) or remark.where)
+        for remark in found.remarks
+    ]
+    return replace(found, files=Strings.pack(files), remarks=tuple(remarks))
+
+
+def _put_names(folder: Path, path: Path, truth: DetectionTable) -> None:
+    """Put the files that name classes into `folder`, or else the classes of a YOLO dataset."""
+    names = [name for name in list_files(path, "") if name.lower() in NAME_FILES]
+    for name in names:
+        (folder / name).symlink_to((path / name).resolve())
+    if not names and truth.format == "yolo":
+        lines = "".join(f"{name}\n" for name in truth.classes)
+        (folder / "classes.txt").write_text(lines, "utf-8", "surrogateescape")
+
+
+def _at_home(error: DataError, path: Path, folder: Path, labels: Mapping[int, str]) -> DataError:
+    """The error, at the file that was linked into `folder`."""
+    known = _home(error.where or "", labels)
+    return DataError(error.what, where=path / known if known else path, hint=error.hint)
+
+
+def _home(where: str, labels: Mapping[int, str]) -> str | None:
+    """The label file, with the line, that is linked as `where`; None where it is another file."""
+    file, colon, line = where.rpartition(":")
+    stem = stem_of(file if colon else where)
+    known = labels.get(int(stem)) if stem.isdecimal() else None
+    return f"{known}{colon}{line if colon else ''}" if known else None
+
+
+def _labels_below(path: Path) -> list[str]:
+    """POSIX paths of what may be label files, in a folder and below."""
+    found, folders = [], [""]
+    for _ in range(_DEEPEST):
+        found += [join_path(f, name) for f in folders for name in label_names(path / f)]
+        folders = [join_path(f, name) for f in folders for name in list_folders(path / f)]
+    return found
+
+
+def _match(path: Path, images: Sequence[str]) -> dict[int, str]:
+    """The label file of each image, by number, that has one. Raises DataError."""
+    named: dict[str, list[int]] = {}
+    for number, image in enumerate(images):
+        for key in {last_part(image), stem_of(image)}:
+            named.setdefault(key, []).append(number)
+    labels: dict[int, str] = {}
+    files = _labels_below(path)
+    for file in files:
+        options = named.get(stem_of(file), [])
+        lengths = [_common_folders(images[number], file) for number in options]
+        best = [n for n, length in zip(options, lengths, strict=True) if length == max(lengths)]
+        if len(best) > 1:
+            what = f"could be of {images[best[0]]} or of {images[best[1]]}"
+            raise DataError(what, where=path / file)
+        labels |= dict.fromkeys(best, file)
+    if not labels:
+        what = f"holds no label file of an image of the dataset, but {', '.join(files[:3])}"
+        raise DataError(what, where=path)
+    return labels
+
+
+def _common_folders(image: str, file: str) -> int:
+    """How many folders at the end of two paths are the same."""
+    pairs = zip(image.split("/")[-2::-1], file.split("/")[-2::-1], strict=False)
+    lengths = [one == other for one, other in pairs]
+    return [*lengths, False].index(False)

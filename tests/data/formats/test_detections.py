@@ -1,0 +1,105 @@
+"""Label files of YOLO and KITTI as detections, on images that lie elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dhcli.data.formats import read_dataset, read_detections, write_dataset
+from dhcli.data.table import DetectionTable
+from dhcli.errors import DataError
+from dhcli.inference.writers import FORMATS, Place, Prediction, find_twins
+
+BOX = [15, 7.5, 25, 22.5]
+
+
+@pytest.fixture
+def truth(lay: Callable[..., Path]) -> DetectionTable:
+    """Four images of a YOLO dataset in two splits, two of them twins; two classes."""
+    names = ("train/a", "train/b", "val/a", "val/c")
+    labels = {f"images/{name}.txt": "0 0.5 0.5 0.25 0.5\n" for name in names}
+    files = {file.replace("images/", "labels/"): text for file, text in labels.items()}
+    images = [f"images/{name}.jpg" for name in names] + ["images/val/c.png"]
+    return read_dataset(lay(files | {"classes.txt": "cat\ndog\n"}, *images))
+
+
+def predict(folder: Path, kind: str, *names: str) -> Path:
+    place = Place(folder, ("cat", "dog"), (1, 2), find_twins(names))
+    with FORMATS[kind](place) as write:
+        for number, name in enumerate(names):
+            columns = np.array([BOX]), np.array([0.5 + number / 10])
+            write(Prediction(name, (40, 30), *columns, np.array([1]), np.zeros((30, 40, 3), "u1")))
+    return folder / kind
+
+
+@pytest.mark.parametrize("kind", ["yolo", "kitti"])
+@pytest.mark.parametrize("above", ["", "images/", "data/images/"])
+def test_predictions_in_folders_are_read_back(tmp_path, truth, kind, above):
+    names = ("train/a.jpg", "val/a.jpg", "val/c.jpg", "val/c.png")
+    labels = predict(tmp_path / "out", kind, *(f"{above}{name}" for name in names))
+
+    found = read_detections(labels, truth)
+
+    images = [truth.files[image] for image in found.image_of_box.tolist()]
+    assert images == [f"images/{name}" for name in names]
+    np.testing.assert_allclose(found.boxes, [BOX] * 4, atol=0.01)
+    assert found.scores.tolist() == [0.5, 0.6, 0.7, 0.8]
+    assert [found.classes[label] for label in found.labels] == ["dog"] * 4
+
+
+def test_numbers_without_names_are_those_of_the_dataset(tmp_path, truth):
+    labels = predict(tmp_path / "out", "yolo", "train/b.jpg")
+    (labels / "classes.txt").unlink()
+
+    assert read_detections(labels, truth).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        (
+            "a.txt",
+            "1 .5 .5 .1 .1 .9\n",
+            r"a\.txt: could be of images/train/a.jpg or of",
+        ),
+        (
+            "z.txt",
+            "1 .5 .5 .1 .1 .9\n",
+            r"holds no label file of an image .* but z.txt",
+        ),
+        ("train/b.txt", "1 .5 .5\n", r"out/train/b\.txt:1: expected 5 columns"),
+    ],
+)
+def test_label_files_that_cannot_be_used(tmp_path, truth, file, text, said):
+    path = tmp_path / "out" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+    with pytest.raises(DataError, match=said):
+        read_detections(tmp_path / "out", truth)
+
+
+def test_a_written_dataset_is_read_back_with_its_scores(tmp_path, truth):
+    found = read_detections(predict(tmp_path / "out", "yolo", "train/b.jpg"), truth)
+    write_dataset(found, tmp_path / "written", "yolo")
+
+    again = read_dataset(tmp_path / "written", predictions=True)
+
+    assert again.scores.tolist() == [0.5]
+    np.testing.assert_allclose(again.boxes, [BOX], atol=1e-4)
+
+
+def test_rows_that_cannot_be_read_are_named_where_they_lie(tmp_path, truth, unreadable):
+    labels = predict(tmp_path / "out", "yolo", "train/b.jpg", "val/a.jpg")
+    with (labels / "val/a.txt").open("a") as file:
+        file.write("1 .5 .5\n")
+
+    found = read_detections(labels, truth)
+
+    assert unreadable(found) == [
+        "val/a.txt:2: expected 5 columns, 6 with a score, or a polygon; found 3"
+    ]
+    assert len(found.boxes) == 2
