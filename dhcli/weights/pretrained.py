@@ -15,8 +15,8 @@ from torchvision.models import get_model_weights
 from dhcli.config.schema import Backbone, TimmNet
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.contract import Features
-from dhcli.weights.packaged import hub_state, packaged_state
 from dhcli.weights.plain_file import read_plain
+from dhcli.weights.timm_weights import hub_state, packaged_state
 
 FROM_SCRATCH = (
     "train from scratch: `--set model.backbone.weights=none --set model.backbone.norm=gn "
@@ -31,7 +31,7 @@ def load_backbone(features: Features, config: Backbone) -> str:
     weights would stay fixed.
     """
     if config.weights == "none":
-        _check_trainable(config)
+        _check_trainable(features, config)
         return "none, it starts from random ones"
     if isinstance(config, TimmNet):
         return _load_timm(features, config)
@@ -98,12 +98,17 @@ def backbone_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in (inner or plain).items() if not name.startswith("fc.")}
 
 
-def _check_trainable(config: Backbone) -> None:
+def _check_trainable(features: Features, config: Backbone) -> None:
     where = "model.backbone.weights"
-    if config.norm in ("frozen_bn", "eval_bn"):
+    if config.norm in ("frozen_bn", "eval_bn") and _has_statistics(features):
         what = f"{config.norm} fixes statistics that a backbone without weights does not have"
-        hint = "`--set model.backbone.norm=gn`, or name weights"
+        own = "bn" if isinstance(config, TimmNet) else "gn"
+        hint = f"`--set model.backbone.norm={own}`, or name weights"
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
         raise ConfigError(what, where=where, hint="`--set model.backbone.frozen_stages=0`")
+
+
+def _has_statistics(features: Features) -> bool:
+    return any(name.endswith("running_var") for name, _ in features.named_buffers())

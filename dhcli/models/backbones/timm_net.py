@@ -14,7 +14,6 @@ from dhcli.models.contract import Features
 from dhcli.models.state import load_state
 
 STRIDES = (4, 8, 16, 32)
-_FLAT = re.compile(r"^(stages|layers|stem|features)_(\d+)\.")
 _WHERE = "model.backbone.name"
 
 
@@ -124,5 +123,5 @@ def _units(net: nn.Module, stages: list[str]) -> Iterator[tuple[str, nn.Module]]
 
 
 def _plain(name: str) -> str:
-    """A tensor's name in the whole network: `stages_0.x` of the features is its `stages.0.x`."""
-    return _FLAT.sub(r"\1.\2.", name.removeprefix("module.").removeprefix("model."))
+    """Alike for `stages.0.x` of the whole network and `stages_0.x` of its features."""
+    return name.removeprefix("module.").removeprefix("model.").replace("_", ".")

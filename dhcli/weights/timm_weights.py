@@ -1,4 +1,4 @@
-"""ImageNet weights that an installed package holds, and timm's own."""
+"""What timm's networks start from: weights of a package or of timm, and how pixels are scaled."""
 
 from __future__ import annotations
 
