@@ -29,14 +29,14 @@ def configure(
     backbone = getattr(resolved.config.model, "backbone", None)
     if not isinstance(backbone, TimmNet):
         return resolved
+    named = resolved.origins["model.backbone.name"]
+    asked = [key for key in ("mean", "std") if not _stands(resolved.origins[f"input.{key}"], named)]
+    if not asked:
+        return resolved
     from dhcli.weights.timm_weights import normalisation  # loads torch
 
-    named = resolved.origins["model.backbone.name"]
-    theirs = {
-        key: value
-        for key, value in normalisation(backbone.name).items()
-        if not _stands(resolved.origins[f"input.{key}"], named)
-    }
+    known = normalisation(backbone.name)
+    theirs = {key: known[key] for key in asked if key in known}
     scaled = resolved.config.input.model_copy(update=theirs)
     origins = {f"input.{key}": f"timm {backbone.name}" for key in theirs}
     config = resolved.config.model_copy(update={"input": scaled})

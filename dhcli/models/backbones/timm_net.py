@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Self
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhcli.errors import ConfigError, suggest
@@ -46,6 +47,9 @@ class TimmFeatures(Features):
         self._last = str(getattr(net, "output_fmt", "")).upper().endswith("NHWC")
         self._modules_of = [info.module_name()[k] for k in chosen]
         self.net: nn.Module = _with_norms(net, norm)
+        for module in self.net.modules():
+            if type(module).__name__ == "Conv2dSame":
+                module.__class__ = SameConv2d
         self._in_eval = [m for m in self.net.modules() if norm == "eval_bn" and _is_norm(m)]
         if frozen_stages:
             self.freeze(frozen_stages)
@@ -79,6 +83,20 @@ class TimmFeatures(Features):
         own = {_plain(name.removeprefix("net.")): name for name in self.state_dict()}
         named = ((own.get(_plain(name)), tensor) for name, tensor in state.items())
         load_state(self, {name: tensor for name, tensor in named if name}, where, hint)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME: half of what is missing before, the rest after.
+
+    timm's Conv2dSame with the same tensors. Its padding is reckoned in whole numbers, so that where
+    height and width of an exported graph are open, it comes out as the constant that it is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        sizes = zip(x.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True)
+        over = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n, kernel, stride in sizes]
+        x = F.pad(x, [side for both in over for side in (both // 2, both - both // 2)])
+        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
 
 
 def _create(name: str) -> Any:

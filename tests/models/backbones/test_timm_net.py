@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from dhcli.config.schema import Config
 from dhcli.errors import ConfigError
-from dhcli.models.backbones.timm_net import TimmFeatures
+from dhcli.models.backbones.timm_net import SameConv2d, TimmFeatures
 from dhcli.models.build import anchors_of, build_detector
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.weights.model_file import ModelFile, read_model, save_model
@@ -187,3 +188,21 @@ def test_the_pyramid_has_the_levels_asked_for(
 
     assert [stride for stride, _ in anchors_of(config)] == strides
     assert sum(len(one.scores) for one in found) > 0
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (3, 1), (7, 4)])
+def test_same_padding_is_timms_for_every_size(kernel: int, stride: int) -> None:
+    theirs = Conv2dSame(4, 4, kernel, stride, groups=2)
+    ours = SameConv2d(4, 4, kernel, stride, groups=2)
+    ours.load_state_dict(theirs.state_dict())
+
+    for height, width in ((64, 32), (33, 65), (7, 10)):
+        x = torch.randn(1, 4, height, width)
+        assert torch.equal(ours(x), theirs(x))
+
+
+def test_a_network_of_timm_has_our_same_padding() -> None:
+    kinds = {type(m) for m in TimmFeatures("tf_efficientnet_lite0").modules()}
+
+    assert SameConv2d in kinds
+    assert Conv2dSame not in kinds
