@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -88,15 +89,17 @@ class TimmFeatures(Features):
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: half of what is missing before, the rest after.
 
-    timm's Conv2dSame with the same tensors. Its padding is reckoned in whole numbers, so that where
-    height and width of an exported graph are open, it comes out as the constant that it is.
+    timm's Conv2dSame, with the same tensors. An exported graph takes multiples of 32 only, so that
+    its padding is a constant, which torch's exporter does not find by itself.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        sizes = zip(x.shape[:-3:-1], self.kernel_size[::-1], self.stride[::-1], strict=True)
-        over = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n, kernel, stride in sizes]
-        x = F.pad(x, [side for both in over for side in (both // 2, both - both // 2)])
-        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        sides = []
+        for n, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
+            last = stride if torch.compiler.is_exporting() else n % stride or stride
+            over = max(kernel - last, 0)
+            sides = [over // 2, over - over // 2, *sides]
+        return F.conv2d(F.pad(x, sides), self.weight, self.bias, self.stride, groups=self.groups)
 
 
 def _create(name: str) -> Any:
