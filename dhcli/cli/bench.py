@@ -90,10 +90,10 @@ def _open(model: Path | None, preset: str | None, options: DetectOptions) -> Run
 
     if model is not None:
         return open_runner(model, options)
-    from dhcli.config.load import load_config
     from dhcli.runtime.eager import EagerRunner
+    from dhcli.weights.configure import configure
 
-    return EagerRunner.untrained(load_config(preset).config, PRESET_CLASSES, options)
+    return EagerRunner.untrained(configure(preset).config, PRESET_CLASSES, options)
 
 
 def _size(text: str | None, config: Config) -> tuple[int, int]:

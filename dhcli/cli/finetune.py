@@ -23,8 +23,8 @@ from dhcli.cli.options import (
     preset_option,
 )
 from dhcli.cli.session import conclude, make_session, option_settings
-from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
+from dhcli.weights.configure import configure
 
 DEFAULT_PRESET = "finetune"
 
@@ -77,7 +77,7 @@ def finetune(
     source = read_weights(weights)
     inherited = inherited_settings(source.config)
     own = [*alias_settings(alias or ()), *option_settings(data, val, cache), *(overrides or ())]
-    resolved = load_config(preset, file=config, overrides=own, weights=inherited)
+    resolved = configure(preset, file=config, overrides=own, weights=inherited)
     inputs = (data, val, weights, config)
     session = make_session("finetune", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
     conclude(run(resolved.config, session, source, weights), as_json=as_json)

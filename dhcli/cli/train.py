@@ -21,8 +21,8 @@ from dhcli.cli.options import (
     preset_option,
 )
 from dhcli.cli.session import conclude, make_session, option_settings
-from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
+from dhcli.weights.configure import configure
 
 TrainFolder = Annotated[
     Path | None,
@@ -76,7 +76,7 @@ def train(
         _refuse_beside_resume({**begun, "--overwrite": overwrite or None})
         config = _config_of(resume)
     settings = [*option_settings(data, val, cache), *(overrides or ())]
-    resolved = load_config(preset, file=config, overrides=settings)
+    resolved = configure(preset, file=config, overrides=settings)
     from dhcli.training import resume as resuming
     from dhcli.training import run as starting
 
@@ -91,7 +91,7 @@ def train(
         source = read_weights(weights)
         require_same_network(resolved.config, source)
         inherited = inherited_settings(source.config)
-        resolved = load_config(preset, file=config, overrides=settings, weights=inherited)
+        resolved = configure(preset, file=config, overrides=settings, weights=inherited)
         outcome = starting.train(resolved.config, session, source, weights)
     else:
         outcome = starting.train(resolved.config, session)

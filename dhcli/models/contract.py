@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -77,6 +77,8 @@ class Features(nn.Module):
 
     channels: list[int]
     strides: list[int]
+    runs_as_listed = True
+    """Whether modules of a container run in the order they are listed in."""
     _frozen: Sequence[nn.Module] = ()
 
     def stages(self) -> list[list[nn.Module]]:
@@ -97,7 +99,7 @@ class Features(nn.Module):
         for module in self._frozen:
             module.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Features:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self._frozen:
             module.eval()

@@ -13,7 +13,7 @@ from torch import Tensor
 from dhcli import __version__
 from dhcli.atomic import atomic_write
 from dhcli.config.load import config_from_dict, config_to_dict
-from dhcli.config.schema import Config
+from dhcli.config.schema import Config, ResNet
 from dhcli.errors import ModelError
 from dhcli.models.build import anchors_of, build_detector
 from dhcli.models.state import check_state
@@ -81,7 +81,11 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
         content = {"meta": {**meta, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:
         torch.save(content, file)
-    file_name = "" if model.config.model.backbone.bn_epsilon else path.name
+    backbone = model.config.model.backbone
+    if not isinstance(backbone, ResNet):
+        what = f"its backbone is {backbone.kind}'s {backbone.name}: other programs' are ResNets"
+        raise ModelError(what, where=path)
+    file_name = "" if backbone.bn_epsilon else path.name
     own = _settings(EXPORTS[layout].settings(state, file_name))
     return list(_differences(model.config, own))
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from dhcli.config.schema import Backbone
+from dhcli.config.schema import Backbone, TimmNet
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.contract import Features
 from dhcli.weights.plain_file import read_plain
+from dhcli.weights.timm_weights import hub_state, packaged_state
 
 FROM_SCRATCH = (
     "train from scratch: `--set model.backbone.weights=none --set model.backbone.norm=gn "
@@ -30,8 +31,10 @@ def load_backbone(features: Features, config: Backbone) -> str:
     weights would stay fixed.
     """
     if config.weights == "none":
-        _check_trainable(config)
+        _check_trainable(features, config)
         return "none, it starts from random ones"
+    if isinstance(config, TimmNet):
+        return _load_timm(features, config)
     path = fetch_imagenet(config.name) if config.weights == "imagenet" else Path(config.weights)
     state = backbone_state(read_plain(path).state)
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
@@ -41,6 +44,20 @@ def load_backbone(features: Features, config: Backbone) -> str:
     hint = f"the backbone is {config.name}: `--set model.backbone.name=…` names another"
     features.load_pretrained(state, path, hint)
     return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
+
+
+def _load_timm(features: Features, config: TimmNet) -> str:
+    hint = f"the backbone is timm's {config.name}"
+    if config.weights == "package":
+        state, path = packaged_state(config.name)
+        features.load_pretrained(state, path, hint)
+        return f"ImageNet, {path}"
+    if config.weights == "hub":
+        features.load_pretrained(hub_state(config.name), config.name, hint)
+        return f"timm's, {config.name}"
+    path = Path(config.weights)
+    features.load_pretrained(read_plain(path).state, path, hint)
+    return str(path)
 
 
 def fetch_imagenet(name: str) -> Path:
@@ -81,12 +98,17 @@ def backbone_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in (inner or plain).items() if not name.startswith("fc.")}
 
 
-def _check_trainable(config: Backbone) -> None:
+def _check_trainable(features: Features, config: Backbone) -> None:
     where = "model.backbone.weights"
-    if config.norm in ("frozen_bn", "eval_bn"):
+    if config.norm in ("frozen_bn", "eval_bn") and _has_statistics(features):
         what = f"{config.norm} fixes statistics that a backbone without weights does not have"
-        hint = "`--set model.backbone.norm=gn`, or name weights"
+        own = "bn" if isinstance(config, TimmNet) else "gn"
+        hint = f"`--set model.backbone.norm={own}`, or name weights"
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
         raise ConfigError(what, where=where, hint="`--set model.backbone.frozen_stages=0`")
+
+
+def _has_statistics(features: Features) -> bool:
+    return any(name.endswith("running_var") for name, _ in features.named_buffers())

@@ -7,7 +7,7 @@ section; a new kind of a section is a class with its own `kind`, added to the un
 """
 
 from dhcli.config.schema.augment import Augment
-from dhcli.config.schema.backbone import RESNETS, Backbone, ResNet
+from dhcli.config.schema.backbone import RESNETS, Backbone, ResNet, TimmNet
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.config import Config
 from dhcli.config.schema.data import Data
@@ -58,6 +58,7 @@ __all__ = [
     "Rpn",
     "Schedule",
     "Section",
+    "TimmNet",
     "Train",
     "TwoStage",
     "predicts",
