@@ -62,7 +62,7 @@ def test_a_family_trains_evaluates_and_predicts(family: str, photos: Path, tmp_p
     assert "20 in all" in trained.stderr
     assert ("ImageNet, " if "Lite" in family else "random") in trained.stderr
     assert 0 <= json.loads(scored)["metrics"]["coco"]["stats"]["AP"] <= 1
-    assert json.loads(found)["images"][0]["file"].endswith("3.png")
+    assert json.loads(found)["images"] == 1
 
 
 @pytest.mark.parametrize("family", fast("MobileNetV4"))

@@ -94,7 +94,7 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        sides = []
+        sides: list[int] = []
         for n, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
             last = stride if torch.compiler.is_exporting() else n % stride or stride
             over = max(kernel - last, 0)
