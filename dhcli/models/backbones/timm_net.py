@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from dhcli.errors import ConfigError, suggest
+from dhcli.errors import ConfigError, ModelError, suggest
 from dhcli.models.contract import Features
 from dhcli.models.state import load_state
 
@@ -42,11 +43,13 @@ class TimmFeatures(Features):
             got = ", ".join(map(str, info.reduction()))
             what = f"{name} has features of strides {got}: a pyramid takes one each of 4 to 32"
             raise ConfigError(what, where=_WHERE)
+        _require_any_size(name, net)
         self.channels = [info.channels()[k] for k in chosen]
         self.strides = [info.reduction()[k] for k in chosen]
         self.name, self._chosen = name, chosen
         self._last = str(getattr(net, "output_fmt", "")).upper().endswith("NHWC")
         self._modules_of = [info.module_name()[k] for k in chosen]
+        self._windows = any("Window" in type(module).__name__ for module in net.modules())
         self.net: nn.Module = _with_norms(net, norm)
         for module in self.net.modules():
             if type(module).__name__ == "Conv2dSame":
@@ -56,6 +59,9 @@ class TimmFeatures(Features):
             self.freeze(frozen_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        if torch.compiler.is_exporting() and self._windows:
+            what = f"{self.name} cuts maps into windows by their size, which a graph leaves open"
+            raise ModelError(what, hint="export a model with another backbone")
         levels = self.net(x)
         chosen = [levels[k] for k in self._chosen]
         return [level.permute(0, 3, 1, 2) for level in chosen] if self._last else chosen
@@ -118,6 +124,20 @@ def _create(name: str) -> Any:
             what = f"timm gives no features of {name}: {str(error).splitlines()[0]}"
             raise ConfigError(what, where=_WHERE) from error
     raise ConfigError(f"timm gives no features of {name}", where=_WHERE)
+
+
+def _require_any_size(name: str, net: nn.Module) -> None:
+    """Raise ConfigError where `net` takes images of the one size only that it was made for."""
+    tensors = chain(net.named_parameters(), net.named_buffers())
+    shapes = {key: torch.empty_like(tensor, device="meta") for key, tensor in tensors}
+    try:
+        with torch.no_grad():
+            functional_call(net.eval(), shapes, torch.empty(1, 3, 96, 160, device="meta"))
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        what = f"{name} takes images of one size only, and a detector's are of many ({reason})"
+        raise ConfigError(what, where=_WHERE) from error
+    net.train()
 
 
 def _is_norm(module: nn.Module) -> bool:
