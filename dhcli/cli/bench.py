@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dhcli.cli.completion import complete_preset
-from dhcli.cli.options import RUN, Device, Gate, JsonFlag, Precision, model_argument
+from dhcli.cli.options import ANY_MODEL, Device, Gate, JsonFlag, Precision, model_argument
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ NUMBERS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def bench(
     model: Annotated[
         Path | None,
-        model_argument(f"Model file, exported .onnx, {RUN}."),
+        model_argument(ANY_MODEL),
     ] = None,
     preset: Annotated[
         str | None,

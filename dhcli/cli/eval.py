@@ -9,7 +9,7 @@ import typer
 
 from dhcli.cli.completion import complete_metrics
 from dhcli.cli.options import (
-    RUN,
+    ANY_MODEL,
     Boxes,
     Data,
     Device,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def eval_(
     data: Data,
-    weights: Annotated[Path | None, weights_option(f"Model file, exported .onnx, {RUN}.")] = None,
+    weights: Annotated[Path | None, weights_option(ANY_MODEL)] = None,
     detections: Annotated[
         Path | None,
         typer.Option(

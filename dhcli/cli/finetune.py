@@ -22,9 +22,9 @@ from dhcli.cli.options import (
     Overwrite,
     RunFolder,
     Seed,
+    StartWeights,
     TensorBoard,
     ValFolder,
-    Weights,
     Workers,
     preset_option,
 )
@@ -46,7 +46,7 @@ Aliases = Annotated[
 
 def finetune(
     data: Dataset,
-    weights: Weights,
+    weights: StartWeights,
     val: ValFolder = None,
     alias: Aliases = None,
     preset: Annotated[str | None, preset_option(DEFAULT_PRESET)] = None,

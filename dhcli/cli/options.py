@@ -25,6 +25,9 @@ SETTINGS = "Settings"
 
 DATASET = "Dataset: a folder or annotation file in any known format."
 RUN = "or a run folder (its best model)"
+FOREIGN = "another program's checkpoint (see `dh weights`)"
+START = f"Model to start from: a model file, {FOREIGN}, {RUN}."
+ANY_MODEL = f"Model file, exported .onnx, {FOREIGN}, {RUN}."
 
 
 def preset_option(default: str) -> Any:
@@ -97,7 +100,7 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="YAML file of settings, applied over the preset. The config.yaml of a run repeats it.",
+        help="YAML file of settings over the preset. A run's config.yaml repeats that run.",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -150,12 +153,9 @@ FollowLinks = Annotated[
     ),
 ]
 
-Weights = Annotated[
-    Path,
-    weights_option(
-        f"Model file, exported .onnx, another program's checkpoint (see `dh weights`), {RUN}."
-    ),
-]
+Weights = Annotated[Path, weights_option(ANY_MODEL)]
+
+StartWeights = Annotated[Path, weights_option(START)]
 
 Device = Annotated[
     str,
@@ -247,7 +247,7 @@ Epochs = Annotated[
     short_option(
         "--epochs",
         "N",
-        "Epochs to train; the steps of the learning rate move along.",
+        "Epochs to train; where the learning rate drops moves in proportion.",
         "--set train.epochs=N",
         min=1,
     ),
@@ -302,7 +302,7 @@ Seed = Annotated[
     short_option(
         "--seed",
         "N",
-        "Random seed of weights, order and augmentation.",
+        "Random seed of the first weights, the order of images and augmentation.",
         "--set train.seed=N",
         min=0,
     ),

@@ -11,7 +11,7 @@ import typer
 
 from dhcli.cli.options import (
     DATASET,
-    RUN,
+    START,
     BatchSize,
     Cache,
     ConfigFile,
@@ -36,11 +36,11 @@ from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
 
 TrainFolder = Annotated[Path | None, typer.Option("--data", "-d", metavar="PATH", help=DATASET)]
-StartWeights = Annotated[
+SameWeights = Annotated[
     Path | None,
     weights_option(
-        f"Model to start from, of the same classes: a model file, {RUN}. Its network, input size "
-        "and normalisation are kept."
+        f"{START} It must have the same classes; its network, input size and normalisation are "
+        "kept."
     ),
 ]
 ResumeRun = Annotated[
@@ -67,7 +67,7 @@ def train(
     freeze: Freeze = None,
     seed: Seed = None,
     workers: Workers = None,
-    weights: StartWeights = None,
+    weights: SameWeights = None,
     resume: ResumeRun = None,
     out: RunFolder = None,
     overwrite: Overwrite = False,
@@ -82,7 +82,7 @@ def train(
       dh train --data photos/
       dh train --data photos/ --preset small --epochs 12 --out runs/first
       dh train --data photos/ --weights runs/first --image-size 512 --lr 0.001
-      dh train --resume runs/first --epochs 24
+      dh train --resume runs/first
 
     """
     if resume is not None:
@@ -109,7 +109,7 @@ def train(
     inputs = (data, val, weights, config)
     session = make_session("train", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
     if resume is not None:
-        outcome = resuming.resume(resume, resolved.config, session)
+        outcome = resuming.resume(resume, resolved.config, session, origins=resolved.origins)
     elif weights is not None:
         from dhcli.training.inherit import inherited_settings, require_same_network
         from dhcli.weights.open import read_weights

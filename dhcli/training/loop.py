@@ -51,7 +51,7 @@ LIGHT = ("small", "demo")
 MOST_SKIPPED = 10
 """Iterations in a row whose loss or gradient is not finite, after which skipping ends."""
 
-LOWER_RATE = "try a lower learning rate, or `--set train.clip_norm=10`"
+LOWER_RATE = "try a lower learning rate (`--lr`), or `--set train.clip_norm=10`"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dhcli.weights.plain_file import read_plain
 
 FROM_SCRATCH = (
     "train from scratch: `--set model.backbone.weights=none --set model.backbone.norm=gn "
-    "--set model.backbone.frozen_stages=0`"
+    "--freeze 0`"
 )
 
 
@@ -89,4 +89,4 @@ def _check_trainable(config: Backbone) -> None:
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
-        raise ConfigError(what, where=where, hint="`--set model.backbone.frozen_stages=0`")
+        raise ConfigError(what, where=where, hint="`--freeze 0`")
