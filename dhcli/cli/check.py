@@ -68,8 +68,8 @@ def check(
 ) -> None:
     """Find what is wrong with a dataset. The exit code is 1 if there are errors.
 
-    Training makes the same checks, except --decode. --preset also checks how well the preset's
-    anchors fit the boxes, of the preset's classes if it names any. DATA itself is never changed.
+    Training makes the same checks, except --decode. With --preset, the preset's anchors are
+    compared with the boxes too; if the preset names classes, only boxes of these classes count.
 
     For example:
       dh check photos/

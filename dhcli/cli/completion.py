@@ -84,25 +84,26 @@ def complete_setting(incomplete: str) -> list[tuple[str, str]]:
 
 
 def join_words(environment: MutableMapping[str, str]) -> None:
-    """Undo in `environment` that Bash takes `KEY=VALUE` for three words.
+    """Undo in `environment` that Bash takes `KEY=VALUE`, or `--option=VALUE`, for three words.
 
     Of the word at the cursor only the value is left, as Bash replaces no more than that.
     """
     words = environment["COMP_WORDS"].split("\n" if "\n" in environment["COMP_WORDS"] else " ")
     at = int(environment["COMP_CWORD"])
+    if words[at : at + 1] == ["="]:  # nothing is written behind it yet
+        words.insert(at := at + 1, "")
     done: list[str] = []
     for word in words[:at]:
-        if len(done) > 1 and done[-1] == "=" and not done[-2].startswith("-"):
-            done[-2:] = [f"{done[-2]}={word}"]
+        if done[-1:] == ["="] and len(done) > 1:
+            _, key = done.pop(), done.pop()
+            done += [key, word] if key.startswith("-") else [f"{key}={word}"]
         else:
             done.append(word)
-    rest = words[at:]
-    if rest[:1] == ["="]:
-        done, rest = [*done, "="], ["", *rest[1:]]
-    if len(done) > 1 and done[-1] == "=" and not done[-2].startswith("-"):
-        environment[_BEFORE] = f"{done[-2]}="
-        done = done[:-2]
-    environment["COMP_WORDS"] = "\n".join([*done, *rest])
+    if done[-1:] == ["="] and len(done) > 1:
+        done.pop()
+        if not done[-1].startswith("-"):
+            environment[_BEFORE] = f"{done.pop()}="
+    environment["COMP_WORDS"] = "\n".join([*done, *words[at:]])
     environment["COMP_CWORD"] = str(len(done))
 
 

@@ -79,16 +79,14 @@ def test_bash_is_offered_what_goes_on_from_the_cursor(line: str, found: list[str
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_the_installed_script_of_bash_completes_a_value(tmp_path: Path) -> None:
+    start = [sys.executable, "-c", "from dhcli.cli import app; app(prog_name='dh')"]
     dh = tmp_path / "dh"
-    dh.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dhcli "$@"\n', "utf-8")
+    dh.write_text(f"#!/bin/sh\nexec {shlex.join(start)}\n", "utf-8")
     dh.chmod(0o755)
     paths = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": ":".join(sys.path)}
     run: Any = {"capture_output": True, "text": True, "check": True}
-    script = subprocess.run(
-        [sys.executable, "-c", "from dhcli.cli import app; app(prog_name='dh')"],
-        env={**os.environ, **paths, "_DH_COMPLETE": "source_bash"},
-        **run,
-    ).stdout
+    source = {**os.environ, **paths, "_DH_COMPLETE": "source_bash"}
+    script = subprocess.run(start, env=source, **run).stdout
     (tmp_path / "dh.sh").write_text(script, "utf-8")
     words = "dh train --set model.backbone.norm = fro"
     command = BASH.format(script=tmp_path / "dh.sh", words=words, at=5)
