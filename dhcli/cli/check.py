@@ -68,8 +68,8 @@ def check(
 ) -> None:
     """Find what is wrong with a dataset. The exit code is 1 if there are errors.
 
-    Training makes the same checks, except --decode. With --preset, the preset's anchors are
-    compared with the boxes too; if the preset names classes, only boxes of these classes count.
+    Training makes the same checks, except --decode. With --preset, the boxes are also compared with
+    the preset's anchors. If the preset names its classes, only boxes of these are compared.
 
     For example:
       dh check photos/
