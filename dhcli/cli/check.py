@@ -69,7 +69,8 @@ def check(
     """Find what is wrong with a dataset. The exit code is 1 if there are errors.
 
     Training makes the same checks, except --decode. With --preset, the boxes are also compared with
-    the preset's anchors. If the preset names its classes, only boxes of these are compared.
+    the preset's anchors. If the preset names its classes, boxes of other classes are left out of
+    this comparison.
 
     For example:
       dh check photos/
