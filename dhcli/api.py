@@ -33,7 +33,7 @@ from dhcli.inference.stream import Kept, Source, detect_each
 from dhcli.inference.writers import Prediction
 from dhcli.metrics.names import parse_metrics
 from dhcli.runtime.runner import Runner, open_runner
-from dhcli.training.run_folder import BEST
+from dhcli.weights.locate_model import BEST, locate_model
 
 __all__ = [
     "DetectionTable",
@@ -242,8 +242,8 @@ def load(
         hint = f"there are: {', '.join(get_args(Precision))}"
         raise ConfigError(f"unknown precision `{precision}`", hint=hint)
     place = Path(path)
-    if (place / BEST).is_file():
-        place /= BEST
+    if place.is_dir():
+        place, _ = locate_model(place)
     options = DetectOptions(gate=gate, device=device, precision=precision)
     return Model(open_runner(place, options), options, scores=scores, boxes=boxes)
 

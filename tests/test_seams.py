@@ -163,7 +163,7 @@ def test_a_stranger_trains_resumes_is_measured_predicts_and_is_described(
     resumed = dh("train", "--resume", run, "--set", "train.schedule.length=3", "--json")
     measured = dh("eval", "--weights", best, "--data", photos, "--split", "all", "--json")
     said = dh("predict", "--weights", best, photos, "--out", tmp_path / "found", "--json")
-    speed = dh("bench", best, "--size", "32x32", "--repeats", "1", "--json")
+    speed = dh("bench", best, "--image-size", "32x32", "--repeats", "1", "--json")
     told = dh("info", best).stdout
     other = tmp_path / "tuned"
     dh("finetune", photos, "--weights", best, *SMALL[2:], "--out", other)

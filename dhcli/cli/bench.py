@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dhcli.cli.options import Device, Gate, JsonFlag, Precision, complete_preset
+from dhcli.cli.completion import complete_preset
+from dhcli.cli.options import ANY_MODEL, Device, Gate, JsonFlag, Precision, model_argument
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ NUMBERS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def bench(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="MODEL", help="Model file to measure or exported .onnx."),
+        model_argument(ANY_MODEL),
     ] = None,
     preset: Annotated[
         str | None,
@@ -39,12 +40,18 @@ def bench(
             autocompletion=complete_preset,
         ),
     ] = None,
-    size: Annotated[
+    image_size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Image size (default: that of a resized 4:3 photo)."),
+        typer.Option(
+            metavar="N|HxW",
+            help="Shortest side of a 4:3 photo after resizing, or height x width, in pixels "
+            "(default: the model's setting).",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images per batch.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Batches to time.")] = 10,
+    repeats: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of batches to time.")
+    ] = 10,
     device: Device = "auto",
     precision: Precision = "fp32",
     gate: Gate = None,
@@ -52,12 +59,12 @@ def bench(
 ) -> None:
     """Measure speed: images per second, latency, time of each part, arithmetic and memory.
 
-    The images are drawn pictures. A matrix product and a memory copy are timed too, to show what
-    the machine can do. Random weights (--preset) find few objects, which is less work than photos.
+    The images are drawn, not photos. A matrix product and a memory copy are timed for comparison
+    with what the machine can do. Random weights (--preset) find few objects, which takes less time.
 
     For example:
       dh bench model.safetensors
-      dh bench model.safetensors --precision bf16 --size 800x1216
+      dh bench model.safetensors --precision bf16 --image-size 800x1216
       dh bench --preset coco-r50-ext --json
     """
     from dhcli.config.detecting import DetectOptions
@@ -66,7 +73,7 @@ def bench(
 
     options = DetectOptions(gate=gate, device=device, precision=precision)
     runner = _open(model, preset, options)
-    height, width = _size(size, runner.config)
+    height, width = _size(image_size, runner.config)
     pictures = drawn_pictures((height, width), batch_size, runner.divisor)
     speed = measure_speed(runner, pictures, repeats, options)
     about = {
@@ -97,15 +104,19 @@ def _open(model: Path | None, preset: str | None, options: DetectOptions) -> Run
 
 
 def _size(text: str | None, config: Config) -> tuple[int, int]:
-    """Height and width from `800x1216`, or of a photo of 640 × 480 after resizing."""
-    if text is None:
+    """Height and width from `800x1216`, or of a photo of 640 × 480 after resizing, to `800`."""
+    if text is None or (text.isdecimal() and int(text)):
+        from dhcli.config.short import resized
         from dhcli.data.loading.transforms import resized_size
 
-        width, height = resized_size(640, 480, config.input)
+        pixels = resized(config.input, int(text)) if text else config.input
+        width, height = resized_size(640, 480, pixels)
         return height, width
     sides = [int(side) if side.isdecimal() else 0 for side in text.split("x")]
     if len(sides) != 2 or not all(sides):
-        raise ConfigError(f"`{text}` is not a size", where="--size", hint="write it as 800x1216")
+        raise ConfigError(
+            f"`{text}` is not a size", where="--image-size", hint="write it as 800 or 800x1216"
+        )
     return sides[0], sides[1]
 
 

@@ -39,12 +39,17 @@ LOG = "changes.log"
 def check(
     data: Dataset,
     decode: Annotated[
-        bool, typer.Option("--decode", help="Decode every image, to find all damage.")
+        bool,
+        typer.Option(
+            "--decode", help="Decode every image, which finds all damage but takes longer."
+        ),
     ] = False,
     fix: Annotated[
         Path | None,
         typer.Option(
-            "--fix", metavar="DST", help=f"Write a mended copy, with {LOG}; DATA stays as it is."
+            "--fix",
+            metavar="DST",
+            help=f"Write a mended copy to this folder, with {LOG}: what was found and mended.",
         ),
     ] = None,
     images: PlaceImages = "copy",
@@ -52,16 +57,20 @@ def check(
     overwrite: Overwrite = False,
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
-    preset: Annotated[str | None, preset_option("none, anchors are not checked")] = None,
+    preset: Annotated[str | None, preset_option("none: anchors are not checked")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    all_: Annotated[bool, typer.Option("--all", help="List every finding.")] = False,
+    all_: Annotated[
+        bool,
+        typer.Option("--all", help="List every finding (default: the first five of each kind)."),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find what is wrong with a dataset; exit 1 if that includes errors.
+    """Find what is wrong with a dataset. The exit code is 1 if there are errors.
 
-    Training makes the same checks, without --decode. With --preset the boxes are also compared with
-    its anchors, those of its classes only where it names some.
+    Training makes the same checks, except --decode. With --preset, the boxes are also compared with
+    the preset's anchors. If the preset names its classes, boxes of other classes are left out of
+    this comparison.
 
     For example:
       dh check photos/

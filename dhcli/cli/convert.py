@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dhcli.cli.completion import complete_format
 from dhcli.cli.options import (
+    DATASET,
     FollowLinks,
     JsonFlag,
     Overwrite,
     PlaceImages,
     SourceFormat,
     VocOffset,
-    complete_format,
 )
 from dhcli.errors import ConfigError
 from dhcli.words import counted
@@ -29,11 +30,9 @@ _SPLITS = ("train", "val", "test")
 def convert(
     sources: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="SRC", help="Dataset: a folder or annotation file. Several are merged."
-        ),
+        typer.Argument(metavar="SRC", help=f"{DATASET} Several are merged into one."),
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write, a new one.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="New folder to write.")],
     to: Annotated[
         str,
         typer.Option(
@@ -46,14 +45,19 @@ def convert(
         bool,
         typer.Option(
             "--predictions",
-            help="Boxes with a score are detections, not ground truth: keep the scores.",
+            help="Treat boxes with a score as detections and keep the scores (default: as ground "
+            "truth, without scores).",
         ),
     ] = False,
     images: PlaceImages = "copy",
     follow_links: FollowLinks = False,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Classes to keep, in order.", rich_help_panel=CHOOSE),
+        typer.Option(
+            metavar="NAMES",
+            help="Classes to keep, comma-separated, in this order.",
+            rich_help_panel=CHOOSE,
+        ),
     ] = None,
     map_: Annotated[
         list[str] | None,
@@ -66,29 +70,31 @@ def convert(
     ] = None,
     drop: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Classes to leave out.", rich_help_panel=CHOOSE),
+        typer.Option(
+            metavar="NAMES", help="Classes to leave out, comma-separated.", rich_help_panel=CHOOSE
+        ),
     ] = None,
     min_area: Annotated[
         float,
         typer.Option(
             min=0,
             metavar="AREA",
-            help="Drop boxes smaller than this many pixels².",
+            help="Drop boxes with a smaller area, in square pixels.",
             rich_help_panel=CHOOSE,
         ),
     ] = 0,
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Keep the first N images only.", rich_help_panel=CHOOSE
+            min=1, metavar="N", help="Keep only the first N images.", rich_help_panel=CHOOSE
         ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
             metavar="SHARES",
-            help="Split anew, classes balanced: 0.8/0.2 (train/val), 0.7/0.2/0.1 (and test), or "
-            "with names: learn=0.9/look=0.1.",
+            help="Make new splits with balanced classes: 0.8/0.2 (train/val), 0.7/0.2/0.1 "
+            "(train/val/test), or with names: learn=0.9/look=0.1.",
             rich_help_panel=DIVIDE,
         ),
     ] = None,
@@ -96,9 +102,10 @@ def convert(
         str | None,
         typer.Option(
             metavar="COLUMN|REGEX",
-            help="Keep images in one split that have the same value in this column (of a CSV, or "
-            "a field of COCO's images), or whose paths give the same match of this regex, or of "
-            "its (group): '(.+)_[0-9]+' for the frames of a video.",
+            help="Keep a group of images in one split, such as the frames of a video: images with "
+            "the same value in a column (of a CSV file, or a field of COCO's images), or whose "
+            "paths have the same match of a regex (of its first group, if it has one: "
+            "'(.+)_[0-9]+').",
             rich_help_panel=DIVIDE,
         ),
     ] = None,
@@ -111,7 +118,7 @@ def convert(
         typer.Option(
             min=16,
             metavar="PIXELS",
-            help="Cut images into tiles of this side.",
+            help="Cut images into square tiles with sides of this length.",
             rich_help_panel=CUT,
         ),
     ] = None,
@@ -121,7 +128,7 @@ def convert(
             min=0,
             max=0.9,
             metavar="SHARE",
-            help="Overlap of neighbouring tiles, as a share of their side.",
+            help="Overlap of neighbouring tiles, as a share of the tile's side.",
             rich_help_panel=CUT,
         ),
     ] = 0.2,
@@ -131,16 +138,17 @@ def convert(
             min=0,
             max=1,
             metavar="SHARE",
-            help="A cut box with less than this share left becomes a region to ignore.",
+            help="A box that is cut becomes a region to ignore if less than this share of it is "
+            "left.",
             rich_help_panel=CUT,
         ),
     ] = 0.5,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write datasets as one, in any format; select, split and tile them on the way.
+    """Write one or more datasets as one, in any format; select, split and tile on the way.
 
-    What the format cannot hold is listed and counted. DST appears only when it is complete.
+    Lists and counts what the format cannot hold. DST appears only when it is complete.
 
     For example:
       dh convert photos/ photos-coco/ --to coco

@@ -20,18 +20,19 @@ SHOWN = 12
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for everything it makes.")
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder for everything the demo makes."),
     ] = Path("demo"),
     device: Device = "auto",
     seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Random seed of the drawing and the training.")
+        int, typer.Option(min=0, metavar="N", help="Random seed of the dataset and the training.")
     ] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Try every step on a small drawn dataset, in a few minutes without a GPU.
 
-    Draws images of shapes among clutter, trains a small Double-Head-Ext from scratch, measures it
-    on images it has not seen and draws what it finds there.
+    Draws images of shapes among clutter, trains a small Double-Head-Ext on them from scratch,
+    evaluates it on images it has not seen, and draws what it finds there.
 
     For example:
       dh demo
@@ -68,10 +69,9 @@ def _draw(folder: Path, seed: int) -> None:
 def _train(out: Path, device: str, seed: int) -> None:
     from dhcli.cli.train import train
 
-    settings = [f"train.seed={seed}"]
     data, run = out / "shapes", out / "run"
     _announce("2 of 4: training", "train", "--preset", "demo", "--data", data, "--out", run)
-    train(data=data, preset="demo", out=run, overrides=settings, device=device)
+    train(data=data, preset="demo", out=run, seed=seed, device=device)
 
 
 def _evaluate(out: Path, device: str) -> float:

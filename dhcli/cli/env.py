@@ -21,9 +21,9 @@ _GIB = 2**30
 
 
 def env(as_json: JsonFlag = False) -> None:
-    """Check your installation: versions, the machine and its GPU, and what does not fit together.
+    """Check your installation: versions, the machine, its GPU, and whether all fit together.
 
-    The exit code is 1 if something does not fit.
+    The exit code is 1 if there are problems.
 
     For example:
       dh env

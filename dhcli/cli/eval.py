@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dhcli.cli.completion import complete_metrics
 from dhcli.cli.options import (
+    ANY_MODEL,
     Boxes,
     Data,
     Device,
@@ -16,7 +18,10 @@ from dhcli.cli.options import (
     Overwrite,
     Precision,
     Scores,
+    TopK,
+    batch_size_option,
     out_option,
+    weights_option,
 )
 from dhcli.errors import ConfigError
 
@@ -28,19 +33,14 @@ if TYPE_CHECKING:
 
 def eval_(
     data: Data,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights", "-w", metavar="FILE", help="Model file to evaluate or exported .onnx."
-        ),
-    ] = None,
+    weights: Annotated[Path | None, weights_option(ANY_MODEL)] = None,
     detections: Annotated[
         Path | None,
         typer.Option(
             "--detections",
             metavar="PATH",
-            help="Detections of any tool instead of a model: COCO-results JSON, or a folder or "
-            "file of another format with scores.",
+            help="Detections of any tool to evaluate instead of a model: COCO results in JSON, or "
+            "a folder or file of another format with scores.",
         ),
     ] = None,
     split: Annotated[
@@ -53,48 +53,45 @@ def eval_(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAMES", help="Metrics, comma-separated: coco (default), voc07, voc12, kitti."
+            metavar="NAMES",
+            help="Metrics, comma-separated: coco (default), voc07, voc12, kitti.",
+            autocompletion=complete_metrics,
         ),
     ] = None,
     engine: Annotated[
         Literal["hotcoco", "pycocotools"],
-        typer.Option(help="Program that computes COCO's metrics; both give the same numbers."),
+        typer.Option(help="Program that computes the coco metrics; both give the same numbers."),
     ] = "hotcoco",
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="Exit with 1 if a number is lower, such as AP50=0.5 or voc07.mAP=0.5.",
+            help="Exit with code 1 if this number is below this value, such as AP50=0.5 or "
+            "voc07.mAP=0.5; can be repeated.",
         ),
     ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="At most N detections per image (default: the model's limit, 100 mostly); above "
-            "100, COCO's metrics count them all.",
-        ),
-    ] = None,
+    top_k: TopK = None,
     scores: Scores = None,
     boxes: Boxes = None,
     read_outs: Annotated[
         Literal["all"] | None,
         typer.Option(
             metavar="all",
-            help="Compare every combination of score and box branch (Fig. 6, Table 3) in one pass.",
+            help="Compare every combination of score and box branch in one pass (the paper's "
+            "Fig. 6 and Table 3).",
         ),
     ] = None,
-    out: Annotated[Path | None, out_option("Folder for files (default: none are written).")] = None,
-    device: Device = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Batch size (default: as in training)."),
+    out: Annotated[
+        Path | None, out_option("Folder to write files to (default: none are written).")
     ] = None,
+    device: Device = "auto",
+    batch_size: Annotated[int | None, batch_size_option("as in training")] = None,
     workers: Annotated[
         int,
         typer.Option(
-            min=-1, metavar="N", help="Processes that load images; -1: one per spare core."
+            min=-1,
+            metavar="N",
+            help="Processes that load images; -1: one per spare core, at most 8.",
         ),
     ] = -1,
     precision: Precision = "fp32",
@@ -104,11 +101,12 @@ def eval_(
 ) -> None:
     """Measure average precision on a dataset.
 
-    Classes are matched by name. --out writes metrics.json, per_class.csv, pr_curves.png (COCO) and
-    predictions.bbox.json into a folder, with --read-outs into one folder per read-out.
+    Classes are matched by name. --out writes metrics.json, per_class.csv, predictions.bbox.json and
+    pr_curves.png (coco only), with --read-outs into one folder per combination. With --top-k above
+    100, the coco metrics count that many detections per image instead of 100.
 
     For example:
-      dh eval --weights model.safetensors --data photos/ --split test
+      dh eval --weights runs/train/custom --data photos/ --split test
       dh eval --weights model.safetensors --data photos/ --read-outs all
       dh eval --weights model.safetensors --data photos/ --scores fc --boxes conv
       dh eval --detections results.json --data photos/ --metric coco,voc07

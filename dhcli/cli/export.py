@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dhcli.cli.options import JsonFlag, Overwrite, out_option
+from dhcli.cli.options import RUN, JsonFlag, Overwrite, model_argument, out_option
 
 if TYPE_CHECKING:
     from dhcli.export.onnx import Agreement
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to export.")],
+    model: Annotated[Path, model_argument(f"Model file, {RUN}.")],
     to: Annotated[Literal["onnx"], typer.Option(help="Format to write.")] = "onnx",
     out: Annotated[
         Path | None, out_option("File to write (default: MODEL ending in .onnx).", "FILE")
@@ -28,16 +28,17 @@ def export(
             "--image",
             "-i",
             metavar="FILE",
-            help="Image to compare on; can be repeated (default: drawn ones of three sizes).",
+            help="Image for the comparison; can be repeated (default: drawn images of three "
+            "sizes).",
         ),
     ] = None,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a model for other runtimes: NMS included, for any image size.
+    """Write a model for other runtimes. NMS is included, and images can have any size.
 
-    The file is run in ONNX Runtime and compared with torch. If they disagree, nothing is written
-    and the exit code is 1. The file's metadata describe its inputs and outputs.
+    ONNX Runtime runs the file, and its results are compared with torch's. If they disagree, nothing
+    is written and the exit code is 1. The file's metadata describe its inputs and outputs.
 
     For example:
       dh export model.safetensors --to onnx

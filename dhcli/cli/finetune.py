@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dhcli.cli.options import (
+    BatchSize,
     Cache,
     ConfigFile,
+    Dataset,
     Device,
+    Epochs,
+    Freeze,
+    ImageSize,
     JsonFlag,
+    LearningRate,
     Overrides,
     Overwrite,
     RunFolder,
+    Seed,
+    StartWeights,
     TensorBoard,
     ValFolder,
-    Weights,
+    Workers,
     preset_option,
 )
-from dhcli.cli.session import conclude, make_session, option_settings
+from dhcli.cli.session import conclude, given, make_session
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
 
 DEFAULT_PRESET = "finetune"
 
-Folder = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Dataset to train on, any known format.")
-]
 Aliases = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,13 +45,20 @@ Aliases = Annotated[
 
 
 def finetune(
-    data: Folder,
-    weights: Weights,
+    data: Dataset,
+    weights: StartWeights,
     val: ValFolder = None,
     alias: Aliases = None,
     preset: Annotated[str | None, preset_option(DEFAULT_PRESET)] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    image_size: ImageSize = None,
+    freeze: Freeze = None,
+    seed: Seed = None,
+    workers: Workers = None,
     out: RunFolder = None,
     overwrite: Overwrite = False,
     cache: Cache = None,
@@ -58,14 +68,14 @@ def finetune(
 ) -> None:
     """Teach a trained detector the classes of your images.
 
-    What the weights were trained with comes from them: architecture, input size, normalisation.
-    Everything else comes from the preset; --config and --set override both. The predictors of
-    classes that the weights know, by name or --alias, start from theirs.
+    Network, input size and normalisation stay as the weights were trained. Everything else comes
+    from the preset. --config, --set and options such as --epochs override both. A class that the
+    weights know, by its name or by --alias, starts from what they know of it.
 
     For example:
       dh finetune photos/ --weights model.safetensors
       dh finetune kitti_tiny/ --weights coco.safetensors --preset kitti-tiny --alias Cyclist=bicycle
-      dh finetune photos/ --weights model.safetensors --set model.backbone.frozen_stages=5
+      dh finetune photos/ --weights runs/train/custom --freeze 5 --epochs 3
 
     """
     if preset is None and config is None:
@@ -76,15 +86,29 @@ def finetune(
 
     source = read_weights(weights)
     inherited = inherited_settings(source.config)
-    own = [*alias_settings(alias or ()), *option_settings(data, val, cache), *(overrides or ())]
-    resolved = configure(preset, file=config, overrides=own, weights=inherited)
+    short = given(
+        data=str(data),
+        val=val and str(val),
+        alias=aliases_of(alias) if alias else None,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        image_size=image_size,
+        freeze=freeze,
+        seed=seed,
+        workers=workers,
+        cache=cache,
+    )
+    resolved = configure(
+        preset, file=config, overrides=overrides or (), options=short, weights=inherited
+    )
     inputs = (data, val, weights, config)
     session = make_session("finetune", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
     conclude(run(resolved.config, session, source, weights), as_json=as_json)
 
 
-def alias_settings(pairs: Sequence[str]) -> list[str]:
-    """`--alias NEW=KNOWN` in the form of `--set`. Raises ConfigError where one is not a pair."""
+def aliases_of(pairs: Sequence[str]) -> dict[str, str]:
+    """The classes of `--alias NEW=KNOWN`. Raises ConfigError where one is not a pair."""
     aliases = {}
     for pair in pairs:
         new, equals, known = (part.strip() for part in pair.partition("="))
@@ -92,4 +116,4 @@ def alias_settings(pairs: Sequence[str]) -> list[str]:
             what = f"`--alias {pair}` is not of the form NEW=KNOWN"
             raise ConfigError(what, hint="for example --alias Cyclist=bicycle")
         aliases[new] = known
-    return [f"finetune.aliases={json.dumps(aliases)}"] if aliases else []
+    return aliases

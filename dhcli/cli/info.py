@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from dhcli.cli.options import JsonFlag
+from dhcli.cli.options import RUN, JsonFlag, model_argument
 
 if TYPE_CHECKING:
     from dhcli.weights.model_file import ModelHeader
@@ -19,12 +17,12 @@ MOST_CLASSES = 20
 
 
 def info(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to describe.")],
+    model: Annotated[Path, model_argument(f"Model file, {RUN}.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a model file holds: classes, network, sizes, metrics, where it comes from.
 
-    Reads the header only, however large the file is.
+    Reads only the header of the file.
 
     For example:
       dh info model.safetensors

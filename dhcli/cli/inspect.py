@@ -14,9 +14,11 @@ from dhcli.cli.options import Dataset, JsonFlag, Overwrite, SourceFormat, VocOff
 def inspect(
     data: Dataset,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Describe only this split.")
+        str | None, typer.Option(metavar="NAME", help="Split to describe (default: all images).")
     ] = None,
-    out: Annotated[Path | None, out_option("New folder for pictures and tables.")] = None,
+    out: Annotated[
+        Path | None, out_option("New folder for pictures and tables (default: none are written).")
+    ] = None,
     from_: SourceFormat = None,
     voc_offset: VocOffset = "auto",
     overwrite: Overwrite = False,
@@ -24,8 +26,8 @@ def inspect(
 ) -> None:
     """Show what a dataset is like: classes, sizes, shapes, objects per image, splits.
 
-    --out makes a new folder of pictures, with samples and their boxes, classes, sizes, and where
-    objects lie; the tables are beside them as statistics.html.
+    --out writes pictures (samples with their boxes, classes, sizes, where objects lie) and the
+    tables as statistics.html.
 
     For example:
       dh inspect photos/

@@ -11,22 +11,23 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dhcli.config.presets import preset_names
+from dhcli.cli.completion import (
+    complete_boxes,
+    complete_device,
+    complete_format,
+    complete_preset,
+    complete_scores,
+    complete_setting,
+)
 
 SETTINGS = "Settings"
 """Title of the part of the help that the options on the configuration stand in."""
 
-
-def complete_preset(incomplete: str) -> list[str]:
-    """Names of presets that begin with `incomplete`, for the shell."""
-    return [name for name in preset_names() if name.startswith(incomplete)]
-
-
-def complete_format(incomplete: str) -> list[str]:
-    """Names of dataset formats that begin with `incomplete`, for the shell."""
-    from dhcli.data.formats import FORMATS
-
-    return [name for name in FORMATS if name.startswith(incomplete)]
+DATASET = "Dataset: a folder or annotation file in any known format."
+RUN = "or a run folder (its best model)"
+FOREIGN = "another program's checkpoint (see `dh weights`)"
+START = f"Model to start from: a model file, {FOREIGN}, {RUN}."
+ANY_MODEL = f"Model file, exported .onnx, {FOREIGN}, {RUN}."
 
 
 def preset_option(default: str) -> Any:
@@ -35,7 +36,7 @@ def preset_option(default: str) -> Any:
         "--preset",
         "-p",
         metavar="NAME|FILE",
-        help=f"Settings to start from, see `dh presets` (default: {default}).",
+        help=f"Preset to start from; `dh presets` lists them (default: {default}).",
         autocompletion=complete_preset,
         rich_help_panel=SETTINGS,
     )
@@ -46,9 +47,51 @@ def out_option(help: str, metavar: str = "FOLDER") -> Any:
     return typer.Option("--out", "-o", metavar=metavar, help=help)
 
 
+def short_option(
+    name: str, metavar: str, help: str, settings: str, *, min: int | None = None
+) -> Any:
+    """An option that is the short form of `settings` (see `dhcli.config.short`)."""
+    return typer.Option(
+        name,
+        metavar=metavar,
+        help=f"{help} Short for {settings}.",
+        rich_help_panel=SETTINGS,
+        min=min,
+    )
+
+
+def model_argument(help: str) -> Any:
+    """MODEL of a command: a file, or the run folder that has it."""
+    return typer.Argument(metavar="MODEL", help=help, callback=_one_model)
+
+
+def weights_option(help: str) -> Any:
+    """`--weights` of a command: a file, or the run folder that has it."""
+    return typer.Option("--weights", "-w", metavar="FILE|RUN", help=help, callback=_one_model)
+
+
+def batch_size_option(default: str) -> Any:
+    """`--batch-size` of a command that detects."""
+    return typer.Option(
+        "--batch-size", min=1, metavar="N", help=f"Images per batch (default: {default})."
+    )
+
+
+def _one_model(ctx: typer.Context, path: Path | None) -> Path | None:
+    """The model of a run where its folder is named, which is said; all else as it is."""
+    if ctx.resilient_parsing or path is None or not path.is_dir():
+        return path
+    from dhcli.report.console import err
+    from dhcli.weights.locate_model import locate_model
+
+    model, line = locate_model(path)
+    err.print(line)
+    return model
+
+
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace what is already at the place to write to, whole."),
+    typer.Option("--overwrite", help="Replace what is already there, as a whole."),
 ]
 
 ConfigFile = Annotated[
@@ -57,7 +100,7 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="YAML file applied over the preset; a run's config.yaml alone repeats the run.",
+        help="YAML file of settings over the preset. A run's config.yaml repeats that run.",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -68,24 +111,16 @@ Overrides = Annotated[
         "--set",
         "-s",
         metavar="KEY=VALUE",
-        help="Change one setting, such as train.lr=0.005; can be repeated.",
+        help="Change one setting, such as train.clip_norm=10; can be repeated. Press Tab for the "
+        "keys.",
+        autocompletion=complete_setting,
         rich_help_panel=SETTINGS,
     ),
 ]
 
-Data = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        "-d",
-        metavar="PATH",
-        help="Dataset: a folder or annotation file in any known format.",
-    ),
-]
+Data = Annotated[Path, typer.Option("--data", "-d", metavar="PATH", help=DATASET)]
 
-Dataset = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Dataset: a folder or annotation file.")
-]
+Dataset = Annotated[Path, typer.Argument(metavar="DATA", help=DATASET)]
 
 SourceFormat = Annotated[
     str | None,
@@ -101,7 +136,8 @@ VocOffset = Annotated[
     Literal["auto", "0", "1"],
     typer.Option(
         "--voc-offset",
-        help="First pixel in Pascal VOC files; auto: 0 if any box begins at 0, else 1.",
+        help="Number of the first pixel in Pascal VOC files; auto: 0 if any box begins at 0, "
+        "else 1.",
     ),
 ]
 
@@ -112,22 +148,23 @@ PlaceImages = Annotated[
 
 FollowLinks = Annotated[
     bool,
-    typer.Option("--follow-links", help="Copy images that are links out of the dataset, too."),
-]
-
-Weights = Annotated[
-    Path,
     typer.Option(
-        "--weights",
-        "-w",
-        metavar="FILE",
-        help="Model file, an exported .onnx, or another program's checkpoint (see `dh weights`).",
+        "--follow-links", help="Also copy images that are links to files outside the dataset."
     ),
 ]
 
+Weights = Annotated[Path, weights_option(ANY_MODEL)]
+
+StartWeights = Annotated[Path, weights_option(START)]
+
 Device = Annotated[
     str,
-    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:0 … or mps."),
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Device to compute on: auto, cpu, cuda, cuda:0 … or mps.",
+        autocompletion=complete_device,
+    ),
 ]
 
 Precision = Annotated[
@@ -145,8 +182,8 @@ Gate = Annotated[
         min=0,
         max=1,
         metavar="SCORE",
-        help="With fused scores: drop proposals that the first branch scores below this, before "
-        "the second branch runs. 0 changes no result; `dh eval` shows what more costs.",
+        help="Skip the second branch for proposals that the first one scores below this. Only for "
+        "fused scores. 0 changes no result; `dh eval` shows what a higher gate costs.",
     ),
 ]
 
@@ -157,6 +194,7 @@ Scores = Annotated[
         metavar="BRANCH|FUSION",
         help="Which scores to use: fc, conv, or both fused by max, average or complementary "
         "(default: the model's setting).",
+        autocompletion=complete_scores,
     ),
 ]
 
@@ -166,6 +204,17 @@ Boxes = Annotated[
         "--boxes",
         metavar="BRANCH",
         help="Which boxes to use: fc or conv (default: the model's setting).",
+        autocompletion=complete_boxes,
+    ),
+]
+
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        min=1,
+        metavar="N",
+        help="Keep at most N detections per image (default: the model's setting, usually 100).",
     ),
 ]
 
@@ -177,7 +226,10 @@ JsonFlag = Annotated[
 ValFolder = Annotated[
     Path | None,
     typer.Option(
-        "--val", metavar="PATH", help="Dataset to validate on (default: a split of the data)."
+        "--val",
+        metavar="PATH",
+        help="Dataset to validate on (default: the val split of the training data, or a part of "
+        "it).",
     ),
 ]
 
@@ -185,7 +237,85 @@ Cache = Annotated[
     Literal["none", "ram", "disk"] | None,
     typer.Option(
         "--cache",
-        help="Decode every image once, before training: into memory, or a file in the run folder.",
+        help="Decode every image once, before training: into memory, or into a file in the run "
+        "folder (default: none).",
+    ),
+]
+
+Epochs = Annotated[
+    int | None,
+    short_option(
+        "--epochs",
+        "N",
+        "Epochs to train; where the learning rate drops moves in proportion.",
+        "--set train.epochs=N",
+        min=1,
+    ),
+]
+
+BatchSize = Annotated[
+    int | None,
+    short_option(
+        "--batch-size",
+        "N",
+        "Images per batch in each process; the preset's learning rate is scaled to it.",
+        "--set train.batch_size=N",
+        min=1,
+    ),
+]
+
+LearningRate = Annotated[
+    float | None,
+    short_option(
+        "--lr",
+        "RATE",
+        "Learning rate, used exactly as given whatever the batch size.",
+        "--set train.lr=RATE --set train.scale_lr=false",
+    ),
+]
+
+ImageSize = Annotated[
+    int | None,
+    short_option(
+        "--image-size",
+        "N",
+        "Resize images to a shortest side of N pixels.",
+        "--set input.min_size=N; input.max_size and augment.min_sizes change in proportion",
+        min=1,
+    ),
+]
+
+Freeze = Annotated[
+    int | None,
+    short_option(
+        "--freeze",
+        "N",
+        "Keep the first N parts of the backbone fixed: 0 none, 1 the stem, 2 also the first stage, "
+        "… 5 all.",
+        "--set model.backbone.frozen_stages=N",
+        min=0,
+    ),
+]
+
+Seed = Annotated[
+    int | None,
+    short_option(
+        "--seed",
+        "N",
+        "Random seed of the first weights, the order of images and augmentation.",
+        "--set train.seed=N",
+        min=0,
+    ),
+]
+
+Workers = Annotated[
+    int | None,
+    short_option(
+        "--workers",
+        "N",
+        "Processes that load images; -1: one per spare core, at most 8.",
+        "--set train.workers=N",
+        min=-1,
     ),
 ]
 
@@ -193,4 +323,4 @@ RunFolder = Annotated[
     Path | None, out_option("Run folder (default: a new one under runs/; its path is printed).")
 ]
 
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard files too.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")]

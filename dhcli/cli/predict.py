@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dhcli.cli.completion import complete_files
 from dhcli.cli.options import (
     Boxes,
     Device,
@@ -16,7 +17,9 @@ from dhcli.cli.options import (
     Overwrite,
     Precision,
     Scores,
+    TopK,
     Weights,
+    batch_size_option,
     out_option,
 )
 from dhcli.errors import ConfigError, DhError, suggest
@@ -35,12 +38,13 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE|FOLDER|GLOB",
-            help="Images, folders with all below, patterns, or lists (.txt, a path per line).",
+            help="Images, folders (with their subfolders), patterns such as '*.png', or .txt "
+            "lists with one path per line.",
         ),
     ],
     weights: Weights,
     out: Annotated[
-        Path | None, out_option("Folder to write (default: a new one, `predictions`).")
+        Path | None, out_option("Folder to write (default: a new one, predictions/).")
     ] = None,
     format: Annotated[
         list[str] | None,
@@ -50,49 +54,43 @@ def predict(
             metavar="NAMES",
             help="Files to write, comma-separated: coco-json (default), csv, yolo, voc, kitti, or "
             "none.",
+            autocompletion=complete_files,
         ),
     ] = None,
-    draw: Annotated[bool, typer.Option("--draw/--no-draw", help="Draw pictures.")] = True,
+    draw: Annotated[
+        bool, typer.Option("--draw/--no-draw", help="Draw the boxes into copies of the images.")
+    ] = True,
     score_threshold: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=1,
             metavar="SCORE",
-            help="Lowest score to write and draw (default: write from the model's own threshold, "
-            "draw from 0.3).",
+            help="Lowest score to write and to draw (default: the model's setting to write, 0.3 to "
+            "draw).",
         ),
     ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="At most N detections per image (default: the model's limit, 100 mostly).",
-        ),
-    ] = None,
+    top_k: TopK = None,
     classes: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Only these classes, comma-separated.")
+        str | None, typer.Option(metavar="NAMES", help="Classes to keep, comma-separated.")
     ] = None,
     scores: Scores = None,
     boxes: Boxes = None,
     device: Device = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Batch size (default: 1 on the CPU, 8 on a GPU)."),
-    ] = None,
+    batch_size: Annotated[int | None, batch_size_option("1 on the CPU, 8 on a GPU")] = None,
     precision: Precision = "fp32",
     gate: Gate = None,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find the objects in images: drawn pictures, and files for programs.
+    """Find the objects in images. Writes pictures with boxes, and files for other programs.
 
-    Images that cannot be read are listed at the end. The others are done, and the exit code is 1.
+    An image that cannot be read does not stop the others: it is listed at the end, and the exit
+    code is 1.
 
     For example:
       dh predict --weights model.safetensors photo.jpg
-      dh predict --weights model.safetensors photos/ --out out/ --format csv
+      dh predict --weights runs/train/custom photos/ --out out/ --format csv
       dh predict --weights model.safetensors "a/**/*.png" --classes Car,Van
     """
     formats = _formats(_names(format or ["coco-json"]))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import ConfigFile, JsonFlag, Overrides, complete_preset
+from dhcli.cli.completion import complete_preset
+from dhcli.cli.options import ConfigFile, JsonFlag, Overrides
 from dhcli.report.console import out, print_json
 from dhcli.report.sheet import Column, Row, Sheet
 from dhcli.report.terminal import show as show_sheet
@@ -19,7 +20,7 @@ presets = typer.Typer(add_completion=False, invoke_without_command=True)
 
 @presets.callback()
 def list_presets(ctx: typer.Context, as_json: JsonFlag = False) -> None:
-    """List the presets: what each is for, and the AP that the paper reports for it.
+    """List the presets: what each is for, and the AP that the paper reports.
 
     For example:
       dh presets
@@ -68,7 +69,7 @@ def show(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="A preset or a YAML file; leave it out to show the file of --config alone.",
+            help="Preset or YAML file to show (default: the file of --config).",
             autocompletion=complete_preset,
         ),
     ] = None,
@@ -76,9 +77,9 @@ def show(
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print every setting of a preset, and after each where its value comes from.
+    """Print every setting of a preset and where its value comes from.
 
-    The output is a configuration itself: `--config` reads it.
+    --config reads the output again.
 
     For example:
       dh presets show coco-r50-ext
@@ -98,9 +99,9 @@ def show(
 
 @presets.command()
 def schema() -> None:
-    """Print the JSON schema of a preset, with which an editor completes and checks the YAML.
+    """Print the JSON schema of presets: with it an editor completes and checks their YAML.
 
-    An editor with a YAML language server reads it from the first line of a preset:
+    Editors with a YAML language server find the schema by this first line of a preset:
       # yaml-language-server: $schema=dh-schema.json
 
     For example:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
     from dhcli.training.run import Session
 
 
-def option_settings(data: Path | None, val: Path | None, cache: str | None) -> list[str]:
-    """`--data`, `--val` and `--cache` in the form of `--set`."""
-    named = {"data.train": data, "data.val": val, "train.cache": cache}
-    return [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value is not None]
+def given(**options: object) -> dict[str, object]:
+    """Those of the options that are given, by their names: `batch_size=2` as `--batch-size`."""
+    named = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def make_session(

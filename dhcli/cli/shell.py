@@ -82,6 +82,10 @@ class Shell(TyperGroup):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # what Typer itself prints
                 stream.reconfigure(errors="backslashreplace")
+        if "COMP_WORDS" in os.environ:
+            from dhcli.cli.completion import join_words
+
+            join_words(os.environ)
         run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args)
         with _ended_by_sigterm():
             status = _explained(lambda: _printed(partial(run, **extra)))

@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dhcli.cli.options import (
+    DATASET,
+    START,
+    BatchSize,
     Cache,
     ConfigFile,
     Device,
+    Epochs,
+    Freeze,
+    ImageSize,
     JsonFlag,
+    LearningRate,
     Overrides,
     Overwrite,
     RunFolder,
+    Seed,
     TensorBoard,
     ValFolder,
+    Workers,
     preset_option,
+    weights_option,
 )
-from dhcli.cli.session import conclude, make_session, option_settings
+from dhcli.cli.session import conclude, given, make_session
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
 
-TrainFolder = Annotated[
+TrainFolder = Annotated[Path | None, typer.Option("--data", "-d", metavar="PATH", help=DATASET)]
+SameWeights = Annotated[
     Path | None,
-    typer.Option("--data", "-d", metavar="PATH", help="Dataset to train on, any known format."),
-]
-StartWeights = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights",
-        "-w",
-        metavar="FILE",
-        help="Model file of the same classes to start from; its input size and normalisation stay.",
+    weights_option(
+        f"{START} It must have the same classes; its network, input size and normalisation are "
+        "kept."
     ),
 ]
 ResumeRun = Annotated[
@@ -42,7 +48,7 @@ ResumeRun = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Resume the run in this folder; --data says where its data lies now. Of its settings, "
+        help="Resume the run in this folder; use --data if its data has moved. Of its settings, "
         "those of `train` may change, except batch_size, accumulate, seed, optimizer and ema.",
     ),
 ]
@@ -54,7 +60,14 @@ def train(
     preset: Annotated[str | None, preset_option("custom; with --config: none")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    weights: StartWeights = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    image_size: ImageSize = None,
+    freeze: Freeze = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    weights: SameWeights = None,
     resume: ResumeRun = None,
     out: RunFolder = None,
     overwrite: Overwrite = False,
@@ -67,23 +80,36 @@ def train(
 
     For example:
       dh train --data photos/
-      dh train --preset small --data photos/ --set train.epochs=12 --out runs/first
-      dh train --resume runs/train/custom
+      dh train --data photos/ --preset small --epochs 12 --out runs/first
+      dh train --data photos/ --weights runs/first --image-size 512 --lr 0.001
+      dh train --resume runs/first
 
     """
     if resume is not None:
         begun = {"--preset": preset, "--config": config, "--weights": weights, "--out": out}
         _refuse_beside_resume({**begun, "--overwrite": overwrite or None})
         config = _config_of(resume)
-    settings = [*option_settings(data, val, cache), *(overrides or ())]
-    resolved = configure(preset, file=config, overrides=settings)
+    short = given(
+        data=data and str(data),
+        val=val and str(val),
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        image_size=image_size,
+        freeze=freeze,
+        seed=seed,
+        workers=workers,
+        cache=cache,
+    )
+    settle = partial(configure, preset, file=config, overrides=overrides or (), options=short)
+    resolved = settle()
     from dhcli.training import resume as resuming
     from dhcli.training import run as starting
 
     inputs = (data, val, weights, config)
     session = make_session("train", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
     if resume is not None:
-        outcome = resuming.resume(resume, resolved.config, session)
+        outcome = resuming.resume(resume, resolved.config, session, origins=resolved.origins)
     elif weights is not None:
         from dhcli.training.inherit import inherited_settings, require_same_network
         from dhcli.weights.open import read_weights
@@ -91,7 +117,7 @@ def train(
         source = read_weights(weights)
         require_same_network(resolved.config, source)
         inherited = inherited_settings(source.config)
-        resolved = configure(preset, file=config, overrides=settings, weights=inherited)
+        resolved = settle(weights=inherited)
         outcome = starting.train(resolved.config, session, source, weights)
     else:
         outcome = starting.train(resolved.config, session)
@@ -102,7 +128,7 @@ def _refuse_beside_resume(options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
         what = f"{', '.join(given)} cannot be used with --resume, which keeps the run's settings"
-        raise ConfigError(what, hint="`--set train.…` changes how it goes on")
+        raise ConfigError(what, hint="`--epochs` and `--set train.…` change how it goes on")
 
 
 def _config_of(run: Path) -> Path:

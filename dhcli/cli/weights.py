@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dhcli.cli.options import JsonFlag, Overrides, Overwrite
+from dhcli.cli.options import RUN, JsonFlag, Overrides, Overwrite, model_argument
 from dhcli.words import counted
 
 if TYPE_CHECKING:
@@ -37,25 +37,25 @@ def import_(
     ] = Path("model.safetensors"),
     layout: Annotated[
         Literal["auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2"],
-        typer.Option(help="Program whose tensor names the file has; auto: detected."),
+        typer.Option(help="Program that wrote SRC; auto: detected."),
     ] = "auto",
     classes: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES|FILE",
-            help="Class names, comma-separated, or a file of them: .txt, or .json, whose category "
-            "ids are kept if it is COCO's (default: the names in SRC, or COCO's).",
+            help="Class names: comma-separated, or a .txt or .json file, of which COCO's category "
+            "ids are kept (default: the names in SRC, or COCO's).",
         ),
     ] = None,
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a model file from another program's detector, with that program's conventions.
+    """Make a model file from another program's detector. It keeps that program's conventions.
 
-    MMDetection 2 and 3 (Double-Head, Faster R-CNN), maskrcnn-benchmark (the authors'
+    Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN), maskrcnn-benchmark (the authors'
     Double-Head-Ext, Faster R-CNN), torchvision and detectron2 (Faster R-CNN), all with FPN.
-    No code in the file is run. A tensor that is missing or unknown is an error.
+    No code in the file is run. A missing or unknown tensor is an error.
 
     For example:
       dh weights import dh_faster_rcnn_R_50_FPN_1x.pth -o authors.safetensors
@@ -82,17 +82,17 @@ def import_(
 
 @weights.command()
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file to export.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write, .pth.")],
-    layout: Annotated[
-        Literal["mmdet", "torchvision"], typer.Option(help="Program whose tensor names to write.")
+    model: Annotated[Path, model_argument(f"Model file, {RUN}.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Checkpoint to write, .pth.")
     ],
+    layout: Annotated[Literal["mmdet", "torchvision"], typer.Option(help="Program to write for.")],
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model's weights under another program's names.
+    """Write a model's weights as a checkpoint of another program.
 
-    What was imported from that program comes back byte for byte. Settings that it does not have,
-    and that would change its detections, are listed.
+    Weights imported from that program come back byte for byte. Warns of settings of the model that
+    the program does not have and that would change its detections.
 
     For example:
       dh weights export model.safetensors -o mmdet.pth --layout mmdet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -127,6 +127,30 @@ def known_keys(
                     yield from known_keys(item, below.item(), join(dotted, item_name(item, index)))
         else:
             yield from known_keys(child if isinstance(child, dict) else {}, below, dotted)
+
+
+def every_key(place: Place | type[Section], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key that takes a value in sections of any kind; an item of a list goes by its kind.
+
+    A key that several kinds have comes once for each.
+    """
+    for section in _as_place(place).sections:
+        for key, field in fields_of(section).items():
+            below, dotted = place_of(field), join(path, key)
+            if not below.sections:
+                yield dotted, field
+            elif below.listed:
+                for one in below.sections:
+                    yield from every_key(one, join(dotted, next(iter(kinds_of(one)), "0")))
+            else:
+                yield from every_key(below, dotted)
+
+
+def choices_of(field: FieldInfo) -> list[str]:
+    """The words that a setting can be; none where it can be more than a few."""
+    if field.annotation is bool:
+        return ["true", "false"]
+    return list(get_args(field.annotation)) if get_origin(field.annotation) is Literal else []
 
 
 def nearest(key: str, known: list[str]) -> list[str]:

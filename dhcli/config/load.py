@@ -2,13 +2,15 @@
 
 defaults < parents of the preset < preset < weights < file < `--set`. Mappings merge, lists
 replace; a mapping over a list changes single items of it. A layer that changes the `kind` of a
-mapping starts it anew, from the defaults of that kind; all `--set` together are one layer.
+mapping starts it anew, from the defaults of that kind; all `--set` together are one layer, and so
+are the options that are short for one (`--epochs`, see `short`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ from dhcli.config.presets import DEFAULT_PRESET, find_preset, presets_folder
 from dhcli.config.retired import without_retired
 from dhcli.config.schema.base import Section
 from dhcli.config.schema.config import Config
+from dhcli.config.short import SHORT, clash, settings_of
 from dhcli.config.text import parse_value, read_yaml, write_scalar
 from dhcli.config.tree import Node, Written, as_plain, as_tree, item_name, leaves
 from dhcli.errors import ConfigError
@@ -37,7 +40,7 @@ class Resolved:
     """A checked configuration.
 
     `origins` maps every dotted key to "default", "preset NAME", "the weights", "file PATH:LINE" or
-    "--set".
+    "--set", or the option that is short for it: "--epochs".
     """
 
     config: Config
@@ -49,13 +52,15 @@ def load_config(
     *,
     file: Path | None = None,
     overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """The configuration of a preset (name or path), a YAML file on top of it, and `--set a.b=c`.
 
-    `weights` is what they were trained with and keep: above the presets, below the user's file.
-    With neither preset nor file: the preset `custom`. A file alone stands on its own `extends`, or
-    on the defaults. Raises ConfigError for anything unknown, of the wrong type or out of range.
+    `options` maps an option that is short for settings, such as "--epochs", to its value. `weights`
+    is what they were trained with and keep: above the presets, below the user's file. With neither
+    preset nor file: the preset `custom`. A file alone stands on its own `extends`, or on the
+    defaults. Raises ConfigError for anything unknown, of the wrong type or out of range.
     """
     if preset is None and file is None:
         preset = DEFAULT_PRESET
@@ -71,7 +76,24 @@ def load_config(
             )
         layers, own = [*layers, *above[:-1]], above[-1:]
     kept = {name: as_tree(value, "the weights") for name, value in (weights or {}).items()}
-    return Resolved(*resolve(Config, [*layers, kept, *own], overrides))
+    return _with_options([*layers, kept, *own], overrides, options or {})
+
+
+def _with_options(
+    layers: Sequence[Node], overrides: Sequence[str], options: Mapping[str, Any]
+) -> Resolved:
+    """`layers` under one more, of `--set` and of the options, which must not clash."""
+    place = Place((Config,))
+    last = _override_layer(overrides, place)
+    written = [key for key, _ in leaves(last)]
+    for option in (one for one in SHORT if one in options):
+        if both := clash(option, written):
+            what = f"{option} and `--set {both}` change the same setting"
+            raise ConfigError(what, hint="leave one of the two out")
+        others = partial(resolve, Config, [*layers, last])
+        for key, value in settings_of(option, options[option], others).items():
+            last = merge(last, _at(key.split("."), as_tree(value, option)), place, whole=False)
+    return Resolved(*resolve(Config, [*layers, last]))
 
 
 def config_from_dict(
@@ -138,29 +160,37 @@ def _parse_override(text: str) -> dict[str, Node]:
         raise ConfigError(
             f"`--set {text}` is not of the form key=value", hint="for example --set train.lr=0.01"
         )
-    node = parse_value(value, f"--set {key}")
-    for part in reversed(parts):
-        node = {part: node}
-    return node if isinstance(node, dict) else {}
+    return _at(parts, parse_value(value, f"--set {key}"))
+
+
+def _at(parts: Sequence[str], node: Node) -> dict[str, Node]:
+    """`node` under the key of these parts."""
+    first, *rest = parts
+    return {first: _at(rest, node) if rest else node}
 
 
 def resolve(
-    root: type[S], layers: Sequence[dict[str, Node]], overrides: Sequence[str] = ()
+    root: type[S], layers: Sequence[Node], overrides: Sequence[str] = ()
 ) -> tuple[S, dict[str, str]]:
     """The tree of `layers` and of `overrides` (`a.b=c`) over the defaults of `root`, checked.
 
     With it the origin of every dotted key. Raises ConfigError as `load_config` does.
     """
-    place = Place((root,))
-    last: Node = {}
-    for override in overrides:
-        last = merge(last, _parse_override(override), place, whole=False)
     tree: Node = defaults_of(root)
-    for layer in (*layers, last):
+    place = Place((root,))
+    for layer in (*layers, _override_layer(overrides, place)):
         tree = merge(tree, layer, place)
     config = _check(tree if isinstance(tree, dict) else {}, root)
     whole = as_tree(config.model_dump(by_alias=True), "default")
     return config, {key: leaf.origin for key, leaf in leaves(_with_origins(whole, tree))}
+
+
+def _override_layer(overrides: Sequence[str], place: Place) -> Node:
+    """All `--set` as one layer."""
+    last: Node = {}
+    for override in overrides:
+        last = merge(last, _parse_override(override), place, whole=False)
+    return last
 
 
 def _with_origins(whole: Node, written: Node | None) -> Node:

@@ -28,7 +28,8 @@ A run is decided by one tree of settings. It is put together from, each over the
 2. the parents of the preset (`extends: PARENT` in its file, at most one),
 3. the preset (`--preset NAME`, or the path of a YAML file; default: `custom`),
 4. a file (`--config FILE`); given without a preset, it stands on the defaults alone,
-5. single settings (`--set KEY=VALUE`, as often as needed; the last wins).
+5. single settings (`--set KEY=VALUE`, as often as needed; the last wins), and the options that are
+   short for some (`--epochs N`; see [every command](cli.md)).
 
 Mappings merge, lists replace. A mapping over a list changes items of it, which go by their `name`
 or their index; so `--set model.head.branches.fc.omega=2` and, in a file,

@@ -31,8 +31,8 @@ _SHORTAGE = (
 """What torch, oneDNN, OpenCV and Python say where memory is short."""
 _TRIED = re.compile(r"(?:tried to allocate|allocate) (\d+) bytes")
 LESS = (
-    "fewer images at a time (`--batch-size 1`; in training `--set train.batch_size=1`), smaller "
-    "ones (`--set input.max_size=…`), or fewer processes (`--set train.workers=0`)"
+    "fewer images per batch (`--batch-size 1`), smaller ones (`--image-size N` in training), or "
+    "fewer processes (`--workers 0`)"
 )
 TRAINING = 64 * 2**20
 """Blocks up to this size are kept in training. Larger ones, of which a step has many of different

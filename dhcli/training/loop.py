@@ -33,12 +33,13 @@ from dhcli.training.ema import Ema
 from dhcli.training.journal import Interval, Journal
 from dhcli.training.meters import LossMeter, Stopwatch
 from dhcli.training.optimizer import build_optimizer, set_rate
-from dhcli.training.run_folder import BEST, CHECKPOINT, LAST, RunFolder
+from dhcli.training.run_folder import CHECKPOINT, RunFolder
 from dhcli.training.schedule import base_rate, learning_rate, scheduled, total_iterations
 from dhcli.training.step import StepResult, Updater, seed_all
 from dhcli.training.stop import Stopped, StopRequest
 from dhcli.training.team import ALONE, Team
 from dhcli.training.validate import validation_ap, validation_losses
+from dhcli.weights.locate_model import BEST, LAST
 from dhcli.weights.model_file import ModelFile, save_model
 
 FIRST_NEWS = 3.0
@@ -50,7 +51,7 @@ LIGHT = ("small", "demo")
 MOST_SKIPPED = 10
 """Iterations in a row whose loss or gradient is not finite, after which skipping ends."""
 
-LOWER_RATE = "try a lower learning rate, or `--set train.clip_norm=10`"
+LOWER_RATE = "try a lower learning rate (`--lr`), or `--set train.clip_norm=10`"
 
 
 @dataclass(frozen=True)

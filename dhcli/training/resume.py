@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dhcli.config.load import config_from_dict
+from dhcli.config.load import config_from_dict, config_to_dict
 from dhcli.config.schema import Config
+from dhcli.config.tree import as_tree, leaves
 from dhcli.errors import ConfigError, DataError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
@@ -42,11 +43,13 @@ def resume(
     config: Config,
     session: Session,
     build: Callable[[Config, int], Detector] = build_detector,
+    origins: Mapping[str, str] | None = None,
 ) -> TrainingResult:
     """Go on with the run in `path`, from its last checkpoint.
 
     `config` is the run's own, perhaps with other settings of `train`, and with other paths where
-    the same data lies now; `build` makes the detector from it and the number of classes.
+    the same data lies now; `build` makes the detector from it and the number of classes; `origins`
+    says where a setting comes from, for the messages.
     Raises ConfigError for a change that cannot be made now, DataError where the data is not what it
     was, and DhError where another process is at the run.
     """
@@ -54,7 +57,7 @@ def resume(
     session.team.from_first(run.claim)
     state = load_checkpoint(path / CHECKPOINT)
     config = with_absolute_paths(config)
-    _check_changes(config_from_dict(state["config"]), config)
+    _check_changes(config_from_dict(state["config"]), config, origins or {})
     _check_there(config, path)
     data = load_data(config.data, config.train.seed, session.journal)
     _check_data(state["data"], data)
@@ -67,17 +70,23 @@ def resume(
     return train_in(run, config, detector, data, session, restore)
 
 
-def _check_changes(before: Config, now: Config) -> None:
-    """Refuse what cannot change between a checkpoint and its continuation."""
+def _check_changes(before: Config, now: Config, origins: Mapping[str, str]) -> None:
+    """Refuse what cannot change between a checkpoint and its continuation, and say who asked."""
     places = {"train": now.data.train, "val": now.data.val}  # the content is compared instead
     before = before.model_copy(update={"data": before.data.model_copy(update=places)})
-    for section in KEPT_SECTIONS:
-        if getattr(before, section) != getattr(now, section):
-            raise ConfigError(f"`{section}` cannot change when a run is resumed", hint=START_ANEW)
-    for name in KEPT_ON_RESUME:
-        if getattr(before.train, name) != getattr(now.train, name):
-            what = f"`train.{name}` cannot change when a run is resumed"
-            raise ConfigError(what, hint=START_ANEW)
+    names = [name for name in KEPT_SECTIONS if getattr(before, name) != getattr(now, name)]
+    names += [
+        f"train.{name}"
+        for name in KEPT_ON_RESUME
+        if getattr(before.train, name) != getattr(now.train, name)
+    ]
+    if names:
+        was, is_ = (dict(leaves(as_tree(config_to_dict(one), ""))) for one in (before, now))
+        keys = (key for key in is_ if f"{key}.".startswith(f"{names[0]}."))
+        changed = dict.fromkeys(origins.get(k, "") for k in keys if was.get(k) != is_[k])
+        by = ", ".join(origin for origin in changed if origin.startswith("--"))
+        what = f"`{names[0]}` cannot change when a run is resumed{f' ({by})' if by else ''}"
+        raise ConfigError(what, hint=START_ANEW)
 
 
 def _check_there(config: Config, path: Path) -> None:
@@ -106,8 +115,7 @@ def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
 def _check_unfinished(trainer: Trainer) -> None:
     if trainer.is_finished:
         what = f"is finished: {trainer.position.epoch} of {counted(trainer.epochs, 'epoch')}"
-        key = "epochs" if trainer.config.train.epochs else "schedule.length"
-        hint = f"to train longer: `--set train.{key}=…`"
+        hint = "to train longer: `--epochs N`"
         raise ConfigError(what, where=trainer.run.path, hint=hint)
     if trainer.patience_is_over:
         what = f"was stopped early: {trainer.position.stale} validations without a better AP"

@@ -24,7 +24,6 @@ except ImportError:  # not POSIX
 
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoint.pt", "metrics.csv"
 LOG, EVENTS = "train.log", "events.jsonl"
-LAST, BEST = "last.safetensors", "best.safetensors"
 COMMAND, MACHINE, LOCK = "command.txt", "env.json", "run.lock"
 DECODED = ("decoded-train.bin", "decoded-val.bin")
 BEGUN = {CONFIG, METRICS, LOG, EVENTS, COMMAND, MACHINE, LOCK, *DECODED}

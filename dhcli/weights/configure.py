@@ -19,13 +19,14 @@ def configure(
     *,
     file: Path | None = None,
     overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """What `load_config` gives, with `input.mean` and `input.std` as timm says of its network.
 
     Where the preset that names the network, a file or the user sets them, they stay.
     """
-    resolved = load_config(preset, file=file, overrides=overrides, weights=weights)
+    resolved = load_config(preset, file=file, overrides=overrides, options=options, weights=weights)
     backbone = getattr(resolved.config.model, "backbone", None)
     if not isinstance(backbone, TimmNet):
         return resolved

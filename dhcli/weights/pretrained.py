@@ -20,7 +20,7 @@ from dhcli.weights.timm_weights import hub_state, packaged_state
 
 FROM_SCRATCH = (
     "train from scratch: `--set model.backbone.weights=none --set model.backbone.norm=gn "
-    "--set model.backbone.frozen_stages=0`"
+    "--freeze 0`"
 )
 
 
@@ -107,7 +107,7 @@ def _check_trainable(features: Features, config: Backbone) -> None:
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
-        raise ConfigError(what, where=where, hint="`--set model.backbone.frozen_stages=0`")
+        raise ConfigError(what, where=where, hint="`--freeze 0`")
 
 
 def _has_statistics(features: Features) -> bool:

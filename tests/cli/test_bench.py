@@ -23,7 +23,7 @@ def model(tmp_path: Path, small_model: Callable[..., ModelFile]) -> Path:
 
 
 def test_programs_get_every_number(model: Path) -> None:
-    command = ["bench", str(model), "--size", "64x96", "--repeats", "2", "--device", "cpu"]
+    command = ["bench", str(model), "--image-size", "64x96", "--repeats", "2", "--device", "cpu"]
 
     result = CliRunner().invoke(app, [*command, "--precision", "bf16", "--json"])
 
@@ -50,7 +50,7 @@ def test_people_get_a_table(model: Path) -> None:
     ("words", "said"),
     [
         ([], "give either a model file or --preset"),
-        (["--preset", "small", "--size", "800"], "`800` is not a size"),
+        (["--preset", "small", "--image-size", "0"], "`0` is not a size"),
         (["--preset", "smal"], "small"),
     ],
 )

@@ -78,3 +78,17 @@ def test_no_model_file_is_an_error_that_says_what_it_is(tmp_path: Path) -> None:
     assert result.exit_code == 4
     assert "it is a Python pickle" in result.stderr
     assert not result.stdout
+
+
+def test_a_run_folder_is_its_model_and_another_folder_is_an_error(model: Path) -> None:
+    run = model.parent
+    refused = CliRunner().invoke(app, ["info", str(run)])
+    model.rename(run / "last.safetensors")
+
+    result = CliRunner().invoke(app, ["info", str(run), "--json"])
+
+    assert refused.exit_code == 4
+    assert "is a folder without best.safetensors or last.safetensors" in refused.stderr
+    assert f"hint: did you mean {model}?" in refused.stderr
+    assert json.loads(result.stdout)["file"] == str(run / "last.safetensors")
+    assert result.stderr == f"{run}: no best model yet, so its last, {run}/last.safetensors\n"

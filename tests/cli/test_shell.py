@@ -264,7 +264,7 @@ def test_paragraphs_of_a_help_are_wrapped_by_the_terminal_alone() -> None:
     lines = [line.strip() for line in page.splitlines()]
 
     first = lines.index("For example:")
-    assert lines[first - 2].endswith("where it names some.")  # no line of a few words before it
+    assert lines[first - 2].endswith("this comparison.")  # no line of a few words before it
     assert len(lines[first - 2]) > 40
     assert lines[first + 1 : first + 3] == [
         "dh check photos/",

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from dhcli.cli import app
-from dhcli.cli.finetune import alias_settings
+from dhcli.cli.finetune import aliases_of
+from dhcli.cli.reference import options_of
+from dhcli.cli.train import train as train_command
+from dhcli.config.load import load_config
 from dhcli.config.schema import Train
+from dhcli.config.short import SHORT
 from dhcli.errors import ConfigError
 from dhcli.training.resume import KEPT_ON_RESUME
 
@@ -189,13 +194,122 @@ def test_frozen_random_weights_are_refused_with_the_way_out(train: Invoke) -> No
     result = train(settings=("model.backbone.frozen_stages=2",))
 
     assert result.exit_code == 2
-    assert "model.backbone.frozen_stages=0" in result.stderr
+    assert "hint: `--freeze 0`" in result.stderr
 
 
 def test_aliases_become_a_setting() -> None:
-    assert alias_settings([]) == []
-    assert alias_settings(["Cyclist = bicycle", "a.b=person"]) == [
-        'finetune.aliases={"Cyclist": "bicycle", "a.b": "person"}'
-    ]
+    aliases = aliases_of(["Cyclist = bicycle", "a.b=person"])
+
+    assert aliases == {"Cyclist": "bicycle", "a.b": "person"}
+    assert load_config(options={"--alias": aliases}).config.finetune.aliases == aliases
     with pytest.raises(ConfigError, match="`--alias Cyclist` is not of the form"):
-        alias_settings(["Cyclist"])
+        aliases_of(["Cyclist"])
+
+
+@pytest.fixture
+def short(photos: Path, tmp_path: Path) -> Invoke:
+    """`dh train` or `dh finetune` on the photos with a small detector, without any `--set`."""
+    path = tmp_path / "tiny.yaml"
+    tree: dict[str, Any] = {"extends": "small"}
+    for one in SMALL:
+        key, _, value = one.partition("=")
+        *above, last = key.split(".")
+        below = tree
+        for part in above:
+            below = below.setdefault(part, {})
+        below[last] = yaml.safe_load(value)
+    path.write_text(yaml.safe_dump(tree), "utf-8")
+
+    def call(command: str, *options: object) -> Any:
+        data = [photos] if command == "finetune" else ["--data", photos]
+        return invoke(command, *data, "--preset", path, "--device", "cpu", *options)
+
+    return call
+
+
+def test_short_options_train_as_they_say_and_are_kept(short: Invoke, tmp_path: Path) -> None:
+    given = ("--epochs", 1, "--batch-size", 4, "--lr", 0.002, "--seed", 5, "--workers", 0)
+
+    result = short("train", "--out", tmp_path / "run", "--image-size", 48, *given)
+
+    assert result.exit_code == 0, result.stderr
+    written = load_config(file=tmp_path / "run/config.yaml").config
+    train = written.train
+    assert (train.epochs, train.batch_size, train.seed, train.workers) == (1, 4, 5, 0)
+    assert (written.input.min_size, written.input.max_size) == (48, 48)
+    assert "learning rate 0.002, whatever the batch" in result.stderr
+    assert "epoch [1][2/2] lr 0.002" in result.stderr
+
+
+def test_resuming_takes_epochs_and_refuses_what_may_not_change(
+    short: Invoke, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    short("train", "--out", run, "--epochs", 1)
+
+    for option, named in (
+        (("--batch-size", 3), "`train.batch_size`"),
+        (("--seed", 3), "`train.seed`"),
+        (("--image-size", 32), "`input`"),
+        (("--freeze", 1), "`model`"),
+    ):
+        refused = invoke("train", "--resume", run, "--device", "cpu", *option)
+        assert refused.exit_code == 2
+        said = f"error: {named} cannot change when a run is resumed ({option[0]})\n"
+        assert said in refused.stderr
+    longer = invoke("train", "--resume", run, "--device", "cpu", "--epochs", 2, "--batch-size", 2)
+
+    assert longer.exit_code == 0, longer.stderr
+    assert "epoch [2]" in longer.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_run_folder_is_its_best_model(command: str, short: Invoke, tmp_path: Path) -> None:
+    short("train", "--out", tmp_path / "run", "--epochs", 1)
+
+    result = short(command, "--weights", tmp_path / "run", "--epochs", 1, "--out", tmp_path / "b")
+
+    best = tmp_path / "run/best.safetensors"
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines()[0] == f"{tmp_path}/run: its best model, {best}"
+    assert f"weights: {best}" in result.stderr
+    inside = short(
+        *(command, "--weights", tmp_path / "run", "--out", tmp_path / "run", "--overwrite")
+    )
+    assert inside.exit_code != 0
+    assert best.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--epochs", "0", "'--epochs': Input should be greater than or equal to 1"),
+        ("--batch-size", "-1", "'--batch-size': Input should be greater than or equal to 1"),
+        ("--batch-size", "2.5", "'--batch-size': Input should be a valid integer"),
+        ("--image-size", "0", "'--image-size': Input should be greater than or equal to 1"),
+        ("--seed", "-1", "'--seed': Input should be greater than or equal to 0"),
+        ("--workers", "-2", "'--workers': Input should be greater than or equal to -1"),
+        ("--freeze", "-1", "'--freeze': Input should be greater than or equal to 0"),
+        ("--freeze", "6", "must lie in [0, 5], got 6 (--freeze)"),
+        ("--lr", "0", "`train.lr` must lie above 0, got 0.0 (--lr)"),
+        ("--lr", "nan", "`train.lr` must be a finite number, got .nan (--lr)"),
+        ("--epochs", "3", "--epochs and `--set train.epochs` change the same setting"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_line_that_names_the_option(
+    option: str, value: str, said: str
+) -> None:
+    result = invoke("train", "--data", "x", option, value, "--set", "train.epochs=2")
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stderr.startswith("error:")
+    assert len(result.stderr.partition("\n\nhint:")[0].splitlines()) == 1
+
+
+def test_the_help_of_a_short_option_names_its_settings() -> None:
+    helps = {option.names[0]: option.info.help or "" for option in options_of(train_command)}
+
+    short_ones = {name for name, text in helps.items() if "Short for" in text}
+    assert short_ones == set(SHORT) - {"--data", "--val", "--cache", "--alias"}
+    assert all(key in helps[name] for name in short_ones for key in SHORT[name])

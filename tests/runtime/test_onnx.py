@@ -141,7 +141,7 @@ def test_the_commands_take_it(exported: Path, tmp_path: Path) -> None:
         for file in (exported / "model.onnx", exported / "model.safetensors")
     ]
     measured = dh("eval", "--weights", exported / "model.onnx", "--data", tmp_path)
-    speed = dh("bench", exported / "model.onnx", "--size", "64x96", "--repeats", "1")
+    speed = dh("bench", exported / "model.onnx", "--image-size", "64x96", "--repeats", "1")
 
     assert counts[0]["device"] == "ONNX Runtime on cpu"
     assert counts[0]["detections"] == counts[1]["detections"]

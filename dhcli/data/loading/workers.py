@@ -26,7 +26,7 @@ PATIENCE = 45.0
 """Seconds without any batch after which waiting ends."""
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps what processes share."""
-WAY_OUT = "`--set train.workers=0` (`dh eval`: `--workers 0`) needs no other process"
+WAY_OUT = "`--workers 0` needs no other process"
 MORE_ROOM = f"make /dev/shm larger (docker: `--shm-size 1g`); {WAY_OUT}"
 
 

@@ -66,7 +66,7 @@ def test_a_process_that_was_killed_is_an_error_at_the_next_batch_only(
 
     with pytest.raises(LoadingError, match="process that loads images died") as caught:
         list(batches)
-    assert "train.workers=0" in str(caught.value.hint)
+    assert "--workers 0" in str(caught.value.hint)
 
 
 @pytest.fixture
