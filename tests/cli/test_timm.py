@@ -52,12 +52,14 @@ def sets(name: str, norm: str) -> list[str]:
 
 @pytest.mark.parametrize("family", fast("EfficientNet-Lite", "ConvNeXt"))
 def test_a_family_trains_evaluates_and_predicts(family: str, photos: Path, tmp_path: Path) -> None:
-    run, weights = tmp_path / "run", tmp_path / "run/best.safetensors"
+    run, weights, out = (tmp_path / name for name in ("run", "run/best.safetensors", "out"))
     options = ("--preset", "small", "--data", photos, "--out", run, "--device", "cpu")
 
     trained = dh("train", *options, *sets(*FAMILIES[family]))
     scored = dh("eval", "--data", photos, "--weights", weights, "--json").stdout
-    found = dh("predict", photos / "images/3.png", "--weights", weights, "--json").stdout
+    found = dh(
+        "predict", photos / "images/3.png", "--weights", weights, "--out", out, "--json"
+    ).stdout
 
     assert "20 in all" in trained.stderr
     assert ("ImageNet, " if "Lite" in family else "random") in trained.stderr
