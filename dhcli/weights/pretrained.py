@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from dhcli.config.schema import Backbone
+from dhcli.config.schema import Backbone, ResNet, TorchVisionBackbone
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.contract import Features
 from dhcli.weights.plain_file import read_plain
@@ -22,8 +22,13 @@ FROM_SCRATCH = (
     "--set model.backbone.frozen_stages=0`"
 )
 
+OTHERWISE = (
+    "`--preset small` needs none, and suits a CPU; or copy {file} there, name a file "
+    f"with `--set model.backbone.weights=PATH`, or {FROM_SCRATCH}"
+)
 
-def load_backbone(features: Features, config: Backbone) -> str:
+
+def load_backbone(features: Features, config: Backbone | TorchVisionBackbone) -> str:
     """Put the weights that `config.weights` names into the backbone; say which, in a line.
 
     Raises ModelError where they cannot be had or do not fit, and ConfigError where a part without
@@ -32,13 +37,15 @@ def load_backbone(features: Features, config: Backbone) -> str:
     if config.weights == "none":
         _check_trainable(config)
         return "none, it starts from random ones"
-    path = fetch_imagenet(config.name) if config.weights == "imagenet" else Path(config.weights)
+    path = fetch_imagenet(features.name) if config.weights == "imagenet" else Path(config.weights)
     state = backbone_state(read_plain(path).state)
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
         what = "holds batch norm, but the backbone has GroupNorm"
         hint = "keep its norm: `--set model.backbone.norm=frozen_bn`"
         raise ModelError(what, where=path, hint=hint)
-    hint = f"the backbone is {config.name}: `--set model.backbone.name=…` names another"
+    hint = f"the backbone is {features.name}"
+    if isinstance(config, ResNet):
+        hint += ": `--set model.backbone.name=…` names another"
     features.load_pretrained(state, path, hint)
     return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
 
@@ -48,7 +55,19 @@ def fetch_imagenet(name: str) -> Path:
 
     Raises ModelError that names the place in the cache where they can be put by hand.
     """
-    url: str = get_model_weights(name)["IMAGENET1K_V1"].url
+    published = get_model_weights(name)
+    best = (
+        "IMAGENET1K_FEATURES" if "IMAGENET1K_FEATURES" in published.__members__ else "IMAGENET1K_V1"
+    )
+    return fetch_published(published[best].url, f"the ImageNet weights of {name}", OTHERWISE)
+
+
+def fetch_published(url: str, what: str, otherwise: str) -> Path:
+    """The file at `url`, from torch.hub's cache or the net; `what` it is.
+
+    Raises ModelError that names the place in the cache where it can be put by hand; its hint says
+    what to do `otherwise`, with the file's name in the place of `{file}`.
+    """
     file = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir(), "checkpoints", file)
     if path.exists():
@@ -60,9 +79,8 @@ def fetch_imagenet(name: str) -> Path:
     except (OSError, URLError, RuntimeError) as error:
         reason = getattr(error, "reason", None) or error
         raise ModelError(
-            f"the ImageNet weights of {name} are not at {path} and could not be fetched ({reason})",
-            hint=f"`--preset small` needs none, and suits a CPU; or copy {file} there, name a file "
-            f"with `--set model.backbone.weights=PATH`, or {FROM_SCRATCH}",
+            f"{what} are not at {path} and could not be fetched ({reason})",
+            hint=otherwise.format(file=file),
         ) from error
     return path
 
@@ -81,11 +99,12 @@ def backbone_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in (inner or plain).items() if not name.startswith("fc.")}
 
 
-def _check_trainable(config: Backbone) -> None:
+def _check_trainable(config: Backbone | TorchVisionBackbone) -> None:
     where = "model.backbone.weights"
     if config.norm in ("frozen_bn", "eval_bn"):
         what = f"{config.norm} fixes statistics that a backbone without weights does not have"
-        hint = "`--set model.backbone.norm=gn`, or name weights"
+        own = "gn" if isinstance(config, ResNet) else "bn"
+        hint = f"`--set model.backbone.norm={own}`, or name weights"
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
