@@ -73,9 +73,7 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
 def _two_stage(config: Config) -> TwoStage:
     if isinstance(config.model, TwoStage):
         return config.model
-    what = (
-        f"a detector of kind `{config.model.kind}` has anchors of its own, which are not measured"
-    )
+    what = f"the anchors of a detector of kind `{config.model.kind}` are not measured"
     raise ConfigError(what, where="model.kind")
 
 

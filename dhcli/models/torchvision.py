@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models.detection.image_list import ImageList
 
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.schema import Config, TorchVision
-from dhcli.errors import ModelError
 from dhcli.models.contract import Detector, Features, Predictor
 from dhcli.models.detector import Pixels
 from dhcli.models.norms import norm_layer
@@ -22,7 +22,7 @@ from dhcli.models.state import load_state
 from dhcli.ops.batch import Detections, ImageBatch, Target
 
 STAGES = {
-    "ssdlite320_mobilenet_v3_large": ("2", "4", "7", "13", "17"),
+    "ssdlite": ("2", "4", "7", "13", "17"),
     "mobilenet_v3_large": ("2", "4", "7", "13", "16"),
     "resnet50": ("layer1", "layer2", "layer3", "layer4"),
     "vgg16": ("4", "9", "16", "23"),
@@ -46,10 +46,10 @@ class ClassifierFeatures(Features):
     def layers(self) -> dict[str, nn.Module]:
         """The layers of the classifier that it was made from, in order, by the classifier's names.
 
-        SSDLite's stand in two halves, one block divided; SSD's before the last of the first extra.
+        SSDLite's stand in two halves, SSD's in two lists with one layer of its own at the end.
         """
         own: Any = self
-        if self.name == "ssdlite320_mobilenet_v3_large":
+        if self.name == "ssdlite":
             every = [*own.features[0], *own.features[1]]
         elif self.name == "vgg16":
             every = [*own.features, *own.extra[0][:-1]]
@@ -63,12 +63,8 @@ class ClassifierFeatures(Features):
         return [list(layers.values())[a:b] for a, b in pairwise([0, *cuts, len(layers)])]
 
     def load_pretrained(self, state: Mapping[str, Tensor], where: object, hint: str) -> None:
-        if self.name == "ssdlite320_mobilenet_v3_large":
-            what = "does not fit SSDLite, whose backbone has half the channels at its end"
-            raise ModelError(what, where=where, hint="`--set model.backbone.weights=none`")
         bare = {name.removeprefix("features."): tensor for name, tensor in state.items()}
-        left = ("fc.", "classifier.")
-        own = {name: tensor for name, tensor in bare.items() if not name.startswith(left)}
+        own = {name: x for name, x in bare.items() if not name.startswith(("fc.", "classifier."))}
         load_state(nn.ModuleDict(self.layers()), own, where, hint)
 
 
@@ -100,9 +96,8 @@ class TorchVisionDetector(Detector):
         # Those with a softmax have a background, at 0; the others score each class by itself
         self.first = 0 if model.name.startswith(("retinanet", "fcos")) else 1
         self.columns = classes + self.first
-        network = get_model(
-            model.name, weights=None, weights_backbone=None, num_classes=self.columns
-        )
+        none: Any = {"weights": None, "weights_backbone": None}
+        network = get_model(model.name, num_classes=self.columns, **none)
         backbone = ClassifierFeatures.of(network.backbone, model.name)
         if model.backbone.norm != "bn":
             fixed = norm_layer(model.backbone.norm, model.backbone.bn_epsilon)
@@ -120,11 +115,11 @@ class TorchVisionDetector(Detector):
             part.register_forward_hook(_in_float32)
 
     def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
-        wanted = []
-        for target in targets:
-            solid = (target.boxes[:, 2:] > target.boxes[:, :2]).all(1)
-            labels = target.labels[solid] + self.first
-            wanted.append({"boxes": target.boxes[solid], "labels": labels})
+        solid = [(target.boxes[:, 2:] > target.boxes[:, :2]).all(1) for target in targets]
+        wanted = [
+            {"boxes": target.boxes[kept], "labels": target.labels[kept] + self.first}
+            for target, kept in zip(targets, solid, strict=True)
+        ]
         losses = self._run(images, wanted)
         return {f"loss_{name.removeprefix('loss_')}": loss for name, loss in losses.items()}
 
@@ -132,18 +127,12 @@ class TorchVisionDetector(Detector):
         self, images: ImageBatch, options: DetectOptions = AS_CONFIGURED
     ) -> list[list[Detections]]:
         rule = options.over(self.rule)
-        every = self._run(
-            images,
-            score_thresh=rule.score_threshold,
-            nms_thresh=rule.nms_threshold,
-            detections_per_img=rule.max_detections,
-        )
+        limits = {"score_thresh": rule.score_threshold, "nms_thresh": rule.nms_threshold}
+        every = self._run(images, **limits, detections_per_img=rule.max_detections)
         scales = (images.originals / images.sizes).flip(1).repeat(1, 2)  # (B, 4)
+        pairs = zip(every, scales, strict=True)
         return [
-            [
-                Detections(one["boxes"] * scale, one["scores"], one["labels"] - self.first)
-                for one, scale in zip(every, scales, strict=True)
-            ]
+            [Detections(x["boxes"] * s, x["scores"], x["labels"] - self.first) for x, s in pairs]
         ]
 
     def parts(self) -> dict[str, nn.Module]:
@@ -158,9 +147,8 @@ class TorchVisionDetector(Detector):
             elif isinstance(layer, nn.Conv2d) and CLASSIFIER.fullmatch(name):
                 anchors = layer.out_channels // self.columns
                 layers[name] = Predictor(1, background, anchors=anchors)
-        return {
-            f"{name}.{part}": one for name, one in layers.items() for part in ("weight", "bias")
-        }
+        both = ("weight", "bias")
+        return {f"{name}.{part}": one for name, one in layers.items() for part in both}
 
     def features(self) -> Features:
         return self.get_submodule("backbone")  # type: ignore[return-value]
@@ -169,7 +157,7 @@ class TorchVisionDetector(Detector):
         return ["torchvision's detectors learn regions to ignore as background"]
 
     def _run(self, images: ImageBatch, targets: Any = None, **limits: float) -> Any:
-        """Torchvision's own forward: with `targets` its losses, else what it finds in each image.
+        """The network's own forward: with `targets` its losses, else what it finds in each image.
 
         `limits` are torchvision's names of what it selects by.
         """
@@ -203,18 +191,19 @@ def _replace_norms(network: nn.Module, norm: Any) -> None:
                 setattr(module, name, norm(part.num_features))
 
 
-def _in_own_numbers(part: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _in_own_numbers(part: nn.Module, args: Any) -> Any:
     """What a part is given, in what it computes in."""
-    dtype = next(part.parameters()).dtype
-    return tuple(
-        x.to(dtype) if isinstance(x, Tensor) else [one.to(dtype) for one in x] for x in args
-    )
+    return _cast(args, next(part.parameters()).dtype)
 
 
-def _in_float32(_: nn.Module, __: object, out: Any) -> Any:
-    """What a part gives, in float32: so are anchors, which take the numbers of the features."""
-    if isinstance(out, Mapping):
-        return {name: _in_float32(_, __, x) for name, x in out.items()}
-    if isinstance(out, list | tuple):
-        return type(out)(_in_float32(_, __, x) for x in out)
-    return out.float()
+def _in_float32(_: nn.Module, __: Any, out: Any) -> Any:
+    """What a part gives: anchors, boxes and scores take its dtype."""
+    return _cast(out, torch.float32)
+
+
+def _cast(x: Any, dtype: torch.dtype) -> Any:
+    if isinstance(x, Tensor):
+        return x.to(dtype)
+    if isinstance(x, dict):
+        return {name: _cast(one, dtype) for name, one in x.items()}
+    return type(x)(_cast(one, dtype) for one in x)

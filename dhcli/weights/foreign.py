@@ -143,9 +143,7 @@ def export_state(
     """
     writable = EXPORTS[layout]
     if not isinstance(config.model, TwoStage):
-        reason: str | None = (
-            f"it is of kind `{config.model.kind}`, under torchvision's names already"
-        )
+        reason: str | None = "it is torchvision's own, under its names already"
     else:
         pyramid = config.model.neck.kind != "none"
         reason = writable.misfit(config) if pyramid else "it has no pyramid"

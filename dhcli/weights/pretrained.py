@@ -55,11 +55,9 @@ def fetch_imagenet(name: str) -> Path:
 
     Raises ModelError that names the place in the cache where they can be put by hand.
     """
-    published = get_model_weights(name)
-    best = (
-        "IMAGENET1K_FEATURES" if "IMAGENET1K_FEATURES" in published.__members__ else "IMAGENET1K_V1"
-    )
-    return fetch_published(published[best].url, f"the ImageNet weights of {name}", OTHERWISE)
+    every = get_model_weights(name)
+    best = getattr(every, "IMAGENET1K_FEATURES", every["IMAGENET1K_V1"])  # the former is for SSD
+    return fetch_published(best.url, f"the ImageNet weights of {name}", OTHERWISE)
 
 
 def fetch_published(url: str, what: str, otherwise: str) -> Path:

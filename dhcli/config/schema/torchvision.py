@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dhcli.config.schema.base import NonNegative, Section
 from dhcli.config.schema.detect import DetectBase
@@ -87,6 +87,16 @@ class TorchVision(Section):
     """torchvision's name of it."""
     backbone: TorchVisionBackbone = TorchVisionBackbone()
     detect: DetectBase = DetectBase()
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        stages = 6 if "mobilenet" in self.name else 5
+        if self.backbone.frozen_stages > stages:
+            raise ValueError(f"`backbone.frozen_stages` is at most {stages} with `{self.name}`")
+        if self.name.startswith("ssdlite") and self.backbone.weights != "none":
+            what = "SSDLite's backbone has half of MobileNet's channels at its end: of its weights "
+            raise ValueError(f"{what}`backbone.weights` can only be `none`")
+        return self
 
     @classmethod
     def implied(cls, stated: Mapping[str, Any]) -> dict[str, Any]:
