@@ -31,6 +31,8 @@ STAGES = {
 these names that stands in the detector's."""
 CLASSIFIER = re.compile(r"head\.classification_head\.(cls_logits|module_list\.\d+(\.1)?)")
 """Names of the layers that score the classes of each anchor."""
+COMPUTING = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.box_predictor", "head")
+"""The parts that hold all weights; between them are anchors, boxes and scores."""
 
 
 class ClassifierFeatures(Features):
@@ -110,9 +112,10 @@ class TorchVisionDetector(Detector):
                 self.add_module(name, part)
         network._modules = {}
         self.shell = (network,)  # in a tuple, so that it is no part
-        for part in self._computing():
-            part.register_forward_pre_hook(_in_own_numbers)
-            part.register_forward_hook(_in_float32)
+        for name, part in self.named_modules():
+            if name in COMPUTING:
+                part.register_forward_pre_hook(_in_own_numbers)
+                part.register_forward_hook(_in_float32)
 
     def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         solid = [(target.boxes[:, 2:] > target.boxes[:, :2]).all(1) for target in targets]
@@ -130,10 +133,9 @@ class TorchVisionDetector(Detector):
         limits = {"score_thresh": rule.score_threshold, "nms_thresh": rule.nms_threshold}
         every = self._run(images, **limits, detections_per_img=rule.max_detections)
         scales = (images.originals / images.sizes).flip(1).repeat(1, 2)  # (B, 4)
-        pairs = zip(every, scales, strict=True)
-        return [
-            [Detections(x["boxes"] * s, x["scores"], x["labels"] - self.first) for x, s in pairs]
-        ]
+        for one, scale in zip(every, scales, strict=True):
+            one.update(boxes=one["boxes"] * scale, labels=one["labels"] - self.first)
+        return [[Detections(**one) for one in every]]
 
     def parts(self) -> dict[str, nn.Module]:
         return {name: part for name, part in self.named_children() if list(part.parameters())}
@@ -170,11 +172,6 @@ class TorchVisionDetector(Detector):
             parts["roi_heads"] = _with(parts["roi_heads"], training=training, **limits)
         network = _with(self.shell[0], _modules=parts, training=training, **limits)
         return network(list(images.pixels), targets)
-
-    def _computing(self) -> list[nn.Module]:
-        """The parts that hold all weights; between them are anchors, boxes and scores."""
-        names = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.box_predictor", "head")
-        return [part for name, part in self.named_modules() if name in names]
 
 
 def _with(part: nn.Module, **values: Any) -> nn.Module:
