@@ -143,10 +143,9 @@ def export_state(
     """
     writable = EXPORTS[layout]
     if not isinstance(config.model, TwoStage):
-        reason: str | None = "it is torchvision's own, under its names already"
-    else:
-        pyramid = config.model.neck.kind != "none"
-        reason = writable.misfit(config) if pyramid else "it has no pyramid"
+        what = f"a detector of kind `{config.model.kind}` has that program's names already"
+        raise ModelError(what, hint="no other layout has such a detector")
+    reason = "it has no pyramid" if config.model.neck.kind == "none" else writable.misfit(config)
     if reason is not None:
         raise ModelError(f"{writable.TITLE} has no such detector: {reason}")
     pairs = [one for one in writable.pairs(config) if one.ours in state or not one.optional]

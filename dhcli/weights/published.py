@@ -16,9 +16,9 @@ from dhcli.models.state import is_counter
 from dhcli.weights.model_file import ModelFile
 from dhcli.weights.plain_file import read_plain
 from dhcli.weights.pretrained import fetch_published
+from dhcli.weights.recognise import PUBLISHED
 from dhcli.weights.transfer import transfer
 
-PREFIX = "torchvision:"
 NO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 """Whose published weights learned with nothing added to the variance in batch norm."""
 NOTHING = "N/A"
@@ -28,7 +28,7 @@ OTHERWISE = "copy {file} there, from a machine with a network"
 
 def is_published(path: Path) -> bool:
     """Whether `path` is the name of a published detector."""
-    return str(path).startswith(PREFIX)
+    return str(path).startswith(PUBLISHED)
 
 
 def fetch_detector(path: Path) -> Path:
@@ -36,7 +36,7 @@ def fetch_detector(path: Path) -> Path:
 
     Raises ModelError where torchvision has none of that name, or the file cannot be had.
     """
-    name = str(path).removeprefix(PREFIX)
+    name = str(path).removeprefix(PUBLISHED)
     if name not in FACTS:
         hint = suggest(name, list(FACTS))
         raise ModelError("is not a detector of torchvision's", where=path, hint=hint)
@@ -50,7 +50,7 @@ def read_published(path: Path) -> ModelFile:
     Raises ModelError as `fetch_detector` does, and where the file is of another network.
     """
     file = fetch_detector(path)
-    name = str(path).removeprefix(PREFIX)
+    name = str(path).removeprefix(PUBLISHED)
     epsilon = {"bn_epsilon": 0.0} if name in NO_EPSILON else {}
     model = {"kind": "torchvision", "name": name, "backbone": epsilon}
     about = {"name": name, "about": "a detector of torchvision's, trained on COCO"}
