@@ -103,7 +103,7 @@ class TorchVisionDetector(Detector):
         backbone = ClassifierFeatures.of(network.backbone, model.name)
         if model.backbone.norm != "bn":
             fixed = norm_layer(model.backbone.norm, model.backbone.bn_epsilon)
-            _replace_norms(nn.ModuleDict(backbone.layers()), fixed)
+            _replace_norms(getattr(backbone, "body", backbone), fixed)
         backbone.freeze(model.backbone.frozen_stages)
         self.rule = model.detect
         self.pixels = Pixels(config.input)

@@ -71,12 +71,15 @@ def ours(name: str, network: nn.Module, *settings: str) -> TorchVisionDetector:
     assert isinstance(detector, TorchVisionDetector)
     detector.load_state_dict(network.state_dict())
     network.to(memory_format=torch.channels_last)
+    if hasattr(network, "transform"):  # pixels scaled alike to the last bit, from 0 … 255
+        mean, std = detector.pixels.mean.flatten(), detector.pixels.std.flatten()
+        network.transform.image_mean, network.transform.image_std = mean, std
     propose_few(detector)
     return detector
 
 
 def batch_of(name: str) -> tuple[ImageBatch, list[Tensor]]:
-    """Two images as we prepare them, and as torchvision takes them."""
+    """Two images as we prepare them, and as torchvision takes them but for their scale."""
     side = SIDES.get(name)
     sizes = [(side, side)] * 2 if side else [(96, 128), (160, 96)]
     torch.manual_seed(1)
@@ -86,7 +89,7 @@ def batch_of(name: str) -> tuple[ImageBatch, list[Tensor]]:
     for row, image in zip(pixels, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     shapes = torch.tensor(sizes)
-    return ImageBatch(pixels, shapes, shapes * torch.tensor([2, 3])), [x / 255 for x in images]
+    return ImageBatch(pixels, shapes, shapes * torch.tensor([2, 3])), [x.float() for x in images]
 
 
 def objects() -> list[Target]:
@@ -132,6 +135,7 @@ def test_it_learns_by_the_losses_of_torchvision_whatever_mode_it_is_in(name: str
             norm.eval()
     wanted = [{"boxes": one.boxes, "labels": one.labels + detector.first} for one in objects()]
 
+    network.transform._skip_resize = True  # which would draw a size from the generator
     torch.manual_seed(3)
     expected = network(plain, wanted)
     torch.manual_seed(3)
@@ -186,8 +190,9 @@ def test_classes_take_their_rows_of_every_anchor_along(name: str) -> None:
     assert copied.fresh == ()
     key = next(key for key in new.predictors() if key.endswith("weight"))
     first = old.first
-    before, after = (
-        x.unflatten(0, (-1, n + first)) for x, n in ((source.state[key], 3), (state[key], 2))
+    before, after, drawn = (
+        x.unflatten(0, (-1, count + first))
+        for x, count in ((source.state[key], 3), (state[key], 2), (fresh[key], 2))
     )
     assert torch.equal(after[:, first], before[:, first + 2])
     assert torch.equal(after[:, first + 1], drawn[:, first + 1])
