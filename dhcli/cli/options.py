@@ -121,7 +121,8 @@ Weights = Annotated[
         "--weights",
         "-w",
         metavar="FILE",
-        help="Model file, an exported .onnx, or another program's checkpoint (see `dh weights`).",
+        help="Model file, an exported .onnx, another program's checkpoint (see `dh weights`), or "
+        "torchvision:NAME, a detector that torchvision publishes.",
     ),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 import torch
@@ -27,8 +27,7 @@ STAGES = {
     "resnet50": ("layer1", "layer2", "layer3", "layer4"),
     "vgg16": ("4", "9", "16", "23"),
 }
-"""The layer that each stage but the first begins with, as torchvision divides it; by the first of
-these names that stands in the detector's."""
+"""What each stage but the first begins with; by the first name that is in the detector's."""
 CLASSIFIER = re.compile(r"head\.classification_head\.(cls_logits|module_list\.\d+(\.1)?)")
 """Names of the layers that score the classes of each anchor."""
 COMPUTING = ("backbone", "rpn.head", "roi_heads.box_head", "roi_heads.box_predictor", "head")
@@ -40,7 +39,7 @@ class ClassifierFeatures(Features):
 
     @classmethod
     def of(cls, backbone: Any, detector: str) -> Any:
-        """`backbone` itself, of the detector of that name."""
+        """`backbone` itself, as one of these; `detector` is the name of the detector."""
         backbone.__class__ = type(cls.__name__, (cls, type(backbone)), {})
         backbone.name = next(name for name in STAGES if name in detector)
         return backbone
@@ -51,12 +50,10 @@ class ClassifierFeatures(Features):
         SSDLite's stand in two halves, SSD's in two lists with one layer of its own at the end.
         """
         own: Any = self
-        if self.name == "ssdlite":
-            every = [*own.features[0], *own.features[1]]
-        elif self.name == "vgg16":
-            every = [*own.features, *own.extra[0][:-1]]
-        else:
+        if "body" in self._modules:
             return dict(own.body.named_children())
+        lite = self.name == "ssdlite"
+        every = chain(*own.features) if lite else chain(own.features, own.extra[0][:-1])
         return {str(number): layer for number, layer in enumerate(every)}
 
     def stages(self) -> list[list[nn.Module]]:
@@ -98,8 +95,8 @@ class TorchVisionDetector(Detector):
         # Those with a softmax have a background, at 0; the others score each class by itself
         self.first = 0 if model.name.startswith(("retinanet", "fcos")) else 1
         self.columns = classes + self.first
-        none: Any = {"weights": None, "weights_backbone": None}
-        network = get_model(model.name, num_classes=self.columns, **none)
+        drawn: Any = {"weights": None, "weights_backbone": None}
+        network = get_model(model.name, num_classes=self.columns, **drawn)
         backbone = ClassifierFeatures.of(network.backbone, model.name)
         if model.backbone.norm != "bn":
             fixed = norm_layer(model.backbone.norm, model.backbone.bn_epsilon)
@@ -118,11 +115,11 @@ class TorchVisionDetector(Detector):
                 part.register_forward_hook(_in_float32)
 
     def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
-        solid = [(target.boxes[:, 2:] > target.boxes[:, :2]).all(1) for target in targets]
-        wanted = [
-            {"boxes": target.boxes[kept], "labels": target.labels[kept] + self.first}
-            for target, kept in zip(targets, solid, strict=True)
-        ]
+        wanted = []
+        for target in targets:
+            solid = (target.boxes[:, 2:] > target.boxes[:, :2]).all(1)
+            labels = target.labels[solid] + self.first
+            wanted.append({"boxes": target.boxes[solid], "labels": labels})
         losses = self._run(images, wanted)
         return {f"loss_{name.removeprefix('loss_')}": loss for name, loss in losses.items()}
 

@@ -48,7 +48,8 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
         return False
     if "rpn.head.conv.1.0.weight" in state:
         what = "is torchvision's `fasterrcnn_resnet50_fpn_v2`, whose RPN, pyramid and head have "
-        raise ModelError(f"{what}layers that there are none of here", hint="take the first version")
+        hint = "`--weights torchvision:fasterrcnn_resnet50_fpn_v2` takes it as it is"
+        raise ModelError(f"{what}layers that there are none of here", hint=hint)
     return True
 
 
