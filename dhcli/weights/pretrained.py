@@ -17,14 +17,11 @@ from dhcli.errors import ConfigError, ModelError
 from dhcli.models.contract import Features
 from dhcli.weights.plain_file import read_plain
 
-FROM_SCRATCH = (
-    "train from scratch: `--set model.backbone.weights=none --set model.backbone.norm=gn "
-    "--set model.backbone.frozen_stages=0`"
-)
-
 OTHERWISE = (
-    "`--preset small` needs none, and suits a CPU; or copy {file} there, name a file "
-    f"with `--set model.backbone.weights=PATH`, or {FROM_SCRATCH}"
+    "`--preset small` needs none, and suits a CPU; or copy {{file}} there, name a file "
+    "with `--set model.backbone.weights=PATH`, or train from scratch: "
+    "`--set model.backbone.weights=none --set model.backbone.norm={norm} "
+    "--set model.backbone.frozen_stages=0`"
 )
 
 
@@ -37,7 +34,10 @@ def load_backbone(features: Features, config: Backbone | TorchVisionBackbone) ->
     if config.weights == "none":
         _check_trainable(config)
         return "none, it starts from random ones"
-    path = fetch_imagenet(features.name) if config.weights == "imagenet" else Path(config.weights)
+    if config.weights == "imagenet":
+        path = fetch_imagenet(features.name, _trainable_norm(config))
+    else:
+        path = Path(config.weights)
     state = backbone_state(read_plain(path).state)
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
         what = "holds batch norm, but the backbone has GroupNorm"
@@ -50,14 +50,15 @@ def load_backbone(features: Features, config: Backbone | TorchVisionBackbone) ->
     return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
 
 
-def fetch_imagenet(name: str) -> Path:
+def fetch_imagenet(name: str, norm: str = "gn") -> Path:
     """The file of torchvision's ImageNet weights for `name`, from torch.hub's cache or the net.
 
-    Raises ModelError that names the place in the cache where they can be put by hand.
+    Raises ModelError that names the place in the cache where they can be put by hand, and the
+    `norm` that does without.
     """
     every = get_model_weights(name)
     best = getattr(every, "IMAGENET1K_FEATURES", every["IMAGENET1K_V1"])  # the former is for SSD
-    return fetch_published(best.url, f"the ImageNet weights of {name}", OTHERWISE)
+    return fetch_published(best.url, f"the ImageNet weights of {name}", OTHERWISE.format(norm=norm))
 
 
 def fetch_published(url: str, what: str, otherwise: str) -> Path:
@@ -101,9 +102,13 @@ def _check_trainable(config: Backbone | TorchVisionBackbone) -> None:
     where = "model.backbone.weights"
     if config.norm in ("frozen_bn", "eval_bn"):
         what = f"{config.norm} fixes statistics that a backbone without weights does not have"
-        own = "gn" if isinstance(config, ResNet) else "bn"
-        hint = f"`--set model.backbone.norm={own}`, or name weights"
+        hint = f"`--set model.backbone.norm={_trainable_norm(config)}`, or name weights"
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
         raise ConfigError(what, where=where, hint="`--set model.backbone.frozen_stages=0`")
+
+
+def _trainable_norm(config: Backbone | TorchVisionBackbone) -> str:
+    """The norm that learns from nothing best, of those that the backbone can have."""
+    return "gn" if isinstance(config, ResNet) else "bn"
