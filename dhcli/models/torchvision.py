@@ -45,10 +45,7 @@ class ClassifierFeatures(Features):
         return backbone
 
     def layers(self) -> dict[str, nn.Module]:
-        """The layers of the classifier that it was made from, in order, by the classifier's names.
-
-        SSDLite's stand in two halves, SSD's in two lists with one layer of its own at the end.
-        """
+        """The layers of the classifier that it was made from, in order, by the names there."""
         own: Any = self
         if "body" in self._modules:
             return dict(own.body.named_children())
@@ -95,8 +92,7 @@ class TorchVisionDetector(Detector):
         # Those with a softmax have a background, at 0; the others score each class by itself
         self.first = 0 if model.name.startswith(("retinanet", "fcos")) else 1
         self.columns = classes + self.first
-        drawn: Any = {"weights": None, "weights_backbone": None}
-        network = get_model(model.name, num_classes=self.columns, **drawn)
+        network = get_model(model.name, num_classes=self.columns, weights_backbone=None)
         backbone = ClassifierFeatures.of(network.backbone, model.name)
         if model.backbone.norm != "bn":
             fixed = norm_layer(model.backbone.norm, model.backbone.bn_epsilon)

@@ -12,10 +12,13 @@ import pytest
 import torch
 from torchvision.models import get_model, get_model_weights
 
+from dhcli.config.load import load_config
 from dhcli.errors import ModelError
+from dhcli.models.build import build_detector
 from dhcli.ops.batch import ImageBatch
 from dhcli.runtime.eager import restore_detector
 from dhcli.weights.open import read_weights
+from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.published import read_published
 
 SIDES = {"retinanet_resnet50_fpn_v2": 64, "fcos_resnet50_fpn": 64}
@@ -137,3 +140,26 @@ def test_an_unknown_name_has_a_nearest_one() -> None:
         read_published(Path("torchvision:fcos_resnet50"))
 
     assert "`fcos_resnet50_fpn`" in str(caught.value.hint)
+
+
+def test_a_backbone_starts_from_imagenet_or_says_what_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    names = ["model.kind=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn"]
+    config = load_config(overrides=names).config
+    features: Any = build_detector(config, 2).features()
+
+    with pytest.raises(ModelError, match="the ImageNet weights of mobilenet_v3_large") as caught:
+        load_backbone(features, config.model.backbone)
+    assert "model.backbone.norm=bn" in str(caught.value.hint)
+
+    state = get_model("mobilenet_v3_large", weights=None).state_dict()
+    path = tmp_path / "hub/checkpoints/mobilenet_v3_large-8738ca79.pth"
+    torch.save(state, path)
+    assert load_backbone(features, config.model.backbone) == f"ImageNet, {path}"
+    assert torch.equal(features.body["0"][0].weight, state["features.0.0.weight"])
