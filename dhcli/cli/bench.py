@@ -82,7 +82,7 @@ def bench(
         "batch_size": batch_size,
         "device": runner.place,
         "precision": NUMBERS[runner.precision],
-        "gate": options.over(runner.config.model.detect).gate,
+        "gate": getattr(options.over(runner.config.model.detect), "gate", 0.0),
     }
     if as_json:
         print_json(about | speed.as_dict())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhcli.config.schema import Backbone, Config, Neck, Pyramid, TimmNet, TwoStage
+from dhcli.config.schema import Backbone, Config, Neck, Pyramid, TimmNet, TorchVision, TwoStage
 from dhcli.errors import ConfigError
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.backbones.timm_net import TimmFeatures
@@ -16,6 +16,7 @@ from dhcli.models.contract import Detector, Features
 from dhcli.models.detector import Pixels
 from dhcli.models.necks import Fpn, LastFeatures
 from dhcli.models.select import Nms, Select
+from dhcli.models.torchvision import TorchVisionDetector
 from dhcli.models.two_stage.branches import Res5Trunk
 from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.models.two_stage.head import Head
@@ -35,15 +36,19 @@ def build_detector(config: Config, classes: int) -> Detector:
 
 
 def anchors_of(config: Config) -> list[tuple[int, Tensor]]:
-    """Of each level that anchors lie on its stride in pixels, and those of a cell (A, 4) xyxy."""
+    """Of each level that anchors lie on its stride in pixels, and those of a cell (A, 4) xyxy.
+
+    Raises ConfigError for a detector of another program, which has its own.
+    """
+    model = _two_stage(config)
     with torch.device("meta"):
-        neck, _, _ = _build_neck(_build_backbone(config.model.backbone), config.model.neck)
-    return list(zip(neck.strides, level_anchors(config.model.anchors, neck.strides), strict=True))
+        neck, _, _ = _build_neck(_build_backbone(model.backbone), model.neck)
+    return list(zip(neck.strides, level_anchors(model.anchors, neck.strides), strict=True))
 
 
 def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
     """Double-Head, and every other head of branches on proposals."""
-    model = config.model
+    model = _two_stage(config)
     backbone = _build_backbone(model.backbone)
     neck, pooled, res5 = _build_neck(backbone, model.neck)
     rules, nms = BoxRules(model.legacy_plus_one, model.clamp_shrinking), Nms(model.nms)
@@ -64,6 +69,13 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
         Select(rules, nms, classes),
         model.detect,
     )
+
+
+def _two_stage(config: Config) -> TwoStage:
+    if isinstance(config.model, TwoStage):
+        return config.model
+    what = f"the anchors of a detector of kind `{config.model.kind}` are not measured"
+    raise ConfigError(what, where="model.kind")
 
 
 def _build_backbone(config: Backbone) -> Features:
@@ -104,5 +116,8 @@ def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[i
     return Fpn(channels, used, config.channels, extra, first), used
 
 
-BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {TwoStage: build_two_stage}
+BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
+    TwoStage: build_two_stage,
+    TorchVision: TorchVisionDetector,
+}
 """What builds a detector, by the class of its section `model`."""

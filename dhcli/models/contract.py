@@ -18,11 +18,13 @@ class Predictor(NamedTuple):
     group       rows of one class: 1 of a classifier, 4 of a box regression
     background  where the background's rows stand beside those of the classes
     by_class    whether each class has rows of its own; else all share the ones there are
+    anchors     how often all of these rows stand there, once for each anchor of a cell
     """
 
     group: int
     background: Literal["first", "last", "none"] = "none"
     by_class: bool = True
+    anchors: int = 1
 
 
 class Detector(nn.Module):
@@ -73,8 +75,11 @@ class Features(nn.Module):
 
     in   (B, 3, H, W) float, normalised
     out  a map (B, c, H / s, W / s) for each c of `channels` and s of `strides`
+
+    `name` is that of the classifier whose published weights it can take.
     """
 
+    name: str
     channels: list[int]
     strides: list[int]
     runs_as_listed = True

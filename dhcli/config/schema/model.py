@@ -13,6 +13,7 @@ from dhcli.config.schema.head import Head, Res5Branch
 from dhcli.config.schema.neck import Neck, Pyramid
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.rpn import Anchors, Rpn
+from dhcli.config.schema.torchvision import TorchVision
 
 
 class TwoStage(Section):
@@ -55,5 +56,5 @@ class TwoStage(Section):
         return self.backbone.describe() + branches
 
 
-Model: TypeAlias = TwoStage
+Model: TypeAlias = TwoStage | TorchVision
 """Every kind of detector. Each has a section `detect`: what it detects when nothing is asked."""
