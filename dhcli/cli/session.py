@@ -29,6 +29,7 @@ def make_session(
     *,
     overwrite: bool = False,
     inputs: Sequence[Path | None] = (),
+    notes: Sequence[str] = (),
 ) -> Session:
     """Where and how to train, beside the configuration.
 
@@ -48,7 +49,15 @@ def make_session(
     journal = Journal(choose_display(err, live=is_live()))
     machine = {**describe_machine(), **describe_torch(), "packages": installed_packages()}
     return Session(
-        command, line, machine, choose_device(device), journal, out, tensorboard, overwrite
+        command,
+        line,
+        machine,
+        choose_device(device),
+        journal,
+        out,
+        tensorboard,
+        overwrite,
+        notes=notes,
     )
 
 

@@ -32,9 +32,12 @@ from dhcli.cli.options import (
     weights_option,
 )
 from dhcli.cli.session import conclude, given, make_session
+from dhcli.config.presets import CPU_PRESET, DEFAULT_PRESET
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
 
+WHERE_NONE = f"{DEFAULT_PRESET}, or {CPU_PRESET} without a GPU; with --config: none"
+WHERE_NONE = f"{DEFAULT_PRESET}, or {CPU_PRESET} without a GPU; with --config: none"
 TrainFolder = Annotated[Path | None, typer.Option("--data", "-d", metavar="PATH", help=DATASET)]
 SameWeights = Annotated[
     Path | None,
@@ -57,7 +60,7 @@ ResumeRun = Annotated[
 def train(
     data: TrainFolder = None,
     val: ValFolder = None,
-    preset: Annotated[str | None, preset_option("custom; with --config: none")] = None,
+    preset: Annotated[str | None, preset_option(WHERE_NONE)] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     epochs: Epochs = None,
@@ -101,13 +104,16 @@ def train(
         workers=workers,
         cache=cache,
     )
-    settle = partial(configure, preset, file=config, overrides=overrides or (), options=short)
+    chosen, notes = (preset, []) if preset or config else _preset_for(device)
+    settle = partial(configure, chosen, file=config, overrides=overrides or (), options=short)
     resolved = settle()
     from dhcli.training import resume as resuming
     from dhcli.training import run as starting
 
     inputs = (data, val, weights, config)
-    session = make_session("train", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
+    session = make_session(
+        "train", out, device, tensorboard, overwrite=overwrite, inputs=inputs, notes=notes
+    )
     if resume is not None:
         outcome = resuming.resume(resume, resolved.config, session, origins=resolved.origins)
     elif weights is not None:
@@ -115,13 +121,24 @@ def train(
         from dhcli.weights.open import read_weights
 
         source = read_weights(weights)
-        require_same_network(resolved.config, source)
+        if preset or config:
+            require_same_network(resolved.config, source)
         inherited = inherited_settings(source.config)
         resolved = settle(weights=inherited)
         outcome = starting.train(resolved.config, session, source, weights)
     else:
         outcome = starting.train(resolved.config, session)
     conclude(outcome, as_json=as_json)
+
+
+def _preset_for(device: str) -> tuple[str, list[str]]:
+    """The preset that suits the device, where the user names none, and a line that says so."""
+    from dhcli.runtime.device import choose_device
+
+    if choose_device(device).type != "cpu":
+        return DEFAULT_PRESET, []
+    line = f"preset: {CPU_PRESET}, which suits a CPU; `--preset {DEFAULT_PRESET}` is made for a GPU"
+    return CPU_PRESET, [line]
 
 
 def _refuse_beside_resume(options: Mapping[str, object]) -> None:

@@ -9,6 +9,10 @@ from dhcli.errors import ConfigError
 
 DEFAULT_PRESET = "custom"
 """What a command starts from when neither a preset nor a file is given."""
+CPU_PRESET = "light"
+"""What a training starts from then where there is no GPU."""
+LIGHT = (CPU_PRESET, "small", "demo")
+"""Presets that are made for a CPU."""
 
 
 def presets_folder() -> Path:

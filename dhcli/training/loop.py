@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from dhcli.config.load import config_to_dict
+from dhcli.config.presets import CPU_PRESET, LIGHT
 from dhcli.config.schema import Config
 from dhcli.data.loading.loader import Batch, EvalLoader, TrainLoader
 from dhcli.data.loading.workers import LoadingError
@@ -46,8 +47,6 @@ FIRST_NEWS = 3.0
 """Seconds after which the first iteration that ends is told of, with the time that is left."""
 LONG = 4 * 3600.0
 """Seconds of training on a CPU that are worth a word."""
-LIGHT = ("small", "demo")
-"""Presets that are for a CPU."""
 MOST_SKIPPED = 10
 """Iterations in a row whose loss or gradient is not finite, after which skipping ends."""
 
@@ -339,7 +338,7 @@ class Trainer:
         """Where a CPU would take very long, say so at the first iteration, and what is lighter."""
         if self.device.type != "cpu" or eta < LONG:
             return
-        light = "" if self.config.name in LIGHT else "; `--preset small` is made for a CPU"
+        light = "" if self.config.name in LIGHT else f"; `--preset {CPU_PRESET}` is made for a CPU"
         self.journal.warn(f"on this CPU the training takes about {eta / 3600:,.0f} hours{light}")
 
     def _rate(self, iteration: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Session:
     out          the run folder, None to choose one
     tensorboard  write for TensorBoard too
     overwrite    replace what is in `out`, whole
+    notes        what was decided for the user, a line each
     team         the processes that train; `journal` is of the same team
     """
 
@@ -64,6 +65,7 @@ class Session:
     out: Path | None = None
     tensorboard: bool = False
     overwrite: bool = False
+    notes: Sequence[str] = ()
     team: Team = field(default_factory=Team.alone)
 
 
@@ -187,6 +189,8 @@ def with_absolute_paths(config: Config) -> Config:
 def _introduce(trainer: Trainer, session: Session) -> None:
     """Say what is about to happen."""
     say, train = session.journal.say, trainer.config.train
+    for line in session.notes:
+        say(line)
     val = f"{len(trainer.data.val)} to validate on" if trainer.data.val else "none to validate on"
     say(f"{counted(len(trainer.data.train), 'image')} to learn from, {val}")
     epochs = trainer.total / trainer.epoch_length  # the last one may be cut short

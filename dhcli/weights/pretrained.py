@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
+from dhcli.config.presets import CPU_PRESET
 from dhcli.config.schema import Backbone, ResNet, TimmNet, TorchVisionBackbone
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.contract import Features
@@ -19,10 +20,9 @@ from dhcli.weights.plain_file import read_plain
 from dhcli.weights.timm_weights import hub_state, packaged_state
 
 OTHERWISE = (
-    "`--preset small` needs none, and suits a CPU; or copy {{file}} there, name a file "
-    "with `--set model.backbone.weights=PATH`, or train from scratch: "
-    "`--set model.backbone.weights=none --set model.backbone.norm={norm} "
-    "--freeze 0`"
+    "`--preset {light}` has its own in a package, and suits a CPU; or copy {{file}} there, name a "
+    "file with `--set model.backbone.weights=PATH`, or train from scratch: "
+    "`--set model.backbone.weights=none --set model.backbone.norm={norm} --freeze 0`"
 )
 
 
@@ -75,7 +75,8 @@ def fetch_imagenet(name: str, norm: str = "gn") -> Path:
     """
     every = get_model_weights(name)
     best = getattr(every, "IMAGENET1K_FEATURES", every["IMAGENET1K_V1"])  # the former is for SSD
-    return fetch_published(best.url, f"the ImageNet weights of {name}", OTHERWISE.format(norm=norm))
+    otherwise = OTHERWISE.format(norm=norm, light=CPU_PRESET)
+    return fetch_published(best.url, f"the ImageNet weights of {name}", otherwise)
 
 
 def fetch_published(url: str, what: str, otherwise: str) -> Path:

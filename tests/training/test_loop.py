@@ -678,7 +678,7 @@ def test_what_a_long_training_on_a_cpu_costs_is_said_at_once(
 
     [warning] = trainer.journal.display.warnings
     assert warning.startswith("on this CPU the training takes about 11 hours")
-    assert ("--preset small" in warning) == (name == "custom")
+    assert ("--preset light" in warning) == (name == "custom")
 
 
 def test_state_that_was_read_is_saved_the_same(

@@ -90,7 +90,7 @@ def test_without_a_net_the_place_in_the_cache_and_the_way_out_are_named(
     assert str(tmp_path / "checkpoints/resnet50-0676ba61.pth") in str(caught.value)
     assert "no route to host" in str(caught.value)
     assert "model.backbone.weights=none" in str(caught.value.hint)
-    assert str(caught.value.hint).startswith("`--preset small`")
+    assert str(caught.value.hint).startswith("`--preset light` has its own in a package")
 
 
 def test_no_weights_need_a_norm_that_learns_and_nothing_frozen() -> None:
