@@ -22,6 +22,8 @@ class DhError(Exception):
         self.where = None if where is None else str(where)
         self.hint = hint
         super().__init__(f"{self.where}: {what}" if self.where else what)
+        if hint:
+            self.add_note(f"hint: {hint}")  # what a program that does not catch it prints
 
 
 class ConfigError(DhError):

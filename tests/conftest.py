@@ -30,7 +30,7 @@ def realdata() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_model() -> Callable[..., ModelFile]:
     """A function from class names to a model file's content: a small detector, untrained."""
     import torch

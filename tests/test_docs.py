@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dhcli.config.load import load_config
 from dhcli.config.presets import preset_names
+from dhcli.data.shapes import CLASSES, draw_shapes
+from dhcli.weights.model_file import ModelFile, save_model
 
 ROOT = Path(__file__).parents[1]
 PAPER = (ROOT / "docs/paper.md").read_text("utf-8")
@@ -67,3 +71,28 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!http|#|mailto)([^)#]+)", page.read_text("utf-8"))
 
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+BLOCKS = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_on_python_runs_and_prints_what_it_shows(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    small_model: Callable[..., ModelFile],
+) -> None:
+    """In order and in one namespace, beside ten drawn photos and an untrained model."""
+    monkeypatch.chdir(tmp_path)
+    draw_shapes(Path("photos"), images=10, seed=0)
+    shutil.copy("photos/JPEGImages/000001.jpg", "photo.jpg")
+    save_model(Path("best.safetensors"), small_model(*CLASSES))
+    space: dict[str, object] = {}
+    page = (ROOT / "docs/python.md").read_text("utf-8")
+
+    blocks = BLOCKS.findall(page)
+
+    assert len(blocks) == page.count("```python")
+    for code, shown in blocks:
+        exec(compile(code, "docs/python.md", "exec"), space)
+        assert (code, capsys.readouterr().out) == (code, shown)

@@ -82,7 +82,7 @@ def bench(
         "batch_size": batch_size,
         "device": runner.place,
         "precision": NUMBERS[runner.precision],
-        "gate": options.over(runner.config.model.detect).gate,
+        "gate": getattr(options.over(runner.config.model.detect), "gate", 0.0),
     }
     if as_json:
         print_json(about | speed.as_dict())
@@ -97,10 +97,10 @@ def _open(model: Path | None, preset: str | None, options: DetectOptions) -> Run
 
     if model is not None:
         return open_runner(model, options)
-    from dhcli.config.load import load_config
     from dhcli.runtime.eager import EagerRunner
+    from dhcli.weights.configure import configure
 
-    return EagerRunner.untrained(load_config(preset).config, PRESET_CLASSES, options)
+    return EagerRunner.untrained(configure(preset).config, PRESET_CLASSES, options)
 
 
 def _size(text: str | None, config: Config) -> tuple[int, int]:

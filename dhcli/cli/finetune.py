@@ -29,8 +29,8 @@ from dhcli.cli.options import (
     preset_option,
 )
 from dhcli.cli.session import conclude, given, make_session
-from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
+from dhcli.weights.configure import configure
 
 DEFAULT_PRESET = "finetune"
 
@@ -99,7 +99,7 @@ def finetune(
         workers=workers,
         cache=cache,
     )
-    resolved = load_config(
+    resolved = configure(
         preset, file=config, overrides=overrides or (), options=short, weights=inherited
     )
     inputs = (data, val, weights, config)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dhcli.cli.options import RUN, JsonFlag, model_argument
+from dhcli.cli.options import PUBLISHED, RUN, JsonFlag, model_argument
 
 if TYPE_CHECKING:
     from dhcli.weights.model_file import ModelHeader
@@ -17,7 +17,7 @@ MOST_CLASSES = 20
 
 
 def info(
-    model: Annotated[Path, model_argument(f"Model file, {RUN}.")],
+    model: Annotated[Path, model_argument(f"Model file, {PUBLISHED}, {RUN}.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a model file holds: classes, network, sizes, metrics, where it comes from.
@@ -27,17 +27,29 @@ def info(
     For example:
       dh info model.safetensors
       dh info model.safetensors --json
+      dh info torchvision:fcos_resnet50_fpn
     """
     from dhcli.report.console import print_json
     from dhcli.report.sheet import list_facts
     from dhcli.report.terminal import show
-    from dhcli.weights.model_file import read_metadata
 
-    header = read_metadata(model)
+    file, header = _read(model)
     if as_json:
-        print_json(_as_dict(model, header))
+        print_json(_as_dict(file, header))
     else:
-        show(list_facts(str(model), _rows(model, header)))
+        show(list_facts(str(model), _rows(file, header)))
+
+
+def _read(model: Path) -> tuple[Path, ModelHeader]:
+    """The file of `model`, and what it holds; torch loads only for one that torchvision wrote."""
+    from dhcli.weights.model_file import read_metadata
+    from dhcli.weights.recognise import PUBLISHED
+
+    if not str(model).startswith(PUBLISHED):
+        return model, read_metadata(model)
+    from dhcli.weights.published import fetch_detector, read_published
+
+    return fetch_detector(model), read_published(model).header()
 
 
 def count_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

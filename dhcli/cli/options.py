@@ -26,8 +26,9 @@ SETTINGS = "Settings"
 DATASET = "Dataset: a folder or annotation file in any known format."
 RUN = "or a run folder (its best model)"
 FOREIGN = "another program's checkpoint (see `dh weights`)"
-START = f"Model to start from: a model file, {FOREIGN}, {RUN}."
-ANY_MODEL = f"Model file, exported .onnx, {FOREIGN}, {RUN}."
+PUBLISHED = "torchvision:NAME (a detector that torchvision publishes)"
+START = f"Model to start from: a model file, {FOREIGN}, {PUBLISHED}, {RUN}."
+ANY_MODEL = f"Model file, exported .onnx, {FOREIGN}, {PUBLISHED}, {RUN}."
 
 
 def preset_option(default: str) -> Any:

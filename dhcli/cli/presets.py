@@ -87,9 +87,10 @@ def show(
       dh presets show --config runs/train/config.yaml
       dh presets show custom > my.yaml
     """
-    from dhcli.config.load import config_to_dict, dump_config, load_config
+    from dhcli.config.load import config_to_dict, dump_config
+    from dhcli.weights.configure import configure
 
-    resolved = load_config(name, file=config, overrides=overrides or ())
+    resolved = configure(name, file=config, overrides=overrides or ())
     if as_json:
         print_json({"config": config_to_dict(resolved.config), "origins": resolved.origins})
     else:

@@ -32,8 +32,8 @@ from dhcli.cli.options import (
     weights_option,
 )
 from dhcli.cli.session import conclude, given, make_session
-from dhcli.config.load import load_config
 from dhcli.errors import ConfigError
+from dhcli.weights.configure import configure
 
 TrainFolder = Annotated[Path | None, typer.Option("--data", "-d", metavar="PATH", help=DATASET)]
 SameWeights = Annotated[
@@ -101,8 +101,8 @@ def train(
         workers=workers,
         cache=cache,
     )
-    configure = partial(load_config, preset, file=config, overrides=overrides or (), options=short)
-    resolved = configure()
+    settle = partial(configure, preset, file=config, overrides=overrides or (), options=short)
+    resolved = settle()
     from dhcli.training import resume as resuming
     from dhcli.training import run as starting
 
@@ -117,7 +117,7 @@ def train(
         source = read_weights(weights)
         require_same_network(resolved.config, source)
         inherited = inherited_settings(source.config)
-        resolved = configure(weights=inherited)
+        resolved = settle(weights=inherited)
         outcome = starting.train(resolved.config, session, source, weights)
     else:
         outcome = starting.train(resolved.config, session)

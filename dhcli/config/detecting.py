@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from dhcli.config.heads import ReadOut
-from dhcli.config.schema import Detect, TwoStage, predicts
+from dhcli.config.schema import DetectBase, TwoStage, predicts
 from dhcli.config.schema.base import Section
 from dhcli.errors import ConfigError
+
+AnyDetect = TypeVar("AnyDetect", bound=DetectBase)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class DetectOptions:
     device: str = "auto"
     precision: str = "fp32"
 
-    def over(self, configured: Detect) -> Detect:
+    def over(self, configured: AnyDetect) -> AnyDetect:
         """The rule that holds: what is asked for, else what is configured."""
         asked = {
             "score_threshold": self.threshold,
@@ -41,6 +44,14 @@ class DetectOptions:
         }
         given = {key: value for key, value in asked.items() if value is not None}
         return configured.model_copy(update=given) if given else configured
+
+    def giving(self, score: float | None, top: int | None, configured: DetectBase) -> DetectOptions:
+        """The same options with which all is found from `score`, and the `top` best, if wanted.
+
+        `top` beyond what is configured raises that limit; below it, the rest is to be left out.
+        """
+        most = top if top and top > configured.max_detections else None
+        return replace(self, threshold=score, most=most)
 
     def reading(self, *read_outs: ReadOut) -> DetectOptions:
         """The same options, read in these ways."""

@@ -3,7 +3,8 @@
 defaults < parents of the preset < preset < weights < file < `--set`. Mappings merge, lists
 replace; a mapping over a list changes single items of it. A layer that changes the `kind` of a
 mapping starts it anew, from the defaults of that kind; all `--set` together are one layer, and so
-are the options that are short for one (`--epochs`, see `short`).
+are the options that are short for one (`--epochs`, see `short`). Below a layer that names a
+detector of torchvision's stands what torchvision says of that one.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from dhcli.config.explain import check_names, explain
-from dhcli.config.keys import Place
+from dhcli.config.keys import VALUE, Place, place_below, stated_kind
 from dhcli.config.merge import defaults_of, merge
 from dhcli.config.presets import DEFAULT_PRESET, find_preset, presets_folder
 from dhcli.config.retired import without_retired
-from dhcli.config.schema.base import Section
+from dhcli.config.schema.base import Section, kinds_of
 from dhcli.config.schema.config import Config
 from dhcli.config.short import SHORT, clash, settings_of
 from dhcli.config.text import parse_value, read_yaml, write_scalar
@@ -179,6 +180,7 @@ def resolve(
     tree: Node = defaults_of(root)
     place = Place((root,))
     for layer in (*layers, _override_layer(overrides, place)):
+        tree = merge(tree, _implied_by(layer, tree, place), place)
         tree = merge(tree, layer, place)
     config = _check(tree if isinstance(tree, dict) else {}, root)
     whole = as_tree(config.model_dump(by_alias=True), "default")
@@ -191,6 +193,20 @@ def _override_layer(overrides: Sequence[str], place: Place) -> Node:
     for override in overrides:
         last = merge(last, _parse_override(override), place, whole=False)
     return last
+
+
+def _implied_by(layer: Node, tree: Node, place: Place) -> Node:
+    """What the sections that `layer` writes over `tree` bring along, written by what they name."""
+    found: Node = {}
+    for key, node in layer.items() if isinstance(layer, dict) else ():
+        below = tree.get(key) if isinstance(tree, dict) else None
+        at = place_below(place.section(tree), key)
+        section = at.section(node if stated_kind(node) else below)
+        if isinstance(node, dict) and section is not None:
+            plain = {name: one.value for name, one in node.items() if isinstance(one, Written)}
+            origin = f"{' '.join(kinds_of(section))} {plain.get('name')}"
+            found = merge(found, as_tree(section.implied(plain), origin), VALUE)
+    return found
 
 
 def _with_origins(whole: Node, written: Node | None) -> Node:

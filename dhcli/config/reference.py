@@ -43,7 +43,9 @@ model: {head: {branches: {fc: {omega: 2}}}}
 Where a section comes in kinds (`model`, `model.backbone`, `model.neck`), `kind` says which; it
 need not be written for the default one. A file or `--set` that changes a `kind` starts the section
 anew: what lower layers wrote for the other kind is dropped, and the defaults of the new kind stand
-in its place. All `--set` count as one layer, in any order.
+in its place. All `--set` count as one layer, in any order. Naming a detector of torchvision's
+(`model.name`) brings its input sizes, normalisation, thresholds and backbone along: they stand
+above what lower layers wrote, and below what that layer itself does.
 
 `dh presets` lists the presets, and `dh presets show NAME --set …` prints the resolved tree with the
 origin of every value. What it prints, and the `config.yaml` of a run, work as `--config`.

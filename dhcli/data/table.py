@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dhcli.data.strings import Strings
 from dhcli.errors import DataError
 from dhcli.ops.arrays import expand_ranges, is_first
+from dhcli.words import counted
 
 ANY_CLASS = -1
 """Label of a region that belongs to no class: KITTI's DontCare, or classes set aside."""
@@ -142,6 +143,11 @@ class DetectionTable:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def __repr__(self) -> str:
+        boxes = counted(len(self.boxes), "box" if self.scores is None else "detection")
+        counts = f"{counted(len(self), 'image')}, {boxes}, {counted(len(self.classes), 'class')}"
+        return f"<DetectionTable: {counts}>"
 
     def path(self, image: int) -> Path:
         """Where image number `image` lies."""

@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw
 from torch.export import Dim
 
 from dhcli.atomic import atomic_write
-from dhcli.config.schema import Config, Input
+from dhcli.config.schema import Config, Input, TwoStage
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.loader import collate_images
 from dhcli.data.loading.transforms import resize, resized_size
-from dhcli.errors import ConfigError, DhError
+from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.export.graph import DetectorGraph
 from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections, ImageBatch
@@ -78,6 +78,9 @@ def export_onnx(
     if opset not in OPSETS:
         what = f"must lie in {OPSETS[0]} … {OPSETS[-1]}, got {opset}"
         raise ConfigError(what, where="--opset", hint="20 suits most runtimes")
+    if not isinstance(model.config.model, TwoStage):
+        what = f"a detector of kind `{model.config.model.kind}` cannot be exported"
+        raise ModelError(what, hint="`dh predict` runs the model file")
     detector = restore_detector(model, torch.device("cpu"))
     proto = build_onnx(detector, model, opset)
     content = proto.SerializeToString()

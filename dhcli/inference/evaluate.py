@@ -10,13 +10,20 @@ import numpy as np
 
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import ReadOut
-from dhcli.data.formats import read_dataset
 from dhcli.data.io.progress import Count
 from dhcli.data.loading.loader import EvalLoader, as_pictures
 from dhcli.data.table import DetectionTable, make_table
 from dhcli.data.tools.mend import fit_to_files
 from dhcli.errors import DataError
-from dhcli.inference.score import Evaluation, Measures, Say, choose_split, introduce, score
+from dhcli.inference.score import (
+    Evaluation,
+    Measures,
+    Say,
+    choose_split,
+    introduce,
+    read_truth,
+    score,
+)
 from dhcli.runtime.runner import Found, Runner, open_runner
 from dhcli.words import counted
 
@@ -34,18 +41,45 @@ def evaluate_model(
     say: Say,
     progress: Count | None = None,
 ) -> dict[ReadOut, Evaluation]:
-    """Score the model file `weights` on the dataset `data`, by the read-outs of `measures`.
+    """Score the model file `weights` on the dataset `data`: see `evaluate_runner`.
 
-    `batch_size` is the training's where None. Boxes of classes that the model does not know are
-    regions to ignore if they were in training (`data.others: ignore`), else left out.
-    Raises ModelError or DataError where either cannot be read, or they share no class, and
-    ConfigError where the model has no such read-out.
+    Raises ModelError too, where it cannot be read.
     """
     runner = open_runner(weights, options)
     for line in runner.lines:
         say(line)
+    return evaluate_runner(
+        runner,
+        data,
+        measures,
+        options=options,
+        batch_size=batch_size,
+        workers=workers,
+        say=say,
+        progress=progress,
+    )
+
+
+def evaluate_runner(
+    runner: Runner,
+    data: Path | DetectionTable,
+    measures: Measures,
+    *,
+    options: DetectOptions = AS_CONFIGURED,
+    batch_size: int | None = None,
+    workers: int = -1,
+    say: Say,
+    progress: Count | None = None,
+) -> dict[ReadOut, Evaluation]:
+    """Score a detector on a dataset, by the read-outs of `measures`.
+
+    `batch_size` is the training's where None. Boxes of classes that the model does not know are
+    regions to ignore if they were in training (`data.others: ignore`), else left out.
+    Raises DataError where the data cannot be read, or they share no class, and ConfigError where
+    the model has no such read-out.
+    """
     read_outs = measures.choose(runner)
-    table = read_dataset(data)
+    table = read_truth(data)
     split, images = choose_split(table, measures.split)
     truth, lines = fit_to_files(table.take_images(images))
     for line in lines:

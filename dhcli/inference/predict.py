@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +157,9 @@ def _writing(request: Request, where: Place, shown: float) -> Iterator[list[Writ
 
 def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOptions:
     """`options` by which the runner gives all that is wanted, and little more."""
-    config = runner.config.model
-    read_out = choose_read_out(config, request.scores, request.boxes)
-    most = request.top if request.top and request.top > config.detect.max_detections else None
-    return replace(options, threshold=request.score, most=most).reading(read_out)
+    model = runner.config.model
+    read_out = choose_read_out(model, request.scores, request.boxes)
+    return options.giving(request.score, request.top, model.detect).reading(read_out)
 
 
 def free_folder(path: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dhcli.atomic import atomic_write
 from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.data.formats import (
     describe,
+    place_on,
     read_dataset,
     read_detections,
     results_of,
@@ -80,15 +81,26 @@ class Evaluation:
     scored            classes that both sides know: the ones that count
     unknown_to_model  classes of the data that are not scored
     unknown_to_data   classes of the detections that are not scored
+    results           what each metric found
     """
 
-    truth: DetectionTable
-    found: DetectionTable
+    truth: DetectionTable = field(repr=False)
+    found: DetectionTable = field(repr=False)
     split: str
     scored: tuple[str, ...]
     unknown_to_model: tuple[str, ...]
     unknown_to_data: tuple[str, ...]
     results: dict[Metric, ApResult]
+
+    @property
+    def stats(self) -> dict[str, float]:
+        """The overall numbers of the first metric by name, such as `AP50`: fractions in [0, 1]."""
+        return next(iter(self.results.values())).stats
+
+    @property
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """The numbers of the first metric by class and name; NaN where undefined."""
+        return next(iter(self.results.values())).per_class
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: fractions in [0, 1], null for what is undefined."""
@@ -112,21 +124,37 @@ class Evaluation:
         }
 
 
-def evaluate_results(detections: Path, data: Path, measures: Measures, *, say: Say) -> Evaluation:
+def evaluate_results(
+    detections: Path | DetectionTable,
+    data: Path | DetectionTable,
+    measures: Measures,
+    *,
+    say: Say,
+) -> Evaluation:
     """Score the detections of any tool, COCO results or any format, on the dataset `data`.
 
     Raises DataError where either cannot be read, or the file is not about these images.
     """
-    table = read_dataset(data)
+    table = read_truth(data)
     split, images = choose_split(table, measures.split)
     truth = table.take_images(images)
-    every = read_detections(detections, table)
+    if isinstance(detections, DetectionTable):
+        where = detections.root
+        every = place_on(detections, table, where)
+    else:
+        where = detections
+        every = read_detections(where, table)
     introduce(table, truth, split, every.classes, say)
     for line in unread_rows(every):
         say(f"warning: of the detections, {line}")
     found = every.take_images(images)
-    _check_overlap(every.image_of_box, table, images, split, detections, say)
+    _check_overlap(every.image_of_box, table, images, split, where, say)
     return score(truth, found, split, measures)
+
+
+def read_truth(data: Path | DetectionTable) -> DetectionTable:
+    """The dataset at a path, or the one that was read before. Raises DataError."""
+    return data if isinstance(data, DetectionTable) else read_dataset(data)
 
 
 def _check_overlap(

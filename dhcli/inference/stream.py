@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -74,6 +75,41 @@ class Summary:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Source:
+    """An image to detect on: its name, and what reads it, a function with `read_image`'s settings.
+
+    `read` is called in a thread; a DataError that it raises tells that the image is unreadable.
+    """
+
+    name: str
+    read: Callable[..., Pixels]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found in an image, or why it could not be read; codes of what is odd about it."""
+
+    name: str
+    found: Prediction | DataError
+    odd: tuple[str, ...]
+
+
+def detect_each(
+    runner: Runner, sources: Iterable[Source], options: DetectOptions, batch_size: int = 1
+) -> Iterator[Seen]:
+    """Detect on images one after another, in order; few of them are in memory at a time.
+
+    A batch holds images of one size only, so results do not depend on `batch_size`.
+    """
+    window = 1 if batch_size == 1 else 2 * batch_size
+    with _decode_ahead(sources, runner.config.input, ahead=window + THREADS) as decoded:
+        while chunk := list(islice(decoded, window)):
+            found = iter(_detect(runner, chunk, options, batch_size))
+            for one in chunk:
+                yield Seen(one.name, one.problem or next(found), one.odd)
+
+
 def detect_images(
     runner: Runner,
     images: ImageList,
@@ -86,29 +122,29 @@ def detect_images(
 ) -> Summary:
     """Detect on `images` and give what is kept of every image to the `writers`, in order.
 
-    A batch holds images of one size only, so results do not depend on `batch_size`. An image that
-    cannot be read is noted, and the rest is done. Raises DataError where none could be read.
+    An image that cannot be read is noted, and the rest is done. Raises DataError where none could
+    be read. See `detect_each`.
     """
     begun = time.perf_counter()
     summary = Summary()
     limit = options.over(runner.config.model.detect).max_detections
-    window = 1 if batch_size == 1 else 2 * batch_size
-    with _decode_ahead(images, runner.config.input, ahead=window + THREADS) as decoded:
-        while chunk := list(islice(decoded, window)):
-            for image in _detect(runner, chunk, options, batch_size):
-                found = kept.of(image)
-                summary.images += 1
-                summary.full += len(image) >= limit
-                summary.counts.update(found.labels.tolist())
-                summary.shown.update(found.labels[found.scores >= kept.shown].tolist())
-                for write in writers:
-                    write(found)
-            summary.unreadable += [(one.name, one.problem) for one in chunk if one.problem]
-            for one in chunk:
-                for code in one.odd:
-                    summary.odd[code].append(one.name)
-            if progress is not None:
-                progress(summary.images + len(summary.unreadable), len(images))
+    files = (Source(name, partial(read_image, images.root / name)) for name in images.names)
+    for number, seen in enumerate(detect_each(runner, files, options, batch_size), 1):
+        if isinstance(seen.found, DataError):
+            hint = f" ({seen.found.hint})" if seen.found.hint else ""
+            summary.unreadable.append((seen.name, f"{seen.found.what}{hint}"))
+        else:
+            found = kept.of(seen.found)
+            summary.images += 1
+            summary.full += len(seen.found) >= limit
+            summary.counts.update(found.labels.tolist())
+            summary.shown.update(found.labels[found.scores >= kept.shown].tolist())
+            for write in writers:
+                write(found)
+        for code in seen.odd:
+            summary.odd[code].append(seen.name)
+        if progress is not None:
+            progress(number, len(images))
     if not summary.images:
         name, problem = summary.unreadable[0]
         what = f"no image could be read; the first of {len(images)}: {problem}"
@@ -150,19 +186,21 @@ class _Decoded:
     name: str
     pixels: Pixels | None = None
     resized: Values | None = None
-    problem: str = ""
+    problem: DataError | None = None
     odd: tuple[str, ...] = ()
 
 
 @contextmanager
-def _decode_ahead(images: ImageList, input: Input, ahead: int) -> Iterator[Iterator[_Decoded]]:
+def _decode_ahead(
+    sources: Iterable[Source], input: Input, ahead: int
+) -> Iterator[Iterator[_Decoded]]:
     """The images in order, decoded in threads; at most `ahead` wait to be taken."""
     with ThreadPoolExecutor(THREADS, "decode") as pool:
         waiting: deque[Future[_Decoded]] = deque()
 
         def decoded() -> Iterator[_Decoded]:
-            for name in images.names:
-                waiting.append(pool.submit(_decode, images.root, name, input))
+            for source in sources:
+                waiting.append(pool.submit(_decode, source, input))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -175,20 +213,16 @@ def _decode_ahead(images: ImageList, input: Input, ahead: int) -> Iterator[Itera
                 future.cancel()
 
 
-def _decode(root: Path, name: str, input: Input) -> _Decoded:
+def _decode(source: Source, input: Input) -> _Decoded:
     odd: list[str] = []
     try:
-        pixels = read_image(
-            root / name,
-            upright=input.exif,
-            depth=input.depth,
-            say=lambda code, _: odd.append(code),
+        pixels = source.read(
+            upright=input.exif, depth=input.depth, say=lambda code, _: odd.append(code)
         )
     except DataError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        return _Decoded(name, problem=f"{error.what}{hint}")
+        return _Decoded(source.name, problem=error)
     size = resized_size(pixels.shape[1], pixels.shape[0], input)
-    return _Decoded(name, pixels, resize(pixels, size, input.interpolation), odd=tuple(odd))
+    return _Decoded(source.name, pixels, resize(pixels, size, input.interpolation), odd=tuple(odd))
 
 
 def _detect(

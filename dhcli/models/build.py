@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhcli.config.schema import Backbone, Config, Neck, TwoStage
+from dhcli.config.schema import Backbone, Config, Neck, Pyramid, TimmNet, TorchVision, TwoStage
+from dhcli.errors import ConfigError
 from dhcli.models.backbones.resnet import ResNetFeatures
-from dhcli.models.contract import Detector
+from dhcli.models.backbones.timm_net import TimmFeatures
+from dhcli.models.contract import Detector, Features
 from dhcli.models.detector import Pixels
 from dhcli.models.necks import Fpn, LastFeatures
 from dhcli.models.select import Nms, Select
+from dhcli.models.torchvision import TorchVisionDetector
 from dhcli.models.two_stage.branches import Res5Trunk
 from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.models.two_stage.head import Head
@@ -33,15 +36,19 @@ def build_detector(config: Config, classes: int) -> Detector:
 
 
 def anchors_of(config: Config) -> list[tuple[int, Tensor]]:
-    """Of each level that anchors lie on its stride in pixels, and those of a cell (A, 4) xyxy."""
+    """Of each level that anchors lie on its stride in pixels, and those of a cell (A, 4) xyxy.
+
+    Raises ConfigError for a detector of another program, which has its own.
+    """
+    model = _two_stage(config)
     with torch.device("meta"):
-        neck, _, _ = _build_neck(_build_backbone(config.model.backbone), config.model.neck)
-    return list(zip(neck.strides, level_anchors(config.model.anchors, neck.strides), strict=True))
+        neck, _, _ = _build_neck(_build_backbone(model.backbone), model.neck)
+    return list(zip(neck.strides, level_anchors(model.anchors, neck.strides), strict=True))
 
 
 def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
     """Double-Head, and every other head of branches on proposals."""
-    model = config.model
+    model = _two_stage(config)
     backbone = _build_backbone(model.backbone)
     neck, pooled, res5 = _build_neck(backbone, model.neck)
     rules, nms = BoxRules(model.legacy_plus_one, model.clamp_shrinking), Nms(model.nms)
@@ -64,7 +71,16 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
     )
 
 
-def _build_backbone(config: Backbone) -> ResNetFeatures:
+def _two_stage(config: Config) -> TwoStage:
+    if isinstance(config.model, TwoStage):
+        return config.model
+    what = f"the anchors of a detector of kind `{config.model.kind}` are not measured"
+    raise ConfigError(what, where="model.kind")
+
+
+def _build_backbone(config: Backbone) -> Features:
+    if isinstance(config, TimmNet):
+        return TimmFeatures(config.name, config.norm, config.frozen_stages)
     return ResNetFeatures(
         config.name,
         config.norm,
@@ -75,16 +91,33 @@ def _build_backbone(config: Backbone) -> ResNetFeatures:
 
 
 def _build_neck(
-    backbone: ResNetFeatures, config: Neck
+    backbone: Features, config: Neck
 ) -> tuple[Fpn | LastFeatures, Sequence[int], Res5Trunk | None]:
     """The neck, the strides of the levels that RoIs are pooled from, the last stage if taken."""
-    if config.kind == "fpn":
-        fpn = Fpn(backbone.channels, backbone.strides, config.channels)
-        return fpn, backbone.strides, None
+    if isinstance(config, Pyramid):
+        return *_build_pyramid(backbone, config), None
+    assert isinstance(backbone, ResNetFeatures)  # the configuration sees to it
     width = backbone.channels[-1]
     res5 = Res5Trunk(backbone.take_last_stage(), width)
     return LastFeatures(backbone.channels, backbone.strides), backbone.strides[-1:], res5
 
 
-BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {TwoStage: build_two_stage}
+def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[int]]:
+    """The pyramid of the levels asked for, and the strides of those that the backbone has."""
+    wanted = [1 << level for level in range(config.finest, config.coarsest + 1)]
+    used = [stride for stride in wanted if stride in backbone.strides]
+    extra = len(wanted) - len(used)
+    if not used or wanted[: len(used)] != used:
+        has = ", ".join(map(str, backbone.strides))
+        what = f"begins with stride {wanted[0]}, and the backbone has strides {has}"
+        raise ConfigError(what, where="model.neck.finest")
+    channels = [backbone.channels[backbone.strides.index(stride)] for stride in used]
+    first = backbone.strides.index(used[0])
+    return Fpn(channels, used, config.channels, extra, first), used
+
+
+BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
+    TwoStage: build_two_stage,
+    TorchVision: TorchVisionDetector,
+}
 """What builds a detector, by the class of its section `model`."""

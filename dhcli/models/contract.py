@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -18,11 +18,13 @@ class Predictor(NamedTuple):
     group       rows of one class: 1 of a classifier, 4 of a box regression
     background  where the background's rows stand beside those of the classes
     by_class    whether each class has rows of its own; else all share the ones there are
+    anchors     how often all of these rows stand there, once for each anchor of a cell
     """
 
     group: int
     background: Literal["first", "last", "none"] = "none"
     by_class: bool = True
+    anchors: int = 1
 
 
 class Detector(nn.Module):
@@ -73,10 +75,15 @@ class Features(nn.Module):
 
     in   (B, 3, H, W) float, normalised
     out  a map (B, c, H / s, W / s) for each c of `channels` and s of `strides`
+
+    `name` is that of the classifier whose published weights it can take.
     """
 
+    name: str
     channels: list[int]
     strides: list[int]
+    runs_as_listed = True
+    """Whether modules of a container run in the order they are listed in."""
     _frozen: Sequence[nn.Module] = ()
 
     def stages(self) -> list[list[nn.Module]]:
@@ -97,7 +104,7 @@ class Features(nn.Module):
         for module in self._frozen:
             module.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> Features:
+    def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self._frozen:
             module.eval()

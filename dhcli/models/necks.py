@@ -12,18 +12,27 @@ class Fpn(nn.Module):
     """C2 … C5 to P2 … P6, all with the same number of channels ("Feature Pyramid Networks").
 
     Each level is a 1×1 of its own C plus the coarser level, doubled to its size, then a 3×3.
-    P6 is every second cell of P5. A backbone with other strides has other levels.
+    A level after the last, such as P6, is every second cell of the one before it.
 
     in   C2 … C5  (B, c, h, w) float
-    out  P2 … P6  (B, channels, h, w) float, of `strides`
+    out  P2 … P6  (B, channels, h, w) float, of `strides`; `extra` of them after the last
+
+    `first` is the number of the first feature map that is used.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], in_strides: Sequence[int], channels: int = 256
+        self,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        channels: int = 256,
+        extra: int = 1,
+        first: int = 0,
     ) -> None:
         super().__init__()
         self.channels = channels
-        self.strides = [*in_strides, 2 * in_strides[-1]]
+        self.extra = extra
+        self.used = slice(first, first + len(in_channels))
+        self.strides = [*in_strides, *(in_strides[-1] << (k + 1) for k in range(extra))]
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
         self.output = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels
@@ -33,13 +42,16 @@ class Fpn(nn.Module):
             nn.init.constant_(conv.bias, 0)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        merged = [lateral(c) for lateral, c in zip(self.lateral, features, strict=True)]
+        used = features[self.used]
+        merged = [lateral(c) for lateral, c in zip(self.lateral, used, strict=True)]
         for level in range(len(merged) - 1, 0, -1):
             finer = merged[level - 1]
             coarser = F.interpolate(merged[level], size=finer.shape[-2:], mode="nearest")
             merged[level - 1] = coarser.add_(finer)
         levels = [output(p) for output, p in zip(self.output, merged, strict=True)]
-        return [*levels, levels[-1][:, :, ::2, ::2]]
+        for _ in range(self.extra):
+            levels.append(levels[-1][:, :, ::2, ::2])
+        return levels
 
 
 class LastFeatures(nn.Module):

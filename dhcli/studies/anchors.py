@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.config.schema import Config, Input
+from dhcli.config.schema import Config, Input, TwoStage
 from dhcli.data.loading.transforms import resized_size
 from dhcli.data.table import DetectionTable
 from dhcli.data.tools.findings import Finding
@@ -90,7 +90,9 @@ class AnchorRecall:
     def findings(self, config: Config) -> list[Finding]:
         """The classes that many anchors miss."""
         rows = zip(self.classes, self.recall().tolist(), self.sides.tolist(), strict=True)
-        smallest, largest = min(config.model.anchors.sizes), max(config.model.anchors.sizes)
+        assert isinstance(config.model, TwoStage)  # the anchors of others are not measured
+        sizes = config.model.anchors.sizes
+        smallest, largest = min(sizes), max(sizes)
         return [
             Finding(
                 "anchor-recall",

@@ -13,7 +13,7 @@ from torch import Tensor
 from dhcli import __version__
 from dhcli.atomic import atomic_write
 from dhcli.config.load import config_from_dict, config_to_dict
-from dhcli.config.schema import Config
+from dhcli.config.schema import Config, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.build import anchors_of, build_detector
 from dhcli.models.state import check_state
@@ -81,7 +81,7 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
         content = {"meta": {**meta, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:
         torch.save(content, file)
-    file_name = "" if model.config.model.backbone.bn_epsilon else path.name
+    file_name = "" if getattr(model.config.model.backbone, "bn_epsilon", 0) else path.name
     own = _settings(EXPORTS[layout].settings(state, file_name))
     return list(_differences(model.config, own))
 
@@ -161,9 +161,10 @@ def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassName
 
 def _check_anchors(foreign: Foreign, config: Config) -> None:
     """Compare the anchors of a cell, where the file has them, with those of the configuration."""
-    name, sizes = LAYOUTS[foreign.layout].ANCHORS, config.model.anchors.sizes
-    if not name:
+    name = LAYOUTS[foreign.layout].ANCHORS
+    if not name or not isinstance(config.model, TwoStage):
         return
+    sizes = config.model.anchors.sizes
     for level, (size, (_, ours)) in enumerate(zip(sizes, anchors_of(config), strict=True)):
         stored = foreign.state.get(name.format(level=level))
         if stored is None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from dhcli.config.heads import part_of
-from dhcli.config.schema import Config
+from dhcli.config.schema import Config, ResNet, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.state import shorten
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName, Pair
@@ -128,7 +128,8 @@ def _how(part: str, pairs: list[Pair], config: Config) -> str:
         words.append("reordered: background from last to first")
     if part == "backbone":
         words.append(f"its first convolution reads {config.input.channels.upper()}")
-    if part.endswith(" reg") and config.model.head.background_box:
+    model = config.model
+    if part.endswith(" reg") and isinstance(model, TwoStage) and model.head.background_box:
         words.append("with the background's box, first")
     return "; ".join(words)
 
@@ -141,6 +142,13 @@ def export_state(
     Raises ModelError where that program has no such detector.
     """
     writable = EXPORTS[layout]
+    if not isinstance(config.model, TwoStage):
+        what = f"a detector of kind `{config.model.kind}` has that program's names already"
+        raise ModelError(what, hint="no other layout has such a detector")
+    backbone = config.model.backbone
+    if not isinstance(backbone, ResNet):
+        what = f"its backbone is {backbone.kind}'s {backbone.name}, and theirs are ResNets"
+        raise ModelError(f"{writable.TITLE} has no such detector: {what}")
     reason = "it has no pyramid" if config.model.neck.kind == "none" else writable.misfit(config)
     if reason is not None:
         raise ModelError(f"{writable.TITLE} has no such detector: {reason}")

@@ -70,6 +70,11 @@ class ModelFile:
     state: dict[str, Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    def header(self) -> ModelHeader:
+        """What it says about itself."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+        return ModelHeader(self.config, self.classes, self.category_ids, self.metadata, shapes)
+
 
 def save_model(path: Path, model: ModelFile) -> None:
     """Write `model`, whole or not at all; versions and the date are added to its metadata.

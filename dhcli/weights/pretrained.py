@@ -12,43 +12,78 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from dhcli.config.schema import Backbone
+from dhcli.config.schema import Backbone, ResNet, TimmNet, TorchVisionBackbone
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.contract import Features
 from dhcli.weights.plain_file import read_plain
+from dhcli.weights.timm_weights import hub_state, packaged_state
 
-FROM_SCRATCH = (
-    "train from scratch: `--set model.backbone.weights=none --set model.backbone.norm=gn "
+OTHERWISE = (
+    "`--preset small` needs none, and suits a CPU; or copy {{file}} there, name a file "
+    "with `--set model.backbone.weights=PATH`, or train from scratch: "
+    "`--set model.backbone.weights=none --set model.backbone.norm={norm} "
     "--freeze 0`"
 )
 
 
-def load_backbone(features: Features, config: Backbone) -> str:
+def load_backbone(features: Features, config: Backbone | TorchVisionBackbone) -> str:
     """Put the weights that `config.weights` names into the backbone; say which, in a line.
 
     Raises ModelError where they cannot be had or do not fit, and ConfigError where a part without
     weights would stay fixed.
     """
     if config.weights == "none":
-        _check_trainable(config)
+        _check_trainable(features, config)
         return "none, it starts from random ones"
-    path = fetch_imagenet(config.name) if config.weights == "imagenet" else Path(config.weights)
+    if isinstance(config, TimmNet):
+        return _load_timm(features, config)
+    if config.weights == "imagenet":
+        path = fetch_imagenet(features.name, _trainable_norm(config))
+    else:
+        path = Path(config.weights)
     state = backbone_state(read_plain(path).state)
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
         what = "holds batch norm, but the backbone has GroupNorm"
         hint = "keep its norm: `--set model.backbone.norm=frozen_bn`"
         raise ModelError(what, where=path, hint=hint)
-    hint = f"the backbone is {config.name}: `--set model.backbone.name=…` names another"
+    hint = f"the backbone is {features.name}"
+    if isinstance(config, ResNet):
+        hint += ": `--set model.backbone.name=…` names another"
     features.load_pretrained(state, path, hint)
     return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
 
 
-def fetch_imagenet(name: str) -> Path:
+def _load_timm(features: Features, config: TimmNet) -> str:
+    hint = f"the backbone is timm's {config.name}"
+    if config.weights == "package":
+        state, path = packaged_state(config.name)
+        features.load_pretrained(state, path, hint)
+        return f"ImageNet, {path}"
+    if config.weights == "hub":
+        features.load_pretrained(hub_state(config.name), config.name, hint)
+        return f"timm's, {config.name}"
+    path = Path(config.weights)
+    features.load_pretrained(read_plain(path).state, path, hint)
+    return str(path)
+
+
+def fetch_imagenet(name: str, norm: str = "gn") -> Path:
     """The file of torchvision's ImageNet weights for `name`, from torch.hub's cache or the net.
 
-    Raises ModelError that names the place in the cache where they can be put by hand.
+    Raises ModelError that names the place in the cache where they can be put by hand, and the
+    `norm` that does without.
     """
-    url: str = get_model_weights(name)["IMAGENET1K_V1"].url
+    every = get_model_weights(name)
+    best = getattr(every, "IMAGENET1K_FEATURES", every["IMAGENET1K_V1"])  # the former is for SSD
+    return fetch_published(best.url, f"the ImageNet weights of {name}", OTHERWISE.format(norm=norm))
+
+
+def fetch_published(url: str, what: str, otherwise: str) -> Path:
+    """The file at `url`, from torch.hub's cache or the net; `what` it is.
+
+    Raises ModelError that names the place in the cache where it can be put by hand; its hint says
+    what to do `otherwise`, with the file's name in the place of `{file}`.
+    """
     file = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir(), "checkpoints", file)
     if path.exists():
@@ -60,9 +95,8 @@ def fetch_imagenet(name: str) -> Path:
     except (OSError, URLError, RuntimeError) as error:
         reason = getattr(error, "reason", None) or error
         raise ModelError(
-            f"the ImageNet weights of {name} are not at {path} and could not be fetched ({reason})",
-            hint=f"`--preset small` needs none, and suits a CPU; or copy {file} there, name a file "
-            f"with `--set model.backbone.weights=PATH`, or {FROM_SCRATCH}",
+            f"{what} are not at {path} and could not be fetched ({reason})",
+            hint=otherwise.format(file=file),
         ) from error
     return path
 
@@ -81,12 +115,21 @@ def backbone_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in (inner or plain).items() if not name.startswith("fc.")}
 
 
-def _check_trainable(config: Backbone) -> None:
+def _check_trainable(features: Features, config: Backbone | TorchVisionBackbone) -> None:
     where = "model.backbone.weights"
-    if config.norm in ("frozen_bn", "eval_bn"):
+    if config.norm in ("frozen_bn", "eval_bn") and _has_statistics(features):
         what = f"{config.norm} fixes statistics that a backbone without weights does not have"
-        hint = "`--set model.backbone.norm=gn`, or name weights"
+        hint = f"`--set model.backbone.norm={_trainable_norm(config)}`, or name weights"
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
         raise ConfigError(what, where=where, hint="`--freeze 0`")
+
+
+def _has_statistics(features: Features) -> bool:
+    return any(name.endswith("running_var") for name, _ in features.named_buffers())
+
+
+def _trainable_norm(config: Backbone | TorchVisionBackbone) -> str:
+    """The norm that learns from nothing best, of those that the backbone can have."""
+    return "gn" if isinstance(config, ResNet) else "bn"

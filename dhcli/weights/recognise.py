@@ -11,6 +11,9 @@ from safetensors import SafetensorError, safe_open
 
 from dhcli.errors import ModelError
 
+PUBLISHED = "torchvision:"
+"""What the name of a detector that torchvision publishes begins with, in the place of a path."""
+
 SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer: the file itself was not fetched"),
     (b"\x1f\x8b", "a gzip archive"),

@@ -128,13 +128,17 @@ def _copy(
             return False
         new[:] = old
         return True
-    if [len(old), len(new)] != [(size + beside) * group for size in sizes]:
+    of_anchor = [(size + beside) * group for size in sizes]
+    if [len(old), len(new)] != [rows * predictor.anchors for rows in of_anchor]:
         return False
     moves = [(to + first, origin + first) for to, origin in pairs]
     if beside:
         moves.append((0, 0) if first else (sizes[1], sizes[0]))
+    old, new = (
+        x.view(-1, rows, *x.shape[1:]) for x, rows in zip((old, new), of_anchor, strict=True)
+    )
     for to, origin in moves:
-        new[to * group : (to + 1) * group] = old[origin * group : (origin + 1) * group]
+        new[:, to * group : (to + 1) * group] = old[:, origin * group : (origin + 1) * group]
     return True
 
 

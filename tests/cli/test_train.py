@@ -9,10 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from typer.testing import CliRunner
 
 from dhcli.cli import app
@@ -50,21 +48,6 @@ LINE = re.compile(
 
 def invoke(*words: object) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
-
-
-@pytest.fixture
-def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """A YOLO dataset: ten images of 64 × 64 noise with a `cat` and a `dog` each."""
-    folder = tmp_path / "photos"
-    for part in ("images", "labels"):
-        (folder / part).mkdir(parents=True)
-    for number in range(10):
-        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
-        rows = "0 0.3 0.3 0.4 0.4\n1 0.7 0.7 0.4 0.4\n"
-        (folder / "labels" / f"{number}.txt").write_text(rows, "utf-8")
-    (folder / "data.yaml").write_text("train: images\nnames: [cat, dog]\n", "utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -256,7 +239,7 @@ def test_every_short_option_reaches_the_settings(
         seen.update(options)
         raise ConfigError("seen")
 
-    monkeypatch.setattr(f"dhcli.cli.{command}.load_config", stop)
+    monkeypatch.setattr(f"dhcli.cli.{command}.configure", stop)
     data = ["photos"] if command == "finetune" else ["--data", "photos"]
     given: dict[str, Any] = {
         **{"--val": "other", "--epochs": 3, "--batch-size": 4, "--lr": 0.5, "--image-size": 99},

@@ -13,7 +13,7 @@ import yaml
 from dhcli.config.keys import known_keys, unknown_keys
 from dhcli.config.load import config_from_dict, config_to_dict, dump_config, load_config, resolve
 from dhcli.config.reference import json_schema, reference_page
-from dhcli.config.schema import Backbone, ByKind, Config, Neck, NoNeck, TwoStage
+from dhcli.config.schema import Backbone, ByKind, Config, Neck, NoNeck, ResNet, TwoStage
 from dhcli.config.schema.base import AtLeastOne, Fraction, Section
 from dhcli.config.tree import as_tree
 from dhcli.errors import ConfigError
@@ -440,7 +440,7 @@ class Toy(Section):
 
     kind: Literal["toy"] = "toy"
     """toy"""
-    backbone: Annotated[Backbone, ByKind("resnet")] = Backbone()
+    backbone: Annotated[Backbone, ByKind("resnet")] = ResNet()
     neck: Annotated[Neck, ByKind("fpn")] = NoNeck()
     width: AtLeastOne = 8
     """Its width."""
@@ -458,14 +458,14 @@ def test_an_added_kind_of_model_is_as_good_as_a_shipped_one() -> None:
     resolved = load_config("coco-r50-c4", overrides=sets)
     model: Any = resolved.config.model
 
-    assert model == Toy(width=3, backbone=Backbone(name="resnet18"))
+    assert model == Toy(width=3, backbone=ResNet(name="resnet18"))
     assert resolved.origins["model.kind"] == resolved.origins["model.width"] == "--set"
     assert resolved.origins["model.backbone.norm"] == "default"  # the preset's was another kind's
     assert config_from_dict(config_to_dict(resolved.config)) == resolved.config
     assert config_from_dict(yaml.safe_load(dump_config(resolved.config))) == resolved.config
     assert "## `model` of kind `toy`" in reference_page()
     refs = [one["$ref"] for one in json_schema()["properties"]["model"]["anyOf"]]
-    assert refs == ["#/$defs/TwoStage", "#/$defs/Toy"]
+    assert refs == ["#/$defs/TwoStage", "#/$defs/TorchVision", "#/$defs/Toy"]
 
 
 @pytest.mark.usefixtures("toy")
@@ -499,6 +499,6 @@ def test_an_added_kind_is_gone_afterwards() -> None:
         deep = load_config("coco-r50", overrides=["model.backbone.kind=round"])
         assert deep.config.model.backbone == Round()  # type: ignore[comparison-overlap]
 
-    with pytest.raises(ConfigError, match=r"`model\.kind` must be `two_stage`, got toy"):
+    with pytest.raises(ConfigError, match=r"`model\.kind` must be `two_stage` or `torch.*got toy"):
         load_config("coco-r50", overrides=["model.kind=toy"])
     assert (reference_page(), json_schema()) == (page, schema)

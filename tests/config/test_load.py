@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dhcli.config.load import config_from_dict, config_to_dict, dump_config, load_config
 from dhcli.config.presets import preset_names
-from dhcli.config.schema import Config, ConvBranch, Data, FcBranch, Finetune, Head, Model, Train
+from dhcli.config.schema import Config, ConvBranch, Data, FcBranch, Finetune, Head, Train, TwoStage
 from dhcli.errors import ConfigError
 
 
@@ -208,7 +208,7 @@ def test_branches_of_one_kind_read_back_the_same(tmp_path: Path) -> None:
         FcBranch(kind="fc", name="score"),
         FcBranch(kind="fc", name="box", focus="reg", omega=2.0),
     )
-    config = Config(name="double-fc", model=Model(head=Head(branches=branches)))
+    config = Config(name="double-fc", model=TwoStage(head=Head(branches=branches)))
     write(tmp_path, a=dump_config(config))
 
     resolved = load_config(file=tmp_path / "a.yaml", overrides=["model.head.branches.box.omega=3"])
@@ -226,7 +226,7 @@ def test_a_dictionary_is_checked_as_files_are() -> None:
 def test_the_alias_lambda_is_what_is_written() -> None:
     text = dump_config(
         Config(
-            model=Model(head=Head(branches=(ConvBranch(kind="conv", focus="reg", lambda_=0.8),)))
+            model=TwoStage(head=Head(branches=(ConvBranch(kind="conv", focus="reg", lambda_=0.8),)))
         )
     )
 

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 from torch.export import Dim
 from torchvision.models.resnet import BasicBlock
 
+from dhcli.config.schema import TimmNet
 from dhcli.data.io.image import Pixels
 from dhcli.data.loading.loader import collate_images
 from dhcli.errors import ConfigError, ModelError
@@ -25,6 +26,7 @@ from dhcli.export.onnx import Agreement, agree, draw_test_picture, export_onnx
 from dhcli.export.onnx_operators import translations
 from dhcli.inference.predict import Request, predict
 from dhcli.models.backbones import resnet as backbone
+from dhcli.models.build import build_detector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.ops.nms import Limits, best_of_groups
 from dhcli.runtime.eager import restore_detector
@@ -238,6 +240,37 @@ def test_bad_requests_are_errors(small_model: Callable[..., ModelFile], tmp_path
             export_onnx(model, tmp_path / "m.onnx", opset=opset)
     with pytest.raises(ModelError, match="does not fit"):
         export_onnx(ModelFile(model.config, ("a", "b"), (1, 2), model.state), tmp_path / "m.onnx")
+
+
+def on_timm(model: ModelFile, name: str) -> ModelFile:
+    """The detector of `model` on a network of timm, untrained."""
+    backbone = TimmNet(kind="timm", name=name, weights="none", frozen_stages=0)
+    section = model.config.model.model_copy(update={"backbone": backbone})
+    config = model.config.model_copy(update={"model": section})
+    state = build_detector(config, len(model.classes)).state_dict()
+    return replace(model, config=config, state=dict(state))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_lite0", "efficientnet_b0", "convnext_atto", "pvt_v2_b0"]
+)
+def test_networks_of_timm_agree_too(
+    small_model: Callable[..., ModelFile], tmp_path: Path, name: str
+) -> None:
+    rows = export_onnx(on_timm(small_model("a", "b"), name), tmp_path / "model.onnx")
+
+    assert all(row.good and row.torch > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_windows_of_a_map_are_not_exported(
+    small_model: Callable[..., ModelFile], tmp_path: Path
+) -> None:
+    swin = on_timm(small_model("a"), "swin_tiny_patch4_window7_224")
+
+    with pytest.raises(ModelError, match="cuts maps into windows"):
+        export_onnx(swin, tmp_path / "model.onnx")
 
 
 @pytest.mark.slow

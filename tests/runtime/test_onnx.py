@@ -167,6 +167,26 @@ def test_prediction_from_it_imports_no_torch(exported: Path, tmp_path: Path) -> 
     assert (tmp_path / "found/drawn/a.png").exists()
 
 
+def test_python_runs_it_without_torch_as_its_options_allow(exported: Path, tmp_path: Path) -> None:
+    Image.fromarray(draw_test_picture(96, 70, seed=1)).save(tmp_path / "a.png")
+    code = (
+        "import sys, dhcli, numpy as np; from PIL import Image\n"
+        f"model = dhcli.load({str(exported / 'model.onnx')!r})\n"
+        f"path = {str(tmp_path / 'a.png')!r}\n"
+        "found = model([path, np.asarray(Image.open(path))], batch_size=2)\n"
+        "print(model, len(found[0]) > 5, np.array_equal(found[0].boxes, found[1].boxes))\n"
+        "try:\n    model(path, top_k=31)\nexcept dhcli.DhError as error:\n    print(error)\n"
+        "assert 'torch' not in sys.modules"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines() == [
+        "<Model: Car, Van; on ONNX Runtime on cpu> True True",
+        "an exported file cannot do more than its 30 detections per image",
+    ]
+
+
 def test_without_its_runtime_it_says_what_to_install(
     exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

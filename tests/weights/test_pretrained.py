@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
-from dhcli.config.schema import Backbone, Config
+from dhcli.config.schema import Config, ResNet
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.build import build_detector
 from dhcli.weights.plain_file import read_plain
@@ -25,8 +25,8 @@ def detector(norm: str = "frozen_bn") -> Any:
     return build_detector(config, 1)
 
 
-def backbone(weights: Path | str, norm: Any = "frozen_bn", frozen: int = 2) -> Backbone:
-    return Backbone(name="resnet18", weights=str(weights), norm=norm, frozen_stages=frozen)
+def backbone(weights: Path | str, norm: Any = "frozen_bn", frozen: int = 2) -> ResNet:
+    return ResNet(name="resnet18", weights=str(weights), norm=norm, frozen_stages=frozen)
 
 
 @pytest.fixture

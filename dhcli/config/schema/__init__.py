@@ -7,11 +7,11 @@ section; a new kind of a section is a class with its own `kind`, added to the un
 """
 
 from dhcli.config.schema.augment import Augment
-from dhcli.config.schema.backbone import RESNETS, Backbone, ResNet
+from dhcli.config.schema.backbone import RESNETS, Backbone, ResNet, TimmNet
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.config import Config
 from dhcli.config.schema.data import Data
-from dhcli.config.schema.detect import Detect
+from dhcli.config.schema.detect import Detect, DetectBase
 from dhcli.config.schema.finetune import Finetune
 from dhcli.config.schema.head import (
     FUSIONS,
@@ -29,9 +29,11 @@ from dhcli.config.schema.model import Model, TwoStage
 from dhcli.config.schema.neck import Neck, NoNeck, Pyramid
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.rpn import Anchors, Rpn
+from dhcli.config.schema.torchvision import FACTS, TorchVision, TorchVisionBackbone
 from dhcli.config.schema.train import Schedule, Train
 
 __all__ = [
+    "FACTS",
     "FUSIONS",
     "RESNETS",
     "Anchors",
@@ -44,6 +46,7 @@ __all__ = [
     "ConvBranch",
     "Data",
     "Detect",
+    "DetectBase",
     "FcBranch",
     "Finetune",
     "Head",
@@ -58,6 +61,9 @@ __all__ = [
     "Rpn",
     "Schedule",
     "Section",
+    "TimmNet",
+    "TorchVision",
+    "TorchVisionBackbone",
     "Train",
     "TwoStage",
     "predicts",

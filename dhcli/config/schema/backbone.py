@@ -41,5 +41,26 @@ class ResNet(Section):
         return [("backbone", f"{self.name}, {self.norm}")]
 
 
-Backbone: TypeAlias = ResNet
+class TimmNet(Section):
+    """The network that turns pixels into features: one of timm's hundreds."""
+
+    kind: Literal["timm"]
+    """timm: any network of the package timm that gives features of strides 4 to 32."""
+    name: str
+    """timm's name of it, such as convnext_tiny or tf_efficientnet_lite0."""
+    weights: str = "hub"
+    """`package` (ImageNet weights of an installed package: EfficientNet-Lite0), `hub` (timm's own,
+    by network), `none`, or the path of a state dict under timm's names."""
+    norm: Literal["frozen_bn", "eval_bn", "bn"] = "frozen_bn"
+    """What becomes of its batch norms, where it has any: fixed; statistics fixed, scale and shift
+    learn; or as they are."""
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
+    """How many parts stay fixed, counted from the input: 1 the stem, 2 also the first stage, …."""
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Name and norm."""
+        return [("backbone", f"timm {self.name}, {self.norm}")]
+
+
+Backbone: TypeAlias = ResNet | TimmNet
 """Every kind of backbone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -29,6 +30,14 @@ class Section(BaseModel):
         populate_by_name=True,
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def implied(cls, stated: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of the whole tree that come with what a layer has `stated` in this section.
+
+        They stand below the layer's own, and above everything before it; most bring none.
+        """
+        return {}
 
     def describe(self) -> list[tuple[str, str]]:
         """What `dh info` says of it, as label and text; nothing unless a section says more."""

@@ -13,6 +13,7 @@ from dhcli.config.schema.head import Head, Res5Branch
 from dhcli.config.schema.neck import Neck, Pyramid
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.rpn import Anchors, Rpn
+from dhcli.config.schema.torchvision import TorchVision
 
 
 class TwoStage(Section):
@@ -41,9 +42,12 @@ class TwoStage(Section):
             raise ValueError("`neck.kind: none` and one branch of kind `res5` belong together")
         if self.neck.kind == "none" and self.backbone.frozen_stages > 4:
             raise ValueError("`backbone.frozen_stages` is at most 4 beside a `res5` branch")
-        if self.neck.kind == "fpn" and len(self.anchors.sizes) != 5:
-            got = len(self.anchors.sizes)
-            raise ValueError(f"`anchors.sizes` needs one for each of P2 … P6, got {got}")
+        if self.neck.kind == "none" and self.backbone.kind != "resnet":
+            raise ValueError("a `res5` branch takes its last stage from `backbone.kind: resnet`")
+        if isinstance(self.neck, Pyramid) and len(self.anchors.sizes) != len(self.neck.levels()):
+            got, levels = len(self.anchors.sizes), self.neck.levels()
+            each = f"{levels[0]} … {levels[-1]}" if len(levels) > 1 else levels[0]
+            raise ValueError(f"`anchors.sizes` needs one for each of {each}, got {got}")
         return self
 
     def describe(self) -> list[tuple[str, str]]:
@@ -52,5 +56,5 @@ class TwoStage(Section):
         return self.backbone.describe() + branches
 
 
-Model: TypeAlias = TwoStage
+Model: TypeAlias = TwoStage | TorchVision
 """Every kind of detector. Each has a section `detect`: what it detects when nothing is asked."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import Field, model_validator
 
 from dhcli.config.schema.base import Channels, Section
 
@@ -11,9 +13,24 @@ class Pyramid(Section):
     """The feature pyramid that proposals and branches see."""
 
     kind: Literal["fpn"] = "fpn"
-    """fpn: the feature pyramid, P2 to P6."""
+    """fpn: the feature pyramid."""
+    finest: Annotated[int, Field(ge=2, le=5)] = 2
+    """Its finest level: 2 is P2, of stride 4."""
+    coarsest: Annotated[int, Field(ge=2, le=7)] = 6
+    """Its coarsest level: 6 is P6, of stride 64. Those after P5 are every second cell of the one
+    before."""
     channels: Channels = 256
     """Channels of every level of the pyramid."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.coarsest < self.finest:
+            raise ValueError(f"coarsest {self.coarsest} is below finest {self.finest}")
+        return self
+
+    def levels(self) -> list[str]:
+        """Names of its levels: P2 … P6."""
+        return [f"P{level}" for level in range(self.finest, self.coarsest + 1)]
 
 
 class NoNeck(Section):

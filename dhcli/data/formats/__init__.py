@@ -57,6 +57,7 @@ __all__ = [
     "Images",
     "describe",
     "held",
+    "place_on",
     "read_dataset",
     "read_detections",
     "read_results",

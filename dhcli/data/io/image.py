@@ -78,6 +78,55 @@ def read_image(
             return np.array(rgb)
 
 
+def read_opened(
+    image: Image.Image,
+    name: str,
+    *,
+    upright: bool = True,
+    depth: Depth = "auto",
+    say: Say = lambda code, what: None,
+) -> Pixels:
+    """What `read_image` gives, of an image that Pillow has opened or made; `name` is for errors.
+
+    Of 16-bit colour Pillow keeps the high byte alone. Raises DataError where its file is damaged.
+    """
+    require_readable(image.size, name)
+    try:
+        with _QUIET, _ONE_AT_A_TIME:
+            image.load()
+            orientation = _orientation(image) if upright else 1
+    except Exception as error:  # as in `_open`
+        raise DataError(f"cannot be read: {error}", where=name) from error
+    if _has_rule(image):
+        rgb = Image.fromarray(_eight_bits(np.asarray(image), name, depth, say))
+    else:
+        rgb = _to_rgb(image)
+    return np.array(rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb)
+
+
+def read_array(
+    values: NDArray[Any],
+    name: str,
+    *,
+    upright: bool = True,
+    depth: Depth = "auto",
+    say: Say = lambda code, what: None,
+) -> Pixels:
+    """What `read_image` gives, of an image that is an array already; `name` is for errors.
+
+    (H, W) or (H, W, 1) is grey, (H, W, 3) RGB; uint8, or uint16 that becomes 8 bits by `depth`. It
+    is taken to be `upright`. Raises DataError for any other array.
+    """
+    if values.ndim not in (2, 3) or not values.size or values.shape[2:] not in ((), (1,), (3,)):
+        what = f"is an array of shape {values.shape}, not (height, width, 3)"
+        hint = "give RGB or grey with the channels last; several images as a list"
+        raise DataError(what, where=name, hint=hint)
+    if values.dtype not in (np.uint8, np.uint16):
+        hint = "give 0…255: `(255 * array).round().astype('uint8')` where it holds 0…1"
+        raise DataError(f"is an array of {values.dtype}, not of uint8", where=name, hint=hint)
+    return _eight_bits(values, name, depth, say)
+
+
 def save_image(pixels: Pixels, path: Path) -> None:
     """Write pixels (H, W, 3) to `path` by its suffix, JPEG at quality 95. Raises OSError."""
     buffer = io.BytesIO()
@@ -87,13 +136,13 @@ def save_image(pixels: Pixels, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def require_readable(size: tuple[int, int], path: Path, *, huge: bool = False) -> None:
+def require_readable(size: tuple[int, int], where: object, *, huge: bool = False) -> None:
     """Raise DataError where an image of `size` (w, h) is too large to be read whole."""
     most = _HUGE if huge else _MOST_PIXELS
     if size[0] * size[1] > most:
         hint = None if huge else "cut it into tiles: `dh convert DATA NEW --to coco --tile 1024`"
         what = f"is too large an image: {size[0]:,}×{size[1]:,}, more than {most:,} pixels"
-        raise DataError(what, where=path, hint=hint)
+        raise DataError(what, where=where, hint=hint)
 
 
 def read_size(path: Path, *, upright: bool = True) -> tuple[int, int]:
@@ -170,6 +219,8 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+_ONE_AT_A_TIME = Lock()
+"""Held while an image that Pillow opened is loaded: it may be given twice, to two threads."""
 
 
 _room = Condition()
@@ -262,13 +313,18 @@ def _by_rule(image: Image.Image, path: Path, depth: Depth, say: Say) -> Image.Im
         values = image.values()
     else:
         values = deep_colour(path) if _is_deep_colour(image) else np.asarray(image)
+    return Image.fromarray(_eight_bits(values, path, depth, say))
+
+
+def _eight_bits(values: NDArray[Any], where: object, depth: Depth, say: Say) -> Pixels:
+    """The pixels as `to_rgb` has them, a copy. Raises DataError where it has no rule for them."""
     try:
         rgb, said = to_rgb(values, depth)
     except DepthError as error:
-        raise DataError(str(error), where=path, hint="`--set input.depth=percentile`") from error
+        raise DataError(str(error), where=where, hint="`--set input.depth=percentile`") from error
     for what in said:
         say("image-bands" if "bands" in what else "image-depth", what)
-    return Image.fromarray(rgb)
+    return rgb
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -52,6 +52,8 @@ def resized_size(
     `input.resize` says. `min_size` None is the configured one.
     """
     least = min_size or input.min_size
+    if input.resize == "square":
+        return least, least
     longest, shortest = max(width, height), min(width, height)
     if input.resize == "maskrcnn_benchmark":
         return _benchmark_size(width, height, least, input.max_size)

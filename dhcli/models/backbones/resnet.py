@@ -48,6 +48,7 @@ class ResNetFeatures(Features, ResNet):  # type: ignore[misc]
         block, layers = LAYERS[name]
         ResNet.__init__(self, block, layers, norm_layer=norm_layer(norm, bn_epsilon))
         del self.fc, self.avgpool
+        self.name = name
         self.channels = [width * block.expansion for width in (64, 128, 256, 512)]
         self.strides = [4, 8, 16, 32]
         if stride_in_1x1 and block is Bottleneck:

@@ -72,7 +72,7 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
-    yield from p.resnet(config.model.backbone.name, lambda name: f"backbone.{name}")
+    yield from p.resnet(p.model_of(config).backbone.name, lambda name: f"backbone.{name}")
     for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
         for level in range(4):
             yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
@@ -107,9 +107,9 @@ def misfit(config: Config) -> str | None:
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"
-    if config.model.head.background_box:
+    if p.model_of(config).head.background_box:
         return "it regresses the background's box"
-    if conv is None and len(config.model.head.branches) == 1:
+    if conv is None and len(p.model_of(config).head.branches) == 1:
         return None
     if conv is None or conv.non_local or conv.norm == "gn":
         return "its second branch is not of residual blocks with batch norm alone"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import RESNETS, Config, ConvBranch, FcBranch
+from dhcli.config.schema import RESNETS, Config, ConvBranch, FcBranch, TwoStage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,14 +110,20 @@ def read_depth(names: Mapping[str, object], prefix: str) -> str | None:
     return next((name for name, shape in RESNETS.items() if shape == (kind, tuple(counts))), None)
 
 
+def model_of(config: Config) -> TwoStage:
+    """The section `model` of `config`: other programs' detectors are of this kind."""
+    assert isinstance(config.model, TwoStage)
+    return config.model
+
+
 def fc_branch(config: Config) -> FcBranch | None:
     """The branch of fully connected layers of `config`."""
-    return next((b for b in config.model.head.branches if isinstance(b, FcBranch)), None)
+    return next((b for b in model_of(config).head.branches if isinstance(b, FcBranch)), None)
 
 
 def conv_branch(config: Config) -> ConvBranch | None:
     """The convolutional branch of `config`."""
-    return next((b for b in config.model.head.branches if isinstance(b, ConvBranch)), None)
+    return next((b for b in model_of(config).head.branches if isinstance(b, ConvBranch)), None)
 
 
 def fc_layers(branch: FcBranch, names: Sequence[str]) -> Pairs:

@@ -48,7 +48,8 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
         return False
     if "rpn.head.conv.1.0.weight" in state:
         what = "is torchvision's `fasterrcnn_resnet50_fpn_v2`, whose RPN, pyramid and head have "
-        raise ModelError(f"{what}layers that there are none of here", hint="take the first version")
+        hint = "`--weights torchvision:fasterrcnn_resnet50_fpn_v2` takes it as it is"
+        raise ModelError(f"{what}layers that there are none of here", hint=hint)
     return True
 
 
@@ -81,7 +82,7 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of torchvision's state dict."""
-    yield from p.resnet(config.model.backbone.name, lambda name: f"backbone.body.{name}")
+    yield from p.resnet(p.model_of(config).backbone.name, lambda name: f"backbone.body.{name}")
     for kind, ours in (("inner_blocks", "lateral"), ("layer_blocks", "output")):
         for level in range(4):
             yield from p.layer(f"backbone.fpn.{kind}.{level}.0", f"neck.{ours}.{level}")
@@ -97,8 +98,8 @@ def pairs(config: Config) -> p.Pairs:
 def misfit(config: Config) -> str | None:
     """Why torchvision has no such detector; None where it has."""
     fc = p.fc_branch(config)
-    if fc is None or len(config.model.head.branches) > 1:
+    if fc is None or len(p.model_of(config).head.branches) > 1:
         return "its head is not a single fc branch"
-    if not config.model.head.background_box:
+    if not p.model_of(config).head.background_box:
         return "it does not regress the background's box (model.head.background_box)"
     return None if fc.layers == 2 else f"its branch has {fc.layers} layers, and not 2"
