@@ -76,7 +76,7 @@ def test_it_trains_resumes_is_measured_predicts_and_is_tuned(
     resumed = dh("train", "--resume", run, "--set", "train.schedule.length=20", "--json")
     measured = dh("eval", "--weights", best, "--data", photos, "--split", "all", "--json")
     said = dh("predict", "--weights", best, photos, "--out", tmp_path / "found", "--json")
-    speed = dh("bench", best, "--size", "64x64", "--repeats", "1", "--json")
+    speed = dh("bench", best, "--image-size", "64x64", "--repeats", "1", "--json")
     told = dh("info", best).stdout
     tuned = dh("finetune", photos, "--weights", best, *FAST, "--out", tmp_path / "tuned",
                "--set", "train.schedule.length=1")  # fmt: skip
