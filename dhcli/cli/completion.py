@@ -95,8 +95,7 @@ def join_words(environment: MutableMapping[str, str]) -> None:
     done: list[str] = []
     for word in words[:at]:
         if done[-1:] == ["="] and len(done) > 1:
-            _, key = done.pop(), done.pop()
-            done += [key, word] if key.startswith("-") else [f"{key}={word}"]
+            done[-2:] = [f"{done[-2]}={word}"]
         else:
             done.append(word)
     if done[-1:] == ["="] and len(done) > 1:

@@ -38,6 +38,14 @@ def test_programs_get_every_number(model: Path) -> None:
         assert told[name] > 0
 
 
+def test_one_number_is_the_shortest_side_of_a_photo(model: Path) -> None:
+    command = ["bench", str(model), "--image-size", "48", "--repeats", "1", "--device", "cpu"]
+
+    result = CliRunner().invoke(app, [*command, "--json"])
+
+    assert json.loads(result.stdout)["image"] == "48x64"
+
+
 def test_people_get_a_table(model: Path) -> None:
     result = CliRunner().invoke(app, ["bench", str(model), "--repeats", "1", "--device", "cpu"])
 

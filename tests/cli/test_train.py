@@ -22,6 +22,7 @@ from dhcli.config.schema import Train
 from dhcli.config.short import SHORT
 from dhcli.errors import ConfigError
 from dhcli.training.resume import KEPT_ON_RESUME
+from dhcli.weights.model_file import save_model
 
 Invoke = Callable[..., Any]
 
@@ -225,6 +226,34 @@ def short(photos: Path, tmp_path: Path) -> Invoke:
         return invoke(command, *data, "--preset", path, "--device", "cpu", *options)
 
     return call
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_every_short_option_reaches_the_settings(
+    command: str, tmp_path: Path, small_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "m.safetensors", small_model("cat"))
+    seen: dict[str, Any] = {}
+
+    def stop(*_: object, options: dict[str, Any], **__: object) -> None:
+        seen.update(options)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(f"dhcli.cli.{command}.configure", stop)
+    data = ["photos"] if command == "finetune" else ["--data", "photos"]
+    given: dict[str, Any] = {
+        **{"--val": "other", "--epochs": 3, "--batch-size": 4, "--lr": 0.5, "--image-size": 99},
+        **{"--freeze": 0, "--seed": 0, "--workers": 0, "--cache": "ram"},
+    }
+
+    result = invoke(
+        *(command, *data, "--weights", tmp_path / "m.safetensors"),
+        *(word for pair in given.items() for word in pair),
+    )
+
+    assert "error: seen" in result.stderr
+    assert seen == {"--data": "photos", **given}
+    assert set(seen) == set(SHORT) - {"--alias"}
 
 
 def test_short_options_train_as_they_say_and_are_kept(short: Invoke, tmp_path: Path) -> None:
