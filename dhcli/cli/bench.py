@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dhcli.cli.completion import complete_preset
-from dhcli.cli.options import ANY_MODEL, Device, Gate, JsonFlag, Precision, model_argument
+from dhcli.cli.options import (
+    ANY_MODEL,
+    Device,
+    Gate,
+    JsonFlag,
+    Overrides,
+    Precision,
+    model_argument,
+)
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ def bench(
             autocompletion=complete_preset,
         ),
     ] = None,
+    overrides: Overrides = None,
     image_size: Annotated[
         str | None,
         typer.Option(
@@ -66,13 +76,14 @@ def bench(
       dh bench model.safetensors
       dh bench model.safetensors --precision bf16 --image-size 800x1216
       dh bench --preset coco-r50-ext --json
+      dh bench --preset light --set model.neck.channels=96
     """
     from dhcli.config.detecting import DetectOptions
     from dhcli.report.console import print_json
     from dhcli.studies.speed import drawn_pictures, measure_speed
 
     options = DetectOptions(gate=gate, device=device, precision=precision)
-    runner = _open(model, preset, options)
+    runner = _open(model, preset, overrides or (), options)
     height, width = _size(image_size, runner.config)
     pictures = drawn_pictures((height, width), batch_size, runner.divisor)
     speed = measure_speed(runner, pictures, repeats, options)
@@ -90,9 +101,14 @@ def bench(
         _show(about, speed)
 
 
-def _open(model: Path | None, preset: str | None, options: DetectOptions) -> Runner:
+def _open(
+    model: Path | None, preset: str | None, overrides: Sequence[str], options: DetectOptions
+) -> Runner:
     if (model is None) == (preset is None):
         raise ConfigError("give either a model file or --preset", hint="see `dh bench --help`")
+    if model is not None and overrides:
+        what = "--set changes a preset, and a model file is measured as it is"
+        raise ConfigError(what, hint="leave it out, or name a preset instead of the model")
     from dhcli.runtime.runner import open_runner
 
     if model is not None:
@@ -100,7 +116,9 @@ def _open(model: Path | None, preset: str | None, options: DetectOptions) -> Run
     from dhcli.runtime.eager import EagerRunner
     from dhcli.weights.configure import configure
 
-    return EagerRunner.untrained(configure(preset).config, PRESET_CLASSES, options)
+    return EagerRunner.untrained(
+        configure(preset, overrides=overrides).config, PRESET_CLASSES, options
+    )
 
 
 def _size(text: str | None, config: Config) -> tuple[int, int]:

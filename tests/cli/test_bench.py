@@ -67,3 +67,21 @@ def test_what_cannot_be_measured(words: list[str], said: str) -> None:
 
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_a_preset_is_measured_with_other_settings() -> None:
+    small = ["input.min_size=32", "model.neck.channels=16", "model.backbone.name=resnet34"]
+    sets = [word for one in small for word in ("--set", one)]
+    command = ["bench", "--preset", "demo", *sets, "--image-size", "32x32", "--repeats", "1"]
+
+    result = CliRunner().invoke(app, [*command, "--device", "cpu", "--json"])
+
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["image"] == "32x32"
+
+
+def test_settings_do_not_change_a_model_file(model: Path) -> None:
+    result = CliRunner().invoke(app, ["bench", str(model), "--set", "model.neck.channels=16"])
+
+    assert result.exit_code == 2
+    assert "--set changes a preset" in result.stderr
