@@ -84,16 +84,13 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     require_free(path, overwrite=overwrite)
     with folder_beside(path) as temporary:
         yield temporary
-        try:
-            temporary.chmod(0o777 & ~_umask())
-            os.sync()  # one wait for all files, where fsync would wait for each
-            if overwrite and path.exists():
-                _exchange(path, temporary)
-            else:
-                temporary.replace(path)
-            _sync_names(path.parent)
-        except OSError as error:
-            raise write_error(path, error) from error
+        temporary.chmod(0o777 & ~_umask())
+        os.sync()  # one wait for all files, where fsync would wait for each
+        if overwrite and path.exists():
+            _exchange(path, temporary)
+        else:
+            temporary.replace(path)
+        _sync_names(path.parent)
 
 
 def _exchange(path: Path, new: Path) -> None:
