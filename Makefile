@@ -1,12 +1,13 @@
 # The first target that needs it makes the environment; nothing has to be installed by hand.
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 # Keep what Python compiles: torch is imported by many processes, and slowly without it.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test check format slow clean
+.PHONY: setup demo test slow coverage test-lowest check format clean
 
 setup: $(VENV)/.ready
 
@@ -23,13 +24,32 @@ demo: setup
 	$(BIN)/dh demo --out demo --overwrite
 
 # One thread: tests are small, and two wait for each other where the cores are shared
-test slow: export OMP_NUM_THREADS := 1
+test slow coverage test-lowest: export OMP_NUM_THREADS := 1
 
 test: setup
 	$(BIN)/python -m pytest
 
 slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# What no test runs: by file with its lines, then by room
+coverage: setup
+	rm -rf .coverage
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage json --quiet -o .coverage/report.json
+	$(BIN)/python tests/rooms.py .coverage/report.json
+
+# With the lowest versions that pyproject admits
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest
+
+$(LOWEST)/.ready: pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear --python 3.11 $(LOWEST)
+	$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--all-extras -r pyproject.toml --editable .
+	touch $@
 
 check: setup
 	$(BIN)/ruff check .
@@ -42,4 +62,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .uv demo
+	rm -rf $(VENV) $(LOWEST) .uv .coverage demo

@@ -84,18 +84,24 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     require_free(path, overwrite=overwrite)
     with folder_beside(path) as temporary:
         yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        os.sync()  # one wait for all files, where fsync would wait for each
+        if overwrite and path.exists():
+            _exchange(path, temporary)
+        else:
+            temporary.replace(path)
+        _sync_names(path.parent)
+
+
+def _exchange(path: Path, new: Path) -> None:
+    """Put the folder `new` in the place of the one at `path`, which goes, or stays on an error."""
+    with folder_beside(path) as beside:
+        old = path.replace(beside / path.name)
         try:
-            temporary.chmod(0o777 & ~_umask())
-            os.sync()  # one wait for all files, where fsync would wait for each
-            if overwrite and path.exists():
-                with folder_beside(path) as old:
-                    path.replace(old / path.name)
-                    temporary.replace(path)
-            else:
-                temporary.replace(path)
-            _sync_names(path.parent)
-        except OSError as error:
-            raise write_error(path, error) from error
+            new.replace(path)
+        except BaseException:
+            old.replace(path)
+            raise
 
 
 @contextmanager

@@ -14,7 +14,13 @@ import pytest
 from PIL import Image
 
 from dhcli import atomic
-from dhcli.atomic import atomic_folder, atomic_write, require_free, require_free_file
+from dhcli.atomic import (
+    atomic_folder,
+    atomic_write,
+    folder_beside,
+    require_free,
+    require_free_file,
+)
 from dhcli.errors import DhError
 
 
@@ -47,7 +53,13 @@ def test_nothing_takes_a_files_descriptor(tmp_path: Path) -> None:
 LEFT = """
 import os, sys
 from pathlib import Path
-from dhcli.atomic import atomic_folder, atomic_write
+from dhcli.atomic import (
+    atomic_folder,
+    atomic_write,
+    folder_beside,
+    require_free,
+    require_free_file,
+)
 with atomic_write(Path(sys.argv[1]) / "model") as file, atomic_folder(Path(sys.argv[1]) / "data"):
     file.write(b"half")
     file.flush()
@@ -130,3 +142,151 @@ def test_a_file_is_replaced_if_asked_and_never_by_what_is_made_of_it(tmp_path: P
     with pytest.raises(DhError, match="is what is read"):
         require_free_file(file, overwrite=True, inputs=[file])
     require_free_file(file, overwrite=True)
+
+
+def test_a_file_appears_when_it_is_whole_and_an_error_keeps_the_old_one(tmp_path: Path) -> None:
+    place = tmp_path / "new/model"
+    with atomic_write(place) as file:
+        file.write(b"old")
+        assert not place.exists()
+
+    with pytest.raises(ZeroDivisionError), atomic_write(place) as file:
+        file.write(b"new" * (1 // 0))
+
+    assert place.read_bytes() == b"old"
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_a_new_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    with atomic_folder(place) as folder, atomic_write(folder / "a/b") as file:
+        file.write(b"x")
+        assert not place.exists()
+
+    assert (place / "a/b").read_bytes() == b"x"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)]
+)
+def test_others_may_read_what_the_umask_lets_them(
+    umask: int, file: int, folder: int, tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_write(tmp_path / "model"), atomic_folder(tmp_path / "data"):
+            pass
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+
+    assert (tmp_path / "model").stat().st_mode & 0o777 == file
+    assert (tmp_path / "data").stat().st_mode & 0o777 == folder
+
+
+def test_files_are_flushed_to_the_disk_each_alone_and_once_for_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(os, "sync", lambda: calls.append("sync"))
+
+    with atomic_write(tmp_path / "alone"):
+        pass
+    alone = calls.copy()
+    calls.clear()
+    with atomic_folder(tmp_path / "folder") as folder:
+        for name in ("a", "b", "c"):
+            with atomic_write(folder / name):
+                pass
+
+    assert alone == ["fsync", "fsync"]  # its bytes, and its name
+    assert calls == ["sync", "fsync"]
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_folder_that_cannot_be_renamed_is_an_error_and_the_old_one_stays(
+    fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is moved away first, then the new one to its place."""
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / "old").touch()
+    replace = Path.replace
+    calls: list[Path] = []
+
+    def stale(self: Path, target: Path) -> Path:
+        calls.append(target)
+        if len(calls) == fails:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", stale)
+    with (
+        pytest.raises(DhError, match="out: cannot be written: Stale file handle"),
+        atomic_folder(place, overwrite=True),
+    ):
+        pass
+
+    assert list(tmp_path.rglob("*")) == [place, place / "old"]
+
+
+def test_a_place_below_a_file_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file/new/out"
+
+    for require in (require_free, require_free_file):
+        with pytest.raises(DhError, match="file: cannot be written: not a folder"):
+            require(place)
+    with pytest.raises(DhError, match="cannot be written: Not a directory"), atomic_write(place):
+        pass
+    with pytest.raises(DhError, match="cannot be written: Not a directory"), folder_beside(place):
+        pass
+
+
+def test_a_place_that_may_not_be_written_is_an_error_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+
+    with pytest.raises(DhError, match="cannot be written: Permission denied"):
+        require_free(tmp_path / "out/deeper")
+
+
+def test_a_folder_is_no_place_for_a_file_and_an_empty_one_is_free_for_a_folder(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "empty").touch()
+
+    with pytest.raises(DhError, match="is a folder"):
+        require_free_file(tmp_path, overwrite=True)
+    require_free_file(tmp_path / "empty")
+    (tmp_path / "empty").unlink()
+    require_free(tmp_path)
+
+
+def test_what_was_just_begun_is_not_cleaned_before_it_is_locked(tmp_path: Path) -> None:
+    begun = tmp_path / ".model.abcd_123.part"
+    begun.touch()
+
+    with atomic_write(tmp_path / "x"):
+        pass
+
+    assert begun.exists()
+
+
+def test_without_locks_all_is_written_and_nothing_cleaned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "fcntl", None)
+    left = tmp_path / ".model.abcd_123.part"
+    left.touch()
+    os.utime(left, (1, 1))
+
+    with atomic_write(tmp_path / "x") as file, atomic_folder(tmp_path / "y"):
+        file.write(b"x")
+
+    assert (tmp_path / "x").read_bytes() == b"x"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "x", "y"]

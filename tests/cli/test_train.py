@@ -17,12 +17,12 @@ from dhcli.cli import app
 from dhcli.cli.finetune import aliases_of
 from dhcli.cli.reference import options_of
 from dhcli.cli.train import train as train_command
-from dhcli.config.load import load_config
+from dhcli.config.load import config_to_dict, load_config
 from dhcli.config.schema import Train
 from dhcli.config.short import SHORT
 from dhcli.errors import ConfigError
 from dhcli.training.resume import KEPT_ON_RESUME
-from dhcli.weights.model_file import save_model
+from dhcli.weights.model_file import ModelFile, save_model
 
 Invoke = Callable[..., Any]
 
@@ -178,6 +178,33 @@ def test_run_that_ended_before_it_trained_is_started_again(train: Invoke, tmp_pa
     assert refused.exit_code == 2
     assert "start it again" in refused.stderr
     assert train(settings=("train.schedule.length=1",)).exit_code == 0
+
+
+def test_a_training_from_weights_keeps_what_they_were_trained_with(
+    photos: Path,
+    tmp_path: Path,
+    small_model: Callable[..., ModelFile],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file says what the network is, `--set` one side of an image, the weights the other."""
+    weights, network = tmp_path / "start.safetensors", tmp_path / "network.yaml"
+    model = small_model("cat", "dog")
+    save_model(weights, model)
+    network.write_text(json.dumps({"model": config_to_dict(model.config)["model"]}))
+    started: list[Any] = []
+
+    def start(*arguments: Any) -> None:
+        started.extend(arguments)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr("dhcli.training.run.train", start)
+    command = ["train", "--data", photos, "--config", network, "--weights", weights]
+    result = invoke(*command, "--out", tmp_path / "run", "--set", "input.min_size=32")
+
+    assert "far enough" in result.stderr
+    config, _, source, path = started
+    assert (path, source.classes) == (weights, ("cat", "dog"))
+    assert (config.input.min_size, config.input.max_size) == (32, 96)
 
 
 def test_taken_folder_is_refused(train: Invoke, tmp_path: Path) -> None:

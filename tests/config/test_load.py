@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dhcli.config.load import config_from_dict, config_to_dict, dump_config, load_config
@@ -178,6 +178,7 @@ def test_a_resolved_preset_reads_back_the_same(preset: str, tmp_path: Path) -> N
     assert config_from_dict(config_to_dict(resolved.config)) == resolved.config
 
 
+@settings(deadline=None)  # machines are slow at times
 @given(
     st.lists(st.text(), max_size=4),
     st.text(),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dhcli.config.text import looks_like_number, parse_value, read_yaml, write_scalar
@@ -113,6 +113,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
 plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 
 
+@settings(deadline=None)  # machines are slow at times
 @given(st.recursive(plain, lambda inner: st.lists(inner.filter(lambda v: v is not None))))
 @example(["a\nb", "\u2028", "\x85", " a", "#", "a: b", "- a", "{", "\t"])
 @example("a\n")

@@ -1,4 +1,7 @@
+import io
+
 import pytest
+from rich.console import Console
 
 from dhcli.data.io.progress import track, watched_by
 from dhcli.report import counting as module
@@ -31,3 +34,19 @@ def test_long_steps_say_how_far_they_are(capsys, monkeypatch, pause: float, said
     assert capsys.readouterr().err.startswith(f"files: 0 %\n{said}" if said else "")
     assert list(track(["x"], "files")) == ["x"]
     assert not capsys.readouterr().err
+
+
+def test_on_a_terminal_progress_is_a_bar_that_goes_when_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = {"force_terminal": True, "width": 60, "_environ": {"TERM": "xterm"}}
+    console = Console(file=io.StringIO(), color_system=None, **terminal)
+    monkeypatch.setattr(module, "err", console)
+    monkeypatch.setattr(module, "is_live", lambda: True)
+
+    with counting("images") as progress:
+        progress(30, 40)
+
+    said = console.file.getvalue()
+    assert "30/40 images" in said
+    assert said.endswith("\x1b[1A\x1b[2K")  # one line up, and cleared

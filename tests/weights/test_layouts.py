@@ -38,11 +38,14 @@ def key_list(layout: str, *, depth: int = 6) -> dict[str, tuple[int, ...]]:
 
 
 def fill(keys: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """A state dict of these shapes, every tensor another; the authors' anchors are theirs."""
+    """A state dict of these shapes, every tensor another; the authors' anchors are theirs.
+
+    A tensor is one number in memory and in the file, seen in every place, unless it is a predictor.
+    """
     state = {}
     for index, (name, shape) in enumerate(keys.items()):
         number = torch.tensor(index)
-        state[name] = number if name.endswith("tracked") else torch.full(shape, float(index))
+        state[name] = number if name.endswith("tracked") else number.float().expand(shape)
         if name.endswith(("cls.weight", "cls_score.weight", "fc_reg.weight")):
             state[name] = torch.arange(number.new_tensor(shape).prod()).float().reshape(shape)
     for level, stride in enumerate(STRIDES):

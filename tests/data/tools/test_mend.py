@@ -11,7 +11,7 @@ from dhcli.data.formats import read_dataset, write_dataset
 from dhcli.data.table import FIRST_PIXEL
 from dhcli.data.tools.check import check_table, fit_to_images, turn_boxes
 from dhcli.data.tools.findings import CODES
-from dhcli.data.tools.mend import mend_for_good, mend_for_training
+from dhcli.data.tools.mend import fit_to_files, mend_for_good, mend_for_training
 from dhcli.data.tools.scan import scan_images
 from dhcli.errors import DataError
 
@@ -232,6 +232,10 @@ def test_boxes_drawn_before_exif_turned_the_image_are_turned(coco, tmp_path, ori
     assert again.sizes[0].tolist() == [30, 40]
     expected = turn_boxes(table.boxes[:2], orientation, (40, 30))
     np.testing.assert_array_equal(again.boxes[:2], expected)
+    fitted, (said,) = fit_to_files(table)
+    np.testing.assert_array_equal(fitted.boxes, again.boxes)
+    assert said.startswith("image-turned (1): ")
+    assert fit_to_files(again)[1] == []
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
