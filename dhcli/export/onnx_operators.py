@@ -65,7 +65,7 @@ def suppress(
 
 
 def pool(
-    features: Any,
+    input: Any,
     rois: Any,
     spatial_scale: float,
     pooled_height: int,
@@ -73,10 +73,13 @@ def pool(
     sampling_ratio: int = -1,
     aligned: bool = False,
 ) -> Any:
-    """RoIAlign with its sampling ratio, which the exporter itself would leave out."""
+    """RoIAlign with its sampling ratio, which the exporter itself would leave out.
+
+    Its arguments have torchvision's names, by which torch 2.9 finds it.
+    """
     image = op.Gather(rois, op.Constant(value_int=0), axis=1)
     return op.RoiAlign(
-        features,
+        input,
         op.Gather(rois, op.Constant(value_ints=[1, 2, 3, 4]), axis=1),
         op.Cast(image, to=INT64),
         coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",

@@ -104,11 +104,14 @@ class Head(nn.Module):
     def _run_exported(
         self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
     ) -> BranchOutput:
-        """As `run`, with one RoI more that is thrown away: no runtime convolves an empty batch."""
-        boxes = torch.cat([boxes.new_tensor([[0, 0, 1, 1]]), boxes])
-        images = torch.cat([images.new_zeros(1), images])
+        """As `run`, with two RoIs more that are thrown away.
+
+        No runtime convolves an empty batch, and torch 2.9 has to know that it is more than one.
+        """
+        boxes = torch.cat([boxes.new_tensor([[0, 0, 1, 1]] * 2), boxes])
+        images = torch.cat([images.new_zeros(2), images])
         output = self.run(name, levels, boxes, images)
-        return BranchOutput(*(None if part is None else part[1:] for part in output))
+        return BranchOutput(*(None if part is None else part[2:] for part in output))
 
     def branch(self, name: str) -> Branch:
         """The branch `name`."""
