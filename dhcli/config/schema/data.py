@@ -30,5 +30,5 @@ class Data(Section):
     empty: Literal["keep", "drop"] = "keep"
     """Keep images without objects in training, or drop them."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """If an image or a row of annotations cannot be read: stop and name it, or leave it out. This is
-    checked before training. During training, an image is first read again."""
+    """If an image or a row of annotations cannot be read: stop and name it, or leave it out.
+    Checked before training; during training, an image is first read again."""

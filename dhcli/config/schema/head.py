@@ -123,7 +123,8 @@ class Head(Section):
     class_agnostic: bool = False
     """One box regression for all classes instead of one per class."""
     background_box: bool = False
-    """Add an unused box regression for the background, the first (maskrcnn-benchmark, torchvision)."""
+    """Add a box regression for the background, which is not used (maskrcnn-benchmark,
+    torchvision)."""
     positive_iou: Fraction = 0.5
     """A proposal with at least this IoU is an object."""
     samples: AtLeastOne = 512

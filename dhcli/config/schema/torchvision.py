@@ -94,10 +94,8 @@ class TorchVision(Section):
         if self.backbone.frozen_stages > stages:
             raise ValueError(f"`backbone.frozen_stages` is at most {stages} with `{self.name}`")
         if self.name.startswith("ssdlite") and self.backbone.weights != "none":
-            what = (
-                "`backbone.weights` can only be `none`: SSDLite's backbone has half of MobileNet's "
-            )
-            raise ValueError(f"{what}channels at its end, so MobileNet's weights do not fit")
+            what = "MobileNet's weights do not fit SSDLite's backbone, which has half the channels"
+            raise ValueError(f"{what} at its end: `backbone.weights` can only be `none`")
         return self
 
     @classmethod
