@@ -61,7 +61,7 @@ def test_a_destination_that_is_there_is_left_alone(source, tmp_path):
     run = CliRunner().invoke(app, ["convert", str(source), str(source), "--to", "voc"])
 
     assert run.exit_code == 1
-    assert "is there already" in run.stderr
+    assert "already exists" in run.stderr
 
 
 def convert(*words):

@@ -252,7 +252,7 @@ def test_resuming_goes_on_with_the_same_data_elsewhere(
     monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: moved)
     config = load_config(file=path / "config.yaml").config
 
-    with pytest.raises(DataError, match="the run's data is not there") as caught:
+    with pytest.raises(DataError, match="the run's data is missing") as caught:
         resume(path, config, session())
     place = [f"data.train={tmp_path / 'mounted'}"]
     outcome = resume(

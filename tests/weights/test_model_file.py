@@ -71,7 +71,7 @@ def test_the_header_is_read_without_torch(tmp_path: Path, small_model) -> None:
     ("content", "said"),
     [
         (b"", "it is empty"),
-        (b"\x00\x01garbage" * 40, "none of the kinds dh knows"),
+        (b"\x00\x01garbage" * 40, "not a kind of file that dh knows"),
         (b"hello\n", "it is text"),
         (b"<!DOCTYPE html><html>Sign in</html>", "a web page"),
         (b'{"classes": []}', "JSON text"),

@@ -293,7 +293,7 @@ def test_several_files_are_splits(put, tmp_path):
     assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [0, 1], "val": [2, 3]}
     assert (table.classes, table.category_ids.tolist()) == (("köter", "dog", "cat"), [7, 44, 45])
     assert table.image_ids.tolist() == [1, 2, 3, 4]
-    assert table.notes == ("ids of images repeat: numbered anew",)
+    assert table.notes == ("ids of images repeat: all get new ids",)
     annotation = table.image_extras["annotation"]
     assert annotation[3] == "valid/_annotations.coco.json"
 
@@ -408,7 +408,7 @@ def broken(old, new):
         (broken('"id": 44,', '"id": 7,'), "two categories have the id 7"),
         (broken('{"id": 44', '3, {"id": 44'), "a category is not an object"),
         (json.dumps(document())[:-2], "is not JSON"),
-        (json.dumps(document()) + "x", "is not JSON: it goes on after its end"),
+        (json.dumps(document()) + "x", "is not JSON: there is more text after its end"),
         (broken("2017", "[" * 100_000), "is nested too deep"),
         (broken("2017", "9" * 5000), "too many digits"),
     ],

@@ -262,7 +262,7 @@ def test_an_existing_destination_is_not_touched(sample, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("kept")
 
-    with pytest.raises(DhError, match="is there already"):
+    with pytest.raises(DhError, match="already exists"):
         write_dataset(sample, tmp_path / "out", "coco")
 
     assert (tmp_path / "out/mine.txt").read_text() == "kept"
