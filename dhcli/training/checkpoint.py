@@ -31,7 +31,7 @@ class Position:
     best_epoch  the epoch it was reached after
     stale       validations since then
     skipped     iterations in a row whose loss was not finite
-    history     a row a validation, as in metrics.csv
+    history     one row per validation, as in metrics.csv
     """
 
     epoch: int = 0

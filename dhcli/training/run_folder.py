@@ -87,7 +87,7 @@ class RunFolder:
             file.write(text.encode("utf-8"))
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write `metrics.csv`: a row a validation, the columns of all rows, None left empty."""
+        """Write `metrics.csv`: one row per validation, the columns of all rows, None left empty."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -385,7 +385,7 @@ def test_file_names_cannot_leave_the_dataset(put, name):
     table = read_dataset(put(told))
 
     assert table.files[1] == "val2017/a.jpg"
-    assert table.notes == ("1 name leading out of the dataset: only the end counts",)
+    assert table.notes == ("1 name leading out of the dataset: only its end is used",)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
@@ -429,7 +429,7 @@ def test_bad_files_are_named(put, text, said):
         (broken('"category_id": 44', '"category_id": null'), "annotation 8 has no category"),
         (broken('"category_id": 44', '"category_id": {}'), "whose `category_id` is neither"),
         (broken('"file_name"', '"name"'), "an image has no `file_name`"),
-        (broken('"b.jpg"', "3"), "an image whose `file_name` is no text"),
+        (broken('"b.jpg"', "3"), "an image whose `file_name` is not text"),
         (broken('"annotations": [', '"annotations": [[], '), "an annotation is not an object"),
     ],
 )
@@ -519,7 +519,7 @@ def test_roboflows_category_above_the_others_is_no_class(put):
     assert (table.classes, table.category_ids.tolist()) == (("a", "b"), [1, 2])
     assert table.labels.tolist() == [0, 1]
     assert table.notes == (
-        "category 0, `animals`, stands above the others and has no box: no class",
+        "category 0, `animals`, is above the others and has no boxes: not a class",
     )
 
 

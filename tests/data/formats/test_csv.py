@@ -120,7 +120,7 @@ def test_columns_of_images_are_kept_and_others_are_named(lay, tmp_path):
     assert {name: list(column) for name, column in table.own_columns().items()} == {
         "Patient": ["p 1", ""]
     }
-    assert table.notes == ("columns not kept, as they differ within an image: `reader`",)
+    assert table.notes == ("columns not kept, because they differ within an image: `reader`",)
     assert lost == ()
     assert read_dataset(tmp_path / "out").own_columns() == table.own_columns()
     assert write_dataset(table, tmp_path / "yolo", "yolo") == (
@@ -259,7 +259,7 @@ def test_automl_splits_corners_and_addresses(lay):
         "train": [0],
         "val": [1],
     }
-    assert "1 class of an image as a whole: left out" in table.notes
+    assert "1 class of a whole image: left out" in table.notes
 
 
 def test_automl_of_whole_images_alone_has_no_boxes(lay):

@@ -211,7 +211,7 @@ def test_classes_without_names_are_called_by_their_numbers(put):
 
     assert table.classes == ("1",)
     assert table.labels.tolist() == [0]
-    assert table.notes == ("no file names the classes: they are called by their numbers",)
+    assert table.notes == ("no file names the classes: their numbers are used",)
 
 
 def test_a_number_beyond_the_names_is_an_unknown_class(put):
@@ -514,7 +514,7 @@ def test_a_number_above_1_behind_a_box_is_no_score(put):
     table = read_dataset(root, predictions=True)
 
     assert table.scores is None
-    assert "1 box with a number behind it that is no score: left out" in table.notes
+    assert "1 box followed by a number that is not a score: left out" in table.notes
 
 
 def test_numbers_from_1_and_corners_are_noticed(put):
@@ -524,7 +524,7 @@ def test_numbers_from_1_and_corners_are_noticed(put):
     notes = read_dataset(put(**files)).notes
 
     assert "no box has the class number 0: if they count from 1, they are wrong" in notes
-    assert "boxes reach over the edge, and would not if they were corners" in notes
+    assert "boxes extend beyond the image, and would not if they were corners" in notes
 
 
 def test_labels_that_go_with_no_image_are_an_error(put):
