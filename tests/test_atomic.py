@@ -127,6 +127,6 @@ def test_a_file_is_replaced_if_asked_and_never_by_what_is_made_of_it(tmp_path: P
 
     with pytest.raises(DhError, match="already exists"):
         require_free_file(file)
-    with pytest.raises(DhError, match="is what is read"):
+    with pytest.raises(DhError, match="is one of the inputs"):
         require_free_file(file, overwrite=True, inputs=[file])
     require_free_file(file, overwrite=True)

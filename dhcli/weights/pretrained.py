@@ -123,7 +123,7 @@ def _check_trainable(features: Features, config: Backbone | TorchVisionBackbone)
         hint = f"`--set model.backbone.norm={_trainable_norm(config)}`, or give weights"
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
-        what = f"{config.frozen_stages} frozen parts of the backbone would keep random weights"
+        what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"
         raise ConfigError(what, where=where, hint="`--freeze 0`")
 
 

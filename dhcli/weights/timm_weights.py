@@ -28,7 +28,7 @@ def packaged_state(name: str) -> tuple[dict[str, Tensor], Path]:
     package = PACKAGES.get(name)
     if package is None:
         have = ", ".join(PACKAGES)
-        what = f"no package with weights is known for {name}"
+        what = f"no package has the weights of {name}"
         raise ModelError(what, where="model.backbone.weights", hint=f"packages exist for {have}")
     spec = find_spec(package)
     if spec is None or spec.origin is None:

@@ -48,8 +48,8 @@ def train(data: Path, *words: object) -> Result:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("convert nowhere taken --to voc", "taken: is there already"),
-        ("check nowhere --fix taken", "taken: is there already"),
+        ("convert nowhere taken --to voc", "taken: already exists"),
+        ("check nowhere --fix taken", "taken: already exists"),
         ("inspect nowhere --out taken/file/new", "taken/file: cannot be written: not a folder"),
         ("eval --detections x.json --data nowhere --out taken/file", "cannot be written"),
         ("predict nowhere --weights nowhere --out taken/file", "cannot be written"),

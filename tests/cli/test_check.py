@@ -108,7 +108,7 @@ def test_a_destination_that_is_there_is_left_alone(source):
     run = dh(source, "--fix", source)
 
     assert run.exit_code == 1
-    assert run.stderr.startswith(f"error: {source}: is there already")
+    assert run.stderr.startswith(f"error: {source}: already exists")
     assert not run.stdout  # it is said before the work
 
 

@@ -183,7 +183,7 @@ def test_tiles_are_cut_boxes_along(tmp_path):
         (["--classes", "boat"], 3, "its classes are: car, van"),
         (["--group-by", "("], 2, "--group-by: needs --split"),
         (["--group-by", "(", "--split", "0.5/0.5"], 2, "is no pattern"),
-        (["--group-by", "patient", "--split", "0.5/0.5"], 3, "`patient` is no column"),
+        (["--group-by", "patient", "--split", "0.5/0.5"], 3, "`patient` is not a column"),
         (["--tile", "32", "--images", "link"], 2, "tiles are new images"),
     ],
 )

@@ -114,7 +114,7 @@ def test_fail_under_states_the_value(run) -> None:
     ("options", "code", "said"),
     [
         (["--metric", "map"], 2, "unknown metric `map`"),
-        (["--fail-under", "AP50"], 2, "is not a number's name and a fraction"),
+        (["--fail-under", "AP50"], 2, "is not a metric with a value between 0 and 1"),
         (["--weights", "model.safetensors"], 2, "give either --weights or --detections"),
         (["--engine", "torchmetrics"], 2, "torchmetrics"),
         (["--split", "val"], 3, "no split `val`"),

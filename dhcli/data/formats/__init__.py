@@ -150,7 +150,7 @@ def _as_truth(table: DetectionTable) -> DetectionTable:
     if table.scores is None:
         return table
     boxes = counted(len(table.scores), "box")
-    note = f"score of {boxes}: left out, as ground truth has none (`dh convert --predictions` keeps it)"
+    note = f"score of {boxes}: left out of the ground truth (`dh convert --predictions` keeps it)"
     return replace(table, scores=None, notes=(*table.notes, note))
 
 

@@ -177,7 +177,7 @@ def _unusual(columns: Columns) -> list[str]:
 def _require_labels(root: Path, columns: Columns, strays: Sequence[str]) -> None:
     """Raise DataError where there are label files, and not one goes with an image."""
     if strays:
-        what = f"no label file goes with the {counted(len(columns.files), 'image')}"
+        what = f"no label file goes with {counted(len(columns.files), 'image')}"
         hint = "label files are named like their images, with .txt, in `labels` or beside them"
         raise DataError(f"{what}; there are {', '.join(strays[:3])}", where=root, hint=hint)
 

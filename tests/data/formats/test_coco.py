@@ -356,7 +356,9 @@ def test_years_tell_splits_apart(put):
 def test_several_files_that_name_no_split_are_an_error(put):
     put(document(), "first.json", ".")
 
-    with pytest.raises(DataError, match=r"no telling of which split: first\.json, second\.json"):
+    with pytest.raises(
+        DataError, match=r"do not say which split each is: first\.json, second\.json"
+    ):
         read_dataset(put(document(), "second.json", "."))
 
 
@@ -385,7 +387,7 @@ def test_file_names_cannot_leave_the_dataset(put, name):
     table = read_dataset(put(told))
 
     assert table.files[1] == "val2017/a.jpg"
-    assert table.notes == ("1 name leading out of the dataset: only its end is used",)
+    assert table.notes == ("1 name leading out of the dataset: only the end is used",)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
@@ -469,7 +471,7 @@ LOST = {
     "no category": ({"category_id": None}, "annotation 8 has no category: `category_id` is null"),
     "another category": ({"category_id": 99}, "not one of its 3 annotations is of a category"),
     "another image": ({"image_id": 99}, "not one of its 3 annotations is of an image that it"),
-    "no box": ({"bbox": None, "segmentation": None}, "not one of its 3 annotations tells a box"),
+    "no box": ({"bbox": None, "segmentation": None}, "not one of its 3 annotations has a box"),
 }
 
 
