@@ -694,7 +694,7 @@ def test_polygons_that_may_be_keypoints_ask_which(put, line):
     files = {"images/a.jpg": None, "labels/a.txt": line * 2, "classes.txt": "hand\n"}
 
     with pytest.raises(
-        DataError, match="may be polygons, or boxes followed by keypoints"
+        DataError, match="may be polygons, or boxes followed by"
     ) as caught:
         read_dataset(put(**files))
 

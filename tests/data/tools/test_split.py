@@ -110,7 +110,7 @@ def test_groups_go_by_a_column_of_the_images():
     assert group_images(table, "patient").tolist() == [0, 1, 0, 8, 9]
     with pytest.raises(DataError, match="`video` is not a column") as caught:
         group_images(table, "video")
-    assert caught.value.hint == "there are columns: patient"
+    assert caught.value.hint == "the columns are patient"
 
 
 def test_groups_go_by_a_field_of_cocos_images():
@@ -120,7 +120,7 @@ def test_groups_go_by_a_field_of_cocos_images():
     assert group_images(table, "video_id").tolist() == [0, 1, 0]
     with pytest.raises(DataError, match="`patient` is not a column") as caught:
         group_images(table, "patient")
-    assert caught.value.hint == "there are columns: video_id"
+    assert caught.value.hint == "the columns are video_id"
 
 
 @pytest.mark.parametrize(
