@@ -148,7 +148,7 @@ def test_detections_of_another_split_are_one_clear_error(run_on_val) -> None:
     result = run_on_val()
 
     assert result.exit_code == 3
-    said = "results.json: all it holds is on 1 image outside the split `val`: 1 detection\n"
+    said = "results.json: everything it holds is on 1 image outside the split `val`: 1 detection\n"
     assert said in result.stderr
     assert "`--split train`" in result.stderr
     assert not result.stdout

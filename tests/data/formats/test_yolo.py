@@ -693,9 +693,7 @@ FILLED = "0 0.5 0.5 0.4 0.4 0.35 0.35 0.65 0.65 0.4 0.6\n"
 def test_polygons_that_may_be_keypoints_ask_which(put, line):
     files = {"images/a.jpg": None, "labels/a.txt": line * 2, "classes.txt": "hand\n"}
 
-    with pytest.raises(
-        DataError, match="may be polygons, or boxes followed by"
-    ) as caught:
+    with pytest.raises(DataError, match="may be polygons, or boxes followed by") as caught:
         read_dataset(put(**files))
 
     assert "kpt_shape" in caught.value.hint
