@@ -154,13 +154,13 @@ def require_free_file(path: Path, *, overwrite: bool = False, inputs: Sequence[P
     if path.exists() and path.stat().st_size:
         _require_overwrite(path, overwrite=overwrite)
         if any(kept.exists() and kept.samefile(path) for kept in inputs):
-            raise DhError("is what is read", where=path, hint="name another place")
+            raise DhError("is one of the inputs", where=path, hint="name another place")
 
 
 def _require_overwrite(path: Path, *, overwrite: bool) -> None:
     if not overwrite:
-        hint = "name another place, or replace what is there, whole: `--overwrite`"
-        raise DhError("is there already", where=path, hint=hint)
+        hint = "name another place, or replace it as a whole: `--overwrite`"
+        raise DhError("already exists", where=path, hint=hint)
 
 
 def require_folder(path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     place.mkdir()
     (place / "old").touch()
 
-    with pytest.raises(DhError, match="is there already") as caught, atomic_folder(place):
+    with pytest.raises(DhError, match="already exists") as caught, atomic_folder(place):
         pass
     with pytest.raises(ZeroDivisionError), atomic_folder(place, overwrite=True):
         1 / 0  # noqa: B018
@@ -137,9 +137,9 @@ def test_a_file_is_replaced_if_asked_and_never_by_what_is_made_of_it(tmp_path: P
     file = tmp_path / "model"
     file.write_text("x")
 
-    with pytest.raises(DhError, match="is there already"):
+    with pytest.raises(DhError, match="already exists"):
         require_free_file(file)
-    with pytest.raises(DhError, match="is what is read"):
+    with pytest.raises(DhError, match="is one of the inputs"):
         require_free_file(file, overwrite=True, inputs=[file])
     require_free_file(file, overwrite=True)
 

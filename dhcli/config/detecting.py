@@ -65,6 +65,6 @@ def check_gate(model: Section, gate: float | None) -> None:
     """Raise ConfigError where a gate would do nothing in the section `model`: one branch scores."""
     branches = model.head.branches if isinstance(model, TwoStage) else ()
     if gate is not None and sum(predicts(branch, "cls") for branch in branches) < 2:
-        what = "a gate is for fused scores, and only one branch of this model classifies"
-        hint = "remove it: this model already skips its box branch where it cannot matter"
+        what = "a gate needs fused scores, but only one branch of this model classifies"
+        hint = "remove --gate: this model already skips its box branch where it cannot matter"
         raise ConfigError(what, where="--gate", hint=hint)

@@ -124,9 +124,9 @@ def _choices(one: ErrorDetails) -> list[str]:
 def _hint(one: ErrorDetails) -> str | None:
     value = one["input"]
     if one["type"] == "string_type" and isinstance(value, bool | int | float):
-        return "text that looks like a number or a truth value needs quotes, also within --set"
+        return "text that looks like a number, true or false needs quotes, also in --set"
     if one["type"] in ("int_type", "float_type", "bool_type") and looks_like_number(value):
-        return "numbers, true and false are written without quotes"
+        return "write numbers, true and false without quotes"
     if one["type"] == "union_tag_invalid":
         value = value.get("kind") if isinstance(value, dict) else None
     if one["type"] in ("literal_error", "union_tag_invalid") and isinstance(value, str):

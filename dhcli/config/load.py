@@ -71,9 +71,9 @@ def load_config(
         above = _preset_layers(file)
         if preset and len(above) > 1:
             raise ConfigError(
-                f"`extends` stands in the file, and the preset `{preset}` is given as well",
+                f"the file has `extends`, and the preset `{preset}` is given as well",
                 where=file,
-                hint="drop one of the two",
+                hint="leave one of the two out",
             )
         layers, own = [*layers, *above[:-1]], above[-1:]
     kept = {name: as_tree(value, "the weights") for name, value in (weights or {}).items()}
@@ -159,7 +159,7 @@ def _parse_override(text: str) -> dict[str, Node]:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(
-            f"`--set {text}` is not of the form key=value", hint="for example --set train.lr=0.01"
+            f"`--set {text}` is not written as key=value", hint="for example --set train.lr=0.01"
         )
     return _at(parts, parse_value(value, f"--set {key}"))
 

@@ -41,7 +41,7 @@ def find_preset(preset: str, beside: Path | None = None) -> Path:
     hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else None
     raise ConfigError(
         f"no preset is named `{preset}`",
-        hint=hint or "`dh presets` lists them; a file is given by its path, ending in .yaml",
+        hint=hint or "`dh presets` lists them; give a file by its path, ending in .yaml",
     )
 
 

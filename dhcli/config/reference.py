@@ -22,17 +22,18 @@ _INTRODUCTION = """\
 
 <!-- Made by `python -m dhcli.config.reference` from `dhcli/config/schema`. -->
 
-A run is decided by one tree of settings. It is put together from, each over the one before:
+One tree of settings decides a run. Its values come from five places; a later one wins over an
+earlier one:
 
-1. the defaults below,
-2. the parents of the preset (`extends: PARENT` in its file, at most one),
-3. the preset (`--preset NAME`, or the path of a YAML file; default: `custom`),
-4. a file (`--config FILE`); given without a preset, it stands on the defaults alone,
-5. single settings (`--set KEY=VALUE`, as often as needed; the last wins), and the options that are
-   short for some (`--epochs N`; see [every command](cli.md)).
+1. the defaults below;
+2. the parents of the preset (`extends: PARENT` in its file, at most one each);
+3. the preset: `--preset NAME`, or the path of a YAML file (default: `custom`);
+4. a file: `--config FILE`. If no preset is given, the file is applied to the defaults alone;
+5. single settings: `--set KEY=VALUE`, as often as needed, where the last one wins, and short
+   options such as `--epochs N` (see [every command](cli.md)).
 
-Mappings merge, lists replace. A mapping over a list changes items of it, which go by their `name`
-or their index; so `--set model.head.branches.fc.omega=2` and, in a file,
+Mappings merge, lists replace. A mapping in place of a list changes items of the list, by their
+`name` or index. On the command line that is `--set model.head.branches.fc.omega=2`, in a file
 
 ```yaml
 extends: coco-r50-ext
@@ -40,22 +41,22 @@ train: {lr: 0.005}
 model: {head: {branches: {fc: {omega: 2}}}}
 ```
 
-Where a section comes in kinds (`model`, `model.backbone`, `model.neck`), `kind` says which; it
-need not be written for the default one. A file or `--set` that changes a `kind` starts the section
-anew: what lower layers wrote for the other kind is dropped, and the defaults of the new kind stand
-in its place. All `--set` count as one layer, in any order. Naming a detector of torchvision's
-(`model.name`) brings its input sizes, normalisation, thresholds and backbone along: they stand
-above what lower layers wrote, and below what that layer itself does.
+Some sections have several kinds (`model`, `model.backbone`, `model.neck`). The key `kind` says
+which one is meant, and can be left out for the default kind. A file or `--set` that changes a
+`kind` resets the section: values from earlier places are dropped, and the defaults of the new kind
+apply. All `--set` together count as one place, in any order. The name of a torchvision detector
+(`model.name`) also sets its input size, normalisation, thresholds and backbone. These win over
+earlier places, and lose to what is written in the same place as the name.
 
 `dh presets` lists the presets, and `dh presets show NAME --set …` prints the resolved tree with the
 origin of every value. What it prints, and the `config.yaml` of a run, work as `--config`.
 `dh presets schema > dh-schema.json` writes a JSON schema, with which an editor completes and checks
 such files.
 
-A value is YAML without its traps: only `true` and `false` are truth values (a class may be called
-`no` or `on`), `1e-4` is a number, `010` is ten; a key written twice is an error. Text that looks
-like a number needs quotes: `--set data.train='"2007"'`. An unknown key is an error that names the
-nearest.
+Values are YAML without its traps. Only `true` and `false` are truth values, so a class can be
+called `no` or `on`. `1e-4` is a number, `010` is ten, and a key written twice is an error. Text
+that looks like a number needs quotes: `--set data.train='"2007"'`. The error for an unknown key
+names the nearest key.
 """
 
 
@@ -72,7 +73,7 @@ def json_schema(root: type[Section] = Config) -> dict[str, Any]:
             names = ("type", "items", "minItems", "maxItems")
             whole = {key: listed.pop(key) for key in names if key in listed}
             listed["anyOf"] = [whole, by_name]
-    extends = {"type": "string", "description": "Preset, or path of a YAML file, to start from."}
+    extends = {"type": "string", "description": "Preset to start from, or the path of a YAML file."}
     schema["properties"] = {"extends": extends, **schema["properties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

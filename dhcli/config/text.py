@@ -100,7 +100,7 @@ def read_yaml(path: Path, origin: str | None = None) -> dict[str, Node]:
 def read_as_written(text: str) -> Any:
     """What YAML of others says, every scalar as the text it is. Raises ValueError with the line."""
     if len(text) > _LONGEST:
-        raise ValueError("is too long to tell of classes and splits")
+        raise ValueError("is too long for a list of classes and splits")
     # PyYAML takes time in the square of the depth, and its C loader all of the stack.
     depths = accumulate(1 if letter in "[{" else -1 for letter in _BRACKETS.findall(text))
     if max(depths, default=0) > _DEEPEST:
@@ -156,7 +156,7 @@ class _Reader:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise self._error(f"is not YAML: {error.problem}", line) from error
         except yaml.YAMLError as error:
-            raise self._error("is not YAML: it holds characters that are not text", 1) from error
+            raise self._error("is not YAML: it contains characters that are not text", 1) from error
         except RecursionError as error:
             raise self._error("is nested too deeply", 1) from error
 
@@ -177,7 +177,7 @@ class _Reader:
             if not isinstance(key, str):
                 raise self._error(f"the key `{key}` must be text: quote it", _line(key_node))
             if key in tree:
-                raise self._error(f"the key `{key}` stands twice", _line(key_node))
+                raise self._error(f"the key `{key}` is written twice", _line(key_node))
             tree[key] = self._tree(value_node)
         return tree
 

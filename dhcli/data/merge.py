@@ -44,7 +44,7 @@ def merge_tables(tables: Sequence[DetectionTable]) -> DetectionTable:
     image_ids, images = _unique(np.concatenate([part.image_ids for part in parts]))
     counts = np.concatenate([np.diff(part.offsets) for part in parts])
     twice = sum(map(len, tables)) - len(image_ids)
-    shared = [f"{counted(twice, 'image')} listed again: the first boxes count"] if twice else []
+    shared = [f"{counted(twice, 'image')} listed twice: the first boxes are used"] if twice else []
     notes = chain.from_iterable([*(table.notes for table in tables), kind, images, shared])
     with_boxes = [part.scores for part in parts if len(part.boxes)]
     scores = [own for own in with_boxes if own is not None]
@@ -81,7 +81,7 @@ def _merge_classes(tables: Sequence[DetectionTable]) -> tuple[tuple[str, ...], I
         return names, np.array(ids, np.int64), []
     names = tuple(dict.fromkeys(name for _, name in known))
     renumbered = np.arange(1, len(names) + 1, dtype=np.int64)
-    return names, renumbered, ["the files give classes different ids: numbered anew"]
+    return names, renumbered, ["the files give different ids to the classes: all get new ids"]
 
 
 def _merge_images(
@@ -105,7 +105,7 @@ def _merge_images(
 def _unique(ids: Ids) -> tuple[Ids, list[str]]:
     if len(np.unique(ids)) == len(ids):
         return ids, []
-    return np.arange(1, len(ids) + 1, dtype=np.int64), ["ids of images repeat: numbered anew"]
+    return np.arange(1, len(ids) + 1, dtype=np.int64), ["ids of images repeat: all get new ids"]
 
 
 def _join(parts: Sequence[Mapping[str, Column]], sizes: Sequence[int]) -> dict[str, Column]:

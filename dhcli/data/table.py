@@ -361,7 +361,7 @@ def parse_source(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text) if text else {}
     except (ValueError, RecursionError):
-        raise DataError("holds an entry that is nested too deep, or a number too long") from None
+        raise DataError("holds an entry nested too deep, or a number too long") from None
     return found if isinstance(found, dict) else {}
 
 

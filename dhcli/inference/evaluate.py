@@ -94,7 +94,7 @@ def evaluate_runner(
     try:
         tables = detect_tables(runner, truth, loader, options=options, progress=progress)
     except DataError as error:  # of fewer images the average would be another
-        hint = "every image counts: `dh check --decode` names all such, --fix leaves them out"
+        hint = "every image counts: `dh check --decode` lists all bad ones, --fix leaves them out"
         raise DataError(error.what, where=error.where, hint=error.hint or hint) from error
     limit = options.over(runner.config.model.detect).max_detections
     full = int(np.sum(np.bincount(tables[0].image_of_box, minlength=1) >= limit))

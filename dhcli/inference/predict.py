@@ -117,7 +117,7 @@ def predict(
     on = f"model {request.weights} on {runner.place}"
     say(f"{counted(len(images), 'image')} below {images.root}, {on}")
     if videos := other_files(request.images):
-        say(named(videos, "video passed over"))
+        say(named(videos, "video skipped"))
     drawn = f" and drawn from {shown:g}" if request.draw and shown != lowest else ""
     say(
         f"detections are {'written' if request.formats else 'counted'} from score {lowest:g}{drawn}"

@@ -179,8 +179,8 @@ def _check_overlap(
     if elsewhere.all():
         homes = {name: int(np.isin(rows, others).sum()) for name, rows in table.splits.items()}
         home = max(homes, key=lambda name: homes[name]) if any(homes.values()) else "all"
-        hint = f"measure on the images it was made for: `--split {home}`"
-        raise DataError(f"all it holds is {where}: {count}", where=path, hint=hint)
+        hint = f"evaluate on the images it was made for: `--split {home}`"
+        raise DataError(f"everything it holds is {where}: {count}", where=path, hint=hint)
     say(f"{count} {where}: left out")
 
 
@@ -211,12 +211,12 @@ def introduce(
     say(f"evaluating {which}: {counted(len(truth), 'image')}, {counted(len(truth.boxes), 'box')}")
     flat = int(np.sum((box_areas(truth.boxes) == 0) & ~truth.regions(crowds=False)))
     if flat:
-        say(f"boxes without area: {flat}; no detection can match them, and they count as missed")
+        say(f"boxes without area: {flat}; no detection can match them, so they count as missed")
     check_common(known, truth)
     if strangers := _without(truth.classes, known):
-        say(f"not scored, the model does not know them: {quote_names(strangers)}")
+        say(f"not scored, because the model does not know these classes: {quote_names(strangers)}")
     if absent := _without(known, truth.classes):
-        say(f"not scored, the data does not have them: {quote_names(absent)}")
+        say(f"not scored, because the data does not have these classes: {quote_names(absent)}")
 
 
 def score(

@@ -127,7 +127,7 @@ def _coco_rows(image: Prediction, ids: Sequence[int]) -> Iterator[dict[str, obje
 
 @contextmanager
 def write_csv(place: Place) -> Iterator[Writer]:
-    """`predictions.csv`: a line a detection, xyxy pixels."""
+    """`predictions.csv`: one line per detection, xyxy pixels."""
     with atomic_write(place.folder / "predictions.csv") as file:
         file.write(b"image,class,category_id,score,x1,y1,x2,y2\n")
 

@@ -30,14 +30,14 @@ def parse_limit(text: str, metrics: Sequence[Metric]) -> Limit:
     able = [m for m in metrics if stat in STATS[m] and metric in ("", m)]
     least = _fraction(value)
     if not equals or least is None:
-        raise ConfigError(f"`{text}` is not a number's name and a fraction", **_HOW)
+        raise ConfigError(f"`{text}` is not a metric with a value between 0 and 1", **_HOW)
     if not able:
         known = ", ".join(f"{m}.{stat}" for m in metrics for stat in STATS[m])
         what = f"`{name.strip()}` is not measured"
         raise ConfigError(what, where="--fail-under", hint=f"there are: {known}")
     if len(able) > 1:
         choices = " or ".join(f"`{m}.{stat}`" for m in able)
-        raise ConfigError(f"`{stat}` is of several metrics", where="--fail-under", hint=choices)
+        raise ConfigError(f"several metrics have `{stat}`", where="--fail-under", hint=choices)
     return Limit(able[0], stat, least)
 
 
@@ -53,7 +53,7 @@ def check_limits(results: dict[Metric, ApResult], limits: Sequence[Limit]) -> No
         raise DhError("; ".join(below), where="--fail-under")
 
 
-_HOW = {"where": "--fail-under", "hint": "write it as `AP50=0.5`; numbers lie in [0, 1]"}
+_HOW = {"where": "--fail-under", "hint": "write it as `AP50=0.5`, with a value in [0, 1]"}
 
 
 def _fraction(text: str) -> float | None:

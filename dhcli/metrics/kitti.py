@@ -70,7 +70,7 @@ def kitti_ap(
     names = [name for name in _KINDS if name in truth.classes and name in found.classes]
     if not names:
         raise DataError(
-            f"KITTI's AP is of {', '.join(_KINDS)}; the data and the detections share none of them",
+            f"KITTI's AP is of {', '.join(_KINDS)}; data and detections share none of them",
             where=truth.root,
             hint="leave `kitti` out of the metrics",
         )

@@ -39,7 +39,7 @@ def check_pair(truth: DetectionTable, found: DetectionTable) -> None:
     if found.scores is None:
         raise DataError("the detections have no scores", where=found.root)
     if not np.array_equal(truth.image_ids, found.image_ids):
-        raise DataError("the detections are of other images than the data", where=truth.root)
+        raise DataError("the detections are for other images than the data", where=truth.root)
     bad = ~(np.isfinite(found.scores) & np.isfinite(found.boxes).all(axis=1))
     if bad.any():
         image = int(found.image_of_box[bad][0])

@@ -109,7 +109,7 @@ def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[i
     extra = len(wanted) - len(used)
     if not used or wanted[: len(used)] != used:
         has = ", ".join(map(str, backbone.strides))
-        what = f"begins with stride {wanted[0]}, and the backbone has strides {has}"
+        what = f"starts at stride {wanted[0]}, but the backbone has strides {has}"
         raise ConfigError(what, where="model.neck.finest")
     channels = [backbone.channels[backbone.strides.index(stride)] for stride in used]
     first = backbone.strides.index(used[0])

@@ -149,7 +149,7 @@ class TorchVisionDetector(Detector):
         return self.get_submodule("backbone")  # type: ignore[return-value]
 
     def notes(self) -> list[str]:
-        return ["torchvision's detectors learn regions to ignore as background"]
+        return ["torchvision's detectors treat regions to ignore as background"]
 
     def _run(self, images: ImageBatch, targets: Any = None, **limits: float) -> Any:
         """The network's own forward: with `targets` its losses, else what it finds in each image.

@@ -112,9 +112,9 @@ class EagerRunner:
                 raise
             height, width = pictures.pixels.shape[1:3]
             many = counted(len(pictures), "image")
-            what = f"{self.device} has too little memory for {many} of {width} × {height} at a time"
+            what = f"{self.device} has too little memory for {many} of {width} × {height}"
             elsewhere = "" if self.device.type == "cpu" else ", or `--device cpu`"
-            hint = f"try `--batch-size 1`{elsewhere}; the model's input.max_size decides their size"
+            hint = f"try `--batch-size 1`{elsewhere}; the model's input.max_size sets their size"
             raise DhError(what, hint=hint) from error
         finally:
             if was_training:

@@ -82,7 +82,7 @@ def is_shortage(error: BaseException) -> bool:
 def shortage(error: BaseException, what: str = "there is too little memory") -> DhError:
     """What is said of a lack of memory, with the bytes that could not be had if they are told."""
     found = _TRIED.search(str(error))
-    tried = "" if found is None else f" ({int(found[1]) / 1e9:,.1f} GB more were asked for)"
+    tried = "" if found is None else f" ({int(found[1]) / 1e9:,.1f} GB more were needed)"
     return DhError(f"{what}{tried}", hint=LESS)
 
 

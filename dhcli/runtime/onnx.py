@@ -54,7 +54,7 @@ class OnnxRunner:
 
         device = _choose_device(options.device, onnxruntime.get_available_providers())
         if options.precision not in ("fp32", "auto"):
-            what = f"an exported file computes in fp32, not in {options.precision}"
+            what = f"an exported file runs in fp32, not in {options.precision}"
             raise ConfigError(what, where="--precision", hint="give the model file instead")
         try:
             session = onnxruntime.InferenceSession(path, providers=[PROVIDERS[device]])
@@ -64,9 +64,9 @@ class OnnxRunner:
         text = session.get_modelmeta().custom_metadata_map.get("dh")
         if text is None:
             what = "is an ONNX file without the description that dh adds"
-            raise ModelError(what, where=path, hint="only what `dh export` wrote can be run")
+            raise ModelError(what, where=path, hint="only files written by `dh export` can be run")
         if [one.name for one in session.get_inputs()] != INPUTS:
-            raise ModelError("was exported by another dh", where=path, hint=EXPORT_AGAIN)
+            raise ModelError("was exported by another version of dh", where=path, hint=EXPORT_AGAIN)
         return cls(session, parse_description(text, path), device)
 
     def read_outs(self) -> list[ReadOut]:

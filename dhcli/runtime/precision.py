@@ -47,7 +47,7 @@ def choose_detecting_precision(name: str, device: torch.device) -> Precision:
     if device.type != "cpu":
         return choose_precision(name, device)
     if name == "fp16":
-        hint = "fp32 or bf16 there; auto is bf16 where the processor has it"
+        hint = "use fp32 or bf16; auto chooses bf16 if the processor supports it"
         raise ConfigError("fp16 is for GPUs", where="--precision", hint=hint)
     if name == "auto":
         name = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"

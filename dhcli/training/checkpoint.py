@@ -31,7 +31,7 @@ class Position:
     best_epoch  the epoch it was reached after
     stale       validations since then
     skipped     iterations in a row whose loss was not finite
-    history     a row a validation, as in metrics.csv
+    history     one row per validation, as in metrics.csv
     """
 
     epoch: int = 0
@@ -63,7 +63,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises ModelError where there is none, or the file is something else.
     """
     if not path.is_file():
-        hint = "the run ended before its first checkpoint: start it again, with the same `--out`; "
+        hint = "the run ended before its first checkpoint: start it again with the same `--out`; "
         hint += f"its command is in {path.parent / 'command.txt'}"
         raise ModelError("there is no such checkpoint", where=path, hint=hint)
     try:
@@ -74,10 +74,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise _foreign(path)
     if state["layout"] != LAYOUT:
         what = f"was written by another version of dh (layout {state['layout']}, not {LAYOUT})"
-        raise ModelError(what, where=path, hint="continue it with the version that began it")
+        raise ModelError(what, where=path, hint="resume it with the version that started it")
     return state
 
 
 def _foreign(path: Path) -> ModelError:
     hint = "name the folder of a run of `dh train` that wrote a checkpoint.pt"
-    return ModelError("is not the state of a training of dh", where=path, hint=hint)
+    return ModelError("is not a checkpoint of dh", where=path, hint=hint)

@@ -123,7 +123,7 @@ def _named_split(table: DetectionTable, name: str) -> DetectionTable:
         return table.split(name)
     except DataError as error:
         other = next(iter(table.splits))
-        hint = f"learn from another: `--set data.train_split={other}`; a part of it is set aside "
+        hint = f"train on another: `--set data.train_split={other}`; a part of it is set aside "
         hint += "for validation unless data.val_split names one of the others"
         raise DataError(error.what, where=error.where, hint=hint) from None
 
@@ -140,17 +140,17 @@ def _split_one(
             return train, table.split(config.val_split)
         is_there = config.val_split in table.splits
         there = f"{'nothing is in its' if is_there else 'it has no'} split `{config.val_split}`"
-        there = there if apart else f"its split `{config.train_split}` is learned from"
+        there = there if apart else f"its split `{config.train_split}` is used for training"
     else:
         train, there = table, "it names no splits"
     if not config.val_fraction:
-        journal.warn(f"{there}, and val_fraction is 0: nothing is validated, no best model kept")
+        journal.warn(f"{there}, and val_fraction is 0: no validation, and no best model")
         return train, None
     divided = divide(train, config.val_fraction, seed)
     parts = divided.split("train"), divided.split("val")
     if not all(map(len, parts)):
         what = f"{there}, and {counted(len(train), 'image')} cannot be divided into training and "
-        hint = "`--set data.val_fraction=0` trains on every image and validates nothing"
+        hint = "`--set data.val_fraction=0` trains on every image, without validation"
         raise DataError(f"{what}validation", where=train.root, hint=hint)
     journal.say(
         f"{there}: {len(parts[1])} of {len(train)} images set aside for validation "
@@ -165,9 +165,9 @@ def _check_apart(table: DetectionTable, config: Data) -> None:
         raise DataError(
             f"splits `{config.train_split}` and `{config.val_split}` share "
             f"{counted(len(shared), 'image')}, such as {table.files[int(shared[0])]}: AP would be "
-            "measured on what was learned",
+            "measured on training images",
             where=table.root,
-            hint="name splits that are apart: `--set data.train_split=…`",
+            hint="name splits without common images: `--set data.train_split=…`",
         )
 
 

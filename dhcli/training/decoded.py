@@ -68,6 +68,6 @@ def _require_room(needed: int, cache: str, folder: Path) -> None:
     free = shutil.disk_usage(folder).free if on_disk else free_memory()
     if free is not None and free < needed:
         place = f"on the disk of {folder}" if on_disk else "in the memory that processes share"
-        what = f"decoded, the images need {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free"
+        what = f"the decoded images need {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free"
         other = "none" if on_disk else "disk` or `--cache none"
         raise DhError(f"{what} {place}", hint=f"`--cache {other}` trains the same, more slowly")

@@ -47,7 +47,7 @@ def transfer_lines(copied: Transfer) -> list[str]:
     lines = text_lines(Sheet("Predictors", columns, rows))
     lines.append(copied.summary())
     if copied.unused:
-        lines.append(f"not used of the weights: {', '.join(copied.unused)}")
+        lines.append(f"weights not used: {', '.join(copied.unused)}")
     if copied.fresh:
-        lines.append(f"new, as the weights have no such predictor: {', '.join(copied.fresh)}")
+        lines.append(f"new, because the weights have no such predictor: {', '.join(copied.fresh)}")
     return lines

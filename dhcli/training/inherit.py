@@ -39,7 +39,7 @@ def inheritance_lines(config: Config, source: Config) -> list[str]:
         if key not in SIZES
     ]
     if changed:
-        lines.append(f"not as the weights were trained: {shorten(changed)}")
+        lines.append(f"different from how the weights were trained: {shorten(changed)}")
     return lines
 
 

@@ -53,7 +53,7 @@ class Interval:
 def epoch_line(row: Mapping[str, Any], *, is_best: bool) -> str:
     """An epoch's row of metrics.csv in one line of text."""
     learned = "train_loss" in row
-    loss = f"loss {row['train_loss']:.4f}" if learned else "nothing learned: every step was skipped"
+    loss = f"loss {row['train_loss']:.4f}" if learned else "nothing trained: every step was skipped"
     parts = [f"epoch [{row['epoch']}] done, {loss}"]
     if "AP" in row:
         parts += [f"validation loss {row['val_loss']:.4f}"]

@@ -270,7 +270,7 @@ class Trainer:
         self.position.skipped += 1
         self.position.iteration += 1
         if self.position.skipped >= MOST_SKIPPED:
-            what = f"not one image of {MOST_SKIPPED} steps in a row could be read"
+            what = f"no image could be read in {MOST_SKIPPED} steps in a row"
             raise DataError(
                 what, where=self.data.train.root, hint="is the disk or share still there?"
             )
@@ -307,8 +307,8 @@ class Trainer:
         self.journal.event("non_finite", total_iteration=self.iteration, images=paths)
         where = ", ".join(paths)
         if self.config.train.non_finite == "stop":
-            hint = f"{LOWER_RATE}, and look at these images; `--set train.non_finite=skip` passes "
-            hint += "over such batches"
+            hint = f"{LOWER_RATE}, and look at these images; `--set train.non_finite=skip` skips "
+            hint += "such batches"
             raise DhError(what, where=where, hint=hint)
         if self.position.skipped >= MOST_SKIPPED:
             what += f"; {MOST_SKIPPED} in a row were skipped"

@@ -19,7 +19,7 @@ def build_optimizer(module: nn.Module, train: Train) -> Optimizer:
     """
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     if not weights:
-        raise ConfigError("no weight is left to train: all are frozen", hint="`--freeze 0`")
+        raise ConfigError("no weights to train: all are frozen", hint="`--freeze 0`")
     if train.optimizer == "sgd":
         return SGD(weights, train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
     matrices = [weight for weight in weights if weight.ndim > 1]

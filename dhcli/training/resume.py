@@ -93,8 +93,8 @@ def _check_there(config: Config, path: Path) -> None:
     """Raise DataError where a dataset is no longer where it was."""
     for option, place in (("--data", config.data.train), ("--val", config.data.val)):
         if place is not None and not Path(place).exists():
-            hint = f"where it lies elsewhere now: `{resume_command(path)} {option} PATH`"
-            raise DataError("the run's data is not there", where=place, hint=hint)
+            hint = f"if it has moved: `{resume_command(path)} {option} PATH`"
+            raise DataError("the run's data is missing", where=place, hint=hint)
 
 
 def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
@@ -106,7 +106,7 @@ def _check_data(before: Mapping[str, Any], data: TrainingData) -> None:
     names = [name for name in now if name != "root" and before.get(name, now[name]) != now[name]]
     changed = [DIGESTS.get(name) or f"{name} {before[name]} → {now[name]}" for name in names]
     if changed:
-        what = f"is not the data that the run began with: {', '.join(changed)}"
+        what = f"is not the data that the run started with: {', '.join(changed)}"
         same_classes = before.get("classes") == now["classes"]
         hint = START_ANEW if same_classes else OTHER_CLASSES
         raise DataError(what, where=data.train.root, hint=hint)
@@ -120,5 +120,5 @@ def _check_unfinished(trainer: Trainer) -> None:
     if trainer.patience_is_over:
         what = f"was stopped early: {trainer.position.stale} validations without a better AP"
         raise ConfigError(
-            what, where=trainer.run.path, hint="to train on: `--set train.patience=0`"
+            what, where=trainer.run.path, hint="to continue training: `--set train.patience=0`"
         )

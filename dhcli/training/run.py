@@ -165,7 +165,7 @@ def _train_or_explain(trainer: Trainer) -> TrainingResult:
             f"{trainer.device} has too little memory for "
             f"{counted(trainer.config.train.batch_size, 'image')}"
         )
-        hint = "the same recipe with less at a time: halve `train.batch_size`, double "
+        hint = "the same recipe with fewer images at a time: halve `train.batch_size`, double "
         hint += "`train.accumulate`; or lower `input.max_size`"
         raise DhError(what, hint=hint) from error
     except DhError:
@@ -192,7 +192,7 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     for line in session.notes:
         say(line)
     val = f"{len(trainer.data.val)} to validate on" if trainer.data.val else "none to validate on"
-    say(f"{counted(len(trainer.data.train), 'image')} to learn from, {val}")
+    say(f"{counted(len(trainer.data.train), 'image')} to train on, {val}")
     epochs = trainer.total / trainer.epoch_length  # the last one may be cut short
     say(
         f"epochs: {epochs:.4g} of {counted(trainer.epoch_length, 'iteration')}, "
@@ -207,8 +207,8 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     warmup = warmup_iterations(trainer.schedule, trainer.epoch_length)
     if warmup < trainer.schedule.warmup:
         say(
-            f"warm-up: {counted(warmup, 'iteration')}, a third of so short a training, and not "
-            f"{trainer.schedule.warmup} (train.schedule.warmup)"
+            f"warm-up: {counted(warmup, 'iteration')}, a third of this short training, "
+            f"instead of {trainer.schedule.warmup} (train.schedule.warmup)"
         )
     say(f"run folder: {trainer.run.path}")
     if trainer.iteration:
@@ -225,7 +225,7 @@ def _start_backbone(config: Config, detector: Detector, journal: Journal) -> Non
     """Load the backbone's pretrained weights, where the detector has such a part."""
     features = detector.features()
     if features is None:
-        journal.say("weights: none, the detector starts from random ones")
+        journal.say("weights: none, the detector starts from random weights")
     else:
         journal.say(f"backbone weights: {load_backbone(features, config.model.backbone)}")
 
@@ -237,9 +237,10 @@ def _load_same_classes(
     classes = data.train.classes
     if set(source.classes) != set(classes):
         raise ConfigError(
-            f"knows the classes {', '.join(source.classes)}, the data {', '.join(classes)}",
+            f"was trained on other classes ({', '.join(source.classes)}) than the data has "
+            f"({', '.join(classes)})",
             where=path,
-            hint="`dh finetune` starts from a model of other classes",
+            hint="use `dh finetune` to start from a model with other classes",
         )
     state, copied = transfer(source, detector, classes, {})
     detector.load_state_dict(state)

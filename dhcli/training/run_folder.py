@@ -56,7 +56,7 @@ class RunFolder:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             self._lock = None
-            what = "another process is training in this run"
+            what = "another process is training in this run folder"
             hint = "wait until it ends, or stop it; another run needs another `--out`"
             raise DhError(what, where=self.path, hint=hint) from error
         except OSError as error:
@@ -87,7 +87,7 @@ class RunFolder:
             file.write(text.encode("utf-8"))
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write `metrics.csv`: a row a validation, the columns of all rows, None left empty."""
+        """Write `metrics.csv`: one row per validation, the columns of all rows, None left empty."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -167,8 +167,8 @@ def require_new_run(out: Path | None, *, overwrite: bool = False) -> None:
         return
     if out.is_dir() and any(out.iterdir()) and not _is_barely_begun(out):
         there = f", or resume that run: `{resume_command(out)}`" if _is_run(out) else ""
-        hint = f"name another folder{there}; `--overwrite` replaces what is there, whole"
-        raise DhError("is there already and not empty", where=out, hint=hint)
+        hint = f"name another folder{there}; `--overwrite` replaces it as a whole"
+        raise DhError("already exists and is not empty", where=out, hint=hint)
 
 
 def _is_run(path: Path) -> bool:

@@ -61,7 +61,7 @@ def import_weights(
     names, notes = _name_classes(foreign, classes)
     with torch.device("meta"):
         described = build_detector(config, len(names.names))
-    check_state(described, state, path, "settings that the file does not hold are changed by --set")
+    check_state(described, state, path, "--set changes settings that the file does not hold")
     _check_anchors(foreign, config)
     origin = {"layout": foreign.layout, "file": path.name, "notes": notes, **foreign.facts}
     model = ModelFile(config, names.names, names.ids, state, {"origin": origin})
@@ -122,12 +122,12 @@ def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
         values = layout.settings(foreign.state, foreign.path.name)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         lack = f"it has no {error.args[0]}" if isinstance(error, KeyError) else "its shapes differ"
-        what = f"is of {layout.TITLE}, but not a detector of it that dh knows: {lack}"
+        what = f"comes from {layout.TITLE}, but is not a detector that dh knows: {lack}"
         hint = "`dh weights import --help` names the detectors"
         raise ModelError(what, where=foreign.path, hint=hint) from error
     depth = values["model"]["backbone"]["name"]
     if depth is None:
-        what = "its backbone is none of ResNet-18, 34, 50 and 101"
+        what = "its backbone is not a ResNet-18, 34, 50 or 101"
         raise ModelError(what, where=foreign.path)
     kind = values["about"]
     values["name"] = f"{foreign.layout}-{kind.lower().replace(' ', '-')}-{SHORT[depth]}"
@@ -153,9 +153,9 @@ def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassName
         return ClassNames(foreign.classes, ids), []
     hint = "name them with --classes"
     if count == layout.COCO_CLASSES:
-        note = f"the file does not name its {count} classes: taken for COCO's; else {hint}"
+        note = f"the file does not name its {count} classes: COCO's are used; if wrong, {hint}"
         return ClassNames(coco_names(count), ids), [note]
-    note = f"the file does not name its {counted(count, 'class')}: called `class 1` … ; {hint}"
+    note = f"the file does not name its {counted(count, 'class')}: called `class 1` …; {hint}"
     return ClassNames(tuple(f"class {number}" for number in ids), ids), [note]
 
 

@@ -55,7 +55,7 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
     state = modern(_without_prefix(plain.state))
     found = next((name for name, one in LAYOUTS.items() if one.recognise(state)), None)
     if found is None and path.suffix == ".safetensors" and is_described(path):
-        raise ModelError("is a model file of dh already", where=path, hint="use it as it is")
+        raise ModelError("is already a model file of dh", where=path, hint="use it as it is")
     if found is None or layout not in (None, found):
         held = f"names such as {shorten(list(state))}"
         looks = f", but of {LAYOUTS[found].TITLE}" if found else f" ({held})"
@@ -104,7 +104,7 @@ def convert(foreign: Foreign, config: Config) -> tuple[dict[str, Tensor], list[R
     kinds = (("missing", missing), ("unknown", unknown))
     if missing or unknown:
         what = "; ".join(f"{kind}: {shorten(names)}" for kind, names in kinds if names)
-        raise ModelError(f"is not wholly {config.about}: {what}", where=foreign.path)
+        raise ModelError(f"does not fully match {config.about}: {what}", where=foreign.path)
     rows = _rows([one for one in pairs if one.theirs in state], config)
     reasons = Counter(reason for reason in left.values() if reason is not None)
     return own, rows + [Row("left", count, reason) for reason, count in reasons.items()]
@@ -143,11 +143,11 @@ def export_state(
     """
     writable = EXPORTS[layout]
     if not isinstance(config.model, TwoStage):
-        what = f"a detector of kind `{config.model.kind}` has that program's names already"
+        what = f"a detector of kind `{config.model.kind}` already has that program's names"
         raise ModelError(what, hint="no other layout has such a detector")
     backbone = config.model.backbone
     if not isinstance(backbone, ResNet):
-        what = f"its backbone is {backbone.kind}'s {backbone.name}, and theirs are ResNets"
+        what = f"its backbone is {backbone.kind}'s {backbone.name}, but that program needs a ResNet"
         raise ModelError(f"{writable.TITLE} has no such detector: {what}")
     reason = "it has no pyramid" if config.model.neck.kind == "none" else writable.misfit(config)
     if reason is not None:

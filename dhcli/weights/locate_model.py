@@ -18,7 +18,7 @@ def locate_model(folder: Path) -> tuple[Path, str]:
     for name, which in ((BEST, "its best model"), (LAST, "no best model yet, so its last")):
         if (folder / name).is_file():
             return folder / name, f"{folder}: {which}, {folder / name}"
-    what = f"is a folder without {BEST} or {LAST}, so not a run with a model"
+    what = f"is a folder without {BEST} or {LAST}, so it is not a run with a model"
     models = sorted(folder.glob("*.safetensors"))
     runs = sorted({path.parent for name in (BEST, LAST) for path in folder.glob(f"*/{name}")})
     inside = [*models, *runs]

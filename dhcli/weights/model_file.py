@@ -139,7 +139,7 @@ def read_metadata(path: Path) -> ModelHeader:
     except (SafetensorError, OSError, ValueError) as error:
         raise _foreign(path) from error
     if text is None:
-        what = "holds bare safetensors weights, without the description that dh adds"
+        what = "holds weights only, without the description that dh adds"
         raise ModelError(what, where=path, hint=WAY_OUT)
     return ModelHeader(*parse_description(text, path), shapes)
 
@@ -184,7 +184,7 @@ def _checked_config(settings: Mapping[str, Any], path: Path, metadata: Mapping[s
     try:
         return config_from_dict(dict(settings))
     except DhError as error:
-        what = f"its configuration does not suit this dh {__version__}: {error.what}"
+        what = f"its configuration does not fit this dh {__version__}: {error.what}"
         hint = f"it was written by dh {metadata.get('dh', 'of unknown version')}"
         raise ModelError(what, where=path, hint=hint) from error
 

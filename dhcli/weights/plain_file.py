@@ -18,13 +18,13 @@ HOLDERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "wei
 """Keys that a checkpoint holds its tensors under; without one, it is the state dict itself."""
 
 STRIP = (
-    "where you trust it, strip it in the environment that wrote it: "
+    "if you trust it, make a plain file of it in the environment that wrote it: "
     "python -c \"import torch; c = torch.load('{name}', weights_only=False); "
     "c = {{k: getattr(c[k], 'state_dict', lambda k=k: c[k])() for k in {kept} if k in c}} "
     "if isinstance(c, dict) else c.state_dict(); torch.save(c, 'plain.pth')\""
 )
 UNPICKLE = (
-    'where you trust it, rewrite it: python -c "import pickle, torch; '
+    'if you trust it, rewrite it: python -c "import pickle, torch; '
     "m = pickle.load(open('{name}', 'rb'), encoding='latin1')['model']; "
     "torch.save({{'model': {{k: torch.as_tensor(v) for k, v in m.items()}}}}, 'plain.pth')\""
 )
@@ -82,9 +82,9 @@ def _unreadable(path: Path, reason: str) -> ModelError:
     foreign = re.search(r"GLOBAL ([\w.]+)", reason)
     if foreign is not None and not foreign[1].startswith("numpy"):
         if foreign[1].startswith(ULTRALYTICS):
-            what = "is a YOLO model of Ultralytics, a network of another make"
+            what = "is a YOLO model of Ultralytics, a network that dh does not have"
             return ModelError(what, where=path, hint=OTHER_NETWORK)
-        what = f"holds a {foreign[1]} and not tensors alone; making one could run code"
+        what = f"holds a {foreign[1]} and not only tensors; loading it could run code"
         hint = STRIP.format(name=path, kept=("meta", *HOLDERS))
         return ModelError(what, where=path, hint=hint)
     if path.suffix == ".pkl" or foreign is not None:

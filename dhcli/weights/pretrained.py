@@ -34,7 +34,7 @@ def load_backbone(features: Features, config: Backbone | TorchVisionBackbone) ->
     """
     if config.weights == "none":
         _check_trainable(features, config)
-        return "none, it starts from random ones"
+        return "none, the backbone starts from random weights"
     if isinstance(config, TimmNet):
         return _load_timm(features, config)
     if config.weights == "imagenet":
@@ -48,7 +48,7 @@ def load_backbone(features: Features, config: Backbone | TorchVisionBackbone) ->
         raise ModelError(what, where=path, hint=hint)
     hint = f"the backbone is {features.name}"
     if isinstance(config, ResNet):
-        hint += ": `--set model.backbone.name=…` names another"
+        hint += ": `--set model.backbone.name=…` chooses another"
     features.load_pretrained(state, path, hint)
     return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
 
@@ -119,8 +119,8 @@ def backbone_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _check_trainable(features: Features, config: Backbone | TorchVisionBackbone) -> None:
     where = "model.backbone.weights"
     if config.norm in ("frozen_bn", "eval_bn") and _has_statistics(features):
-        what = f"{config.norm} fixes statistics that a backbone without weights does not have"
-        hint = f"`--set model.backbone.norm={_trainable_norm(config)}`, or name weights"
+        what = f"{config.norm} fixes statistics, but a backbone without weights has none"
+        hint = f"`--set model.backbone.norm={_trainable_norm(config)}`, or give weights"
         raise ConfigError(what, where=where, hint=hint)
     if config.frozen_stages:
         what = f"{config.frozen_stages} parts of the backbone would stay fixed at random weights"

@@ -23,7 +23,7 @@ NO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 """Whose published weights learned with nothing added to the variance in batch norm."""
 NOTHING = "N/A"
 """What torchvision calls an id of COCO's that names nothing."""
-OTHERWISE = "copy {file} there, from a machine with a network"
+OTHERWISE = "copy {file} there from a machine with a network"
 
 
 def is_published(path: Path) -> bool:

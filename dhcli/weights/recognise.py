@@ -61,7 +61,7 @@ def look_at(path: Path) -> str:
         return "a zip archive"
     if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "a Python pickle (an old .pth or .pkl), which can run code and is not opened"
-    return _look_at_text(head) or _look_at_header(path, head) or "none of the kinds dh knows"
+    return _look_at_text(head) or _look_at_header(path, head) or "not a kind of file that dh knows"
 
 
 def read_head(path: Path, length: int = 512, *, absent: str | None = TRAINED) -> bytes:
@@ -134,7 +134,7 @@ def _look_at_name(path: Path) -> str | None:
 def _look_at_text(head: bytes) -> str | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return "a web page, perhaps of a download that asked for a login"
+        return "a web page, perhaps because a download asked for a login"
     if start.startswith((b"<?xml", b"<")):
         return "XML text"
     if start.startswith((b"{", b"[")):
@@ -148,7 +148,7 @@ def _look_at_header(path: Path, head: bytes) -> str | None:
     if len(head) > 8 and head[8:9] == b"{":
         length = int.from_bytes(head[:8], "little")
         if length + 8 > path.stat().st_size:
-            return "a safetensors file that was cut short"
+            return "a truncated safetensors file"
         return "a damaged safetensors file"
     if head.startswith(b"\x08") and (b"pytorch" in head or path.suffix == ".onnx"):
         return "an ONNX model"

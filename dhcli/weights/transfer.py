@@ -83,8 +83,8 @@ def _copy_rest(
     differences = compare(rest, given)
     if differences:
         raise ModelError(
-            f"the weights are of another network: {differences}",
-            hint=f"start from the preset that they were trained with, `{source.config.name}`",
+            f"the weights belong to another network: {differences}",
+            hint=f"use the preset that they were trained with, `{source.config.name}`",
         )
     return {
         name: (given if name in given else state)[name].clone().to(tensor.dtype)
@@ -150,5 +150,5 @@ def _check_aliases(
             what = f"alias `{name}: {source}`: `{name}` is not a class of the data"
             raise ConfigError(what, hint=suggest(name, classes))
         if source not in known:
-            what = f"alias `{name}: {source}`: the weights know no class `{source}`"
+            what = f"alias `{name}: {source}`: the weights have no class `{source}`"
             raise ConfigError(what, hint=suggest(source, known))

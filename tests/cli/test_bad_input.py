@@ -48,12 +48,12 @@ def train(data: Path, *words: object) -> Result:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("convert nowhere taken --to voc", "taken: is there already"),
-        ("check nowhere --fix taken", "taken: is there already"),
+        ("convert nowhere taken --to voc", "taken: already exists"),
+        ("check nowhere --fix taken", "taken: already exists"),
         ("inspect nowhere --out taken/file/new", "taken/file: cannot be written: not a folder"),
         ("eval --detections x.json --data nowhere --out taken/file", "cannot be written"),
         ("predict nowhere --weights nowhere --out taken/file", "cannot be written"),
-        ("train --data nowhere --preset demo --out taken", "taken: is there already and not empty"),
+        ("train --data nowhere --preset demo --out taken", "already exists and is not empty"),
         ("export nowhere --out taken", "taken: is a folder"),
         ("weights import nowhere --out taken", "taken: is a folder"),
         ("weights export nowhere --out taken/file/x.pth --layout mmdet", "cannot be written"),

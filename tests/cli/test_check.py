@@ -108,7 +108,7 @@ def test_a_destination_that_is_there_is_left_alone(source):
     run = dh(source, "--fix", source)
 
     assert run.exit_code == 1
-    assert run.stderr.startswith(f"error: {source}: is there already")
+    assert run.stderr.startswith(f"error: {source}: already exists")
     assert not run.stdout  # it is said before the work
 
 
@@ -138,7 +138,7 @@ def test_anchors_are_compared_with_the_classes_to_learn_alone(source):
     [
         ("bccd", 1, "error box-empty (2)"),
         ("voc2007_real14", 0, "is the same image as JPEGImages/000000.jpg"),
-        ("kitti_tiny", 0, "class Person_sitting: not one box, of 5, is in `train`"),
+        ("kitti_tiny", 0, "class Person_sitting: none of its 5 boxes is in `train`"),
         ("coco_tiny_val80", 0, "no errors, no warnings"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_destination_that_is_there_is_left_alone(source, tmp_path):
     run = CliRunner().invoke(app, ["convert", str(source), str(source), "--to", "voc"])
 
     assert run.exit_code == 1
-    assert "is there already" in run.stderr
+    assert "already exists" in run.stderr
 
 
 def convert(*words):
@@ -140,7 +140,7 @@ def test_several_sources_become_one(video, tmp_path, draw_frames):
     run = convert(video, other, tmp_path / "out", "--to", "coco")
 
     assert run.exit_code == 0, run.output
-    assert "2 datasets become one" in run.stderr
+    assert "2 datasets merged" in run.stderr
     told = json.loads((tmp_path / "out/annotations/instances_train.json").read_text("utf-8"))
     names = {each["id"]: each["name"] for each in told["categories"]}
     counted = sorted(names[row["category_id"]] for row in told["annotations"])
@@ -182,8 +182,8 @@ def test_tiles_are_cut_boxes_along(tmp_path):
         (["--drop", "cars"], 3, "did you mean `car`?"),
         (["--classes", "boat"], 3, "its classes are: car, van"),
         (["--group-by", "("], 2, "--group-by: needs --split"),
-        (["--group-by", "(", "--split", "0.5/0.5"], 2, "is no pattern"),
-        (["--group-by", "patient", "--split", "0.5/0.5"], 3, "`patient` is no column"),
+        (["--group-by", "(", "--split", "0.5/0.5"], 2, "is not a pattern"),
+        (["--group-by", "patient", "--split", "0.5/0.5"], 3, "`patient` is not a column"),
         (["--tile", "32", "--images", "link"], 2, "tiles are new images"),
     ],
 )

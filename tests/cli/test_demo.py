@@ -21,7 +21,7 @@ def test_what_is_in_the_folder_is_left_alone(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path)])
 
     assert result.exit_code == 1
-    assert "is there already" in result.stderr
+    assert "already exists" in result.stderr
     assert treasure.read_text() == "years of work"
 
 

@@ -114,7 +114,7 @@ def test_fail_under_states_the_value(run) -> None:
     ("options", "code", "said"),
     [
         (["--metric", "map"], 2, "unknown metric `map`"),
-        (["--fail-under", "AP50"], 2, "is not a number's name and a fraction"),
+        (["--fail-under", "AP50"], 2, "is not a metric with a value between 0 and 1"),
         (["--weights", "model.safetensors"], 2, "give either --weights or --detections"),
         (["--engine", "torchmetrics"], 2, "torchmetrics"),
         (["--split", "val"], 3, "no split `val`"),
@@ -148,7 +148,7 @@ def test_detections_of_another_split_are_one_clear_error(run_on_val) -> None:
     result = run_on_val()
 
     assert result.exit_code == 3
-    said = "results.json: all it holds is on 1 image outside the split `val`: 1 detection\n"
+    said = "results.json: everything it holds is on 1 image outside the split `val`: 1 detection\n"
     assert said in result.stderr
     assert "`--split train`" in result.stderr
     assert not result.stdout

@@ -174,7 +174,7 @@ def test_other_ends(
         (
             RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory: you tried to "
             "allocate 8000000000 bytes. Error code 12"),
-            " (8.0 GB more were asked for)",
+            " (8.0 GB more were needed)",
         ),
         (RuntimeError("Storage size calculation overflowed with sizes=[1, 2]"), ""),
         (OSError(12, "Cannot allocate memory"), ""),

@@ -98,7 +98,7 @@ def test_what_has_no_such_detector_says_so(photos: Path, tmp_path: Path) -> None
     best = str(tmp_path / "run/best.safetensors")
     asked = {
         "cannot be exported": ["export", best],
-        "has that program's names already": [
+        "already has that program's names": [
             *("weights", "export", best, "--layout", "torchvision"),
             *("--out", str(tmp_path / "x.pth")),
         ],

@@ -70,7 +70,7 @@ def test_images_that_do_not_fit_in_memory_are_one_clear_error(
     result = train("--cache", "ram")
 
     assert result.exit_code == 1
-    assert "error: decoded, the images need 0 MB, and 0 MB are free in the mem" in result.stderr
+    assert "error: the decoded images need 0 MB, and 0 MB are free in the mem" in result.stderr
     assert "hint: `--cache disk` or `--cache none` trains the same" in result.stderr
 
 
@@ -214,7 +214,7 @@ def test_taken_folder_is_refused(train: Invoke, tmp_path: Path) -> None:
     result = train()
 
     assert result.exit_code == 1
-    assert "is there already and not empty" in result.stderr
+    assert "already exists and is not empty" in result.stderr
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["precious"]
 
 

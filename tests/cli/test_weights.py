@@ -178,5 +178,5 @@ def test_a_model_file_needs_no_import(
     result = run("import", str(tmp_path / "own.safetensors"), "-o", str(tmp_path / "new"))
 
     assert result.exit_code == 4
-    assert "is a model file of dh already" in result.stderr
+    assert "is already a model file of dh" in result.stderr
     assert not (tmp_path / "new").exists()

@@ -114,11 +114,11 @@ def test_set_reaches_free_mappings() -> None:
 @pytest.mark.parametrize(
     ("override", "what", "hint"),
     [
-        ("train.lr", "`--set train.lr` is not of the form key=value", "train.lr=0.01"),
-        ("=3", "is not of the form key=value", "train.lr=0.01"),
-        ("train..lr=3", "is not of the form key=value", "train.lr=0.01"),
+        ("train.lr", "`--set train.lr` is not written as key=value", "train.lr=0.01"),
+        ("=3", "is not written as key=value", "train.lr=0.01"),
+        ("train..lr=3", "is not written as key=value", "train.lr=0.01"),
         ("train.lr=[1", "--set train.lr: is not YAML", ""),
-        ("train={lr: 1, lr: 2}", "--set train: the key `lr` stands twice", ""),
+        ("train={lr: 1, lr: 2}", "--set train: the key `lr` is written twice", ""),
         ("optim.lrr=1", "unknown key `optim.lrr` in --set", "did you mean `train.lr`?"),
     ],
 )

@@ -43,8 +43,8 @@ def test_an_installed_wheel_has_its_presets_inside(
     ("preset", "hint"),
     [
         ("coco-r50-etx", "did you mean `coco-r50-ext` or `coco-r50`?"),
-        ("zzz", "`dh presets` lists them; a file is given by its path, ending in .yaml"),
-        ("", "`dh presets` lists them; a file is given by its path, ending in .yaml"),
+        ("zzz", "`dh presets` lists them; give a file by its path, ending in .yaml"),
+        ("", "`dh presets` lists them; give a file by its path, ending in .yaml"),
     ],
 )
 def test_an_unknown_preset(preset: str, hint: str) -> None:

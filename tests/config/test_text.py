@@ -77,7 +77,7 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 1\nb: 2\na: 3\n", "x.yaml:3: the key `a` stands twice"),
+        ("a: 1\nb: 2\na: 3\n", "x.yaml:3: the key `a` is written twice"),
         ("a: [1\n", "x.yaml:2: is not YAML: expected ',' or ']'"),
         ("a: 1\n b: 2\n", "x.yaml:2: is not YAML: mapping values are not allowed here"),
         ("a: &x 1\nb: *x\n", "x.yaml:2: is not YAML: aliases"),
@@ -87,7 +87,7 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
         ("a: !!int abc\n", "x.yaml:1: `abc` cannot be read"),
         ("1: a\n", "x.yaml:1: the key `1` must be text"),
         ("- 1\n- 2\n", "x.yaml: must hold lines of the form"),
-        ("a: \x01\n", "is not YAML: it holds characters that are not text"),
+        ("a: \x01\n", "is not YAML: it contains characters that are not text"),
         ("a: " + "[" * 5000 + "\n", "is nested too deeply"),
         ("a: " + "9" * 5000 + "\n", "cannot be read"),
     ],

@@ -98,4 +98,4 @@ def test_an_image_that_two_datasets_list_is_said():
     merged = merge_datasets([table, table])
 
     assert (len(merged), len(merged.boxes)) == (1, 1)
-    assert merged.notes == ("1 image listed again: the first boxes count",)
+    assert merged.notes == ("1 image listed twice: the first boxes are used",)

@@ -79,7 +79,7 @@ def test_a_file_that_changed_is_an_error(on_disk):
     path = on_disk.files.files[0][0]
     path.write_text("something else")
 
-    with pytest.raises(DataError, match="was changed after it was read"):
+    with pytest.raises(DataError, match="was changed while it was in use"):
         list(on_disk)
 
     path.unlink()

@@ -22,13 +22,13 @@ def test_a_limit_is_a_name_and_a_fraction(text, limit) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("AP50", "`AP50` is not a number's name and a fraction"),
-        ("AP50=half", "is not a number's name and a fraction"),
-        ("AP50=50", "is not a number's name and a fraction"),
-        ("AP50=nan", "is not a number's name and a fraction"),
+        ("AP50", "`AP50` is not a metric with a value between 0 and 1"),
+        ("AP50=half", "is not a metric with a value between 0 and 1"),
+        ("AP50=50", "is not a metric with a value between 0 and 1"),
+        ("AP50=nan", "is not a metric with a value between 0 and 1"),
         ("AP60=0.5", "`AP60` is not measured"),
         ("kitti.easy=0.5", "`kitti.easy` is not measured"),
-        ("mAP=0.5", "`mAP` is of several metrics"),
+        ("mAP=0.5", "several metrics have `mAP`"),
     ],
 )
 def test_what_cannot_be_a_limit_is_an_error(text, said) -> None:

@@ -101,7 +101,7 @@ def test_stricter_options_are_kept_and_looser_ones_refused(exported: Path) -> No
     ):
         with pytest.raises(ConfigError, match="an exported file cannot do"):
             runner.detect(pictures, replace(ON_CPU, **beyond))
-    with pytest.raises(ConfigError, match="computes in fp32, not in bf16"):
+    with pytest.raises(ConfigError, match="runs in fp32, not in bf16"):
         OnnxRunner.open(exported / "model.onnx", replace(ON_CPU, precision="bf16"))
     with pytest.raises(ConfigError, match="has no `mps` here"):
         OnnxRunner.open(exported / "model.onnx", replace(ON_CPU, device="mps"))

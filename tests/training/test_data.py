@@ -226,6 +226,6 @@ def test_an_image_that_is_learned_from_and_validated_on_is_said(
 
     said = [line for line in recorder.lines if "split-leak" in line]
     assert said == [
-        "  split-leak: 9.png: is the same image as 0.png, which is learned from "
+        "  split-leak: 9.png: is the same image as 0.png, which is used for training "
         "(kept; the run stops where both splits list it)"
     ]

@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_said_before_an_image_is_read(
     monkeypatch.setattr("dhcli.data.loading.cache.read_image", None)
 
     with (
-        pytest.raises(DhError, match=r"decoded, the images need 0 MB, and 0 MB") as error,
+        pytest.raises(DhError, match=r"the decoded images need 0 MB, and 0 MB") as error,
         decoded_once(TrainingData(table, table), make_config(cache=cache), run[0].path, run[1]),
     ):
         pass

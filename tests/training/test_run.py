@@ -252,7 +252,7 @@ def test_resuming_goes_on_with_the_same_data_elsewhere(
     monkeypatch.setattr("dhcli.training.data.read_dataset", lambda path: moved)
     config = load_config(file=path / "config.yaml").config
 
-    with pytest.raises(DataError, match="the run's data is not there") as caught:
+    with pytest.raises(DataError, match="the run's data is missing") as caught:
         resume(path, config, session())
     place = [f"data.train={tmp_path / 'mounted'}"]
     outcome = resume(
@@ -356,7 +356,7 @@ def test_training_refuses_a_model_of_other_classes(
     save_model(tmp_path / "other.safetensors", other)
 
     with pytest.raises(
-        ConfigError, match="knows the classes cat, dog, the data dot, dash"
+        ConfigError, match=r"other classes \(cat, dog\) than the data has \(dot, dash\)"
     ) as caught:
         train(small_config(), session("next"), other, tmp_path / "other.safetensors")
 
@@ -437,7 +437,7 @@ def test_weights_of_another_network_than_the_preset_are_refused(stopped: Trainin
     source = _model_of(stopped)
 
     require_same_network(source.config, source)
-    with pytest.raises(ModelError, match="the weights are of another network"):
+    with pytest.raises(ModelError, match="the weights belong to another network"):
         require_same_network(load_config("small").config, source)
 
 

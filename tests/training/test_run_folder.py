@@ -148,7 +148,7 @@ def test_only_one_process_trains_in_a_run(
     def other() -> str:
         return subprocess.check_output([sys.executable, "-c", OTHER, way], text=True)
 
-    assert "run: another process is training in this run" in other()
+    assert "run: another process is training in this run folder" in other()
     run.close()
     assert other() == "taken\n"
 
@@ -171,7 +171,7 @@ def test_an_old_run_is_replaced_whole_if_asked(tmp_path: Path) -> None:
     (old / "checkpoint.pt").touch()
     (old / "epochs/1.txt").touch()
 
-    with pytest.raises(DhError, match="is there already") as caught:
+    with pytest.raises(DhError, match="already exists") as caught:
         require_new_run(old)
     require_new_run(old, overwrite=True)
     run = make_run("train", "x", old, overwrite=True)

@@ -132,7 +132,7 @@ def test_without_a_net_the_place_in_the_cache_is_named(
 
     file = "fcos_resnet50_fpn_coco-99b0c9b7.pth"
     assert str(tmp_path / "hub/checkpoints" / file) in str(caught.value)
-    assert str(caught.value.hint) == f"copy {file} there, from a machine with a network"
+    assert str(caught.value.hint) == f"copy {file} there from a machine with a network"
 
 
 def test_an_unknown_name_has_a_nearest_one() -> None:

@@ -104,7 +104,7 @@ def test_another_network_is_an_error(small_model) -> None:
     narrow = [{"kind": "fc", "width": 8}, {"kind": "conv", "width": 32, "norm": "gn"}]
     source, fresh = small_model("a", branches=narrow), detector(small_model("a"))
 
-    with pytest.raises(ModelError, match="of another network") as caught:
+    with pytest.raises(ModelError, match="belong to another network") as caught:
         transfer(source, fresh, ("a",), {})
 
     assert "head.branches.fc.trunk.1.weight 8×784 instead of 24×784" in str(caught.value)
@@ -114,8 +114,8 @@ def test_another_network_is_an_error(small_model) -> None:
     ("aliases", "said", "hint"),
     [
         ({"vann": "car"}, "`vann` is not a class of the data", "did you mean `van`?"),
-        ({"van": "kar"}, "the weights know no class `kar`", "did you mean `car`?"),
-        ({"van": "zebra"}, "the weights know no class `zebra`", "there are: car, person"),
+        ({"van": "kar"}, "the weights have no class `kar`", "did you mean `car`?"),
+        ({"van": "zebra"}, "the weights have no class `zebra`", "there are: car, person"),
     ],
 )
 def test_an_alias_of_an_unknown_class_is_an_error(

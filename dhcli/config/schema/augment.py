@@ -6,7 +6,7 @@ from dhcli.config.schema.base import Fraction, Section, Side
 
 
 class Augment(Section):
-    """How training changes an image. Drawn per (seed, epoch, image), whatever the workers."""
+    """How training changes an image. The same seed, epoch and image always give the same change."""
 
     flip: Fraction = 0.5
     """Probability of a left-right flip."""

@@ -27,8 +27,8 @@ class ResNet(Section):
     weights: str = "imagenet"
     """`imagenet` (torchvision's), `none`, or the path of a state dict."""
     norm: Literal["frozen_bn", "eval_bn", "bn", "gn"] = "frozen_bn"
-    """frozen_bn and eval_bn need pretrained weights (eval_bn still learns scale and shift); bn and
-    gn (GroupNorm) can train from scratch."""
+    """frozen_bn and eval_bn need pretrained weights (eval_bn still trains scale and shift); bn and
+    gn (GroupNorm) can be trained from scratch."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
     """How many parts stay fixed, counted from the input: 1 the stem, 2 also layer1, … 5 all."""
     stride_in_1x1: bool = False
@@ -42,20 +42,21 @@ class ResNet(Section):
 
 
 class TimmNet(Section):
-    """The network that turns pixels into features: one of timm's hundreds."""
+    """The network that turns pixels into features: any of the package timm."""
 
     kind: Literal["timm"]
-    """timm: any network of the package timm that gives features of strides 4 to 32."""
+    """timm: networks of the package timm that give features of strides 4 to 32."""
     name: str
-    """timm's name of it, such as convnext_tiny or tf_efficientnet_lite0."""
+    """timm's name for the network, such as convnext_tiny or tf_efficientnet_lite0."""
     weights: str = "hub"
-    """`package` (ImageNet weights of an installed package: EfficientNet-Lite0), `hub` (timm's own,
-    by network), `none`, or the path of a state dict under timm's names."""
+    """`hub` (timm's weights, fetched over the network), `package` (ImageNet weights from an
+    installed package; tf_efficientnet_lite0 has one), `none`, or the path of a state dict with
+    timm's names."""
     norm: Literal["frozen_bn", "eval_bn", "bn"] = "frozen_bn"
-    """What becomes of its batch norms, where it has any: fixed; statistics fixed, scale and shift
-    learn; or as they are."""
+    """Its batch norms, if it has any. frozen_bn: all fixed; eval_bn: statistics fixed, scale and
+    shift are trained; bn: trained as usual."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
-    """How many parts stay fixed, counted from the input: 1 the stem, 2 also the first stage, …."""
+    """How many parts stay fixed, counted from the input: 1 the stem, 2 also the first stage, …"""
 
     def describe(self) -> list[tuple[str, str]]:
         """Name and norm."""

@@ -23,9 +23,9 @@ class Config(Section):
     about: str = ""
     """What it is for, in one line."""
     paper_tables: tuple[AtLeastOne, ...] = ()
-    """Tables of the paper that it is a row of."""
+    """Tables of the paper that have this preset as a row."""
     paper: dict[str, float] = Field(default_factory=dict)
-    """What the paper reports for it: AP in percent on COCO val, or on VOC07 test."""
+    """The paper's result for it: AP in percent on COCO val, or on VOC07 test."""
     data: Data = Data()
     input: Input = Input()
     augment: Augment = Augment()

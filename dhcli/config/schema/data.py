@@ -15,20 +15,20 @@ class Data(Section):
     val: str | None = None
     """Dataset to validate on (default: the val split of `train`)."""
     train_split: str = "train"
-    """Split of `train` to learn from. A dataset without splits is divided, see val_fraction."""
+    """Split of `train` to train on. A dataset without splits is divided; see val_fraction."""
     val_split: str = "val"
     """Split to validate on."""
     val_fraction: Fraction = 0.2
-    """Share of the images set aside for validation if the dataset has no splits."""
+    """Share of the images to set aside for validation if the dataset has no splits."""
     classes: tuple[str, ...] | None = None
     """Class names in order (default: those of the dataset)."""
     others: Literal["error", "ignore", "drop"] = "error"
-    """What to do with boxes of classes not in `classes`: stop with an error, treat them as regions
-    to ignore, or leave them out."""
+    """What to do with boxes whose class is not in `classes`: stop with an error, treat them as
+    regions to ignore, or leave them out."""
     difficult: Literal["ignore", "keep"] = "ignore"
     """Boxes marked difficult: regions to ignore in training, or ordinary objects."""
     empty: Literal["keep", "drop"] = "keep"
     """Keep images without objects in training, or drop them."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """If an image or a row of annotations cannot be read (checked before training; an image is read
-    again first while training): stop and name it, or leave it out."""
+    """If an image or a row of annotations cannot be read: stop and name it, or leave it out.
+    Checked before training; during training, an image is first read again."""

@@ -22,12 +22,12 @@ class Detect(DetectBase):
     """From scored boxes to detections."""
 
     gate: Fraction = 0.0
-    """With fused scores: a proposal that the first branch gives no class this score is dropped
-    before the second branch runs. 0 is exact (docs/performance.md)."""
+    """Skip the second branch for proposals that the first one scores below this. Only for fused
+    scores. 0 changes no result (docs/performance.md)."""
     keep_ties: bool = False
-    """Also keep all that score as high as the last one kept (maskrcnn-benchmark)."""
+    """Also keep detections with the same score as the last one kept (maskrcnn-benchmark)."""
     min_size: NonNegative = 0.0
     """Drop detections with a side shorter than this many pixels of the resized image (torchvision:
     0.01; 0 drops only empty ones)."""
     nms_on: Literal["original", "resized"] = "original"
-    """Pixels that NMS measures in: the original image's, or the resized one's."""
+    """Whether NMS works in pixels of the original image or of the resized one."""

@@ -11,4 +11,4 @@ class Finetune(Section):
     """What `dh finetune` does in addition to training."""
 
     aliases: dict[str, str] = Field(default_factory=dict)
-    """Class of the new data → class of the weights whose rows it starts from."""
+    """Class of the new data → class of the weights that it starts from."""

@@ -24,7 +24,7 @@ BranchName = Annotated[
 Focus = Annotated[
     Literal["cls", "reg"],
     Field(
-        description="The task that λ weighs; the other gets 1 − λ, and no predictor if that is 0."
+        description="The task with weight λ. The other has 1 − λ, and no predictor if that is 0."
     ),
 ]
 
@@ -40,8 +40,8 @@ class BranchBase(Section):
     lambda_: Annotated[Fraction, Field(alias="lambda")] = 1.0
     """λ, weight of the focused task within the branch (Eq. 2, 3)."""
     roi_scale: Positive = 1.0
-    """Enlarges the RoI about its centre before pooling (the public implementations: 1.3 for the
-    conv branch)."""
+    """Factor that enlarges the RoI about its centre before pooling (public implementations: 1.3 for
+    the conv branch)."""
 
     def describe(self) -> list[tuple[str, str]]:
         """Its kind and weights."""
@@ -62,14 +62,14 @@ class FcBranch(BranchBase):
 
 
 class ConvBranch(BranchBase):
-    """Residual blocks and average pooling: shared over the cells, good at locating."""
+    """Residual blocks and average pooling: the same weights for all cells, good at locating."""
 
     kind: Literal["conv"]
     """conv: residual blocks."""
     name: BranchName = "conv"
     focus: Focus = "reg"
     width: Annotated[int, Field(ge=4, le=4096, multiple_of=4)] = 1024
-    """Channels of the blocks; their inner layers have a quarter."""
+    """Channels of the blocks; their inner layers have a quarter of them."""
     residual: Annotated[int, Field(ge=1, le=64)] = 5
     """Residual blocks: the widening one (Fig. 5a), then bottlenecks (Fig. 5b)."""
     non_local: Count = 0
@@ -77,9 +77,9 @@ class ConvBranch(BranchBase):
     non_local_groups: AtLeastOne = 4
     """Groups that the channels of a non-local block are split into."""
     non_local_normalise: Literal["count", "softmax"] = "count"
-    """Affinities divided by the number of cells (the authors' code), or softmax."""
+    """count: divide affinities by the number of cells (the authors' code); softmax: use softmax."""
     norm: Literal["bn", "gn", "frozen_bn"] = "bn"
-    """gn (GroupNorm) does not depend on the batch."""
+    """Norm of the blocks. gn (GroupNorm) does not depend on the batch."""
 
     @model_validator(mode="after")
     def _placed(self) -> Self:
@@ -109,12 +109,12 @@ AnyBranch: TypeAlias = FcBranch | ConvBranch | Res5Branch
 
 
 class Head(Section):
-    """One or two branches on the proposals. Every detector of the paper is a row of these."""
+    """One or two branches on the proposals. Every detector of the paper is a choice of branches."""
 
     branches: Annotated[
         tuple[Annotated[AnyBranch, ByKind()], ...], Field(min_length=1, max_length=2)
     ] = (FcBranch(kind="fc"), ConvBranch(kind="conv"))
-    """The branches; `--set` addresses one by its name: `model.head.branches.fc.omega=2`."""
+    """The branches. `--set` finds one by its name: `model.head.branches.fc.omega=2`."""
     scores: str = "auto"
     """A branch's name, or `max`, `average`, `complementary` (Eq. 4) of both; auto: complementary
     if both branches classify, else the one that does."""
@@ -123,13 +123,14 @@ class Head(Section):
     class_agnostic: bool = False
     """One box regression for all classes instead of one per class."""
     background_box: bool = False
-    """Also a regression for the background, first and unused (maskrcnn-benchmark, torchvision)."""
+    """Add a box regression for the background, which is not used (maskrcnn-benchmark,
+    torchvision)."""
     positive_iou: Fraction = 0.5
     """A proposal with at least this IoU is an object."""
     samples: AtLeastOne = 512
-    """RoIs per image that carry a loss."""
+    """RoIs per image used in the loss."""
     positive_fraction: Fraction = 0.25
-    """Largest share of objects among them."""
+    """Largest share of objects among `samples`."""
     smooth_l1_beta: NonNegative = 1.0
     """Where the regression loss turns from quadratic to linear (0: plain L1)."""
     box_std: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)

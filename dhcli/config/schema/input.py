@@ -20,18 +20,18 @@ class Input(Section):
     """Height and width of a batch are padded to multiples of this."""
     resize: Literal["plain", "torchvision", "maskrcnn_benchmark", "square"] = "plain"
     """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); torchvision:
-    down; maskrcnn_benchmark: the short side to the nearest, the long side down. square: no shape is
-    kept, both sides become min_size (SSD)."""
+    down; maskrcnn_benchmark: the short side to the nearest, the long side down. square: both sides
+    become min_size, whatever the image's shape (SSD)."""
     interpolation: Literal["pil", "cv2", "float"] = "pil"
     """Bilinear resizing: Pillow's (antialiased), OpenCV's, or torch's without rounding."""
     exif: bool = True
-    """Rotate an image as its EXIF orientation says."""
+    """Turn an image as its EXIF orientation says."""
     depth: Literal["auto", "full", "percentile"] = "auto"
-    """How more than 8 bits per channel become 8. full: the high byte; percentile: the image's own
-    0.5th to 99.5th percentile become 0 and 255; auto: full where an image reaches a quarter of its
-    range, else percentile."""
+    """How images of more than 8 bits per channel become 8-bit. full: take the high byte;
+    percentile: stretch the image's own 0.5th to 99.5th percentile to 0…255; auto: full if an image
+    reaches a quarter of its range, else percentile."""
     channels: Literal["rgb", "bgr"] = "rgb"
-    """Order of the colour channels that the network sees."""
+    """Order of the colour channels in the network's input."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Mean of each channel on the 0–255 scale, in the order of `channels`."""
     std: tuple[Positive, Positive, Positive] = (58.395, 57.12, 57.375)

@@ -33,7 +33,7 @@ class TwoStage(Section):
     clamp_shrinking: bool = True
     """Limit how far a box may shrink (to 1/62.5, as MMDetection does). Growth is always limited."""
     nms: Literal["exact", "mmdet", "torchvision"] = "exact"
-    """Arithmetic of NMS over classes and levels: exact, or rounded as in those programs."""
+    """Arithmetic of NMS over classes and levels: exact, or rounded as in that program."""
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

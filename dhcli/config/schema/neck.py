@@ -15,9 +15,9 @@ class Pyramid(Section):
     kind: Literal["fpn"] = "fpn"
     """fpn: the feature pyramid."""
     finest: Annotated[int, Field(ge=2, le=5)] = 2
-    """Its finest level: 2 is P2, of stride 4."""
+    """Finest level: 2 is P2, of stride 4."""
     coarsest: Annotated[int, Field(ge=2, le=7)] = 6
-    """Its coarsest level: 6 is P6, of stride 64. Those after P5 are every second cell of the one
+    """Coarsest level: 6 is P6, of stride 64. P6 and P7 take every second cell of the level
     before."""
     channels: Channels = 256
     """Channels of every level of the pyramid."""
@@ -37,7 +37,7 @@ class NoNeck(Section):
     """Proposals and branches see the backbone's features as they are."""
 
     kind: Literal["none"] = "none"
-    """none: C4 alone; the last stage of the backbone goes to a `res5` branch."""
+    """none: C4 alone. The last stage of the backbone is the `res5` branch."""
 
 
 Neck: TypeAlias = Pyramid | NoNeck

@@ -11,14 +11,14 @@ class Anchors(Section):
     """The boxes that the RPN starts from: one size per level of the pyramid, all sizes on C4."""
 
     sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
-    """Sides of the square anchors, one for each of P2 … P6 or all on C4, in pixels of the resized
-    image."""
+    """Sides of the square anchors in pixels of the resized image: one per level of the pyramid, or
+    all on C4."""
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height / width, at the same area."""
     convention: Literal["plain", "torchvision", "maskrcnn_benchmark"] = "plain"
-    """plain: exact, centred on the cell's corner (MMDetection); the others round as those programs
-    do, and torchvision also divides the padded image into cells (61 pixels on P6 of 800, not
-    64)."""
+    """plain: exact, centred on the cell's corner (MMDetection). The others round as those programs
+    do. torchvision also divides the padded image into cells (on P6 of 800 pixels, a cell is 61
+    pixels, not 64)."""
 
 
 class Rpn(Section):
@@ -29,7 +29,7 @@ class Rpn(Section):
     pre_nms_test: AtLeastOne = 1000
     """Best anchors per level that enter NMS at test time."""
     proposals_train: AtLeastOne = 1000
-    """Proposals kept in training."""
+    """Proposals kept in training; see proposals_per."""
     proposals_test: AtLeastOne = 1000
     """Proposals kept per image at test time."""
     proposals_per: Literal["image", "batch"] = "image"
@@ -40,14 +40,14 @@ class Rpn(Section):
     nms_threshold: Fraction = 0.7
     """Of two proposals with an IoU above this, NMS drops the one with the lower score."""
     level_proposals: Count = 0
-    """Most proposals per level after NMS, before all levels are counted together (0: no limit)."""
+    """Most proposals per level after NMS, before the best of all levels are kept (0: no limit)."""
     positive_iou: Fraction = 0.7
     """An anchor with at least this IoU is an object."""
     negative_iou: Fraction = 0.3
     """An anchor with an IoU below this is background."""
     samples: AtLeastOne = 256
-    """Anchors per image that carry a loss."""
+    """Anchors per image used in the loss."""
     positive_fraction: Fraction = 0.5
-    """Largest share of objects among them."""
+    """Largest share of objects among `samples`."""
     smooth_l1_beta: NonNegative = 0.0
     """Where the regression loss turns from quadratic to linear (0: plain L1)."""

@@ -70,21 +70,21 @@ class TorchVisionBackbone(Section):
     weights: str = "imagenet"
     """`imagenet` (torchvision's), `none`, or the path of a classifier's state dict."""
     norm: Norm = "frozen_bn"
-    """Of its batch norms: all is fixed; only the statistics are; or nothing is (bn, which alone can
-    train from scratch)."""
+    """Its batch norms. frozen_bn: all fixed; eval_bn: statistics fixed, scale and shift are
+    trained; bn: trained as usual (the only one that can be trained from scratch)."""
     frozen_stages: Annotated[int, Field(ge=0, le=6)] = 2
-    """How many parts stay fixed, counted from the input. A ResNet and VGG have 5, a MobileNet 6."""
+    """How many parts stay fixed, counted from the input. ResNet and VGG have 5, MobileNet 6."""
     bn_epsilon: NonNegative = 1e-5
     """Added to the variance in a fixed batch norm (torchvision's first published weights: 0)."""
 
 
 class TorchVision(Section):
-    """A detector of torchvision's; its name brings torchvision's sizes, pixels and thresholds."""
+    """A detector of torchvision. Its name also sets its sizes, normalisation and thresholds."""
 
     kind: Literal["torchvision"]
     """torchvision: Faster R-CNN, RetinaNet, FCOS and SSD as torchvision builds them."""
     name: TorchVisionName
-    """torchvision's name of it."""
+    """torchvision's name for the detector."""
     backbone: TorchVisionBackbone = TorchVisionBackbone()
     detect: DetectBase = DetectBase()
 
@@ -94,8 +94,8 @@ class TorchVision(Section):
         if self.backbone.frozen_stages > stages:
             raise ValueError(f"`backbone.frozen_stages` is at most {stages} with `{self.name}`")
         if self.name.startswith("ssdlite") and self.backbone.weights != "none":
-            what = "SSDLite's backbone has half of MobileNet's channels at its end: of its weights "
-            raise ValueError(f"{what}`backbone.weights` can only be `none`")
+            what = "MobileNet's weights do not fit SSDLite's backbone, which has half the channels"
+            raise ValueError(f"{what} at its end: `backbone.weights` can only be `none`")
         return self
 
     @classmethod

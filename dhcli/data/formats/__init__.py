@@ -140,7 +140,7 @@ def read_dataset(
         notes.append(f"found in {place.relative_to(path)}")
     if len(found) > 1:
         others = ", ".join(FORMATS[name].title for name in found[1:])
-        notes.append(f"could be read as {others} too (--from)")
+        notes.append(f"could also be read as {others} (--from)")
     classes = tuple(map(sound_text, table.classes))
     return replace(table, classes=classes, notes=tuple(notes), format=found[0])
 
@@ -150,9 +150,7 @@ def _as_truth(table: DetectionTable) -> DetectionTable:
     if table.scores is None:
         return table
     boxes = counted(len(table.scores), "box")
-    note = (
-        f"score of {boxes}: taken for ground truth, left out (`dh convert --predictions` keeps it)"
-    )
+    note = f"score of {boxes}: left out of the ground truth (`dh convert --predictions` keeps it)"
     return replace(table, scores=None, notes=(*table.notes, note))
 
 
@@ -182,7 +180,7 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
             return found.popitem()
         if found:
             several = ", ".join(str(place.relative_to(path)) for place in found)
-            hint = "name the one to read; `dh convert` makes one of several"
+            hint = "name the one to read, or merge them with `dh convert`"
             raise DataError(f"holds several datasets: {several}", where=path, hint=hint)
         places = [place / name for place in places for name in list_folders(place)][:_MOST_PLACES]
     looked = "".join(f"\n  {each.looks_for}" for each in FORMATS.values())

@@ -1,4 +1,4 @@
-"""AutoML CSV, as Google's Vertex AI has it: a line a box, no header, corners in fractions.
+"""AutoML CSV, as Google's Vertex AI has it: one line per box, no header, corners in fractions.
 
 `TRAIN,gs://bucket/a.jpg,cat,0.1,0.1,,,0.3,0.4,,`: the split, the image, the class, then x and y of
 the upper left, upper right, lower right and lower left corner, of which two that lie across are
@@ -49,7 +49,7 @@ _SPLITS = {
 }
 _WRITTEN = {"train": "TRAIN", "val": "VALIDATION", "test": "TEST"}
 _COLUMNS = 10
-_OF_WHOLE = "class of an image as a whole: left out"
+_OF_WHOLE = "class of a whole image: left out"
 
 
 def _is_ours(path: Path) -> bool:
@@ -88,7 +88,7 @@ def read_automl(root: Path, path: Path) -> DetectionTable:
     whole = columns.counts[_OF_WHOLE]
     if whole and not columns.labels:
         what = f"holds no box, but {counted(whole, 'class of a whole image')}"
-        raise DataError(what, where=path, hint="boxes are told by the corners behind the class")
+        raise DataError(what, where=path, hint="boxes need their corners after the class")
     columns.locate()
     return columns.table_of_fractions(columns.classes_after())
 

@@ -36,5 +36,5 @@ def _compare(root: Path, one: ClassList, other: ClassList, *, in_part: bool) -> 
                 f"two files do not agree on the classes: {number} is {says[0]} in "
                 f"{one.file} and {says[1]} in {other.file}",
                 where=root,
-                hint="mend or remove the one that is wrong",
+                hint="correct or remove the wrong one",
             )

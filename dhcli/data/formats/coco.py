@@ -1,4 +1,4 @@
-"""COCO JSON: instances, one file a dataset or a split.
+"""COCO JSON: instances, one file per dataset or per split.
 
 Tolerated: sparse ids and ids as text, decimals, absent `area`, `iscrowd`, `info`, `licenses`; boxes
 told by masks alone (polygons, RLE), boxes in fractions where all are, categories of the same name
@@ -180,7 +180,7 @@ def _notes_on_classes(entries: Entries) -> Iterator[str]:
     if entries.nameless:
         yield named(entries.nameless, "category without a name, called by its id")
     if entries.root:
-        yield f"category 0, `{entries.root}`, stands above the others and has no box: no class"
+        yield f"category 0, `{entries.root}`, is above the others and has no boxes: not a class"
 
 
 def _require_some(path: Path, boxes: NDArray[np.float64], listed: int, strange: int) -> None:
@@ -196,7 +196,7 @@ def _require_some(path: Path, boxes: NDArray[np.float64], listed: int, strange: 
     elif strange == len(boxes):
         what = "is of a category that it defines: `category_id` names none"
     elif np.isnan(boxes).all():
-        what = "tells a box: neither `bbox` nor a mask in `segmentation`"
+        what = "has a box: neither `bbox` nor a mask in `segmentation`"
     if what:
         raise DataError(f"not one of its {counted(len(boxes), 'annotation')} {what}", where=path)
 
@@ -227,7 +227,7 @@ def _are_fractions(
 
 
 def write_coco(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images/ and annotations/, a file a split; predictions as COCO results."""
+    """Write images/ and annotations/, one file per split; predictions as COCO results."""
     placing.place("images")
     if table.scores is not None:
         table = table.keep_boxes(table.labels != ANY_CLASS)
@@ -366,7 +366,7 @@ def _same_box(bbox: Any, box: Sequence[float]) -> bool:
 
 
 LAYOUT = FilePerSplit(
-    "annotations/*.json, or *.json in a folder a split",
+    "annotations/*.json, or *.json in one folder per split",
     (".json",),
     _is_coco,
     prefer=_instances,

@@ -138,7 +138,7 @@ def _hint(what: str) -> str | None:
         return None
     return (
         "VIA's COCO export names a category only where a region has an attribute with options; "
-        "VIA's own JSON is read too, and says more: export that"
+        "VIA's own JSON is read too, and holds more: export that"
     )
 
 
@@ -294,7 +294,7 @@ class Entries:
         if number in self._row_of_image:
             raise ClashError(f"two images have the id {row['id']}")
         if not isinstance(name, str):
-            raise EntryError("an image whose `file_name` is no text")
+            raise EntryError("an image whose `file_name` is not text")
         self._row_of_image[number] = len(self.names)
         self.names.append(name)
         self._sizes.extend((side_of(row.get("width")), side_of(row.get("height"))))

@@ -80,14 +80,14 @@ def place_on(found: DetectionTable, truth: DetectionTable, path: Path) -> Detect
     Raises DataError where boxes have no scores, or are in an image that `truth` does not have.
     """
     if found.scores is None and len(found.boxes):
-        what = "holds boxes without scores, or not with one each: no detections"
+        what = "holds boxes without a score each: not detections"
         raise DataError(what, where=path, hint=_LOOKS)
     numbers, images = [], _Images(truth)
     counts = np.diff(found.offsets)
     for file, count in zip(found.files, counts.tolist(), strict=True):
         number = images.find(file) if count else 0
         if number is None:
-            what = f"tells of the image {file}, which is not in the dataset {truth.root}"
+            what = f"names the image {file}, which is not in the dataset {truth.root}"
             raise DataError(what, where=path)
         numbers.append(number)
     image_of_box = np.array(numbers, np.int64)[found.image_of_box]
@@ -260,8 +260,8 @@ def _named_ids(path: Path) -> tuple[dict[int, str] | None, dict[int, str]]:
         rows = [(int(row["id"]), str(row["name"])) for row in document.get("categories") or ()]
         files = {int(r["id"]): str(r["file_name"]) for r in document.get("images") or ()}
     except (KeyError, TypeError, ValueError):
-        raise DataError("does not name category ids", where=path) from None
+        raise DataError("does not name categories by id", where=path) from None
     named = dict(rows)
     if len(set(named.values())) < len(named):
-        raise DataError("gives two categories one name", where=path)
+        raise DataError("gives two categories the same name", where=path)
     return named, files

@@ -370,7 +370,7 @@ def class_of(value: Any) -> str:
     """The name of a class as it is told, text or a number. Raises ValueError."""
     if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
         return str(value).strip()
-    raise ValueError(f"`{str(value)[:40]}` is no class name")
+    raise ValueError(f"`{str(value)[:40]}` is not a class name")
 
 
 def whole_or(value: Any, other: int) -> int:

@@ -67,7 +67,7 @@ def _add(columns: Columns, line: int, image: int, told: dict[str, Any]) -> None:
 
 
 def write_createml(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images with a JSON file beside them, a folder a split."""
+    """Write `table` as images with a JSON file beside them, one folder per split."""
     splits = placing.split_of_images()
     folders = [split or "." for split in splits]
     placing.place(folders)

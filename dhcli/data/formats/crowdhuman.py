@@ -54,7 +54,7 @@ def read_crowdhuman(root: Path, path: Path) -> DetectionTable:
 def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     name = row["ID"]
     if not isinstance(name, str):
-        raise TypeError("`ID` is no text")
+        raise TypeError("`ID` is not text")
     boxes = list(row["gtboxes"] or ())
     image = columns.image(name)
     add = partial(_add_box, columns, line, image)

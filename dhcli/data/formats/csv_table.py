@@ -1,4 +1,4 @@
-"""CSV as TensorFlow's and Keras's tutorials have it: a header, a line a box.
+"""CSV as TensorFlow's and Keras's tutorials have it: a header, one line per box.
 
 `filename,width,height,class,xmin,ymin,xmax,ymax` in any order and case, and under the usual other
 names (`image`, `label`, `x1` …); commas, or semicolons where decimals have commas, or tabs. Width
@@ -185,10 +185,10 @@ class _Reader:
 
     def notes(self) -> list[str]:
         """What was not found, and what is not kept."""
-        notes = [] if "class" in self.place else [f"no column tells the class: called `{NO_NAME}`"]
+        notes = [] if "class" in self.place else [f"no column with the class: called `{NO_NAME}`"]
         if self._varying:
             names = ", ".join(f"`{name}`" for name in self._own if name in self._varying)
-            notes.append(f"columns not kept, as they differ within an image: {names}")
+            notes.append(f"columns not kept, because they differ within an image: {names}")
         return notes
 
 
@@ -199,13 +199,13 @@ def _corners(told: dict[str, str]) -> Box:
         return x1, y1, x2, y2
     fields = told["bbox"].translate(_LIST).split() if "bbox" in told else [told[n] for n in _SIZED]
     if len(fields) != 4:
-        raise ValueError(f"`{told['bbox'][:40]}` is no box")
+        raise ValueError(f"`{told['bbox'][:40]}` is not a box")
     x, y, width, height = map(number_of, fields)
     return from_decimals(x, y, width, height)
 
 
 def write_csv(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images/ and a file a split, with a column for each mark that is used."""
+    """Write `table` as images/ and one file per split, with a column for each mark that is used."""
     placing.place("images")
     marks = [name for name, flag in MARKS.items() if table.has(flag).any()]
     score = ["score"] if table.scores is not None else []

@@ -122,7 +122,7 @@ def _box(kind: Any, told: dict[str, Any]) -> Box | None:
 
 
 def write_datumaro(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images/ and annotations/, a file a subset."""
+    """Write `table` as images/ and annotations/, one file per subset."""
     placing.place("images")
     for split, images in placing.parts().items():
         lines = _document(table, placing, images.tolist())

@@ -1,4 +1,4 @@
-"""Detections in label files of YOLO or KITTI, a file an image, that lie apart from the images."""
+"""Detections in label files of YOLO or KITTI, one file per image, away from the images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DOTA: a text file an image in `labelTxt`, a line a box: four corners, class, difficult.
+"""DOTA: one text file per image in `labelTxt`, one line per box: four corners, class, difficult.
 
 `x1 y1 x2 y2 x3 y3 x4 y4 category difficult`, after lines such as `imagesource:GoogleEarth` and
 `gsd:0.15`, which are not kept. The folder may be called `labelTxt-v1.0/…` or `annfiles` too. A box
@@ -125,7 +125,7 @@ def _corners(fields: list[str], where: str) -> list[float]:
 
 
 def write_dota(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images/ and labelTxt/, in a folder a split."""
+    """Write `table` as images/ and labelTxt/, in one folder per split."""
     bases = [f"{split}/" if split else "" for split in placing.split_of_images()]
     placing.place([f"{base}images" for base in bases])
     for image, (base, name) in enumerate(zip(bases, writing(placing.names), strict=True)):

@@ -1,11 +1,11 @@
-"""SageMaker Ground Truth's manifest, and Rekognition's: a JSON object a line, an image each.
+"""SageMaker Ground Truth's manifest, and Rekognition's: one JSON object per line, for one image.
 
 `{"source-ref": "s3://bucket/a.jpg", "NAME": {"image_size": [{"width": …, "height": …}],
 "annotations": [{"class_id": 0, "left": …, "top": …, "width": …, "height": …}]}, "NAME-metadata":
-{"class-map": {"0": "cat"}}}`, a file a split (`train.manifest`). NAME is that of the labelling job;
-of several the first with boxes counts. An image without such labels is not annotated and is left
-out, counted. Confidences are those of the workers, and not kept. Images are found by the ends of
-their addresses. Marks and regions to ignore have no place in the format.
+{"class-map": {"0": "cat"}}}`, one file per split (`train.manifest`). NAME is the labelling
+job's; of several, the first with boxes is read. Images without such labels are not annotated; they
+are left out and counted. Confidences are the workers', and are not kept. Images are found by the
+ends of their addresses. The format has no place for marks and regions to ignore.
 
 Written: paths from the folder of the manifest; AWS wants `s3://…` before them.
 
@@ -68,7 +68,7 @@ class _Reader:
         name = next((key for key in row if _has_boxes(row, key)), None)
         address = row[_SOURCE]
         if not isinstance(address, str):
-            raise TypeError(f"`{_SOURCE}` is no text")
+            raise TypeError(f"`{_SOURCE}` is not text")
         if name is None:
             self.columns.counts["image without boxes of a labelling job: left out"] += 1
             return
@@ -99,7 +99,7 @@ def _has_boxes(row: Mapping[str, Any], key: str) -> bool:
 
 
 def write_ground_truth(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images/ and a manifest a split."""
+    """Write `table` as images/ and one manifest per split."""
     placing.place("images")
     number = {name: index for index, name in enumerate(table.classes)}
     names = {str(index): name for index, name in enumerate(table.classes)}

@@ -106,7 +106,7 @@ class _Reader:
         """Add an image and its boxes."""
         name = row[_FILE]
         if not isinstance(name, str):
-            raise TypeError(f"`{_FILE}` is no text")
+            raise TypeError(f"`{_FILE}` is not text")
         told = row.get(_OBJECTS, row) or {}
         if isinstance(told, dict) and told and "bbox" not in told:
             raise KeyError(_OBJECTS if told is row else "bbox")  # it is not known to have none
@@ -187,7 +187,7 @@ def _names_in(told: Any, readme: Path) -> Iterator[Mapping[int, str]]:
 
 
 def write_imagefolder(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images with metadata.jsonl beside them, a folder a split."""
+    """Write `table` as images with metadata.jsonl beside them, one folder per split."""
     folders = [split or "." for split in placing.split_of_images()]
     placing.place(folders)
     marks = [name for name, flag in MARKS.items() if table.has(flag).any()]

@@ -1,4 +1,4 @@
-"""ImageNet: Pascal VOC's XML, in a folder a class or a split, `Annotations/…/n01440764/*.xml`.
+"""ImageNet: Pascal VOC's XML, in folders by class or by split, `Annotations/…/n01440764/*.xml`.
 
 The images lie in the folders of the same names below `Data` (ILSVRC: `Data/CLS-LOC/train/…`) or
 `Images`. A folder called as a split, on the way down, is one, if those beside it are. Classes are
@@ -85,7 +85,7 @@ def _below(folder: Path, below: str, seen: set[Path]) -> Iterator[str]:
 
 
 def write_imagenet(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as Data/DET and Annotations/DET, a folder a split."""
+    """Write `table` as Data/DET and Annotations/DET, one folder per split."""
     folders = [f"DET/{split or _REST}" for split in placing.split_of_images()]
     placing.place([f"Data/{folder}" for folder in folders])
     for image, (folder, name) in enumerate(zip(folders, writing(placing.names), strict=True)):

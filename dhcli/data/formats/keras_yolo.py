@@ -1,4 +1,4 @@
-"""keras-yolo3's text: a line an image, `path x1,y1,x2,y2,class x1,y1,x2,y2,class …`.
+"""keras-yolo3's text: one line per image, `path x1,y1,x2,y2,class x1,y1,x2,y2,class …`.
 
 A file a split: as Roboflow has it `train/_annotations.txt` beside the images, or `train.txt`. The
 classes are numbers, from 0, of the lines in `_classes.txt` (or another file called so) beside it or

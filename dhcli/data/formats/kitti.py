@@ -1,4 +1,4 @@
-"""KITTI: a text file an image in `label_2`, 15 columns a box, or 16 with a score.
+"""KITTI: one text file per image in `label_2`, 15 columns per box, or 16 with a score.
 
 Boxes are 0-based pixels with decimals and are never shifted. DontCare rows become regions of no
 class. Kept: the degrees of truncation and occlusion, and all 3-D columns (as `truncation`,

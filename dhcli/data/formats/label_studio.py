@@ -139,7 +139,7 @@ class _Reader:
             return
         is_turned = bool(number_of(value.get("rotation") or 0))
         if is_turned and not aspect:
-            counts["box turned, in an image of unknown size: taken for a square one"] += 1
+            counts["box turned, in an image of unknown size: read as if it were square"] += 1
         elif is_turned or "points" in value or "radiusX" in value:
             what = "box turned" if "width" in value else f"shape `{region.kind[:20]}`"
             counts[f"{what}: read as the upright box around"] += 1
@@ -153,7 +153,7 @@ class _Reader:
         if not names:
             self._columns.counts[f"region of no class: called `{NO_NAME}`"] += 1
             return NO_NAME
-        self._columns.counts["region of several classes: the first counts"] += len(names) > 1
+        self._columns.counts["region of several classes: the first is used"] += len(names) > 1
         return class_of(names[0])
 
 

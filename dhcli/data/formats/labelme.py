@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file an image, beside it or in a folder of its own.
+"""LabelMe: one JSON file per image, beside it or in a folder of its own.
 
 Rectangles, polygons, circles and masks are read, all as the box around them; points and lines have
 none and are left out, counted. Shapes of one label and `group_id` are parts of one object: one box
@@ -195,7 +195,7 @@ def _circle(points: Any) -> Box:
 
 
 def write_labelme(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images with their JSON files beside them, a folder a split."""
+    """Write `table` as images with their JSON files beside them, one folder per split."""
     folders = [split or "." for split in placing.split_of_images()]
     placing.place(folders)
     for image, (folder, name) in enumerate(zip(folders, writing(placing.names), strict=True)):
@@ -226,6 +226,6 @@ def _shapes(table: DetectionTable, image: int) -> Iterator[dict[str, Any]]:
 
 
 LAYOUT = FilePerImage(
-    "*.json with shapes and imagePath, one an image", _is_labelme, _parts, _around
+    "*.json with shapes and imagePath, one per image", _is_labelme, _parts, _around
 )
 FORMAT = Format("LabelMe", LAYOUT, read_labelme, write_labelme, HOLDS)

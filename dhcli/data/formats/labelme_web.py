@@ -1,4 +1,4 @@
-"""LabelMe's web tool (MIT): an XML file an image, `Annotations/FOLDER/a.xml` of `Images/FOLDER`.
+"""LabelMe's web tool (MIT): one XML file per image, `Annotations/FOLDER/a.xml` of `Images/FOLDER`.
 
 `<annotation>` as in Pascal VOC, but an `<object>` has a `<polygon>` of `<pt>`: the box around it
 counts. Deleted objects and scribbles, which are masks, are left out, counted. `<occluded>` and
@@ -153,7 +153,7 @@ class _Document(XmlReader):
 
 
 def write_labelme_web(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as Images/ and Annotations/, a folder a split."""
+    """Write `table` as Images/ and Annotations/, one folder per split."""
     folders = [split or _REST for split in placing.split_of_images()]
     placing.place([f"Images/{folder}" for folder in folders])
     for image, (folder, name) in enumerate(zip(folders, writing(placing.names), strict=True)):

@@ -360,12 +360,12 @@ def _apart(
         return []
     told = Counter(chain.from_iterable(set(table.files) for table in tables))
     if splits.count(None) == len(splits) and max(told.values(), default=0) < 2:
-        return [f"{counted(len(files), 'file')} of other images each, read as one dataset"]
+        return [f"{counted(len(files), 'file')} with different images, read as one dataset"]
     nameless = [f for f, name in zip(files, splits, strict=True) if name is None]
     listed = ", ".join(file.relative_to(root).as_posix() for file in nameless[:5])
     raise DataError(
-        f"several annotation files, and no telling of which split: {listed}",
+        f"several annotation files, and their names do not say which split each is: {listed}",
         where=root,
-        hint="name the one to read instead of the folder, or make one dataset of several: "
+        hint="name the file to read instead of the folder, or merge them into one dataset: "
         f"`dh convert {nameless[0]} {nameless[1]} NEW --to coco`",
     )

@@ -63,8 +63,8 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
     renamed = sum(last_part(found[index]) != last_part(names[index]) for index in inside)
     counts = {
         "name spelled otherwise, decoded or without its query": renamed,
-        "name with other folders than the image: only the end counts": len(inside) - renamed,
-        "name that could mean the image of another: taken for missing": len(shared),
+        "name with other folders than the image: only the end is used": len(inside) - renamed,
+        "name that could mean several images: taken as missing": len(shared),
     }
     return files, told.notes + [counted(count, what) for what, count in counts.items() if count]
 
@@ -116,7 +116,7 @@ def as_told(root: Path, path: Path, names: Sequence[str], *, from_anywhere: bool
     respelled, missing = _respell(root, files)
     strays = [index for index, name in enumerate(inside) if name is None]
     counts = {
-        "name leading out of the dataset: only the end counts": len(strays),
+        "name leading out of the dataset: only the end is used": len(strays),
         "name spelled otherwise than the image": sum(_has_suffix(names[n]) for n in respelled),
     }
     notes = [counted(count, what) for what, count in counts.items() if count]
@@ -134,7 +134,7 @@ def missing_sizes(
     missing = int(np.sum((sizes[boxed] == 0).any(axis=1)))
     if missing and missing == len(boxed):
         raise DataError(
-            "tells of boxes in fractions, and none of its images can be read",
+            "has boxes in fractions, and none of its images can be read",
             where=path,
             hint="put the images beside it, or into `images`",
         )

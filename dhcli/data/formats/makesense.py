@@ -1,7 +1,7 @@
 """makesense.ai's CSV: `label,x,y,width,height,image,image width,image height`, without a header.
 
-A line a box, a file a split (`labels_train.csv`). An image without boxes has no line. Marks, scores
-and regions to ignore have no place in the format.
+One line per box, one file per split (`labels_train.csv`). An image without boxes has no line. The
+format has no place for marks, scores and regions to ignore.
 
 Pixels: from 0, the maximum excluded. Classes: sorted by name.
 """

@@ -1,4 +1,4 @@
-"""MOT: a folder a sequence of frames, `img1/000001.jpg`, `gt/gt.txt`, `seqinfo.ini`.
+"""MOT: one folder per sequence of frames, `img1/000001.jpg`, `gt/gt.txt`, `seqinfo.ini`.
 
 `frame,id,left,top,width,height,conf,class,visibility`: conf 0 says to leave the box out of account,
 which makes it a region to ignore; visibility below 1 makes it occluded; both the track and the
@@ -202,7 +202,7 @@ def _read_info(path: Path) -> dict[str, str]:
 
 
 def write_mot(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as a sequence for each folder of images, in a folder a split."""
+    """Write `table` as a sequence for each folder of images, in one folder per split."""
     homes = _homes(table, placing.split_of_images())
     suffixes = [Path(name).suffix or ".jpg" for name in placing.names]
     frames: list[int] = []
@@ -270,6 +270,6 @@ def _visibility(table: DetectionTable, row: Row) -> float:
 
 
 LAYOUT = FilePerSequence(
-    "gt/gt.txt beside img1/, in a folder a sequence", _is_mot, _sequences, _around
+    "gt/gt.txt beside img1/, in one folder per sequence", _is_mot, _sequences, _around
 )
 FORMAT = Format("MOT", LAYOUT, read_mot, write_mot, HOLDS)

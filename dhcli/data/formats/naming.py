@@ -37,7 +37,7 @@ def spell_names(
     changed = [f"`{old}` as `{new}`" for old, new in pairs if old != new]
     lines = [named(changed, "class written otherwise")] if changed else []
     if DONT_CARE in classes:
-        lines.append(f"class `{DONT_CARE}`: its boxes are read again as regions to ignore")
+        lines.append(f"class `{DONT_CARE}`: its boxes will be read back as regions to ignore")
     return replace(table, classes=tuple(classes)), tuple(lines)
 
 
@@ -57,9 +57,9 @@ def _check_classes(table: DetectionTable, spelled: Mapping[str, str]) -> None:
         if not new:
             what = "has no name that can be written"
         elif counts[new] > 1:
-            what = f"would be written as `{new}`, and so would another"
+            what = f"would be written as `{new}`, as another class would"
         if what:
-            otherwise = f"name it otherwise: `--map {shlex.quote(f'{old}=NEW')}`"
+            otherwise = f"give it another name: `--map {shlex.quote(f'{old}=NEW')}`"
             hint = otherwise if old.strip() else "give it a name in the data"
             raise DataError(f"class `{old}` {what}", where=table.root, hint=hint)
 
@@ -75,5 +75,5 @@ def _check_split(table: DetectionTable, name: str, holds: Holds, title: str) -> 
         usual = holds.split_names == "usual"
         what = f"split `{name}` cannot be written as {title}"
         why = ", whose splits are train, val, test and the like" if usual else ""
-        hint = _OTHERS if usual else "name it otherwise in the data"
+        hint = _OTHERS if usual else "give it another name in the data"
         raise DataError(f"{what}{why}", where=table.root, hint=hint)

@@ -126,7 +126,7 @@ class Placing:
         if missing:
             self.lost.append(f"{counted(missing, 'image')} missing: not copied")
         if outside:
-            what = "image that is a link out of the dataset, not copied without --follow-links"
+            what = "image that is a link out of the dataset: only copied with --follow-links"
             self.lost.append(named(outside, what))
 
     def parts(self) -> dict[str, NDArray[np.int64]]:

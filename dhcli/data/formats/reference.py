@@ -19,28 +19,28 @@ _INTRODUCTION = """\
 
 <!-- Made by `python -m dhcli.data.formats.reference` from the modules in `dhcli/data/formats`. -->
 
-Wherever `dh` wants data, a folder or an annotation file in any of these formats will do. It is
-recognised by looking, and what was recognised is said; `--from NAME` decides it otherwise. A folder
-that is no dataset stands for the one in it, up to three folders down; several are named. Where a
-folder is of several formats, the first in this list counts, and the others are named.
+Wherever `dh` takes data, you can give a folder or an annotation file in any of these formats. The
+format is recognised and printed; `--from NAME` sets it. If a folder is not a dataset itself, `dh`
+looks for one up to three folders down; if it finds several, it names them. If a folder fits several
+formats, the first in this list is used, and the others are named.
 
-Archives are not unpacked; what to type instead is said.
+Archives are not unpacked; the error says which command unpacks them.
 
-Folders are found in any case (`Annotations`, `ANNOTATIONS`), and so are images: where there is no
-file of the very name, one counts that differs in suffix, case or the form of accents alone. Hidden
-files and `__MACOSX` are passed over.
+Folders are found in any case (`Annotations`, `ANNOTATIONS`). Images are found even if their names
+differ in suffix, case or the form of accents, unless there is a file with the exact name. Hidden
+files and `__MACOSX` are skipped.
 
-`dh convert SRC DST --to NAME` writes any of them. What the target cannot hold is counted and said,
-never dropped in silence.
+`dh convert SRC DST --to NAME` writes any of them. What the target cannot hold is counted and
+printed, never dropped silently.
 
 Inside `dh` a box is `xyxy` in pixels of the upright image: 0-based, with decimals, the maximum
 excluded, so that a box over a whole image of W × H pixels is [0, 0, W, H]. The tables say what each
-format makes of it.
+format does instead.
 
-No file name in an annotation leads out of its dataset: of an absolute path, or one with `..`, only
-the end that is found inside counts. Pipes, entities, DOCTYPEs and deep nesting are errors; UTF-8
-with and without mark, UTF-16, Latin-1 and what an XML file declares are read; numbers that are not
-finite stay for `dh check`.
+A file name in an annotation never leads out of its dataset: of an absolute path, or one with `..`,
+only the end that is found inside is used. Pipes, entities, DOCTYPEs and deep nesting are errors.
+UTF-8 with and without a byte order mark, UTF-16, Latin-1 and the encoding that an XML file declares
+are read. Numbers that are not finite are read too, and found by `dh check`.
 """
 _DAMAGED = """
 ## Damaged files
@@ -53,16 +53,16 @@ ended as a table or as one error for people, none in a traceback, a warning or a
 held to 20 times the files. AutoML CSV and VisDrone, which came later, stood 1,200 each at f525296,
 the eight formats that came after these at ae623cf.
 
-Of sound files of 4 to 20 MB the peak of memory grew by 0.8 to 8.4 times their size, and by 14.5
-times for a CSV of one box an image and three columns of its own.
+For undamaged files of 4 to 20 MB, the peak of memory grew by 0.8 to 8.4 times their size, and by
+14.5 times for a CSV with one box per image and three columns of its own.
 """
 _HOLDS = """
 ## What each holds
 
-"Regions" are boxes that are no objects: crowds, boxes to ignore, regions of no class (KITTI's
-DontCare). A format without "empty images" names no image that has no box; one without "unused
-classes" names no class that has none. Where an image can be in one split only, it goes to the
-smallest that has it: one of VOC's `train` and `trainval` to `train`.
+"Regions" are boxes that are not objects: crowds, boxes to ignore, regions without a class (KITTI's
+DontCare). A format without "empty images" does not list images without boxes. A format without
+"unused classes" does not list classes without boxes. If an image can be in one split only, it goes
+to the smallest split that has it: an image in VOC's `train` and `trainval` goes to `train`.
 """
 _COLUMNS = {
     "source": "masks, every other field",

@@ -55,7 +55,7 @@ def _unpack(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - _ZERO
         if not 0 <= bits < 2 * _MORE or shift >= 5 * _LONGEST:
-            raise ValueError("whose mask is no run lengths")
+            raise ValueError("whose mask is not run lengths")
         value |= (bits & (_MORE - 1)) << shift
         shift += 5
         if bits & _MORE:

@@ -1,7 +1,7 @@
 """BDD100K, and Scalabel's JSON: a list of frames with their labels, or `frames` and a `config`.
 
 `[{"name": "a.jpg", "labels": [{"category": "car", "box2d": {"x1": …, "y1": …, "x2": …, "y2": …},
-"attributes": {"occluded": true, "truncated": false}}]}]`, a file a split (`labels/det_20/
+"attributes": {"occluded": true, "truncated": false}}]}]`, one file per split (`labels/det_20/
 det_train.json`), images anywhere below the root. Labels without `box2d` (lanes, drivable areas,
 masks) are left out, counted. Attributes called difficult, truncated, occluded, crowd or ignore are
 marks; `score` is a score. Frames of a video lie in the folder `videoName`.
@@ -78,7 +78,7 @@ class _Reader:
         """Add a frame and its boxes."""
         name, video = frame["name"], frame.get("videoName") or frame.get("video_name")
         if not isinstance(name, str):
-            raise TypeError("`name` is no text")
+            raise TypeError("`name` is not text")
         size = frame.get("size") or {}
         file = f"{video}/{name}" if isinstance(video, str) and "/" not in name else name
         labels = list(frame.get("labels") or ())

@@ -1,4 +1,4 @@
-"""Supervisely: `meta.json`, and a folder a dataset with `ann/NAME.json` beside `img/NAME`.
+"""Supervisely: `meta.json`, and one folder per dataset with `ann/NAME.json` beside `img/NAME`.
 
 Rectangles are read, and polygons, lines and bitmaps as the boxes around them; other figures are
 left out, counted. Tags called difficult, truncated, occluded, crowd or ignore are marks, `score` is
@@ -194,12 +194,12 @@ def _bitmap_size(data: str) -> tuple[int, int]:
     except zlib.error as error:
         raise ValueError(f"a bitmap: {error}") from None
     if len(head) < _PNG_HEAD or not head.startswith(b"\x89PNG"):
-        raise ValueError("a bitmap that is no PNG")
+        raise ValueError("a bitmap that is not a PNG")
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
 def write_supervisely(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as a project, a dataset a split."""
+    """Write `table` as a project, one dataset per split."""
     folders = [split or "dataset" for split in placing.split_of_images()]
     placing.place([f"{folder}/img" for folder in folders])
     placing.write(_META, json.dumps(_meta(table), ensure_ascii=False, indent=1))

@@ -122,7 +122,7 @@ def _class_key(attributes: Mapping[str, Any]) -> str | None:
 def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
     name = row["filename"]
     if not isinstance(name, str):
-        raise TypeError("`filename` is no text")
+        raise TypeError("`filename` is not text")
     regions = row.get("regions") or ()
     each = list(regions.values() if isinstance(regions, dict) else regions)
     image = columns.image(name)

@@ -91,7 +91,7 @@ def _images(
             named = shown[0].get("loc") in _BY_ADDRESS and shown[0].get("src")
             name = named or shown[0]["fname"]
             if not isinstance(name, str):
-                raise TypeError("a file whose name is no text")
+                raise TypeError("a file whose name is not text")
             yield view, name
 
 

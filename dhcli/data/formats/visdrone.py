@@ -1,4 +1,4 @@
-"""VisDrone: a text file an image in `annotations` beside `images`, a line a box.
+"""VisDrone: one text file per image in `annotations` beside `images`, one line per box.
 
 `left,top,width,height,score,category,truncation,occlusion`. Score 0 says to leave the box out of
 account, which makes it a region to ignore; so do the categories 0, ignored regions, and 11, others.
@@ -158,7 +158,7 @@ def _numbers(
 
 
 def write_visdrone(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as images/ and annotations/, in a folder a split."""
+    """Write `table` as images/ and annotations/, in one folder per split."""
     bases = [f"{split}/" if split else "" for split in placing.split_of_images()]
     placing.place([f"{base}{_IMAGES}" for base in bases])
     known = set(table.classes) <= set(VISDRONE_CLASSES)

@@ -232,7 +232,7 @@ class _Reader:
             self.columns.left_out[f"image without annotation file, {where}: left out"].append(file)
             if is_listed and listed[name] not in self.number_of:
                 self.unannotated += 1
-                what = "is listed and has no annotation file, so it is not annotated"
+                what = "is listed, but has no annotation file: it is not annotated"
                 self.columns.remarks.append(Remark(UNANNOTATED, file, what))
 
     def _find(self, stem: str, said: str) -> str | None:

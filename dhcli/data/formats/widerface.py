@@ -1,4 +1,4 @@
-"""WIDER FACE: one text file a split; an image's name, how many faces, and a line a face.
+"""WIDER FACE: one text file per split; an image's name, how many faces, and one line per face.
 
 `x1 y1 w h blur expression illumination invalid occlusion pose`. Invalid faces are regions to
 ignore; occlusion (0, 1 partial, 2 heavy) is kept, and a mark; blur, expression, illumination and
@@ -134,7 +134,7 @@ def _is_nothing(line: str) -> bool:
 
 
 def write_widerface(table: DetectionTable, placing: Placing) -> None:
-    """Write `table` as WIDER_SPLIT/images and wider_face_split/, a file a split."""
+    """Write `table` as WIDER_SPLIT/images and wider_face_split/, one file per split."""
     splits = placing.split_of_images()
     placing.place([f"{_folder(split)}/images" for split in splits])
     used = [name for k, name in enumerate(table.classes) if (table.labels == k).any()]

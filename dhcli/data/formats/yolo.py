@@ -1,4 +1,4 @@
-"""YOLO: a text file an image, a line a box: `class x y width height [score]`, in fractions.
+"""YOLO: one text file per image, one line per box: `class x y width height [score]`, in fractions.
 
 Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose,
 told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it
@@ -177,8 +177,8 @@ def _unusual(columns: Columns) -> list[str]:
 def _require_labels(root: Path, columns: Columns, strays: Sequence[str]) -> None:
     """Raise DataError where there are label files, and not one goes with an image."""
     if strays:
-        what = f"not one label file goes with {counted(len(columns.files), 'image')}"
-        hint = "label files are called as their images, with .txt, in `labels` or beside them"
+        what = f"no label file goes with {counted(len(columns.files), 'image')}"
+        hint = "label files are named like their images, with .txt, in `labels` or beside them"
         raise DataError(f"{what}; there are {', '.join(strays[:3])}", where=root, hint=hint)
 
 
@@ -206,7 +206,7 @@ def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> Detec
     told = np.array(columns.boxes, np.float64).reshape(-1, 4)
     _require_fractions(root, columns, told)
     if _may_be_corners(told):
-        columns.notes.append("boxes reach over the edge, and would not if they were corners")
+        columns.notes.append("boxes extend beyond the image, and would not if they were corners")
     sizes = columns.sizes()
     columns.notes += missing_sizes(sizes, columns.image_of_box(), root)
     centre, extent = np.hsplit(told, 2)
@@ -237,7 +237,7 @@ def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.i
     """
     told = np.array(columns.labels, np.int32)
     if not names:
-        columns.notes.append("no file names the classes: they are called by their numbers")
+        columns.notes.append("no file names the classes: their numbers are used")
         names = {number: str(number) for number in np.unique(told).tolist()}
     known = np.array(sorted(names), np.int32)
     labels = np.searchsorted(known, told).astype(np.int32)

@@ -120,7 +120,7 @@ def names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
     try:
         numbers = {int(number): name for number, name in names.items()}
     except ValueError:
-        raise DataError("`names` maps something that is no number", where=where) from None
+        raise DataError("`names` maps something that is not a number", where=where) from None
     if min(numbers, default=0) < 0 or max(numbers, default=-1) >= 2 * len(numbers) + 1000:
         raise DataError("`names` has a class number out of range", where=where)
     return {number: name for number, name in sorted(numbers.items()) if name.strip()}
@@ -133,7 +133,7 @@ def _compare_count(root: Path, settings: Settings, names: Names) -> None:
         raise DataError(
             f"tells of {counted(count, 'class')} (`nc`), and names {len(names)}",
             where=root / settings.name,
-            hint="mend the one that is wrong",
+            hint="correct the wrong one",
         )
 
 

@@ -82,7 +82,7 @@ def _read_carefully(
         if score is not None:
             columns.scores.append(score)
         if len(values) == 5 and score is None:
-            columns.counts["box with a number behind it that is no score: left out"] += 1
+            columns.counts["box followed by a number that is not a score: left out"] += 1
         if len(values) > 5:
             what = "box with keypoints, which are left out" if keypoints else _POLYGON
             columns.counts[what] += 1
@@ -100,7 +100,7 @@ def require_polygons(polygons: Polygons, root: Path) -> None:
         return
     (count, may_be_pose), _ = polygons.popitem()
     if may_be_pose and count != _CORNERS:
-        what = f"lines of {count + 1} columns may be polygons, or boxes with keypoints behind them"
+        what = f"lines of {count + 1} columns may be polygons, or boxes followed by keypoints"
         hint = f"{_keypoints_hint(count)}; [0, 2] says that they are polygons"
         raise DataError(what, where=root, hint=hint)
 
@@ -141,14 +141,14 @@ def _box_of(values: list[float], keypoints: int, where: str) -> tuple[list[float
         what = f"expected 5 columns, 6 with a score, or a polygon; found {count + 1}"
         raise DataError(what, where=where, hint=_keypoints_hint(count) if count > 5 else None)
     if max(values) >= BEYOND > max(values[:4]):
-        what = f"is no polygon: of {count + 1} columns one says {max(values):g}, beyond the image"
+        what = f"is not a polygon: one of {count + 1} columns is {max(values):g}, beyond the image"
         raise DataError(what, where=where, hint=_keypoints_hint(count))
     return _hull(values[::2], values[1::2]), None
 
 
 def _keypoints_hint(count: int) -> str:
     shape = f"[{(count - 4) // 3}, 3]" if (count - 4) % 3 == 0 else "[K, D]"
-    return f"columns of keypoints behind the box are told by `kpt_shape: {shape}` in data.yaml"
+    return f"for keypoints after the box, set `kpt_shape: {shape}` in data.yaml"
 
 
 def _hull(xs: list[float], ys: list[float]) -> list[float]:

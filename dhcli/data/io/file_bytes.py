@@ -58,9 +58,9 @@ class FileBytes:
         path, stamp = self.files[number]
         if _stamp(path) != stamp:
             raise DataError(
-                "was changed after it was read",
+                "was changed while it was in use",
                 where=path,
-                hint="run again, and leave it as it is meanwhile",
+                hint="run again, and do not change it meanwhile",
             )
         return os.open(path, os.O_RDONLY)
 

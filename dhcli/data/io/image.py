@@ -122,8 +122,8 @@ def read_array(
         hint = "give RGB or grey with the channels last; several images as a list"
         raise DataError(what, where=name, hint=hint)
     if values.dtype not in (np.uint8, np.uint16):
-        hint = "give 0…255: `(255 * array).round().astype('uint8')` where it holds 0…1"
-        raise DataError(f"is an array of {values.dtype}, not of uint8", where=name, hint=hint)
+        hint = "give values 0…255: `(255 * array).round().astype('uint8')` if the array holds 0…1"
+        raise DataError(f"is an array of {values.dtype}, not uint8", where=name, hint=hint)
     return _eight_bits(values, name, depth, say)
 
 
@@ -303,7 +303,7 @@ def _decode(image: Image.Image, path: Path, depth: Depth, say: Say) -> Image.Ima
         image.load()
     except OSError:
         image = _without_end_mark(path)
-        say("image-unended", "has no end mark, though every pixel is there")
+        say("image-unended", "has all its pixels, but no end mark")
     return _to_rgb(image)
 
 

@@ -85,7 +85,7 @@ def _is_deep_planes(image: Image.Image) -> bool:
 
 def frames_hint(video: Path) -> str:
     """What makes images of a video."""
-    return f"make images of it: `ffmpeg -i {video.name} frames/%06d.jpg`"
+    return f"extract its frames: `ffmpeg -i {video.name} frames/%06d.jpg`"
 
 
 def deep_colour(path: Path) -> NDArray[np.uint16]:

@@ -159,4 +159,4 @@ class JsonText:
 
     def _finish(self, position: int) -> None:
         if self._skip(position + 1) != len(self.text):
-            raise self.fail("is not JSON: it goes on after its end", position)
+            raise self.fail("is not JSON: there is more text after its end", position)

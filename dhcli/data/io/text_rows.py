@@ -144,7 +144,7 @@ def numbers_of(fields: Iterable[str], where: str) -> list[float]:
     try:
         return [number_of(field) for field in fields]
     except ValueError as error:
-        raise DataError(f"has a column that is no number: {error}", where=where) from None
+        raise DataError(f"has a column that is not a number: {error}", where=where) from None
 
 
 def are_numbers(fields: Iterable[str]) -> bool:

@@ -351,7 +351,7 @@ class BatchMaker(Dataset["Batch | DhError"]):
         if self.sizes is not None:
             told, found = self.sizes[image].tolist(), pixels.shape[1::-1]
             if sorted(told) != sorted(found):  # EXIF may lay it on its side
-                what = "is {} × {} pixels, and its boxes are on {} × {}: it was changed since"
+                what = "is {} × {} pixels, but its boxes are for {} × {}: it has changed since"
                 raise DataError(what.format(*found, *told), where=path)
         return pixels
 

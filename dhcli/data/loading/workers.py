@@ -92,7 +92,7 @@ def share(pixels: torch.Tensor) -> None:
         pixels.share_memory_()  # type: ignore[no-untyped-call]
     except (RuntimeError, OSError) as error:
         size = pixels.numel() * pixels.element_size() / 1e6
-        what = f"a batch of {size:.1f} MB finds no room in shared memory"
+        what = f"a batch of {size:.1f} MB does not fit into shared memory"
         raise LoadingError(what, hint=MORE_ROOM) from error
 
 
@@ -152,11 +152,11 @@ def _next(batches: Iterator[Any], heed: Callable[[], None]) -> Any:
                 raise
             if "timed out" not in said:
                 what = f"a process that loads images died: {_reason(error)}"
-                hint = f"memory or /dev/shm may be short: {WAY_OUT}"
+                hint = f"memory or /dev/shm may be too small: {WAY_OUT}"
                 raise LoadingError(what, hint=hint) from error
             if time.monotonic() - begun >= PATIENCE:
-                what = f"no image was loaded for {PATIENCE:.0f} seconds: a process is stuck"
-                hint = f"is the disk slow, or a share gone? {WAY_OUT}"
+                what = f"no image was loaded for {PATIENCE:.0f} seconds: a loading process hangs"
+                hint = f"is the disk slow, or a network share gone? {WAY_OUT}"
                 raise LoadingError(what, hint=hint) from error
         heed()
 

@@ -50,17 +50,17 @@ def check_table(table: DetectionTable, images: Scan) -> list[Finding]:
 def _check_whole(table: DetectionTable) -> Iterator[Finding]:
     """Emptiness, and classes that nothing or two spellings stand for."""
     if not len(table.boxes):
-        what = f"{counted(len(table), 'image')}, and not one box"
+        what = f"{counted(len(table), 'image')}, but not one box"
         yield Finding("dataset-empty", str(table.root), what)
     else:
         for image in np.flatnonzero(np.diff(table.offsets) == 0).tolist():
             yield Finding("image-empty", str(table.files[image]), "has no box")
     for name, count in zip(table.classes, count_classes(table).tolist(), strict=True):
         if not count:
-            yield Finding("class-unused", f"class {name}", "no box is of it")
+            yield Finding("class-unused", f"class {name}", "has no boxes")
     for names in spellings(table.classes):
         listed = ", ".join(f"`{name}`" for name in names)
-        what = f"{listed} differ in case or spacing only"
+        what = f"{listed} differ only in case or spacing"
         yield Finding("class-spelling", f"class {names[0]}", what)
 
 
@@ -151,9 +151,9 @@ def fit_to_images(table: DetectionTable, images: Scan) -> Fitted:
             scale = size / told[image]
             boxes[rows] *= np.tile(scale, 2)
             areas[rows] *= scale.prod()
-            code, what = "image-resized", f"{what}: its boxes are of the size told"
+            code, what = "image-resized", f"{what}: its boxes fit the annotated size"
         elif disagree[image]:
-            code, what = "image-disagrees", f"{what}, and its boxes do not fit that"
+            code, what = "image-disagrees", f"{what}, and its boxes do not fit"
         findings.append(Finding(code, str(table.files[image]), what))
     sizes = np.where(disagree[:, None], told, real)
     fitted = replace(table, sizes=sizes, boxes=boxes, areas=areas)
@@ -244,8 +244,8 @@ _SAID = {
     "box-empty": "has no area",
     "box-thin": "is at most one pixel wide or high",
     "box-outside": "lies outside the image",
-    "box-over-edge": "reaches over the image's edge",
-    "box-duplicate": "is there twice",
+    "box-over-edge": "extends beyond the image",
+    "box-duplicate": "appears twice",
     "class-unknown": "has a class that the dataset does not define",
     "id-zero": "has no id, or id 0",
     "id-repeated": "has the id of an earlier annotation",
@@ -321,7 +321,7 @@ def _check_splits(table: DetectionTable) -> Iterator[Finding]:
         absent = [split for split in known if not counts[split][label]]
         if total and absent and len(known) > 1:
             listed = ", ".join(f"`{split}`" for split in absent)
-            what = f"not one box, of {total:,}, is in {listed}"
+            what = f"none of its {total:,} boxes is in {listed}"
             yield Finding("split-class", f"class {name}", what)
 
 
@@ -362,7 +362,7 @@ def find_leaks(
     for image in np.flatnonzero(np.isin(others.stamps, shared)).tolist():
         twin = files.get(_content(other, image))
         if twin is not None:
-            what = f"is the same image as {one.files[twin]}, which is learned from"
+            what = f"is the same image as {one.files[twin]}, which is used for training"
             found.append(Finding("split-leak", other.files[image], what))
     return found
 

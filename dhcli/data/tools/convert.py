@@ -64,7 +64,7 @@ def apply_plan(
     Sizes and boxes are made to fit the image files on the way, as training does.
     """
     table = tables[0] if len(tables) == 1 else merge_datasets(tables)
-    lines = [f"{len(tables)} datasets become one"] if len(tables) > 1 else []
+    lines = [f"{len(tables)} datasets merged"] if len(tables) > 1 else []
     if len(tables) > 1:
         lines += [note for note in table.notes if not any(note in each.notes for each in tables)]
     table = _take(table, _choices(plan), lines)

@@ -11,9 +11,9 @@ Severity = Literal["error", "warning"]
 
 
 class Code(NamedTuple):
-    """What a code stands for, what training does about it, and what `dh check --fix` does.
+    """What a code means, what training does about it, and what `dh check --fix` does.
 
-    "" where nothing is done.
+    "" if nothing is done.
     """
 
     severity: Severity
@@ -32,52 +32,53 @@ CODES: Mapping[str, Code] = {
     ),
     "image-missing": Code(
         "error",
-        "an image is not there",
+        "an image file is missing",
         "left out with data.on_bad_image=skip, else the run stops",
         "left out",
     ),
     "image-unreadable": Code(
         "error",
-        "an image is damaged, cut short or none",
+        "an image file is damaged, truncated, or not an image",
         "left out with data.on_bad_image=skip, else the run stops",
         "left out",
     ),
-    "image-unended": Code(
-        "warning", "a JPEG has no end mark, though every pixel is there", "read", ""
-    ),
+    "image-unended": Code("warning", "a JPEG has all its pixels, but no end mark", "read", ""),
     "image-depth": Code(
         "warning",
         "an image has more than 8 bits per channel",
-        "made 8 by the rule of input.depth",
+        "converted to 8 bits as input.depth says",
         "",
     ),
     "image-bands": Code(
-        "warning", "an image has bands beside red, green and blue", "the first three are read", ""
+        "warning",
+        "an image has bands other than red, green and blue",
+        "the first three are read",
+        "",
     ),
     "image-frames": Code("warning", "an image has several frames", "the first is read", ""),
     "image-size": Code(
         "warning",
-        "an image has another size than its annotation says",
-        "the image's own size counts",
+        "an image has a different size than its annotation says",
+        "the image's own size is used",
         "the image's own size is written",
     ),
     "image-resized": Code(
         "warning",
-        "an image was made smaller or larger after its boxes were drawn",
-        "boxes scaled along",
-        "boxes scaled along, masks left out",
+        "an image was resized after its boxes were drawn",
+        "boxes are scaled too",
+        "boxes are scaled too, masks left out",
     ),
     "image-disagrees": Code(
         "error",
-        "an image has another size than its annotation says, and its boxes do not fit that",
+        "an image has a different size than its annotation says, and its boxes do not fit",
         "left out with data.on_bad_image=skip, else the run stops",
         "",
     ),
     "image-turned": Code(
         "warning",
-        "boxes were drawn on an image as it was before its EXIF orientation turned it",
-        "boxes turned along",
-        "boxes turned along, masks left out",
+        "boxes were drawn on the image before its EXIF orientation turned it",
+        "boxes are turned too",
+        "boxes are turned too, masks left out",
     ),
     "image-duplicate": Code(
         "warning",
@@ -87,36 +88,39 @@ CODES: Mapping[str, Code] = {
     ),
     "image-unannotated": Code(
         "warning",
-        "a listed image has no annotation file: not annotated, which is not the same as empty",
+        "a listed image has no annotation file: it counts as not annotated, not as empty",
         "left out",
         "left out",
     ),
-    "image-empty": Code("warning", "an image has no box", "kept, as background", ""),
-    "image-unsplit": Code("warning", "images are in no split", "left out", ""),
+    "image-empty": Code("warning", "an image has no box", "kept as background", ""),
+    "image-unsplit": Code("warning", "images do not belong to any split", "left out", ""),
     "split-leak": Code(
         "error",
-        "an image, or one of the same content, is in two splits that should be apart",
-        "kept; the run stops where both splits list it",
-        "kept in one: test before val before train",
+        "an image, or another with the same content, is in two splits that must not share any",
+        "kept; the run stops if both splits list it",
+        "kept in one split: test, else val, else train",
     ),
     "split-class": Code("warning", "a split has no box of a class", "", ""),
     "id-zero": Code(
         "error",
-        "an annotation has no id or id 0, which evaluators take for no match",
-        "ids do not count",
-        "numbered anew",
+        "an annotation has no id, or id 0, which evaluators read as 'no match'",
+        "ids are not used",
+        "new ids are given",
     ),
     "id-repeated": Code(
         "error",
         "two annotations of a file have the same id",
-        "ids do not count",
-        "the later one numbered anew",
+        "ids are not used",
+        "the later one gets a new id",
     ),
     "box-not-finite": Code(
         "error", "a coordinate is missing, NaN or infinite", "left out", "left out"
     ),
     "box-inverted": Code(
-        "error", "a maximum lies before its minimum", "the two exchanged", "the two exchanged"
+        "error",
+        "a box's maximum is less than its minimum",
+        "the two are swapped",
+        "the two are swapped",
     ),
     "box-empty": Code("error", "a box has no area", "left out", "left out"),
     "box-outside": Code("error", "a box lies outside its image", "left out", "left out"),
@@ -126,7 +130,7 @@ CODES: Mapping[str, Code] = {
         "left out",
         "left out",
     ),
-    "box-over-edge": Code("warning", "a box reaches over the image's edge", "clipped", "clipped"),
+    "box-over-edge": Code("warning", "a box extends beyond the image", "clipped", "clipped"),
     "box-duplicate": Code(
         "warning",
         "an image has the same box of the same class twice",
@@ -136,15 +140,15 @@ CODES: Mapping[str, Code] = {
     "class-unknown": Code(
         "error",
         "a box has a class that the dataset does not define",
-        "taken for a region to ignore",
+        "treated as a region to ignore",
         "marked as a region to ignore",
     ),
-    "class-unused": Code("warning", "no box is of a class", "", "the class is left out"),
+    "class-unused": Code("warning", "a class has no boxes", "", "the class is left out"),
     "class-spelling": Code(
         "warning",
-        "two classes differ in case or spacing only",
-        "two classes",
-        "one class, spelled as most boxes are",
+        "two classes differ only in case or spacing",
+        "kept as two classes",
+        "merged, with the spelling that most boxes have",
     ),
     "anchor-recall": Code(
         "warning",
@@ -153,7 +157,7 @@ CODES: Mapping[str, Code] = {
         "",
     ),
 }
-"""Every code there is; `docs/your-data.md` shows them, and a test compares."""
+"""Every code; `docs/your-data.md` shows them, and a test compares."""
 
 
 @dataclass(frozen=True)

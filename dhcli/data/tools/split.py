@@ -30,7 +30,7 @@ def divide(
     empty.
     """
     if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction lies in [0, 1], not {fraction}")
+        raise ValueError(f"the fraction must lie in [0, 1], not {fraction}")
     parts = divide_shares(table, {names[0]: 1 - fraction, names[1]: fraction}, seed).splits
     return replace(table, splits={**table.splits, **parts})
 
@@ -77,8 +77,8 @@ def group_images(table: DetectionTable, by: str) -> NDArray[np.int64]:
     values = _column(table, by) or _found(table, by)
     if not any(values):
         there = ", ".join(_columns_of(table)) or "none"
-        what = f"`{by}` is no column of the images and in none of their paths"
-        raise DataError(what, where=table.root, hint=f"there are columns: {there}")
+        what = f"`{by}` is not a column of the images, and matches none of their paths"
+        raise DataError(what, where=table.root, hint=f"the columns are {there}")
     known: dict[str, int] = {}
     alone = len(table)
     groups = (known.setdefault(v, len(known)) if v else alone + i for i, v in enumerate(values))
@@ -103,7 +103,7 @@ def _found(table: DetectionTable, pattern: str) -> list[str]:
     try:
         search = re.compile(pattern).search
     except re.error as error:
-        raise ConfigError(f"`{pattern}` is no pattern: {error}", where="--group-by") from None
+        raise ConfigError(f"`{pattern}` is not a pattern: {error}", where="--group-by") from None
     finds = map(search, table.files)
     return [(find[1] if find.re.groups and find[1] else find[0]) if find else "" for find in finds]
 

@@ -50,7 +50,7 @@ def tile_table(table: DetectionTable, size: int, overlap: float, visible: float)
     """
     unknown = np.flatnonzero((table.sizes <= 0).any(axis=1))
     if len(unknown):
-        raise DataError("its size cannot be told", where=table.path(int(unknown[0])))
+        raise DataError("its size is not known", where=table.path(int(unknown[0])))
     _require_few(table, size, overlap)
     grids = [_windows(width, height, size, overlap) for width, height in table.sizes.tolist()]
     source = np.repeat(np.arange(len(table)), [len(grid) for grid in grids])
@@ -89,8 +89,8 @@ def _require_few(table: DetectionTable, size: int, overlap: float) -> None:
     if tiles.sum() > _MOST_TILES:
         largest = int(tiles.argmax())
         width, height = table.sizes[largest].tolist()
-        what = f"of {width:,}×{height:,} pixels: these would be {int(tiles.sum()):,} tiles in all"
-        raise DataError(what, where=table.path(largest), hint="is that its size? larger tiles?")
+        what = f"of {width:,}×{height:,} pixels: that would be {int(tiles.sum()):,} tiles in all"
+        raise DataError(what, where=table.path(largest), hint="is its size right? use larger tiles")
 
 
 def _windows(width: int, height: int, size: int, overlap: float) -> Windows:

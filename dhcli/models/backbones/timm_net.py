@@ -41,7 +41,7 @@ class TimmFeatures(Features):
         chosen = [k for k, stride in enumerate(info.reduction()) if stride in STRIDES]
         if not chosen or len({info.reduction()[k] for k in chosen}) < len(chosen):
             got = ", ".join(map(str, info.reduction()))
-            what = f"{name} has features of strides {got}: a pyramid takes one each of 4 to 32"
+            what = f"{name} has features of strides {got}, but a pyramid needs one each of 4 to 32"
             raise ConfigError(what, where=_WHERE)
         _require_any_size(name, net)
         self.channels = [info.channels()[k] for k in chosen]
@@ -60,7 +60,7 @@ class TimmFeatures(Features):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         if torch.compiler.is_exporting() and self._windows:
-            what = f"{self.name} cuts maps into windows by their size, which a graph leaves open"
+            what = f"{self.name} divides maps into windows, which cannot be exported for any size"
             raise ModelError(what, hint="export a model with another backbone")
         levels = self.net(x)
         chosen = [levels[k] for k in self._chosen]
@@ -78,7 +78,7 @@ class TimmFeatures(Features):
         names = [name for name, _ in units]
         ends = [names.index(name) for name in self._modules_of if name in names]
         if len(ends) < len(self._modules_of) or ends != sorted(ends):
-            what = f"the parts of {self.name} do not run one after another: none can be fixed alone"
+            what = f"the parts of {self.name} do not run one after another: none can be frozen"
             hint = "`--set model.backbone.frozen_stages=0`"
             raise ConfigError(what, where="model.backbone.frozen_stages", hint=hint)
         starts = [0, *ends[:1], *(end + 1 for end in ends[:-1]), len(units)]
@@ -121,9 +121,9 @@ def _create(name: str) -> Any:
         except TypeError:
             continue
         except (RuntimeError, AttributeError, AssertionError) as error:
-            what = f"timm gives no features of {name}: {str(error).splitlines()[0]}"
+            what = f"timm cannot give features of {name}: {str(error).splitlines()[0]}"
             raise ConfigError(what, where=_WHERE) from error
-    raise ConfigError(f"timm gives no features of {name}", where=_WHERE)
+    raise ConfigError(f"timm cannot give features of {name}", where=_WHERE)
 
 
 def _require_any_size(name: str, net: nn.Module) -> None:
@@ -135,7 +135,7 @@ def _require_any_size(name: str, net: nn.Module) -> None:
             functional_call(net.eval(), shapes, torch.empty(1, 3, 96, 160, device="meta"))
     except (AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        what = f"{name} takes images of one size only, and a detector's are of many ({reason})"
+        what = f"{name} takes images of one size only, but a detector needs all sizes ({reason})"
         raise ConfigError(what, where=_WHERE) from error
     net.train()
 

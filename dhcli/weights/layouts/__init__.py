@@ -1,4 +1,4 @@
-"""Whose files of weights are read, a file a layout, and what may be written."""
+"""Whose files of weights are read, one file per layout, and what may be written."""
 
 from __future__ import annotations
 

@@ -108,10 +108,10 @@ def misfit(config: Config) -> str | None:
     if fc is None:
         return "it has no fc branch"
     if p.model_of(config).head.background_box:
-        return "it regresses the background's box"
+        return "it has a box regression for the background"
     if conv is None and len(p.model_of(config).head.branches) == 1:
         return None
     if conv is None or conv.non_local or conv.norm == "gn":
-        return "its second branch is not of residual blocks with batch norm alone"
+        return "its second branch does not consist of residual blocks with batch norm only"
     one_each = (fc.focus, fc.lambda_, conv.focus, conv.lambda_) == ("cls", 1, "reg", 1)
     return None if one_each else "both its branches classify or regress (λ is not 1)"

@@ -49,7 +49,7 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
     if "rpn.head.conv.1.0.weight" in state:
         what = "is torchvision's `fasterrcnn_resnet50_fpn_v2`, whose RPN, pyramid and head have "
         hint = "`--weights torchvision:fasterrcnn_resnet50_fpn_v2` takes it as it is"
-        raise ModelError(f"{what}layers that there are none of here", hint=hint)
+        raise ModelError(f"{what}layers that dh does not have", hint=hint)
     return True
 
 
@@ -101,5 +101,5 @@ def misfit(config: Config) -> str | None:
     if fc is None or len(p.model_of(config).head.branches) > 1:
         return "its head is not a single fc branch"
     if not p.model_of(config).head.background_box:
-        return "it does not regress the background's box (model.head.background_box)"
-    return None if fc.layers == 2 else f"its branch has {fc.layers} layers, and not 2"
+        return "it has no box regression for the background (model.head.background_box)"
+    return None if fc.layers == 2 else f"its branch has {fc.layers} layers, not 2"

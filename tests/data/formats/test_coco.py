@@ -293,7 +293,7 @@ def test_several_files_are_splits(put, tmp_path):
     assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [0, 1], "val": [2, 3]}
     assert (table.classes, table.category_ids.tolist()) == (("köter", "dog", "cat"), [7, 44, 45])
     assert table.image_ids.tolist() == [1, 2, 3, 4]
-    assert table.notes == ("ids of images repeat: numbered anew",)
+    assert table.notes == ("ids of images repeat: all get new ids",)
     annotation = table.image_extras["annotation"]
     assert annotation[3] == "valid/_annotations.coco.json"
 
@@ -356,7 +356,9 @@ def test_years_tell_splits_apart(put):
 def test_several_files_that_name_no_split_are_an_error(put):
     put(document(), "first.json", ".")
 
-    with pytest.raises(DataError, match=r"no telling of which split: first\.json, second\.json"):
+    with pytest.raises(
+        DataError, match=r"do not say which split each is: first\.json, second\.json"
+    ):
         read_dataset(put(document(), "second.json", "."))
 
 
@@ -385,7 +387,7 @@ def test_file_names_cannot_leave_the_dataset(put, name):
     table = read_dataset(put(told))
 
     assert table.files[1] == "val2017/a.jpg"
-    assert table.notes == ("1 name leading out of the dataset: only the end counts",)
+    assert table.notes == ("1 name leading out of the dataset: only the end is used",)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
@@ -408,7 +410,7 @@ def broken(old, new):
         (broken('"id": 44,', '"id": 7,'), "two categories have the id 7"),
         (broken('{"id": 44', '3, {"id": 44'), "a category is not an object"),
         (json.dumps(document())[:-2], "is not JSON"),
-        (json.dumps(document()) + "x", "is not JSON: it goes on after its end"),
+        (json.dumps(document()) + "x", "is not JSON: there is more text after its end"),
         (broken("2017", "[" * 100_000), "is nested too deep"),
         (broken("2017", "9" * 5000), "too many digits"),
     ],
@@ -429,7 +431,7 @@ def test_bad_files_are_named(put, text, said):
         (broken('"category_id": 44', '"category_id": null'), "annotation 8 has no category"),
         (broken('"category_id": 44', '"category_id": {}'), "whose `category_id` is neither"),
         (broken('"file_name"', '"name"'), "an image has no `file_name`"),
-        (broken('"b.jpg"', "3"), "an image whose `file_name` is no text"),
+        (broken('"b.jpg"', "3"), "an image whose `file_name` is not text"),
         (broken('"annotations": [', '"annotations": [[], '), "an annotation is not an object"),
     ],
 )
@@ -469,7 +471,7 @@ LOST = {
     "no category": ({"category_id": None}, "annotation 8 has no category: `category_id` is null"),
     "another category": ({"category_id": 99}, "not one of its 3 annotations is of a category"),
     "another image": ({"image_id": 99}, "not one of its 3 annotations is of an image that it"),
-    "no box": ({"bbox": None, "segmentation": None}, "not one of its 3 annotations tells a box"),
+    "no box": ({"bbox": None, "segmentation": None}, "not one of its 3 annotations has a box"),
 }
 
 
@@ -519,7 +521,7 @@ def test_roboflows_category_above_the_others_is_no_class(put):
     assert (table.classes, table.category_ids.tolist()) == (("a", "b"), [1, 2])
     assert table.labels.tolist() == [0, 1]
     assert table.notes == (
-        "category 0, `animals`, stands above the others and has no box: no class",
+        "category 0, `animals`, is above the others and has no boxes: not a class",
     )
 
 

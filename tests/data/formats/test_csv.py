@@ -78,9 +78,7 @@ def test_ways_to_tell_a_box(lay, name):
     assert (table.boxes.tolist(), table.classes) == ([[1, 2, 3, 4]], (label,))
     assert table.sizes.tolist() == [[40, 30]]
     assert list(table.files) == ["a.jpg"]
-    assert table.notes == (
-        () if label == "cat" else ("no column tells the class: called `object`",)
-    )
+    assert table.notes == (() if label == "cat" else ("no column with the class: called `object`",))
 
 
 def test_coordinates_of_1_at_most_are_fractions(lay):
@@ -120,7 +118,7 @@ def test_columns_of_images_are_kept_and_others_are_named(lay, tmp_path):
     assert {name: list(column) for name, column in table.own_columns().items()} == {
         "Patient": ["p 1", ""]
     }
-    assert table.notes == ("columns not kept, as they differ within an image: `reader`",)
+    assert table.notes == ("columns not kept, because they differ within an image: `reader`",)
     assert lost == ()
     assert read_dataset(tmp_path / "out").own_columns() == table.own_columns()
     assert write_dataset(table, tmp_path / "yolo", "yolo") == (
@@ -144,7 +142,7 @@ def test_columns_of_images_become_fields_of_cocos(lay, tmp_path):
     [
         ("a.jpg,cat,1,2,3", "boxes.csv:3: expected 6 columns, found 5"),
         ("a.jpg,cat,1,2,3,wide", "boxes.csv:3: has a value that cannot be used: `wide`"),
-        ("a.jpg,,1,2,3,4", "is no class name"),
+        ("a.jpg,,1,2,3,4", "is not a class name"),
         ("a.jpg,cat,1,2,3,4,5", "boxes.csv:3: expected 6 columns, found 7"),
     ],
 )
@@ -176,7 +174,7 @@ def test_keras_retinanet_keeps_empty_images_and_the_order_of_classes(lay):
     assert list(table.files) == images
     assert table.offsets.tolist() == [0, 1, 3, 3]
     assert table.boxes[0].tolist() == [837, 346, 981, 456]
-    assert table.notes == ("3 names leading out of the dataset: only the end counts",)
+    assert table.notes == ("3 names leading out of the dataset: only the end is used",)
 
 
 def test_of_an_absolute_path_the_longest_end_that_is_there_counts(lay):
@@ -259,7 +257,7 @@ def test_automl_splits_corners_and_addresses(lay):
         "train": [0],
         "val": [1],
     }
-    assert "1 class of an image as a whole: left out" in table.notes
+    assert "1 class of a whole image: left out" in table.notes
 
 
 def test_automl_of_whole_images_alone_has_no_boxes(lay):
@@ -285,7 +283,7 @@ def test_automl_without_a_column_of_splits(lay):
             "expected 11 columns, found 10",
         ),
         ("TRAIN,a.jpg,cat,0.1,x,,,0.5,0.6,,", "`x`"),
-        ("TRAIN,a.jpg,,0.1,0.2,,,0.5,0.6,,", "is no class name"),
+        ("TRAIN,a.jpg,,0.1,0.2,,,0.5,0.6,,", "is not a class name"),
     ],
 )
 def test_automl_rows_that_cannot_be_read_are_named(lay, unreadable, row, said):

@@ -189,7 +189,11 @@ def test_boxes_with_scores_are_ground_truth_unless_told_otherwise(sample, tmp_pa
     write_dataset(table, tmp_path / "coco", "coco")
 
     assert table.scores is None
-    assert [note for note in table.notes if note.startswith("score of 3 boxes: taken for ground")]
+    assert [
+        note
+        for note in table.notes
+        if note.startswith("score of 3 boxes: left out of the ground truth")
+    ]
     names = sorted(path.name for path in (tmp_path / "coco").rglob("*.json"))
     assert names == ["instances_train.json", "instances_val.json"]
 
@@ -262,7 +266,7 @@ def test_an_existing_destination_is_not_touched(sample, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("kept")
 
-    with pytest.raises(DhError, match="is there already"):
+    with pytest.raises(DhError, match="already exists"):
         write_dataset(sample, tmp_path / "out", "coco")
 
     assert (tmp_path / "out/mine.txt").read_text() == "kept"

@@ -137,7 +137,7 @@ def test_images_without_label_file_are_counted(folder, draw, tmp_path):
     ("row", "said"),
     [
         (CAR.rpartition(" ")[0], r"000000\.txt:2: expected 15 columns .*, found 14"),
-        (CAR.replace("10.50", "x"), r"000000\.txt:2: has a column that is no number"),
+        (CAR.replace("10.50", "x"), r"000000\.txt:2: has a column that is not a number"),
     ],
 )
 def test_bad_rows_are_left_out_and_named_to_the_line(folder, unreadable, row, said):

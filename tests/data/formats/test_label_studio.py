@@ -208,7 +208,7 @@ def test_the_size_of_the_image_counts_where_none_is_told(read):
     table = read([task("a.jpg", result, turned)], "a.jpg")
 
     assert table.boxes[0].tolist() == [10, 3, 30, 9]
-    assert table.notes == ("1 box turned, in an image of unknown size: taken for a square one",)
+    assert table.notes == ("1 box turned, in an image of unknown size: read as if it were square",)
 
 
 @pytest.mark.parametrize(

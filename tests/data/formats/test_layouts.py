@@ -57,14 +57,14 @@ def test_files_of_other_images_that_name_no_split_are_one_dataset(lay: Lay) -> N
     table = SPLIT.read(root, read_names, "Boxes")
 
     assert (sorted(table.files), dict(table.splits)) == (["a.jpg", "b.jpg"], {})
-    assert table.notes == ("2 files of other images each, read as one dataset",)
+    assert table.notes == ("2 files with different images, read as one dataset",)
 
 
 @pytest.mark.parametrize("other", [{"y.boxes": "ours a.jpg"}, {"train.boxes": "ours b.jpg"}])
 def test_files_that_name_no_split_beside_others_are_an_error(lay: Lay, other: Files) -> None:
     root = lay({"x.boxes": "ours a.jpg", "z.boxes": "ours c.jpg", **other}, "a.jpg")
 
-    with pytest.raises(DataError, match=r"no telling of which split: x\.boxes") as caught:
+    with pytest.raises(DataError, match=r"do not say which split each is: x\.boxes") as caught:
         SPLIT.read(root, read_names, "Boxes")
 
     assert caught.value.hint is not None

@@ -64,7 +64,7 @@ def test_frames_of_one_name_are_not_each_others_image(lay: Lay, start: str) -> N
 
     inside = "images/data" if start == "/data/" else "images"
     assert files == [f"{inside}/day/1.jpg", f"{inside}/night/1.jpg", "images/2.jpg"]
-    assert "2 names that could mean the image of another: taken for missing" in notes
+    assert "2 names that could mean several images: taken as missing" in notes
 
 
 @pytest.mark.parametrize(

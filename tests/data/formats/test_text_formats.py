@@ -140,7 +140,7 @@ def test_visdrone_is_written_with_its_own_numbers(lay, tmp_path):
         ("1,2,3,4,1,12,0,0", "category 12 is not one of the 10"),
         ("1,2,3,4,1,1.5,0,0", "category 1.5 is not one of the 10"),
         ("1,2,3,4,1,4,0", "expected 8 columns, found 7"),
-        ("1,2,3,x,1,4,0,0", "a column that is no number: `x`"),
+        ("1,2,3,x,1,4,0,0", "a column that is not a number: `x`"),
     ],
 )
 def test_visdrone_rows_that_cannot_be_read_are_named(lay, unreadable, row, said):

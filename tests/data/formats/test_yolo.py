@@ -159,8 +159,13 @@ def test_keypoints_behind_the_box_are_left_out(put, shape, score):
         ("kpt_shape: [2, 4]", " 0.1" * 8, "`kpt_shape` cannot be used", "D is 2 or 3"),
         ("kpt_shape: 6", " 0.1" * 6, "`kpt_shape` cannot be used", "D is 2 or 3"),
         ("nc: 2", " 0.1 0.1 0.1" * 17, "polygon; found 56", "kpt_shape: [17, 3]"),
-        ("nc: 2", " 0.1 0.1 2" * 2, "is no polygon: of 11 columns one says 2", "kpt_shape: [2, 3]"),
-        ("nc: 2", " 0.75 7", "is no polygon: of 7 columns one says 7", "kpt_shape: [K, D]"),
+        (
+            "nc: 2",
+            " 0.1 0.1 2" * 2,
+            "is not a polygon: one of 11 columns is 2",
+            "kpt_shape: [2, 3]",
+        ),
+        ("nc: 2", " 0.75 7", "is not a polygon: one of 7 columns is 7", "kpt_shape: [K, D]"),
     ],
 )
 def test_columns_that_are_no_box_and_no_polygon(put, settings, columns, said, hint):
@@ -211,7 +216,7 @@ def test_classes_without_names_are_called_by_their_numbers(put):
 
     assert table.classes == ("1",)
     assert table.labels.tolist() == [0]
-    assert table.notes == ("no file names the classes: they are called by their numbers",)
+    assert table.notes == ("no file names the classes: their numbers are used",)
 
 
 def test_a_number_beyond_the_names_is_an_unknown_class(put):
@@ -514,7 +519,7 @@ def test_a_number_above_1_behind_a_box_is_no_score(put):
     table = read_dataset(root, predictions=True)
 
     assert table.scores is None
-    assert "1 box with a number behind it that is no score: left out" in table.notes
+    assert "1 box followed by a number that is not a score: left out" in table.notes
 
 
 def test_numbers_from_1_and_corners_are_noticed(put):
@@ -524,13 +529,13 @@ def test_numbers_from_1_and_corners_are_noticed(put):
     notes = read_dataset(put(**files)).notes
 
     assert "no box has the class number 0: if they count from 1, they are wrong" in notes
-    assert "boxes reach over the edge, and would not if they were corners" in notes
+    assert "boxes extend beyond the image, and would not if they were corners" in notes
 
 
 def test_labels_that_go_with_no_image_are_an_error(put):
     files = {"images/a.jpg": None, "labels/1.txt": LINE, "labels/2.txt": LINE}
 
-    with pytest.raises(DataError, match=r"not one label file goes with 1 image; .* labels/1\.txt"):
+    with pytest.raises(DataError, match=r"no label file goes with 1 image; .* labels/1\.txt"):
         read_dataset(put(**files))
 
 
@@ -558,7 +563,7 @@ def test_backgrounds_may_come_first(put, empty):
     [
         ("0 0.1 0.2\n", r"a\.txt:2: expected 5 columns"),
         ("0 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n", r"a\.txt:2: expected 5 columns"),
-        ("Car 0.1 0.2 0.3 0.4\n", r"a\.txt:2: has a column that is no number"),
+        ("Car 0.1 0.2 0.3 0.4\n", r"a\.txt:2: has a column that is not a number"),
         ("1.5 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first, found `1.5`"),
         ("-1 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first"),
         ("nan 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first"),
@@ -632,7 +637,7 @@ def test_lines_that_json_alone_could_read_are_refused(put, unreadable, text):
         ("a: &a [x, x]\npath: [*a]\nnames: [x]\n", "is not YAML: line 2: aliases"),
         ("names: [[x, x]]\n", r"data\.yaml: class 0 is not text"),
         ("names: {3: [x]}\n", r"data\.yaml: class 3 is not text"),
-        ("names: {x: a}\n", "maps something that is no number"),
+        ("names: {x: a}\n", "maps something that is not a number"),
         ("names: {9999999999: a}\n", "out of range"),
     ],
 )
@@ -688,7 +693,7 @@ FILLED = "0 0.5 0.5 0.4 0.4 0.35 0.35 0.65 0.65 0.4 0.6\n"
 def test_polygons_that_may_be_keypoints_ask_which(put, line):
     files = {"images/a.jpg": None, "labels/a.txt": line * 2, "classes.txt": "hand\n"}
 
-    with pytest.raises(DataError, match="may be polygons, or boxes with keypoints") as caught:
+    with pytest.raises(DataError, match="may be polygons, or boxes followed by") as caught:
         read_dataset(put(**files))
 
     assert "kpt_shape" in caught.value.hint

@@ -108,7 +108,7 @@ def test_a_batch_that_finds_no_room_is_an_error_and_not_a_wait(
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
 
-    with pytest.raises(LoadingError, match="finds no room in shared memory") as caught:
+    with pytest.raises(LoadingError, match="does not fit into shared memory") as caught:
         list(_loader(table).epoch(0))
 
     assert "--shm-size" in str(caught.value.hint)

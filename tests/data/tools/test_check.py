@@ -230,7 +230,7 @@ def test_classes_unused_or_spelt_alike(dataset):
     assert [(f.code, f.where) for f in findings] == [
         *[("class-unused", "class owl"), ("class-spelling", "class Hot Dog")]
     ]
-    assert findings[1].what == "`Hot Dog`, `hot_dog` differ in case or spacing only"
+    assert findings[1].what == "`Hot Dog`, `hot_dog` differ only in case or spacing"
 
 
 def test_a_dataset_without_boxes_is_an_error(dataset):

@@ -270,7 +270,7 @@ def test_what_is_not_mended_is_named_all_the_same(coco, tmp_path):
 
     assert {f.code: (f.where, f.what) for f in found} == {
         "image-empty": ("4.png", "has no box"),
-        "split-class": ("class dog", "not one box, of 2, is in `val`"),
+        "split-class": ("class dog", "none of its 2 boxes is in `val`"),
     }
     assert codes_of(fixed(table, tmp_path)) == {f.code for f in found}
 

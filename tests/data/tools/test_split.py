@@ -71,7 +71,7 @@ def test_other_splits_stay_and_the_source_is_not_changed():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
 def test_a_fraction_is_a_fraction(fraction):
-    with pytest.raises(ValueError, match=r"fraction lies in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"fraction must lie in \[0, 1\]"):
         divide(table_of("a"), fraction, 0)
 
 
@@ -108,9 +108,9 @@ def test_groups_go_by_a_column_of_the_images():
     table = replace(table_of(*["a"] * 5), image_extras={f"{OWN_COLUMN}patient": column})
 
     assert group_images(table, "patient").tolist() == [0, 1, 0, 8, 9]
-    with pytest.raises(DataError, match="`video` is no column") as caught:
+    with pytest.raises(DataError, match="`video` is not a column") as caught:
         group_images(table, "video")
-    assert caught.value.hint == "there are columns: patient"
+    assert caught.value.hint == "the columns are patient"
 
 
 def test_groups_go_by_a_field_of_cocos_images():
@@ -118,9 +118,9 @@ def test_groups_go_by_a_field_of_cocos_images():
     table = replace(table_of(*["a"] * 3), image_extras={SOURCE: Strings.pack(texts)})
 
     assert group_images(table, "video_id").tolist() == [0, 1, 0]
-    with pytest.raises(DataError, match="`patient` is no column") as caught:
+    with pytest.raises(DataError, match="`patient` is not a column") as caught:
         group_images(table, "patient")
-    assert caught.value.hint == "there are columns: video_id"
+    assert caught.value.hint == "the columns are video_id"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_the_tiles_on_disk_are_the_pixels_of_their_windows(tmp_path, rng):
 
 
 def test_an_image_that_cannot_be_read_or_measured_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"a\.png: its size cannot be told"):
+    with pytest.raises(DataError, match=r"a\.png: its size is not known"):
         tile_table(table_of(size=(0, 0)), 40, 0.5, 0.5)
     with pytest.raises(DataError, match=r"a\.png: no such image"):
         write_tiles(tile_table(table_of(tmp_path), 40, 0.5, 0.5), tmp_path / "tiles")
