@@ -73,7 +73,7 @@ def test_each_step_gets_what_the_one_before_it_made_and_is_said_as_typed(
     assert result.exit_code == 0, result.output
     shapes, best = out / "shapes", out / "run/best.safetensors"
     names = (shapes / "ImageSets/Main/val.txt").read_text().split()
-    assert asked["train"]["overrides"] == ["train.seed=7"]
+    assert asked["train"]["seed"] == 7
     assert (asked["train"]["data"], asked["train"]["out"]) == (shapes, best.parent)
     assert (asked["eval"]["weights"], asked["eval"]["split"]) == (best, "val")
     assert [Path(path).stem for path in asked["predict"]["images"]] == names
