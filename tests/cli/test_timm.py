@@ -57,7 +57,8 @@ def test_a_family_trains_evaluates_and_predicts(family: str, photos: Path, tmp_p
 
     trained = dh("train", *options, *sets(*FAMILIES[family]))
     scored = dh("eval", "--data", photos, "--weights", weights, "--json").stdout
-    found = dh("predict", photos / "images/3.png", "--weights", weights, "--json").stdout
+    image, out = photos / "images/3.png", tmp_path / "found"
+    found = dh("predict", image, "--weights", weights, "--out", out, "--json").stdout
 
     assert "20 in all" in trained.stderr
     assert ("ImageNet, " if "Lite" in family else "random") in trained.stderr
