@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pytest
 import torch
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from typer.testing import CliRunner, Result
 
 from dhcli.cli import app
@@ -23,12 +23,25 @@ from dhcli.weights.model_file import ModelFile, read_model, save_model
 from dhcli.weights.open import origin_lines, read_weights
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with torchvision's detector of two classes on a ResNet-18, as w.pth."""
+@pytest.fixture(scope="module")
+def network() -> FasterRCNN:
+    """torchvision's detector of two classes, its head narrow so that the files are small."""
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
-    network = FasterRCNN(backbone, num_classes=3)
-    torch.save(network.state_dict(), tmp_path / "w.pth")
+    head, predictor = TwoMLPHead(256 * 49, 16), FastRCNNPredictor(16, 3)
+    return FasterRCNN(backbone, box_head=head, box_predictor=predictor)
+
+
+@pytest.fixture(scope="module")
+def saved(network: FasterRCNN, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "w.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the network's tensors as w.pth."""
+    (tmp_path / "w.pth").hardlink_to(saved)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -116,9 +129,9 @@ def test_bad_requests_are_one_clear_error(
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_hint_for_a_whole_pickled_model_works(folder: Path, wrapped: bool) -> None:
-    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
-    network = FasterRCNN(backbone, num_classes=3)
+def test_hint_for_a_whole_pickled_model_works(
+    folder: Path, network: FasterRCNN, wrapped: bool
+) -> None:
     torch.save({"model": network, "epoch": 3} if wrapped else network, "whole.pth")
 
     refused = run("import", "whole.pth", "--classes", "cat,dog")
@@ -126,7 +139,7 @@ def test_hint_for_a_whole_pickled_model_works(folder: Path, wrapped: bool) -> No
     assert refused.exit_code == 4
     said = " ".join(refused.stderr.split())
     command = said[said.index('python -c "') + len('python -c "') : -1]
-    subprocess.run([sys.executable, "-c", command], check=True)
+    exec(command, {})  # here, where torch is imported already
     assert run("import", "plain.pth", "--classes", "cat,dog").exit_code == 0
 
 
