@@ -57,7 +57,7 @@ class ObjectsHead(Head):
     def notes(self) -> list[str]:
         branches = {name: self.branch(name) for name in self.branches}
         return [
-            f"the branch `{name}` trains on all sampled RoIs, not only on objects, as {why}"
+            f"the branch `{name}` trains on all sampled RoIs, not only on objects: {why}"
             for name, branch in branches.items()
             if branch.cls is None and (why := why_all(branch)) is not None
         ]
