@@ -1,4 +1,4 @@
-"""A head whose branches, where they only refine boxes, train on objects alone.
+"""A head whose branches train on objects only, if they only refine boxes.
 
 Only objects have a regression loss. So of a branch that does not classify,
 
