@@ -106,7 +106,7 @@ def _exchange(path: Path, new: Path) -> None:
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, so that what is in it need only be renamed.
+    """A temporary folder beside `path`, from which finished files are moved by renaming.
 
     It is gone when the block ends. Raises DhError where it, or what the block writes, cannot be
     written.
@@ -147,7 +147,7 @@ def require_free(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] 
 
 
 def require_free_file(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
-    """Raise DhError where no new file can be put at `path`; the rest as in `require_free`."""
+    """Raise DhError where no new file can be put at `path`; otherwise as `require_free`."""
     if path.is_dir():
         raise DhError("is a folder", where=path, hint="name a file")
     require_folder(path.parent)
@@ -164,7 +164,7 @@ def _require_overwrite(path: Path, *, overwrite: bool) -> None:
 
 
 def require_folder(path: Path) -> None:
-    """Raise DhError where `path` is no folder that can be made or written into."""
+    """Raise DhError if `path` is not a folder that can be made or written into."""
     there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():
         raise DhError("cannot be written: not a folder", where=there, hint="name another place")

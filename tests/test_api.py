@@ -196,7 +196,7 @@ def test_the_table_has_the_detections_under_the_names_of_the_files(
         (np.zeros((2, 8, 8, 3), np.uint8), "image 1: is an array of shape"),
         (np.zeros((8, 8, 4), np.uint8), "image 1: is an array of shape"),
         (np.zeros((0, 8, 3), np.uint8), "image 1: is an array of shape"),
-        (np.zeros((8, 8, 3), np.float32), "image 1: is an array of float32, not of uint8"),
+        (np.zeros((8, 8, 3), np.float32), "image 1: is an array of float32, not uint8"),
         ([3], "image 1: is neither a path nor an array nor a Pillow image"),
     ],
 )

@@ -168,7 +168,7 @@ def nearest(key: str, known: list[str]) -> list[str]:
 
 
 def allowed_range(field: FieldInfo) -> str | None:
-    """The range of a number in words: "in [0, 1]", "at least 1"; None where it has none."""
+    """The range of a number in words: "in [0, 1]", "at least 1"; None if it has none."""
     bounds = {
         name: getattr(rule, name)
         for rule in field.metadata

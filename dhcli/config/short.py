@@ -39,7 +39,7 @@ def settings_of(
 
 
 def option_of(key: str) -> str | None:
-    """The option that changes the setting `key`; None where there is none."""
+    """The option that changes the setting `key`; None if it has none."""
     return next((option for option, keys in SHORT.items() if key in keys), None)
 
 

@@ -43,7 +43,7 @@ FIRST_PIXEL = "first pixel"
 
 
 class Flag(IntFlag):
-    """What an annotation says about a box beside its class; the bits of `flags`."""
+    """What an annotation says about a box besides its class; the bits of `flags`."""
 
     CROWD = 1
     DIFFICULT = 2

@@ -73,7 +73,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Detections beside the truth, and the metrics of them.
+    """Detections with the ground truth, and their metrics.
 
     truth             the images that were evaluated, with all their boxes
     found             the detections, classes and category ids those of `truth`

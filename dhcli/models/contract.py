@@ -62,7 +62,7 @@ class Detector(nn.Module):
         return [ONLY]
 
     def features(self) -> Features | None:
-        """Its backbone, for pretrained weights; None where there is none to load."""
+        """Its backbone, for pretrained weights; None if it has none to load."""
         return None
 
     def notes(self) -> list[str]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def classification_loss(logits: Tensor, classes: Tensor) -> Tensor:
-    """Cross entropy, the mean over N RoIs: () float32; 0 when there is none.
+    """Cross entropy, the mean over N RoIs: () float32; 0 if N is 0.
 
     in   logits  (N, K+1) float, background first;  classes  (N,) int64, 0 for background
     """
@@ -15,7 +15,7 @@ def classification_loss(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def objectness_loss(logits: Tensor, is_object: Tensor) -> Tensor:
-    """Binary cross entropy, the mean over N anchors: () float32; 0 when there is none.
+    """Binary cross entropy, the mean over N anchors: () float32; 0 if N is 0.
 
     in   logits  (N,) float;  is_object  (N,) float 0 or 1
     """

@@ -12,7 +12,7 @@ from dhcli.ops.nms import Limits, best_of_groups
 
 
 class Nms(nn.Module):
-    """Non-maximum suppression as a module: so that its time can be told from its callers'.
+    """Non-maximum suppression as a module, so that its time can be measured on its own.
 
     See `best_of_groups`; `how` is the arithmetic of `grouped_nms`.
     """

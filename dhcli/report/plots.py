@@ -31,7 +31,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def whole_numbers(most: int = 9) -> Any:
-    """At most so many ticks, for counts: there is no half an object."""
+    """At most this many ticks, at whole numbers, for counts of objects."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(most, integer=True)

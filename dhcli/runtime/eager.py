@@ -100,7 +100,7 @@ class EagerRunner:
     def detect(
         self, pictures: Pictures, options: DetectOptions = AS_CONFIGURED
     ) -> list[list[Found]]:
-        """See `Runner`. Raises DhError where there is too little memory."""
+        """See `Runner`. Raises DhError if there is too little memory."""
         was_training = self.detector.training
         if was_training:
             self.detector.eval()

@@ -69,7 +69,7 @@ def give_holes_back() -> None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether there is too little memory: Python, numpy, torch and OpenCV each say so otherwise."""
+    """Whether Python, numpy, torch or OpenCV says, each in its way, that memory is too small."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""The whole state of a training, so that it goes on as if it had never stopped.
+"""The whole state of a training, so that it resumes as if it had never stopped.
 
 Tensors, numbers, text, lists and dicts only: it loads with `weights_only=True`. There is no state
 of random generators in it, because every iteration seeds them from (seed, iteration).

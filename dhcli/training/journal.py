@@ -1,4 +1,4 @@
-"""How training tells where it is: to people, to the log, to programs."""
+"""How training reports its progress: to people, to the log, to programs."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class Journal:
         self.plot(values, row["iteration"])
 
     def plot(self, values: Mapping[str, float | None], iteration: int) -> None:
-        """Send values to TensorBoard, where it is asked for."""
+        """Send values to TensorBoard, if asked to."""
         if self.board is not None:
             for name, value in values.items():
                 if value is not None:

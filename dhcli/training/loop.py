@@ -131,7 +131,7 @@ class Trainer:
 
     @property
     def model(self) -> Detector:
-        """What is validated and saved: the average of the weights, where there is one."""
+        """What is validated and saved: the moving average of the weights, if there is one."""
         return self.ema.module if self.ema else self.detector
 
     @property

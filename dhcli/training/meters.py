@@ -1,4 +1,4 @@
-"""What training measures of itself: means of its losses, and where the time goes."""
+"""What training measures: means of its losses, and where its time goes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder stands for its model: the one rule wherever weights are named."""
+"""The model of a run folder: one rule for every command that takes weights."""
 
 from __future__ import annotations
 

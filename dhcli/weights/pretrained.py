@@ -1,4 +1,4 @@
-"""Weights for the backbone before training: torchvision's, a file's, or none."""
+"""Weights that the backbone starts from: torchvision's, timm's, a file's, or none."""
 
 from __future__ import annotations
 

@@ -169,8 +169,8 @@ def test_evaluate_model_matches_classes_by_name(folder, use_model) -> None:
     assert result.stats["AP50"] == pytest.approx(87 / 101, abs=0.01)
     assert list(result.per_class) == ["cat"]
     assert evaluation.found.category_ids[evaluation.found.labels].tolist() == [7] * 6
-    assert any("does not know them: `dog`" in line for line in said)
-    assert any("does not have them: `bird`" in line for line in said)
+    assert any("does not know these classes: `dog`" in line for line in said)
+    assert any("does not have these classes: `bird`" in line for line in said)
 
 
 def test_no_class_in_common_is_said_before_anything_is_detected(folder, use_model) -> None:

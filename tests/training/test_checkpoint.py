@@ -80,7 +80,7 @@ def test_anything_else_is_one_error(write: object, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     write(path)  # type: ignore[operator]
 
-    with pytest.raises(ModelError, match="is not the state of a training") as caught:
+    with pytest.raises(ModelError, match="is not a checkpoint of dh") as caught:
         load_checkpoint(path)
 
     assert caught.value.where == str(path)

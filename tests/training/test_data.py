@@ -136,7 +136,7 @@ def test_nothing_set_aside_is_a_warning(load: Load, make_dots: Any, recorder: An
     data = load(make_dots(), val_fraction=0)
 
     assert data.val is None
-    assert "nothing is validated" in recorder.warnings[0]
+    assert "no validation" in recorder.warnings[0]
 
 
 def test_validation_classes_match_by_name(load: Load, make_dots: Any) -> None:
@@ -227,5 +227,5 @@ def test_an_image_that_is_learned_from_and_validated_on_is_said(
     said = [line for line in recorder.lines if "split-leak" in line]
     assert said == [
         "  split-leak: 9.png: is the same image as 0.png, which is used for training "
-        "(kept; the run stops where both splits list it)"
+        "(kept; the run stops if both splits list it)"
     ]

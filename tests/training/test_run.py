@@ -231,7 +231,7 @@ def test_data_that_was_edited_is_noticed(
     )
     config = load_config(file=stopped.run.path / "config.yaml").config
 
-    with pytest.raises(DataError, match="is not the data that the run began with") as caught:
+    with pytest.raises(DataError, match="is not the data that the run started with") as caught:
         resume(stopped.run.path, config, session())
 
     assert said in caught.value.what
@@ -428,7 +428,7 @@ def test_what_a_user_writes_stands_above_the_weights_and_is_said(
     assert kept.input == source.config.input
     assert "input size: 64, max 64 (as the weights were trained)" in recorder.lines
     assert "input size: 96, max 96 (weights were trained at 64, max 64)" in recorder.lines
-    [changed] = [line for line in recorder.lines if line.startswith("not as the weights")]
+    [changed] = [line for line in recorder.lines if line.startswith("different from how")]
     assert "input.divisor 64 (was 32)" in changed
     assert "model.anchors.ratios [0.5, 1.0, 3.0] (was [0.5, 1.0, 2.0])" in changed
 

@@ -120,7 +120,7 @@ def test_what_is_worth_something_is_never_begun_anew(name: str, tmp_path: Path) 
     with pytest.raises(DhError, match="not empty") as caught:
         make_run("train", "x", tmp_path / "run")
 
-    hint = "name another folder; `--overwrite` replaces what is there, whole"
+    hint = "name another folder; `--overwrite` replaces it as a whole"
     assert caught.value.hint == hint
 
 

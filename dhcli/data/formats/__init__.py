@@ -168,7 +168,7 @@ def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
 
 @listing_once()
 def recognise(path: Path) -> tuple[Path, list[str]]:
-    """The formats that `path` has, best first, and the folder it is found in.
+    """The formats that `path` fits, best first, and the folder of the dataset.
 
     A folder that is none stands for the one dataset in it. Raises DataError that names the datasets
     in it where it has several, or lists what was looked for and what was found.

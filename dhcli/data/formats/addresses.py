@@ -1,4 +1,4 @@
-"""Images told by addresses: of an upload, a bucket, a server's folder. Their ends tell them."""
+"""Images named by addresses: of an upload, a bucket, a server's folder. Their ends count."""
 
 from __future__ import annotations
 

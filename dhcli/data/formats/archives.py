@@ -34,7 +34,7 @@ _LOOK_AT = 1 << 16
 
 
 def refuse_archive(path: Path) -> None:
-    """Raise DataError that says how to unpack the file `path`, where it is an archive."""
+    """Raise DataError that says how to unpack the file `path`, if it is an archive."""
     if path.is_file() and (command := _command(path)):
         guess = _guess(path)
         what = f" (it looks like {guess} inside)" if guess else ""

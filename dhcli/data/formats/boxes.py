@@ -1,4 +1,4 @@
-"""Boxes as files tell them, to and from xyxy, and the one rule for what floating point leaves.
+"""Boxes as files store them, to and from xyxy, and one rule for rounding.
 
 10.1 + 0.2 is not 10.3 there. So a sum is rounded where a file is decimal text (CSV, MOT, VisDrone),
 to ten decimals when it is read and to nine when it is written (MOT: ten, as its corner is a sum

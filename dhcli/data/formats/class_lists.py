@@ -17,7 +17,7 @@ class ClassList(NamedTuple):
 
 
 def require_agreement(root: Path, lists: Sequence[ClassList], *, in_part: bool = False) -> None:
-    """Raise DataError where two lists name a class differently, or one alone names it.
+    """Raise DataError if two lists name a class differently, or only one of them names it.
 
     The latter may be where lists are `in_part`.
     """

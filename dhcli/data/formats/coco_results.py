@@ -80,7 +80,7 @@ def place_on(found: DetectionTable, truth: DetectionTable, path: Path) -> Detect
     Raises DataError where boxes have no scores, or are in an image that `truth` does not have.
     """
     if found.scores is None and len(found.boxes):
-        what = "holds boxes without a score each: not detections"
+        what = "holds boxes without scores, or with some only: not detections"
         raise DataError(what, where=path, hint=_LOOKS)
     numbers, images = [], _Images(truth)
     counts = np.diff(found.offsets)

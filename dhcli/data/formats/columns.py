@@ -90,7 +90,7 @@ class Columns:
         self._doubted: set[int] = set()
 
     def image(self, file: str, width: int = 0, height: int = 0) -> int:
-        """The number of the image `file`, begun where it is new."""
+        """The number of the image `file`, which is added if it is new."""
         if file not in self._numbers:
             self._numbers[file] = self.add_image(file, width, height, self._annotation)
         return self._numbers[file]
@@ -272,7 +272,7 @@ class Columns:
         return list(self._classes)
 
     def classes_after(self, listed: Iterable[str] = ()) -> list[str]:
-        """The classes that a file lists, in its order, then those met beside them, by name."""
+        """The classes that a file lists, in its order, then all others that were met, by name."""
         known = dict.fromkeys(name for name in listed if name != DONT_CARE)
         return [*known, *sorted(name for name in self._classes if name not in known)]
 
@@ -367,14 +367,14 @@ def is_set(value: Any) -> bool:
 
 
 def class_of(value: Any) -> str:
-    """The name of a class as it is told, text or a number. Raises ValueError."""
+    """The name of a class from text or a number. Raises ValueError."""
     if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
         return str(value).strip()
     raise ValueError(f"`{str(value)[:40]}` is not a class name")
 
 
 def whole_or(value: Any, other: int) -> int:
-    """A whole number of 64 bits as it is told, or `other`."""
+    """A whole number of 64 bits, or `other`."""
     try:
         number = int(value) if isinstance(value, str) and len(value) < 20 else value
     except ValueError:
@@ -389,7 +389,7 @@ def tracks_of(tracks: array[int]) -> dict[str, Column]:
 
 
 def side_of(value: Any) -> int:
-    """A side of an image in pixels, 0 where it is not told."""
+    """A side of an image in pixels, 0 if it is not given."""
     try:
         side = int(number_of(value))
     except (ValueError, OverflowError):

@@ -193,7 +193,7 @@ def _frame_names(root: Path, path: Path) -> dict[int, str]:
 
 
 def _box(tag: str, shape: dict[str, str]) -> Box | None:
-    """The box around a shape, None where it has none."""
+    """The box around a shape, None if it has none."""
     if tag == "box":
         x1, y1, x2, y2 = (number_of(shape[side]) for side in _CORNERS)
         turn = math.radians(number_of(shape.get("rotation", 0)))

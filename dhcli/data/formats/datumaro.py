@@ -109,7 +109,7 @@ class _Reader:
 
 
 def _box(kind: Any, told: dict[str, Any]) -> Box | None:
-    """The box around an annotation, None where it has none."""
+    """The box around an annotation, None if it has none."""
     if kind == "bbox":
         x, y, width, height = map(number_of, told["bbox"])
         return from_xywh(x, y, width, height)

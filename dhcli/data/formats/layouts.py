@@ -352,7 +352,7 @@ def _apart(
     splits: Sequence[str | None],
     tables: Sequence[DetectionTable],
 ) -> list[str]:
-    """A note on several files that name no split: they are read as one.
+    """A note that several files without a split are read as one dataset.
 
     Raises DataError where they tell of the same images, or others do name a split.
     """

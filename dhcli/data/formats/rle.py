@@ -1,4 +1,4 @@
-"""Masks told as run lengths, COCO's way: the boxes around them. No mask is unpacked.
+"""Masks as run lengths (COCO's): the boxes around them, without unpacking a mask.
 
 Runs of 0 and 1 in turn go down the columns, first column first: a list of lengths, or these packed
 into text, five bits a character, each length from the third on as the difference to the one before

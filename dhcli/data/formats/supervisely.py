@@ -175,7 +175,7 @@ def _tags(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _box(kind: Any, told: dict[str, Any]) -> Box | None:
-    """The box around a figure, its maximum excluded; None where it has none."""
+    """The box around a figure, its maximum excluded; None if it has none."""
     if kind in _OUTLINES:
         x1, y1, x2, y2 = hull(told["points"]["exterior"])
         return x1, y1, add(x2, 1), add(y2, 1)

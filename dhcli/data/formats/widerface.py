@@ -58,7 +58,7 @@ def _is_wider(path: Path) -> bool:
 
 
 def read_widerface(root: Path, path: Path) -> DetectionTable:
-    """Read one file. Raises DataError where it has no face that can be read."""
+    """Read one file. Raises DataError if no face in it can be read."""
     columns = Columns(root, path)
     reader = _Reader(path, columns)
     reader.read()

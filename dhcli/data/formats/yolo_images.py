@@ -288,7 +288,7 @@ class Labels:
         self._listed: dict[str, FilesByStem] = {}
 
     def of_image(self, image: str) -> str | None:
-        """The label file of an image, None where it has none.
+        """The label file of an image, None if it has none.
 
         That goes by where the image lies, else by where a list said that it would.
         """

@@ -55,7 +55,7 @@ _NOTES_DECODER = msgspec.json.Decoder(_Notes)
 
 
 def class_names(root: Path, settings: Settings, folders: Iterable[str]) -> Names:
-    """The names of classes, {} where no file tells them.
+    """The names of classes, {} if no file has them.
 
     They are looked for in the settings and in files of the dataset and its `folders`, and all that
     tell some must agree: else raises DataError with two of them and their first difference.

@@ -125,7 +125,7 @@ def _fill(points: Sequence[float], centre: float, side: float) -> bool:
 
 
 def _box_of(values: list[float], keypoints: int, where: str) -> tuple[list[float], float | None]:
-    """The box of a line's numbers behind the class, and its score, None where it has none.
+    """The box of a line's numbers behind the class, and its score, None if it has none.
 
     The box is centre, width and height; behind it may be `keypoints` numbers; and, last, a score.
     Without keypoints an even count of 6 or more is a polygon. Raises DataError for other counts.

@@ -31,7 +31,7 @@ class Settings(NamedTuple):
 def find_settings(root: Path) -> Settings | None:
     """Those of the folder `root`: of data.yaml, or another file that tells of classes and splits.
 
-    None where it has none. Raises DataError where data.yaml cannot be read.
+    None if it has none. Raises DataError where data.yaml cannot be read.
     """
     names = list_files(root, *SETTINGS)
     names.sort(key=lambda name: not name.lower().startswith(_USUAL))

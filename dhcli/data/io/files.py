@@ -128,7 +128,7 @@ def read_text(path: Path) -> str:
 
 
 def read_head(path: Path, limit: int = 1 << 16) -> str:
-    """The beginning of a text file, for a look at what it is; "" where it is no file."""
+    """The beginning of a text file, to see what it is; "" if it is not a file."""
     try:
         return decode(read_bytes(path, limit))
     except DataError:

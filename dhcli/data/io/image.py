@@ -162,7 +162,7 @@ def look_at(path: Path, *, upright: bool = True) -> tuple[tuple[int, int], bool]
 
 
 def read_orientation(path: Path) -> int:
-    """The EXIF orientation that `read_image` applies, 1…8; 1 where there is none.
+    """The EXIF orientation that `read_image` applies, 1…8; 1 if the image has none.
 
     Raises DataError naming `path` if the header cannot be read.
     """

@@ -1,4 +1,4 @@
-"""How far a long step over data has come, told to whoever watches."""
+"""The progress of a long step over data, reported to a watcher."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """Long steps within the block tell `watcher` of themselves."""
+    """Long steps within the block report their progress to `watcher`."""
     token = _watcher.set(watcher)
     try:
         yield

@@ -125,7 +125,7 @@ def line_of(where: str) -> int:
 
 
 def number_of(value: Any) -> float:
-    """A number as it is told: itself, or text, at times with a decimal comma.
+    """A number, or text that holds one, possibly with a decimal comma.
 
     Raises ValueError that quotes what is none.
     """

@@ -95,7 +95,7 @@ def decode_to_file(
 
 
 def free_memory() -> int | None:
-    """Bytes that processes could share now, without swapping; None where nothing tells."""
+    """Bytes that processes could share now, without swapping; None if not known."""
     limits = []
     if (shared := free_shared_memory()) is not None:
         limits.append(shared)

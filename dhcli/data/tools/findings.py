@@ -1,4 +1,4 @@
-"""The flaws that a dataset can have: a code each, how bad it is, and what becomes of it."""
+"""The flaws that a dataset can have: the code of each, how bad it is, and what is done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at every image file of a table: what can be told without decoding it."""
+"""What every image file of a table says without being decoded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Scan:
 
 
 def scan_images(table: DetectionTable, *, decode: bool) -> Scan:
-    """Look at header and end of every image; with `decode`, at all of it.
+    """Look at the header and the end of every image; with `decode`, at all of it.
 
     A file whose end mark is missing is decoded to find out.
     """

@@ -56,7 +56,7 @@ class SplitNumbers:
 
 @dataclass(frozen=True)
 class Statistics:
-    """A dataset in numbers; objects are the boxes that have an area and are no region to ignore.
+    """A dataset in numbers; objects are boxes that have an area and are not regions to ignore.
 
     empty        images without an object
     regions      boxes to ignore: crowd, ignored, of no class

@@ -57,7 +57,7 @@ def prepare_for_training(detector: nn.Module) -> None:
 
 
 def prepare_for_detecting(detector: nn.Module, *, winograd: bool) -> None:
-    """Make `detector` fast at detecting, in place; it is no more to be trained or saved.
+    """Make `detector` fast at detecting, in place; after that, do not train or save it.
 
     `winograd` is for CPUs in float32. It leaves branches out: RoIs are so small that a quarter of
     the tiles lies beyond them.

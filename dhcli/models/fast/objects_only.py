@@ -1,4 +1,4 @@
-"""A head whose branches, where they only refine boxes, train on objects alone.
+"""A head whose branches train on objects only, if they only refine boxes.
 
 Only objects have a regression loss. So of a branch that does not classify,
 
@@ -57,7 +57,7 @@ class ObjectsHead(Head):
     def notes(self) -> list[str]:
         branches = {name: self.branch(name) for name in self.branches}
         return [
-            f"the branch `{name}` trains on all sampled RoIs, not only on objects, as {why}"
+            f"the branch `{name}` trains on all sampled RoIs, not only on objects: {why}"
             for name, branch in branches.items()
             if branch.cls is None and (why := why_all(branch)) is not None
         ]

@@ -1,4 +1,4 @@
-"""An RPN whose gradient comes from its sampled anchors alone."""
+"""An RPN whose gradient comes from its sampled anchors only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The region proposal network: which of the anchors hold an object, and where it ends."""
+"""The region proposal network: which anchors hold an object, and the box of each."""
 
 from __future__ import annotations
 

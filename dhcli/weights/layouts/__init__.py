@@ -1,4 +1,4 @@
-"""Whose files of weights are read, one file per layout, and what may be written."""
+"""The programs whose weights can be read, one file per layout, and those that can be written."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Writable(Layout, Protocol):
     """A layout that can be written."""
 
     def misfit(self, config: Config, /) -> str | None:
-        """Why the program has no such detector; None where it has."""
+        """Why the program has no such detector; None if it has."""
 
 
 LayoutName = Literal["mmdet", "maskrcnn-benchmark", "torchvision", "detectron2"]

@@ -103,7 +103,7 @@ def _conv_branch(ours: str, bottlenecks: int) -> p.Pairs:
 
 
 def misfit(config: Config) -> str | None:
-    """Why MMDetection has no such detector; None where it has."""
+    """Why MMDetection has no such detector; None if it has."""
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"

@@ -96,7 +96,7 @@ def pairs(config: Config) -> p.Pairs:
 
 
 def misfit(config: Config) -> str | None:
-    """Why torchvision has no such detector; None where it has."""
+    """Why torchvision has no such detector; None if it has."""
     fc = p.fc_branch(config)
     if fc is None or len(p.model_of(config).head.branches) > 1:
         return "its head is not a single fc branch"

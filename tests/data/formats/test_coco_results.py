@@ -123,7 +123,7 @@ def test_detections_in_strange_images_or_without_scores_are_errors(sample, tmp_p
     write_dataset(sample, tmp_path / "plain", "labelme")
     write_dataset(scored, tmp_path / "scored", "labelme")
 
-    with pytest.raises(DataError, match="holds boxes without a score each"):
+    with pytest.raises(DataError, match="holds boxes without scores"):
         read_detections(tmp_path / "plain", sample)
     with pytest.raises(DataError, match=r"names the image train/a\.jpg, which is not in"):
         read_detections(tmp_path / "scored", sample.take_images(np.array([1, 2])))
