@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhcli.config.schema import Backbone, Config, Neck, Pyramid, TimmNet, TorchVision, TwoStage
+from dhcli.config.schema import (
+    Backbone,
+    Config,
+    Neck,
+    Pyramid,
+    ResNet,
+    TimmNet,
+    TorchVision,
+    TwoStage,
+)
 from dhcli.errors import ConfigError
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.backbones.timm_net import TimmFeatures
@@ -79,8 +88,10 @@ def _two_stage(config: Config) -> TwoStage:
 
 
 def _build_backbone(config: Backbone) -> Features:
-    if isinstance(config, TimmNet):
-        return TimmFeatures(config.name, config.norm, config.frozen_stages)
+    return BACKBONES[type(config)](config)
+
+
+def _build_resnet(config: ResNet) -> Features:
     return ResNetFeatures(
         config.name,
         config.norm,
@@ -88,6 +99,10 @@ def _build_backbone(config: Backbone) -> Features:
         config.stride_in_1x1,
         config.bn_epsilon,
     )
+
+
+def _build_timm(config: TimmNet) -> Features:
+    return TimmFeatures(config.name, config.norm, config.frozen_stages)
 
 
 def _build_neck(
@@ -116,6 +131,11 @@ def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[i
     return Fpn(channels, used, config.channels, extra, first), used
 
 
+BACKBONES: dict[type[Any], Callable[[Any], Features]] = {
+    ResNet: _build_resnet,
+    TimmNet: _build_timm,
+}
+"""What builds a backbone, by the class of its section `backbone`."""
 BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
     TwoStage: build_two_stage,
     TorchVision: TorchVisionDetector,

@@ -147,7 +147,7 @@ def export_state(
         raise ModelError(what, hint="no other layout has such a detector")
     backbone = config.model.backbone
     if not isinstance(backbone, ResNet):
-        what = f"its backbone is {backbone.kind}'s {backbone.name}, but that program needs a ResNet"
+        what = f"its backbone is of kind `{backbone.kind}`, but that program needs a ResNet"
         raise ModelError(f"{writable.TITLE} has no such detector: {what}")
     reason = "it has no pyramid" if config.model.neck.kind == "none" else writable.misfit(config)
     if reason is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, get_args
 from urllib.error import URLError
 from urllib.parse import urlparse
 
@@ -35,22 +36,31 @@ def load_backbone(features: Features, config: Backbone | TorchVisionBackbone) ->
     if config.weights == "none":
         _check_trainable(features, config)
         return "none, the backbone starts from random weights"
-    if isinstance(config, TimmNet):
-        return _load_timm(features, config)
-    if config.weights == "imagenet":
-        path = fetch_imagenet(features.name, _trainable_norm(config))
-    else:
-        path = Path(config.weights)
+    return LOADERS.get(type(config), _load_file)(features, config)
+
+
+def _load_torchvision(features: Features, config: ResNet | TorchVisionBackbone) -> str:
+    if config.weights != "imagenet":
+        return _load_file(features, config)
+    path = fetch_imagenet(features.name, _trainable_norm(config))
+    return f"ImageNet, {_load_file(features, config, path)}"
+
+
+def _load_file(
+    features: Features, config: Backbone | TorchVisionBackbone, path: Path | None = None
+) -> str:
+    """Put the weights at `path`, else at the one that `config.weights` names, into the backbone."""
+    path = path or Path(config.weights)
     state = backbone_state(read_plain(path).state)
     if config.norm == "gn" and any(name.endswith(".running_mean") for name in state):
         what = "holds batch norm, but the backbone has GroupNorm"
         hint = "keep its norm: `--set model.backbone.norm=frozen_bn`"
         raise ModelError(what, where=path, hint=hint)
     hint = f"the backbone is {features.name}"
-    if isinstance(config, ResNet):
+    if "name" in type(config).model_fields:
         hint += ": `--set model.backbone.name=…` chooses another"
     features.load_pretrained(state, path, hint)
-    return f"{'ImageNet, ' if config.weights == 'imagenet' else ''}{path}"
+    return str(path)
 
 
 def _load_timm(features: Features, config: TimmNet) -> str:
@@ -133,4 +143,12 @@ def _has_statistics(features: Features) -> bool:
 
 def _trainable_norm(config: Backbone | TorchVisionBackbone) -> str:
     """The norm that learns from nothing best, of those that the backbone can have."""
-    return "gn" if isinstance(config, ResNet) else "bn"
+    return "gn" if "gn" in get_args(type(config).model_fields["norm"].annotation) else "bn"
+
+
+LOADERS: dict[type[Any], Callable[[Features, Any], str]] = {
+    ResNet: _load_torchvision,
+    TorchVisionBackbone: _load_torchvision,
+    TimmNet: _load_timm,
+}
+"""What loads weights from elsewhere than a file, by the class of the section `backbone`."""

@@ -7,14 +7,14 @@ Sizes are those of "Rethinking Classification and Localization for Object Detect
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhcli.config.schema import AnyBranch as BranchConfig
-from dhcli.config.schema import ConvBranch, FcBranch, predicts
+from dhcli.config.schema import ConvBranch, FcBranch, Res5Branch, predicts
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.init import init_normal
 from dhcli.models.norms import ConvNorms, norm_layer
@@ -22,14 +22,18 @@ from dhcli.models.norms import ConvNorms, norm_layer
 Norm = Callable[[int], nn.Module]
 
 
-class FcTrunk(nn.Sequential):
+class Trunk(nn.Module):
+    """What a branch begins with: (N, C, S, S) pooled RoIs to (N, `width`) vectors."""
+
+    width: int
+
+
+class FcTrunk(Trunk, nn.Sequential):
     """Fully connected layers on all cells at once: sensitive to position.
 
     in   (N, C, S, S) float, flattened channel by channel
     out  (N, width) float
     """
-
-    width: int
 
     def __init__(self, channels: int, side: int, width: int = 1024, layers: int = 2) -> None:
         inputs = [channels * side**2, *[width] * (layers - 1)]
@@ -41,7 +45,7 @@ class FcTrunk(nn.Sequential):
         self.width = width
 
 
-class ConvTrunk(nn.Sequential):
+class ConvTrunk(Trunk, nn.Sequential):
     """Residual blocks and an average over the cells: the same function at every position.
 
     A widening block, then bottlenecks, the first `non_local` of them after a non-local block each.
@@ -49,8 +53,6 @@ class ConvTrunk(nn.Sequential):
     in   (N, C, S, S) float
     out  (N, width) float
     """
-
-    width: int
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class ConvTrunk(nn.Sequential):
         self.width = width
 
 
-class Res5Trunk(nn.Module):
+class Res5Trunk(Trunk):
     """The backbone's last stage, with its stride of 2, and an average over the cells (C4 head).
 
     in   (N, C, S, S) float, C4 pooled
@@ -97,9 +99,6 @@ class CellMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.sum(dim=(2, 3)) / (x.shape[2] * x.shape[3])
-
-
-Trunk = FcTrunk | ConvTrunk | Res5Trunk
 
 
 class WideningBlock(nn.Module):
@@ -229,20 +228,33 @@ class Branch(nn.Module):
 
 def build_trunk(config: BranchConfig, channels: int, side: int, res5: Res5Trunk | None) -> Trunk:
     """The trunk that `config` describes; `res5` is the one that the backbone gave away."""
-    if isinstance(config, FcBranch):
-        return FcTrunk(channels, side, config.width, config.layers)
-    if isinstance(config, ConvBranch):
-        return ConvTrunk(
-            channels,
-            norm_layer(config.norm),
-            config.width,
-            config.residual,
-            config.non_local,
-            config.non_local_groups,
-            config.non_local_normalise,
-        )
-    assert res5 is not None  # the configuration was checked: the backbone gave its last stage
-    return res5
+    if isinstance(config, Res5Branch):
+        assert res5 is not None  # the configuration was checked: the backbone gave its last stage
+        return res5
+    return TRUNKS[type(config)](config, channels, side)
+
+
+def _build_fc(config: FcBranch, channels: int, side: int) -> Trunk:
+    return FcTrunk(channels, side, config.width, config.layers)
+
+
+def _build_conv(config: ConvBranch, channels: int, side: int) -> Trunk:
+    return ConvTrunk(
+        channels,
+        norm_layer(config.norm),
+        config.width,
+        config.residual,
+        config.non_local,
+        config.non_local_groups,
+        config.non_local_normalise,
+    )
+
+
+TRUNKS: dict[type[Any], Callable[[Any, int, int], Trunk]] = {
+    FcBranch: _build_fc,
+    ConvBranch: _build_conv,
+}
+"""What builds a trunk by the class of its branch: of that section, and C and S of pooled RoIs."""
 
 
 def _predictor(branch: Branch, task: str, outputs: int, std: float) -> nn.Linear | None:

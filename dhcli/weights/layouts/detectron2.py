@@ -68,7 +68,7 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor but the anchors."""
-    yield from p.resnet(p.model_of(config).backbone.name, _rename, counter=False)
+    yield from p.resnet(p.depth_of(config), _rename, counter=False)
     for level in range(4):
         yield from p.layer(f"backbone.fpn_lateral{level + 2}", f"neck.lateral.{level}")
         yield from p.layer(f"backbone.fpn_output{level + 2}", f"neck.output.{level}")

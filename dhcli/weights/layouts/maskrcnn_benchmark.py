@@ -77,9 +77,7 @@ def _double(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor but the anchors, in the order of the origin's state dict."""
-    yield from p.resnet(
-        p.model_of(config).backbone.name, _rename, counter=False, shortcut_first=True
-    )
+    yield from p.resnet(p.depth_of(config), _rename, counter=False, shortcut_first=True)
     for level in range(4):
         for kind, ours in (("inner", "lateral"), ("layer", "output")):
             yield from p.layer(f"backbone.fpn.fpn_{kind}{level + 1}", f"neck.{ours}.{level}")

@@ -72,7 +72,7 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
-    yield from p.resnet(p.model_of(config).backbone.name, lambda name: f"backbone.{name}")
+    yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
     for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
         for level in range(4):
             yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")

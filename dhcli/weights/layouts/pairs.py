@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import RESNETS, Config, ConvBranch, FcBranch, TwoStage
+from dhcli.config.schema import RESNETS, Config, ConvBranch, FcBranch, ResNet, TwoStage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,6 +114,13 @@ def model_of(config: Config) -> TwoStage:
     """The section `model` of `config`: other programs' detectors are of this kind."""
     assert isinstance(config.model, TwoStage)
     return config.model
+
+
+def depth_of(config: Config) -> str:
+    """The name of the ResNet of `config`: other programs' detectors have no other backbone."""
+    backbone = model_of(config).backbone
+    assert isinstance(backbone, ResNet)
+    return backbone.name
 
 
 def fc_branch(config: Config) -> FcBranch | None:

@@ -82,7 +82,7 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of torchvision's state dict."""
-    yield from p.resnet(p.model_of(config).backbone.name, lambda name: f"backbone.body.{name}")
+    yield from p.resnet(p.depth_of(config), lambda name: f"backbone.body.{name}")
     for kind, ours in (("inner_blocks", "lateral"), ("layer_blocks", "output")):
         for level in range(4):
             yield from p.layer(f"backbone.fpn.{kind}.{level}.0", f"neck.{ours}.{level}")
