@@ -22,7 +22,9 @@ EXAMPLES = {
     )
 }
 """Of each heading its diff, and the commands that show it."""
-TREE = ("dhcli", "docs", "presets", "tests", "pyproject.toml")
+YAML = PAGE.partition("```yaml\n")[2].partition("```")[0]
+SHOW = "python -m dhcli presets show"
+"""How the settings of `dh train` are looked at without training."""
 
 
 def apply(diff: str, folder: Path) -> None:
@@ -52,28 +54,31 @@ def test_a_diff_applies_to_this_tree(title: str, tmp_path: Path) -> None:
     assert any(name.startswith("tests/") for name in made)
 
 
+def commands_of(told: str, diff: str) -> list[str]:
+    """What the page runs, of `dh train` its settings alone, and the linter."""
+    shown = re.sub(r"^dh train --data DATA( --preset)?", SHOW, told, flags=re.MULTILINE)
+    files = " ".join(re.findall(r"^\+\+\+ b/(\S+)", diff, re.MULTILINE))
+    lint = [f"python -m ruff check {files}", f"python -m ruff format --check {files}"]
+    return [line for line in shown.splitlines() if not line.startswith("dh convert")] + lint
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_what_a_diff_adds_passes_its_own_checks(title: str, tmp_path: Path) -> None:
-    """The commands of the page but `dh`, and the linter, in a copy of the tree."""
     diff, told = EXAMPLES[title]
-    left_out = shutil.ignore_patterns("__pycache__", ".*_cache")
-    for name in TREE:
-        whole = ROOT / name
-        if whole.is_dir():
-            shutil.copytree(whole, tmp_path / name, ignore=left_out)
-        else:
-            shutil.copy(whole, tmp_path / name)
+    for folder in ("dhcli", "docs", "presets", "tests"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "points.yaml").write_text(YAML, "utf-8")
     apply(diff, tmp_path)
-    files = " ".join(re.findall(r"^\+\+\+ b/(\S+)", diff, re.MULTILINE))
-    commands = [line for line in told.splitlines() if not line.startswith("dh ")]
-    commands += [f"python -m ruff check {files}", f"python -m ruff format --check {files}"]
-    assert len(commands) > 3
+    commands = commands_of(told, diff)
+    assert len(commands) > 4
 
     for command in commands:
-        own = re.sub(r"\bpython\b", sys.executable, command, count=1)
         done = subprocess.run(
-            own,
+            re.sub(r"\bpython\b", sys.executable, command, count=1),
             shell=True,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
