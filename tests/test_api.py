@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 import dhcli
 from dhcli import Model
-from dhcli.cli import app
 from dhcli.data.io.image import read_image
 from dhcli.data.shapes import CLASSES, draw_shapes
 from dhcli.errors import ConfigError, DataError, DhError, ModelError
 from dhcli.weights.model_file import ModelFile, save_model
+from tests.commands import dh
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +54,6 @@ def odd_images(folder: Path, rng: np.random.Generator) -> list[Path]:
     Image.fromarray(colours).quantize(16).save(folder / "palette.png")
     Image.fromarray(np.dstack([colours, colours[..., :1]])).save(folder / "clear.png")
     return sorted(folder.iterdir())
-
-
-def dh(*words: object) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.stderr
-    return result
 
 
 def predicted(weights: Path, images: Path, out: Path, *options: str) -> dict[str, Any]:

@@ -6,12 +6,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -20,11 +19,10 @@ from dhcli.cli import app
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.schema import Config, Detect
 from dhcli.config.schema.base import Section
-from dhcli.data.formats import write_dataset
-from dhcli.data.table import make_table
 from dhcli.models import build
 from dhcli.models.contract import Detector, Predictor
 from dhcli.ops.batch import Detections, ImageBatch, Target
+from tests.commands import dh, draw_squares
 from tests.toy import widened
 
 ROOT = Path(dhcli.__file__).parent
@@ -125,25 +123,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
     """Twelve images, each with one red or green square."""
-    folder, boxes, labels = tmp_path / "drawn", [], []
-    folder.mkdir()
-    for number in range(12):
-        pixels = rng.integers(0, 40, (32, 32, 3), dtype=np.uint8)
-        x, y = rng.integers(0, 16, 2).tolist()
-        pixels[y : y + 14, x : x + 14, number % 2] = 250
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        boxes.append([x, y, x + 14, y + 14])
-        labels.append(number % 2)
-    files = [f"{number}.png" for number in range(12)]
-    table = make_table(folder, files, [[32, 32]] * 12, [1] * 12, boxes, labels, ["red", "green"])
-    write_dataset(table, tmp_path / "photos", "coco")
-    return tmp_path / "photos"
-
-
-def dh(*words: object) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, (words, result.stderr, result.exception)
-    return result
+    return draw_squares(tmp_path, rng, side=32, square=14)
 
 
 SMALL = [

@@ -72,9 +72,7 @@ def _load_timm(features: Features, config: TimmNet) -> str:
     if config.weights == "hub":
         features.load_pretrained(hub_state(config.name), config.name, hint)
         return f"timm's, {config.name}"
-    path = Path(config.weights)
-    features.load_pretrained(read_plain(path).state, path, hint)
-    return str(path)
+    return _load_file(features, config)
 
 
 def fetch_imagenet(name: str, norm: str = "gn") -> Path:

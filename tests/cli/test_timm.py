@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
-from dhcli.cli import app
+from tests.commands import dh
 
 FAMILIES = {
     "ResNet-D": ("resnet18d", "bn"),
@@ -35,12 +34,6 @@ def fast(*names: str) -> list[Any]:
     """Every family; those not named are marked slow."""
     slow = [pytest.param(one, marks=pytest.mark.slow) for one in FAMILIES if one not in names]
     return [*names, *slow]
-
-
-def dh(*words: object) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, (words, result.stderr, result.exception)
-    return result
 
 
 def sets(name: str, norm: str) -> list[str]:

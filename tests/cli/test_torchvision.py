@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.models import get_model, get_model_weights
 from typer.testing import CliRunner
 
 from dhcli.cli import app
-from dhcli.data.formats import write_dataset
-from dhcli.data.table import make_table
+from tests.commands import dh, draw_squares
 
 LITE = "ssdlite320_mobilenet_v3_large"
 NAMES = [
@@ -36,24 +33,7 @@ FAST = ["--set", "train.workers=0", "--set", "train.schedule.unit=iteration", "-
 @pytest.fixture
 def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
     """Twelve images, each with one red or green square."""
-    folder, boxes = tmp_path / "drawn", []
-    folder.mkdir()
-    for number in range(12):
-        pixels = rng.integers(0, 40, (64, 64, 3), dtype=np.uint8)
-        x, y = rng.integers(0, 30, 2).tolist()
-        pixels[y : y + 32, x : x + 32, number % 2] = 250
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-        boxes.append([x, y, x + 32, y + 32])
-    files, labels = [f"{number}.png" for number in range(12)], [0, 1] * 6
-    table = make_table(folder, files, [[64, 64]] * 12, [1] * 12, boxes, labels, ["red", "green"])
-    write_dataset(table, tmp_path / "photos", "coco")
-    return tmp_path / "photos"
-
-
-def dh(*words: object) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, (words, result.stderr, result.exception)
-    return result
+    return draw_squares(tmp_path, rng, side=64, square=32)
 
 
 def settings(name: str) -> list[str]:

@@ -58,6 +58,17 @@ def drawn(name: str) -> Any:
     return network.eval()
 
 
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and a cache of torch.hub in `tmp_path`, empty."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_detector_finds_what_torchvision_finds_under_the_names_of_coco(
     name: str, cache: Callable[[str, Any], Path]
@@ -118,15 +129,10 @@ def test_a_file_of_another_network_is_named(cache: Callable[[str, Any], Path]) -
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.usefixtures("offline")
 def test_without_a_net_the_place_in_the_cache_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    def offline(*_: Any, **__: Any) -> None:
-        raise URLError("no route to host")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-
     with pytest.raises(ModelError, match="could not be fetched") as caught:
         read_published(Path("torchvision:fcos_resnet50_fpn"))
 
@@ -142,14 +148,10 @@ def test_an_unknown_name_has_a_nearest_one() -> None:
     assert "`fcos_resnet50_fpn`" in str(caught.value.hint)
 
 
+@pytest.mark.usefixtures("offline")
 def test_a_backbone_starts_from_imagenet_or_says_what_does_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    def offline(*_: Any, **__: Any) -> None:
-        raise URLError("no route to host")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     names = ["model.kind=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn"]
     config = load_config(overrides=names).config
     features: Any = build_detector(config, 2).features()
