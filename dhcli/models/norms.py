@@ -62,4 +62,11 @@ class ConvNorms(nn.Sequential):
     """Convolution, norm, ReLU, convolution, norm, and so on; a norm is the last.
 
     in   (N, C, h, w) float
+    Raises ValueError for layers in another order.
     """
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        relus = [k for k, layer in enumerate(layers) if isinstance(layer, nn.ReLU)]
+        if len(layers) % 3 != 2 or relus != list(range(2, len(layers), 3)):
+            raise ValueError("convolution, norm, ReLU, convolution, norm, …: a norm is the last")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dhcli.models.fast import prepare_for_training
 from dhcli.models.fast.norms import conv_norm, take_rows
-from dhcli.models.norms import norm_layer
+from dhcli.models.norms import ConvNorms, norm_layer
 from dhcli.models.two_stage.branches import BottleneckBlock
 
 
@@ -104,3 +104,14 @@ def test_a_branch_keeps_less_and_gives_the_same(rows: Tensor | None) -> None:
         assert torch.equal(weight.grad, theirs.grad), name
     for (name, value), theirs in zip(block.named_buffers(), plain.buffers(), strict=True):
         assert torch.equal(value, theirs), name
+
+
+@pytest.mark.parametrize("kinds", ["cnr", "cn", "cnrcn", "cncn", "c", ""])
+def test_layers_between_norms_come_in_one_order(kinds: str) -> None:
+    makers = {"c": lambda: nn.Conv2d(4, 4, 1), "n": lambda: nn.BatchNorm2d(4), "r": nn.ReLU}
+    layers = [makers[kind]() for kind in kinds]
+    if kinds in ("cn", "cnrcn"):
+        assert len(ConvNorms(*layers)) == len(kinds)
+    else:
+        with pytest.raises(ValueError, match="a norm is the last"):
+            ConvNorms(*layers)
