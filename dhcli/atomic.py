@@ -159,7 +159,7 @@ def require_free_file(path: Path, *, overwrite: bool = False, inputs: Sequence[P
 
 def _require_overwrite(path: Path, *, overwrite: bool) -> None:
     if not overwrite:
-        hint = "name another place, or replace it as a whole: `--overwrite`"
+        hint = "name another place; `--overwrite` deletes the old one and writes a new one"
         raise DhError("already exists", where=path, hint=hint)
 
 

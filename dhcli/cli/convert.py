@@ -45,8 +45,8 @@ def convert(
         bool,
         typer.Option(
             "--predictions",
-            help="Treat boxes with a score as detections and keep the scores (default: as ground "
-            "truth, without scores).",
+            help="Read boxes with a score as detections and keep the scores (default: off: boxes "
+            "are ground truth; scores are dropped).",
         ),
     ] = False,
     images: PlaceImages = "copy",
@@ -102,10 +102,11 @@ def convert(
         str | None,
         typer.Option(
             metavar="COLUMN|REGEX",
-            help="Keep a group of images in one split, such as the frames of a video: images with "
-            "the same value in a column (of a CSV file, or a field of COCO's images), or whose "
-            "paths have the same match of a regex (of its first group, if it has one: "
-            "'(.+)_[0-9]+').",
+            help="Keep images of a group in one split: those with the same value in this column of "
+            "a CSV file or field of COCO's images. Any other value is a regular expression, "
+            "matched against each image's path. Images with the same match stay together; if it "
+            "has a group in brackets, only the first such group counts. With '(.+)_[0-9]+', the "
+            "frames `clip_0001.jpg`, `clip_0002.jpg` … stay together.",
             rich_help_panel=DIVIDE,
         ),
     ] = None,
@@ -138,8 +139,8 @@ def convert(
             min=0,
             max=1,
             metavar="SHARE",
-            help="A box that is cut becomes a region to ignore if less than this share of it is "
-            "left.",
+            help="A box cut by a tile's edge becomes a region to ignore if less than this share of "
+            "its area is in the tile.",
             rich_help_panel=CUT,
         ),
     ] = 0.5,

@@ -39,8 +39,8 @@ def eval_(
         typer.Option(
             "--detections",
             metavar="PATH",
-            help="Detections of any tool to evaluate instead of a model: COCO results in JSON, or "
-            "a folder or file of another format with scores.",
+            help="Evaluate these detections instead of a model: COCO results (JSON), or a folder "
+            "or file in another format with scores.",
         ),
     ] = None,
     split: Annotated[
@@ -77,8 +77,8 @@ def eval_(
         Literal["all"] | None,
         typer.Option(
             metavar="all",
-            help="Compare every combination of score and box branch in one pass (the paper's "
-            "Fig. 6 and Table 3).",
+            help="Compare AP for each choice of branch for scores and for boxes, in one pass (the "
+            "paper's Fig. 6 and Table 3).",
         ),
     ] = None,
     out: Annotated[
@@ -91,7 +91,7 @@ def eval_(
         typer.Option(
             min=-1,
             metavar="N",
-            help="Processes that load images; -1: one per spare core, at most 8.",
+            help="Number of processes that load images (-1: one per free core, at most 8).",
         ),
     ] = -1,
     precision: Precision = "fp32",
@@ -101,9 +101,10 @@ def eval_(
 ) -> None:
     """Measure average precision on a dataset.
 
-    Classes are matched by name. --out writes metrics.json, per_class.csv, predictions.bbox.json and
-    pr_curves.png (coco only), with --read-outs into one folder per combination. With --top-k above
-    100, the coco metrics count that many detections per image instead of 100.
+    Give either --weights or --detections. Classes are matched by name. --out writes metrics.json,
+    per_class.csv, predictions.bbox.json and, for the coco metric, pr_curves.png. With --read-outs,
+    each combination gets its own folder. With --top-k above 100, the coco metrics count that many
+    detections per image instead of 100.
 
     For example:
       dh eval --weights runs/train/custom --data photos/ --split test

@@ -37,8 +37,9 @@ def export(
 ) -> None:
     """Write a model for other runtimes. NMS is included, and images can have any size.
 
-    ONNX Runtime runs the file, and its results are compared with torch's. If they disagree, nothing
-    is written and the exit code is 1. The file's metadata describe its inputs and outputs.
+    Before writing, the model is run in ONNX Runtime and compared with torch. If the results
+    disagree, no file is written and the exit code is 1. The file's metadata describes its inputs
+    and outputs.
 
     For example:
       dh export model.safetensors --to onnx

@@ -68,9 +68,10 @@ def finetune(
 ) -> None:
     """Teach a trained detector the classes of your images.
 
-    Network, input size and normalisation stay as the weights were trained. Everything else comes
-    from the preset. --config, --set and options such as --epochs override both. A class that the
-    weights know, by its name or by --alias, starts from what they know of it.
+    Network, input size and normalisation are those the weights were trained with. All other
+    settings come from the preset. --config, --set and options such as --epochs override either. A
+    class that the model already has, under its own name or by --alias, starts from that class's
+    weights.
 
     For example:
       dh finetune photos/ --weights model.safetensors

@@ -92,7 +92,9 @@ def _one_model(ctx: typer.Context, path: Path | None) -> Path | None:
 
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace what is already there, as a whole."),
+    typer.Option(
+        "--overwrite", help="Delete the existing output file or folder and write a new one."
+    ),
 ]
 
 ConfigFile = Annotated[
@@ -101,7 +103,8 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="YAML file of settings over the preset. A run's config.yaml repeats that run.",
+        help="YAML file of settings; they override the preset's. The config.yaml of a run repeats "
+        "that run.",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -137,8 +140,8 @@ VocOffset = Annotated[
     Literal["auto", "0", "1"],
     typer.Option(
         "--voc-offset",
-        help="Number of the first pixel in Pascal VOC files; auto: 0 if any box begins at 0, "
-        "else 1.",
+        help="Whether pixel coordinates in Pascal VOC files start at 0 or 1 (auto: 0 if any box "
+        "has xmin or ymin 0, else 1).",
     ),
 ]
 
@@ -183,8 +186,9 @@ Gate = Annotated[
         min=0,
         max=1,
         metavar="SCORE",
-        help="Skip the second branch for proposals that the first one scores below this. Only for "
-        "fused scores. 0 changes no result; `dh eval` shows what a higher gate costs.",
+        help="Run the second branch only on proposals to which the first gives some class at least "
+        "this score. Faster, but it can lower AP. Only with fused scores; 0: off "
+        "(default: the model's setting).",
     ),
 ]
 
@@ -248,7 +252,7 @@ Epochs = Annotated[
     short_option(
         "--epochs",
         "N",
-        "Epochs to train; where the learning rate drops moves in proportion.",
+        "Number of epochs. The lr milestones move in proportion.",
         "--set train.epochs=N",
         min=1,
     ),
@@ -259,7 +263,7 @@ BatchSize = Annotated[
     short_option(
         "--batch-size",
         "N",
-        "Images per batch in each process; the preset's learning rate is scaled to it.",
+        "Images per batch in each process. The preset's lr is multiplied by the same factor.",
         "--set train.batch_size=N",
         min=1,
     ),
@@ -270,7 +274,7 @@ LearningRate = Annotated[
     short_option(
         "--lr",
         "RATE",
-        "Learning rate, used exactly as given whatever the batch size.",
+        "Learning rate, not scaled with the batch size.",
         "--set train.lr=RATE --set train.scale_lr=false",
     ),
 ]
@@ -291,8 +295,8 @@ Freeze = Annotated[
     short_option(
         "--freeze",
         "N",
-        "Keep the first N parts of the backbone fixed: 0 none, 1 the stem, 2 also the first stage, "
-        "… 5 all.",
+        "Do not train the first N parts of the backbone (ResNet: 1 = stem, 2 = stem and stage 1, … "
+        "5 = all; 0 = train all).",
         "--set model.backbone.frozen_stages=N",
         min=0,
     ),
@@ -303,7 +307,7 @@ Seed = Annotated[
     short_option(
         "--seed",
         "N",
-        "Random seed of the first weights, the order of images and augmentation.",
+        "Random seed, for initial weights, image order and augmentation.",
         "--set train.seed=N",
         min=0,
     ),
@@ -314,7 +318,7 @@ Workers = Annotated[
     short_option(
         "--workers",
         "N",
-        "Processes that load images; -1: one per spare core, at most 8.",
+        "Number of processes that load images (-1: one per free core, at most 8).",
         "--set train.workers=N",
         min=-1,
     ),

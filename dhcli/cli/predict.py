@@ -58,7 +58,7 @@ def predict(
         ),
     ] = None,
     draw: Annotated[
-        bool, typer.Option("--draw/--no-draw", help="Draw the boxes into copies of the images.")
+        bool, typer.Option("--draw/--no-draw", help="Draw the boxes on copies of the images.")
     ] = True,
     score_threshold: Annotated[
         float | None,

@@ -37,13 +37,12 @@ from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
 
 WHERE_NONE = f"{DEFAULT_PRESET}, or {CPU_PRESET} without a GPU; with --config: none"
-WHERE_NONE = f"{DEFAULT_PRESET}, or {CPU_PRESET} without a GPU; with --config: none"
 TrainFolder = Annotated[Path | None, typer.Option("--data", "-d", metavar="PATH", help=DATASET)]
 SameWeights = Annotated[
     Path | None,
     weights_option(
-        f"{START} It must have the same classes; its network, input size and normalisation are "
-        "kept."
+        f"{START} Its classes must be those of the dataset; for other classes, use `dh finetune`. "
+        "Its network, input size and normalisation are kept."
     ),
 ]
 ResumeRun = Annotated[
@@ -51,8 +50,8 @@ ResumeRun = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Resume the run in this folder; use --data if its data has moved. Of its settings, "
-        "those of `train` may change, except batch_size, accumulate, seed, optimizer and ema.",
+        help="Resume the run in this folder; use --data if its data has moved. You can change "
+        "settings under `train.`, but not batch_size, accumulate, seed, optimizer or ema.",
     ),
 ]
 

@@ -28,7 +28,7 @@ def text_lines(sheet: Sheet) -> list[str]:
 
 
 def csv_text(sheet: Sheet) -> str:
-    """The names of the columns, then a line per row; numbers in full, empty what is no number.
+    """The names of the columns, then a line per row; numbers in full, empty what is not a number.
 
     No text is a formula for a spreadsheet: see `as_cell`.
     """
@@ -42,7 +42,7 @@ def csv_text(sheet: Sheet) -> str:
 
 
 def json_rows(sheet: Sheet) -> list[dict[str, Cell]]:
-    """A mapping from column to value per row; None what is no number."""
+    """A mapping from column to value per row; None what is not a number."""
     names = [column.name for column in sheet.columns]
     return [dict(zip(names, map(_known, row), strict=True)) for row in sheet.rows]
 

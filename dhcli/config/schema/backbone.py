@@ -30,7 +30,7 @@ class ResNet(Section):
     """frozen_bn and eval_bn need pretrained weights (eval_bn still trains scale and shift); bn and
     gn (GroupNorm) can be trained from scratch."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
-    """How many parts stay fixed, counted from the input: 1 the stem, 2 also layer1, … 5 all."""
+    """How many parts are not trained (1 = stem, 2 = stem and stage 1, … 5 = all; 0 = train all)."""
     stride_in_1x1: bool = False
     """Put the stride of a bottleneck in its first 1×1 convolution (Caffe) instead of its 3×3."""
     bn_epsilon: NonNegative = 1e-5
@@ -56,7 +56,7 @@ class TimmNet(Section):
     """Its batch norms, if it has any. frozen_bn: all fixed; eval_bn: statistics fixed, scale and
     shift are trained; bn: trained as usual."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2
-    """How many parts stay fixed, counted from the input: 1 the stem, 2 also the first stage, …"""
+    """How many parts are not trained (1 = stem, 2 = stem and stage 1, …; 0 = train all)."""
 
     def describe(self) -> list[tuple[str, str]]:
         """Name and norm."""

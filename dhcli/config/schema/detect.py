@@ -22,8 +22,8 @@ class Detect(DetectBase):
     """From scored boxes to detections."""
 
     gate: Fraction = 0.0
-    """Skip the second branch for proposals that the first one scores below this. Only for fused
-    scores. 0 changes no result (docs/performance.md)."""
+    """Run the second branch only on proposals to which the first gives some class at least this
+    score. Faster, but it can lower AP (docs/performance.md). Only with fused scores. 0: off."""
     keep_ties: bool = False
     """Also keep detections with the same score as the last one kept (maskrcnn-benchmark)."""
     min_size: NonNegative = 0.0

@@ -28,8 +28,8 @@ class Input(Section):
     """Turn an image as its EXIF orientation says."""
     depth: Literal["auto", "full", "percentile"] = "auto"
     """How images of more than 8 bits per channel become 8-bit. full: take the high byte;
-    percentile: stretch the image's own 0.5th to 99.5th percentile to 0…255; auto: full if an image
-    reaches a quarter of its range, else percentile."""
+    percentile: stretch the image so that its 0.5th to 99.5th percentiles fill 0–255; auto: full if
+    an image reaches a quarter of its format's range, else percentile."""
     channels: Literal["rgb", "bgr"] = "rgb"
     """Order of the colour channels in the network's input."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)

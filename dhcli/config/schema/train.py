@@ -59,16 +59,16 @@ class Train(Section):
     """Clip the gradient to this norm (0: do not clip)."""
     schedule: Schedule = Schedule()
     epochs: Count = 0
-    """Epochs to train, in place of `schedule.length`; the milestones move in proportion (0: train
-    for `schedule.length`)."""
+    """Number of epochs, in place of `schedule.length`; the lr milestones move in proportion (0:
+    train for `schedule.length`)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a moving average of the weights, which is validated and saved (0: no average)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU."""
     seed: Count = 0
-    """Random seed for weights, order of images and augmentation."""
+    """Random seed, for initial weights, image order and augmentation."""
     workers: Annotated[int, Field(ge=-1)] = -1
-    """Processes that load images (-1: as many as there are spare cores, at most 8)."""
+    """Number of processes that load images (-1: one per free core, at most 8)."""
     cache: Literal["none", "ram", "disk"] = "none"
     """Decode every image once, before training: into memory, or into a file in the run folder."""
     log_every: AtLeastOne = 50

@@ -3,7 +3,7 @@
 Tolerated: sparse ids and ids as text, decimals, absent `area`, `iscrowd`, `info`, `licenses`; boxes
 told by masks alone (polygons, RLE), boxes in fractions where all are, categories of the same name
 (one class), `coco_url` for `file_name` (LVIS). Roboflow's category 0, which the others name as the
-one above them and no box has, is no class.
+one above them and no box has, is not a class.
 Kept, so that COCO is written back as it was read: ids, crowd, areas, masks (polygons, RLE) and any
 other field of an annotation, of an image, a category and the file. What columns do not hold is the
 extra column `source`: where in the file the entry lies. It is read again when it is wanted, and

@@ -18,7 +18,7 @@ so does darknet's `obj.data`. Without them lists called as splits (`train.txt`,
 end counts that is there, for images and labels, else an image of the same stem. Names of classes
 are looked for in `classes.txt`, `obj.names`, `_darknet.labels`, `labels.txt`, `names.txt` and Label
 Studio's `notes.json`, in the root and beside images and labels, else in another `*.names`; all that
-are there, and `nc`, must agree. A number that no file names is no class.
+are there, and `nc`, must agree. A number that no file names is not a class.
 
 Classes: in the file's order. Regions to ignore and marks (difficult, truncated, occluded) have no
 place in the format.

@@ -88,11 +88,13 @@ CODES: Mapping[str, Code] = {
     ),
     "image-unannotated": Code(
         "warning",
-        "a listed image has no annotation file: it counts as not annotated, not as empty",
+        "an image of the dataset has no annotation file, so nothing says that it has no objects",
         "left out",
         "left out",
     ),
-    "image-empty": Code("warning", "an image has no box", "kept as background", ""),
+    "image-empty": Code(
+        "warning", "an image counts as annotated, but has no box", "kept as background", ""
+    ),
     "image-unsplit": Code("warning", "images do not belong to any split", "left out", ""),
     "split-leak": Code(
         "error",
@@ -103,7 +105,7 @@ CODES: Mapping[str, Code] = {
     "split-class": Code("warning", "a split has no box of a class", "", ""),
     "id-zero": Code(
         "error",
-        "an annotation has no id, or id 0, which evaluators read as 'no match'",
+        "an annotation has no id, or id 0, which COCO's evaluation takes for 'no match'",
         "ids are not used",
         "new ids are given",
     ),
