@@ -3,10 +3,10 @@
     .venv/bin/python benchmarks/tenants.py --image-size 480x640 --repeats 5
     .venv/bin/python benchmarks/tenants.py --only convnext_tiny
 
-Random weights, one image at a time, fp32. Each is measured in a process of its own, right after the
-row that it is compared with: Double-Head on torchvision's ResNet-50 (`coco-r50`). How many proposals
-random weights leave is chance, so NMS leaves 300 for every backbone, and both branches look at all
-of them. torchvision's detectors have their own numbers. Rows are added to
+Random weights, one image at a time, fp32. Each is measured in a process of its own, right after
+the row that it is compared with: Double-Head on torchvision's ResNet-50 (`coco-r50`). How many
+proposals random weights leave is chance, so NMS leaves 300 for every backbone, and both branches
+look at all of them. torchvision's detectors have their own numbers. Rows are added to
 `benchmarks/results/tenants.csv`.
 """
 

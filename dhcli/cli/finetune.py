@@ -28,11 +28,12 @@ from dhcli.cli.options import (
     Workers,
     preset_option,
 )
-from dhcli.cli.session import conclude, given, make_session
+from dhcli.cli.session import conclude, given, make_session, preset_for
+from dhcli.config.presets import CPU_FINETUNE_PRESET, FINETUNE_PRESET
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
 
-DEFAULT_PRESET = "finetune"
+WHERE_NONE = f"{FINETUNE_PRESET}, or {CPU_FINETUNE_PRESET} without a GPU; with --config: none"
 
 Aliases = Annotated[
     list[str] | None,
@@ -49,7 +50,7 @@ def finetune(
     weights: StartWeights,
     val: ValFolder = None,
     alias: Aliases = None,
-    preset: Annotated[str | None, preset_option(DEFAULT_PRESET)] = None,
+    preset: Annotated[str | None, preset_option(WHERE_NONE)] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     epochs: Epochs = None,
@@ -79,8 +80,9 @@ def finetune(
       dh finetune photos/ --weights runs/train/custom --freeze 5 --epochs 3
 
     """
+    chosen, notes = preset, []
     if preset is None and config is None:
-        preset = DEFAULT_PRESET
+        chosen, notes = preset_for(device, gpu=FINETUNE_PRESET, cpu=CPU_FINETUNE_PRESET)
     from dhcli.training.finetune import finetune as run
     from dhcli.training.inherit import inherited_settings
     from dhcli.weights.open import read_weights
@@ -101,10 +103,12 @@ def finetune(
         cache=cache,
     )
     resolved = configure(
-        preset, file=config, overrides=overrides or (), options=short, weights=inherited
+        chosen, file=config, overrides=overrides or (), options=short, weights=inherited
     )
     inputs = (data, val, weights, config)
-    session = make_session("finetune", out, device, tensorboard, overwrite=overwrite, inputs=inputs)
+    session = make_session(
+        "finetune", out, device, tensorboard, overwrite=overwrite, inputs=inputs, notes=notes
+    )
     conclude(run(resolved.config, session, source, weights), as_json=as_json)
 
 

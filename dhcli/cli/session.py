@@ -21,6 +21,15 @@ def given(**options: object) -> dict[str, object]:
     return {name: value for name, value in named.items() if value is not None}
 
 
+def preset_for(device: str, *, gpu: str, cpu: str) -> tuple[str, list[str]]:
+    """The preset that suits the device, where the user names none, and a line that says so."""
+    from dhcli.runtime.device import choose_device
+
+    if choose_device(device).type != "cpu":
+        return gpu, []
+    return cpu, [f"preset: {cpu}, which suits a CPU; `--preset {gpu}` is made for a GPU"]
+
+
 def make_session(
     command: str,
     out: Path | None,

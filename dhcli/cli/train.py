@@ -31,7 +31,7 @@ from dhcli.cli.options import (
     preset_option,
     weights_option,
 )
-from dhcli.cli.session import conclude, given, make_session
+from dhcli.cli.session import conclude, given, make_session, preset_for
 from dhcli.config.presets import CPU_PRESET, DEFAULT_PRESET
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
@@ -103,7 +103,9 @@ def train(
         workers=workers,
         cache=cache,
     )
-    chosen, notes = (preset, []) if preset or config else _preset_for(device)
+    chosen, notes = preset, []
+    if preset is None and config is None:
+        chosen, notes = preset_for(device, gpu=DEFAULT_PRESET, cpu=CPU_PRESET)
     settle = partial(configure, chosen, file=config, overrides=overrides or (), options=short)
     resolved = settle()
     from dhcli.training import resume as resuming
@@ -128,16 +130,6 @@ def train(
     else:
         outcome = starting.train(resolved.config, session)
     conclude(outcome, as_json=as_json)
-
-
-def _preset_for(device: str) -> tuple[str, list[str]]:
-    """The preset that suits the device, where the user names none, and a line that says so."""
-    from dhcli.runtime.device import choose_device
-
-    if choose_device(device).type != "cpu":
-        return DEFAULT_PRESET, []
-    line = f"preset: {CPU_PRESET}, which suits a CPU; `--preset {DEFAULT_PRESET}` is made for a GPU"
-    return CPU_PRESET, [line]
 
 
 def _refuse_beside_resume(options: Mapping[str, object]) -> None:

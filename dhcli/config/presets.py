@@ -9,9 +9,13 @@ from dhcli.errors import ConfigError
 
 DEFAULT_PRESET = "custom"
 """What a command starts from when neither a preset nor a file is given."""
+FINETUNE_PRESET = "finetune"
+"""What a fine-tuning starts from then."""
 CPU_PRESET = "light"
 """What a training starts from then where there is no GPU."""
-LIGHT = (CPU_PRESET, "small", "demo")
+CPU_FINETUNE_PRESET = "finetune-light"
+"""What a fine-tuning starts from there."""
+LIGHT = (CPU_PRESET, CPU_FINETUNE_PRESET, "kitti-tiny-light", "small", "demo")
 """Presets that are made for a CPU."""
 
 

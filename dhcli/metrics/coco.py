@@ -164,6 +164,26 @@ def _run_hotcoco(
 def _run_pycocotools(
     images: int, classes: int, objects: _Columns, detections: _Columns, limits: list[int]
 ) -> _Arrays:
+    judge = _judge_by_pycocotools(images, classes, objects, detections, limits)
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge.accumulate()
+    return judge.eval["precision"], judge.eval["recall"]
+
+
+def judge_by_pycocotools(truth: DetectionTable, found: DetectionTable, limit: int = 100) -> Any:
+    """What COCOeval of pycocotools holds after its `evaluate` of `found`: who matched whom.
+
+    Both tables have the same images and classes; images and categories count from 1, in the
+    tables' order. `limit` detections an image and class are judged.
+    """
+    number = _image_numbers(truth)
+    columns = _objects(truth, number), _detections(found, number)
+    return _judge_by_pycocotools(len(truth), len(truth.classes), *columns, [limit])
+
+
+def _judge_by_pycocotools(
+    images: int, classes: int, objects: _Columns, detections: _Columns, limits: list[int]
+) -> Any:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -181,8 +201,7 @@ def _run_pycocotools(
         judge = COCOeval(*sides, "bbox")
         judge.params.maxDets = limits
         judge.evaluate()
-        judge.accumulate()
-    return judge.eval["precision"], judge.eval["recall"]
+    return judge
 
 
 def _annotations(columns: _Columns) -> list[dict[str, Any]]:
