@@ -52,7 +52,8 @@ ResumeRun = Annotated[
         "--resume",
         metavar="RUN",
         help="Resume the run in this folder; use --data if its data has moved. Of its settings, "
-        "those of `train` may change, except batch_size, accumulate, seed, optimizer and ema.",
+        "those of `train` may change, except batch_size, accumulate, seed, optimizer, ema and "
+        "repeat_below.",
     ),
 ]
 

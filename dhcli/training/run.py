@@ -193,6 +193,8 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         say(line)
     val = f"{len(trainer.data.val)} to validate on" if trainer.data.val else "none to validate on"
     say(f"{counted(len(trainer.data.train), 'image')} to train on, {val}")
+    if trainer.repeats is not None:
+        say(trainer.repeats.describe())
     epochs = trainer.total / trainer.epoch_length  # the last one may be cut short
     say(
         f"epochs: {epochs:.4g} of {counted(trainer.epoch_length, 'iteration')}, "

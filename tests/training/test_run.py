@@ -150,6 +150,18 @@ def test_real_detector_resumes_to_the_bit(small_config: Any, session: Any, recor
     assert any("resumed after iteration 2 of epoch 1" in line for line in recorder.lines)
 
 
+def test_rare_classes_are_said_and_their_images_repeated(
+    small_config: Any, session: Any, recorder: Any, whole: DetectionTable
+) -> None:
+    usual = train(small_config(), session("usual"))
+    rare = train(small_config("train.repeat_below=1"), session("rare"))
+
+    lines = [line for line in recorder.lines if line.startswith("rare classes: ")]
+    assert len(lines) == 1
+    assert "an epoch has" in lines[0]
+    assert rare.position.history[0]["iteration"] > usual.position.history[0]["iteration"]
+
+
 @pytest.fixture
 def stopped(small_config: Any, session: Any, recorder: Any) -> TrainingResult:
     """A run that was interrupted after its first iteration."""

@@ -25,8 +25,8 @@ class Detect(DetectBase):
     """Skip the second branch for proposals that the first one scores below this. Only for fused
     scores. 0 changes no result (docs/performance.md)."""
     across_classes: Fraction = 0.0
-    """Of two boxes with an IoU above this, whatever their classes, drop the one with the lower score
-    (0: off). This comes after NMS per class."""
+    """After NMS per class: of two boxes with an IoU above this, whatever their classes, drop the
+    one with the lower score (0: off)."""
     keep_ties: bool = False
     """Also keep detections with the same score as the last one kept (maskrcnn-benchmark)."""
     min_size: NonNegative = 0.0
