@@ -9,7 +9,7 @@ import pytest
 
 from dhcli.config.load import load_config
 from dhcli.config.schema import Config
-from dhcli.data.table import DetectionTable, make_table
+from dhcli.data.table import DetectionTable, Flag, make_table
 from dhcli.errors import ConfigError
 from dhcli.models.build import build_detector
 from dhcli.studies.anchors import measure_anchors
@@ -78,9 +78,9 @@ def test_a_pyramid_of_other_levels_has_a_size_for_each(recorder: Any) -> None:
 def test_the_mean_of_several_scales_counts_and_what_is_not_learned_does_not(
     recorder: Any,
 ) -> None:
-    boxes, flags = squares(9), [0] * 50
-    crowds, crowd_flags = squares(60), [1] * 50
-    table = table_of(boxes + crowds, flags=flags + crowd_flags)
+    boxes, crowds = squares(9), squares(60)
+    flags = np.repeat([0, int(Flag.CROWD)], 50).astype(np.uint8)
+    table = table_of(boxes + crowds, flags=flags)
     one = config_of(AUTO, "input.min_size=480", "input.max_size=640")
     several = config_of(AUTO, "augment.min_sizes=[360, 600]", "input.max_size=900")
 
@@ -120,8 +120,8 @@ def test_sizes_that_are_given_stay(recorder: Any) -> None:
 
 
 def test_a_detector_needs_sizes() -> None:
-    with pytest.raises(ConfigError, match="model.anchors.sizes: is `auto`, which only"):
+    with pytest.raises(ConfigError, match=r"model\.anchors\.sizes: is `auto`, which only"):
         build_detector(config_of(AUTO), 1)
-    with pytest.raises(ConfigError, match="`anchors.sizes: auto` needs a pyramid"):
+    with pytest.raises(ConfigError, match=r"`anchors\.sizes: auto` needs a pyramid"):
         load_config("coco-r50-c4", overrides=[AUTO])
     assert with_usual_anchors(config_of(AUTO)).model == config_of().model

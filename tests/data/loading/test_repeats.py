@@ -39,7 +39,7 @@ def test_images_of_rare_classes_come_by_the_rule_of_lvis() -> None:
 
 
 def test_only_what_is_learned_counts_and_nothing_is_done_unless_asked() -> None:
-    boxes, flags = [[0, 0, 9, 9]] * 2, [int(Flag.CROWD), int(Flag.DIFFICULT)]
+    boxes, flags = [[0, 0, 9, 9]] * 2, np.array([Flag.CROWD, Flag.DIFFICULT], np.uint8)
     table = make_table(
         "root", ["a", "b"], [(9, 9)] * 2, [1, 1], boxes, [0, 1], ("a", "b"), flags=flags
     )
