@@ -224,6 +224,7 @@ def load(
     scores: str | None = None,
     boxes: str | None = None,
     gate: float | None = None,
+    across_classes: float | None = None,
 ) -> Model:
     """Open a detector: a model file, a run folder (its best model), or an exported `.onnx` file.
 
@@ -232,19 +233,23 @@ def load(
          scores, boxes  the branch or fusion that scores, and the branch that places the boxes;
                         None: as the model is configured
          gate           see `model.detect.gate`
+         across_classes see `model.detect.across_classes`
 
     No code in the file is run. An exported file is opened without torch. On Linux's CPUs this
     process keeps the memory that it frees from then on, which is a tenth faster.
     Raises ModelError where there is no model, ConfigError where it cannot be had so here.
     """
     _check_range("gate", gate, 0, 1)
+    _check_range("across_classes", across_classes, 0, 1)
     if precision not in get_args(Precision):
         hint = f"there are: {', '.join(get_args(Precision))}"
         raise ConfigError(f"unknown precision `{precision}`", hint=hint)
     place = Path(path)
     if place.is_dir():
         place, _ = locate_model(place)
-    options = DetectOptions(gate=gate, device=device, precision=precision)
+    options = DetectOptions(
+        gate=gate, across_classes=across_classes, device=device, precision=precision
+    )
     return Model(open_runner(place, options), options, scores=scores, boxes=boxes)
 
 

@@ -241,6 +241,7 @@ def test_an_option_out_of_its_range_is_an_error(
         ({"device": "cuda:77"}, "there is no `cuda:77` here"),
         ({"precision": "fp8"}, "unknown precision `fp8`"),
         ({"gate": 2}, "gate: must be between 0 and 1"),
+        ({"across_classes": 2}, "across_classes: must be between 0 and 1"),
         ({"scores": "rpn"}, "rpn"),
     ],
 )

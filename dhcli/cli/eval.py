@@ -10,6 +10,7 @@ import typer
 from dhcli.cli.completion import complete_metrics
 from dhcli.cli.options import (
     ANY_MODEL,
+    AcrossClasses,
     Boxes,
     Data,
     Device,
@@ -96,6 +97,7 @@ def eval_(
     ] = -1,
     precision: Precision = "fp32",
     gate: Gate = None,
+    across_classes: AcrossClasses = None,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -125,7 +127,13 @@ def eval_(
     _check_beside(weights, detections, measures, limited=bool(limits))
     if out is not None:
         require_free(out, overwrite=overwrite, inputs=[data, *filter(None, [weights, detections])])
-    options = DetectOptions(most=top_k, gate=gate, device=device, precision=precision)
+    options = DetectOptions(
+        most=top_k,
+        gate=gate,
+        across_classes=across_classes,
+        device=device,
+        precision=precision,
+    )
     if measures.every and weights is not None:
         found = _evaluate_model(weights, data, measures, options, batch_size, workers)
         _save({"-".join(read_out): one for read_out, one in found.items()}, out, overwrite)

@@ -192,6 +192,18 @@ Gate = Annotated[
     ),
 ]
 
+AcrossClasses = Annotated[
+    float | None,
+    typer.Option(
+        "--across-classes",
+        min=0,
+        max=1,
+        metavar="IOU",
+        help="Of two boxes with an IoU above this, whatever their classes, drop the one with the "
+        "lower score; 0: off (default: the model's setting, usually off).",
+    ),
+]
+
 Scores = Annotated[
     str | None,
     typer.Option(

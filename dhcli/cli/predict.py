@@ -10,6 +10,7 @@ import typer
 
 from dhcli.cli.completion import complete_files
 from dhcli.cli.options import (
+    AcrossClasses,
     Boxes,
     Device,
     Gate,
@@ -80,6 +81,7 @@ def predict(
     batch_size: Annotated[int | None, batch_size_option("1 on the CPU, 8 on a GPU")] = None,
     precision: Precision = "fp32",
     gate: Gate = None,
+    across_classes: AcrossClasses = None,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -119,7 +121,9 @@ def predict(
     with counting("images") as progress:
         outcome = run(
             request,
-            options=DetectOptions(gate=gate, device=device, precision=precision),
+            options=DetectOptions(
+                gate=gate, across_classes=across_classes, device=device, precision=precision
+            ),
             batch_size=batch_size,
             say=err.print,
             progress=progress,

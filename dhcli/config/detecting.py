@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from dhcli.config.heads import ReadOut
-from dhcli.config.schema import DetectBase, TwoStage, predicts
+from dhcli.config.schema import Detect, DetectBase, TwoStage, predicts
 from dhcli.config.schema.base import Section
 from dhcli.errors import ConfigError
 
@@ -17,19 +17,21 @@ AnyDetect = TypeVar("AnyDetect", bound=DetectBase)
 class DetectOptions:
     """What a user asks of a detector; passed along, never written into it. None: as configured.
 
-    threshold      lowest score of a detection
-    most           most detections per image
-    gate           see `model.detect.gate`
-    nms_threshold  IoU above which the lower-scored of two boxes of a class goes
-    read_outs      the ways to read it, each its own list of detections
-    device         auto, cpu, cuda, cuda:1 or mps
-    precision      fp32, bf16, fp16 or auto: what the network computes in
+    threshold       lowest score of a detection
+    most            most detections per image
+    gate            see `model.detect.gate`
+    nms_threshold   IoU above which the lower-scored of two boxes of a class goes
+    across_classes  see `model.detect.across_classes`
+    read_outs       the ways to read it, each its own list of detections
+    device          auto, cpu, cuda, cuda:1 or mps
+    precision       fp32, bf16, fp16 or auto: what the network computes in
     """
 
     threshold: float | None = None
     most: int | None = None
     gate: float | None = None
     nms_threshold: float | None = None
+    across_classes: float | None = None
     read_outs: tuple[ReadOut, ...] | None = None
     device: str = "auto"
     precision: str = "fp32"
@@ -41,6 +43,7 @@ class DetectOptions:
             "max_detections": self.most,
             "gate": self.gate,
             "nms_threshold": self.nms_threshold,
+            "across_classes": self.across_classes,
         }
         given = {key: value for key, value in asked.items() if value is not None}
         return configured.model_copy(update=given) if given else configured
@@ -68,3 +71,10 @@ def check_gate(model: Section, gate: float | None) -> None:
         what = "a gate needs fused scores, but only one branch of this model classifies"
         hint = "remove --gate: this model already skips its box branch where it cannot matter"
         raise ConfigError(what, where="--gate", hint=hint)
+
+
+def check_across_classes(model: Section, iou: float | None) -> None:
+    """Raise ConfigError where the section `model` has no NMS across classes."""
+    if iou is not None and not isinstance(getattr(model, "detect", None), Detect):
+        what = "a detector of this kind only has NMS per class"
+        raise ConfigError(what, where="--across-classes", hint="remove --across-classes")

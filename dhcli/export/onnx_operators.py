@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from onnxscript import opset18
 
+from dhcli.ops.nms import UNLIMITED
+
 op: Any = opset18
 """Operators, traced; what they return stands for values, which onnxscript's types do not say."""
 INT64 = 7
 """ONNX's number of the type."""
-UNLIMITED = 2**31 - 1
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -119,7 +119,7 @@ def _build_neck(
 
 def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[int]]:
     """The pyramid of the levels asked for, and the strides of those that the backbone has."""
-    wanted = [1 << level for level in range(config.finest, config.coarsest + 1)]
+    wanted = config.strides()
     used = [stride for stride in wanted if stride in backbone.strides]
     extra = len(wanted) - len(used)
     if not used or wanted[: len(used)] != used:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dhcli.config.schema import Detect
 from dhcli.ops.batch import Detections
 from dhcli.ops.box_rules import BoxRules
-from dhcli.ops.nms import Limits, best_of_groups
+from dhcli.ops.nms import UNLIMITED, Limits, best_of_groups
 
 
 class Nms(nn.Module):
@@ -38,6 +38,9 @@ class Nms(nn.Module):
 class Select(nn.Module):
     """Of the scored boxes of one image, the best of each overlapping group.
 
+    NMS within each class; with `across_classes`, then NMS over what all classes kept, so that the
+    limits count what is left.
+
     in   boxes (D, 4) float32 xyxy in resized pixels, scores (D,), labels (D,) int64
          size, original  (2,) int64 height, width of the resized and of the original image
     out  Detections in pixels of the original image
@@ -63,12 +66,12 @@ class Select(nn.Module):
             large = torch.nonzero(self.rules.has_area(boxes, rule.min_size)).flatten()
             boxes, scores, labels = boxes[large], scores[large], labels[large]
         rescaled = self.rules.rescale(boxes, (original / size).flip(0).to(boxes.dtype))
-        keep = self.nms(
-            rescaled if rule.nms_on == "original" else boxes,
-            scores,
-            labels,
-            rule.nms_threshold,
-            Limits(rule.max_detections, keep_ties=rule.keep_ties),
-            self.classes,
-        )
+        measured = rescaled if rule.nms_on == "original" else boxes
+        limits = Limits(rule.max_detections, keep_ties=rule.keep_ties)
+        of_classes = Limits(UNLIMITED) if rule.across_classes else limits
+        keep = self.nms(measured, scores, labels, rule.nms_threshold, of_classes, self.classes)
+        if rule.across_classes:
+            as_one = torch.zeros_like(keep)
+            iou = rule.across_classes
+            keep = keep[self.nms(measured[keep], scores[keep], as_one, iou, limits, 1)]
         return Detections(rescaled[keep], scores[keep], labels[keep])

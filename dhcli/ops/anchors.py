@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dhcli.config.schema import Anchors
+from dhcli.ops.arrays import paired_iou
 
 
 def cell_anchors(size: float, stride: int, ratios: Sequence[float], convention: str) -> Tensor:
@@ -47,9 +50,37 @@ def grid_anchors(
 
 def level_anchors(anchors: Anchors, strides: Sequence[int]) -> Tensor:
     """One size a level, or on a single level all sizes, ratio by ratio: (levels, A, 4) float32."""
-    sizes = [[size] for size in anchors.sizes] if len(strides) > 1 else [list(anchors.sizes)]
+    known = anchors.known_sizes()
+    sizes = [[size] for size in known] if len(strides) > 1 else [list(known)]
     cells = [
         [cell_anchors(size, stride, anchors.ratios, anchors.convention) for size in level]
         for level, stride in zip(sizes, strides, strict=True)
     ]
     return torch.stack([torch.stack(level, dim=1).flatten(0, 1) for level in cells])
+
+
+def best_ious(
+    boxes: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    strides: Sequence[int],
+    anchors: Tensor,
+) -> NDArray[np.float64]:
+    """(M, L) IoU of each box with the best anchor of each level.
+
+    Anchors of a shape lie on a grid, and the overlap falls with the distance along either axis: of
+    each shape the nearest cell is the best.
+
+    in   boxes    (M, 4) xyxy in pixels of the resized images
+         sizes    (M, 2) width, height of the padded image that each box is in
+         strides  of the L levels, in pixels
+         anchors  (L, A, 4) float of a cell, as of `level_anchors`
+    """
+    best = np.zeros((len(boxes), len(strides)))
+    for level, (stride, cells) in enumerate(zip(strides, anchors, strict=True)):
+        last = -(-sizes // stride) - 1
+        for anchor in cells.double().numpy():
+            middle = (boxes[:, :2] + boxes[:, 2:] - anchor[:2] - anchor[2:]) / 2
+            cell = np.clip(np.round(middle / stride), 0, last)
+            iou = paired_iou(boxes, np.tile(cell * stride, 2) + anchor)
+            np.maximum(best[:, level], iou, out=best[:, level])
+    return best

@@ -13,6 +13,10 @@ FEW = 4000
 """Numbers (four a box) up to which torchvision's `batched_nms` moves the boxes on a CPU."""
 
 
+UNLIMITED = 2**31 - 1
+"""More boxes than there are; NonMaxSuppression of ONNX takes it too."""
+
+
 class Limits(NamedTuple):
     """How many boxes are kept.
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from dhcli.config.schema import Config, Input, TwoStage
-from dhcli.data.loading.transforms import resized_size
+from dhcli.config.schema import Config, TwoStage
+from dhcli.data.loading.transforms import resized_boxes
 from dhcli.data.table import DetectionTable
 from dhcli.data.tools.findings import Finding
 from dhcli.data.tools.statistics import find_objects
 from dhcli.models.build import anchors_of
-from dhcli.ops.arrays import paired_iou
+from dhcli.ops.anchors import best_ious
 from dhcli.report.sheet import Cell, Column, Row, Sheet
 
 IOU = 0.5
@@ -91,7 +92,7 @@ class AnchorRecall:
         """The classes that many anchors miss."""
         rows = zip(self.classes, self.recall().tolist(), self.sides.tolist(), strict=True)
         assert isinstance(config.model, TwoStage)  # the anchors of others are not measured
-        sizes = config.model.anchors.sizes
+        sizes = config.model.anchors.known_sizes()
         smallest, largest = min(sizes), max(sizes)
         return [
             Finding(
@@ -115,8 +116,9 @@ def measure_anchors(table: DetectionTable, config: Config) -> AnchorRecall:
     objects = find_objects(table)
     known = np.asarray((objects.sizes > 0).all(axis=1))
     objects = objects.keep_boxes(known[objects.image_of_box])
-    boxes, sizes = _resize(objects, config.input)
-    ious = _best_ious(boxes, sizes, config)  # (M, L)
+    boxes, sizes = resized_boxes(objects, config.input)
+    strides, cells = zip(*anchors_of(config), strict=True)
+    ious = best_ious(boxes, sizes, strides, torch.stack(cells))  # (M, L)
     level, best = ious.argmax(axis=1), ious.max(axis=1)
     shape = (len(table.classes), ious.shape[1])
     place: NDArray[np.int64] = objects.labels * shape[1] + level
@@ -136,31 +138,3 @@ def measure_anchors(table: DetectionTable, config: Config) -> AnchorRecall:
             [np.median(part) if len(part) else np.nan for part in np.split(side[order], ends)]
         ),
     )
-
-
-def _resize(table: DetectionTable, input: Input) -> tuple[Floats, NDArray[np.int64]]:
-    """Boxes (M, 4) in pixels of the resized images, and (M, 2) width, height of those, padded."""
-    sizes, which = np.unique(table.sizes, axis=0, return_inverse=True)
-    resized = np.array([resized_size(w, h, input) for w, h in sizes.tolist()], np.int64)
-    resized = resized.reshape(-1, 2)
-    scale = np.tile(resized / np.maximum(sizes, 1), 2)[which][table.image_of_box]
-    padded = -(-resized // input.divisor) * input.divisor
-    return table.boxes * scale, padded[which][table.image_of_box]
-
-
-def _best_ious(boxes: Floats, sizes: NDArray[np.int64], config: Config) -> Floats:
-    """(M, L) IoU of each box with the best anchor of each level.
-
-    Anchors of a shape lie on a grid, and the overlap falls with the distance along either axis: of
-    each shape the nearest cell is the best.
-    """
-    levels = anchors_of(config)
-    best = np.zeros((len(boxes), len(levels)))
-    for level, (stride, cells) in enumerate(levels):
-        last = -(-sizes // stride) - 1
-        for anchor in cells.double().numpy():
-            middle = (boxes[:, :2] + boxes[:, 2:] - anchor[:2] - anchor[2:]) / 2
-            cell = np.clip(np.round(middle / stride), 0, last)
-            iou = paired_iou(boxes, np.tile(cell * stride, 2) + anchor)
-            np.maximum(best[:, level], iou, out=best[:, level])
-    return best

@@ -9,6 +9,7 @@ from dhcli.models.build import build_detector
 from dhcli.report.plain import text_lines
 from dhcli.report.sheet import Column, Sheet
 from dhcli.training.data import load_data
+from dhcli.training.fit_anchors import with_fitted_anchors
 from dhcli.training.inherit import inheritance_lines, with_learned_order
 from dhcli.training.loop import TrainingResult
 from dhcli.training.run import Session, start_run, with_absolute_paths
@@ -29,6 +30,7 @@ def finetune(config: Config, session: Session, source: ModelFile, weights: Path)
     config = with_absolute_paths(config)
     data = load_data(config.data, config.train.seed, session.journal, source.classes)
     config = with_learned_order(config, data, source)
+    config = with_fitted_anchors(config, data.train, session.journal)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
     state, copied = transfer(source, detector, data.train.classes, config.finetune.aliases)

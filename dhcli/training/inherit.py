@@ -11,6 +11,7 @@ from dhcli.config.schema import Config
 from dhcli.models.build import build_detector
 from dhcli.models.state import shorten
 from dhcli.training.data import TrainingData
+from dhcli.training.fit_anchors import with_usual_anchors
 from dhcli.weights.exchange import differing
 from dhcli.weights.model_file import ModelFile
 from dhcli.weights.transfer import transfer
@@ -46,7 +47,7 @@ def inheritance_lines(config: Config, source: Config) -> list[str]:
 def require_same_network(config: Config, source: ModelFile) -> None:
     """Raise ModelError where `config` describes another network than the weights are of."""
     with torch.device("meta"):
-        described = build_detector(config, len(source.classes))
+        described = build_detector(with_usual_anchors(config), len(source.classes))
     transfer(source, described, source.classes, {})
 
 

@@ -19,6 +19,7 @@ from dhcli.config.load import config_to_dict
 from dhcli.config.presets import CPU_PRESET, LIGHT
 from dhcli.config.schema import Config
 from dhcli.data.loading.loader import Batch, EvalLoader, TrainLoader
+from dhcli.data.loading.repeats import repeats_of
 from dhcli.data.loading.workers import LoadingError
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError, DhError
@@ -92,6 +93,7 @@ class Trainer:
         optimizer = build_optimizer(self.detector, train)
         self.updater = Updater(self.detector, optimizer, self.precision, train.clip_norm, team)
         self.ema = Ema(self.detector, train.ema) if train.ema else None
+        self.repeats = repeats_of(data.train, train.repeat_below, config.data.difficult)
         self.loader = TrainLoader(
             data.train,
             config.input,
@@ -104,6 +106,7 @@ class Trainer:
             cache=data.train_cache,
             held=train.accumulate,
             skip=self.skips,
+            factors=self.repeats.factors if self.repeats else None,
         )
         self.val_loader = None if data.val is None else self._val_loader(data.val)
         self.epoch_length = math.ceil(len(self.loader) / train.accumulate)

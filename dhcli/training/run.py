@@ -21,6 +21,7 @@ from dhcli.models.contract import Detector
 from dhcli.runtime.memory import TRAINING, is_shortage, keep_freed_memory
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.decoded import decoded_once
+from dhcli.training.fit_anchors import with_fitted_anchors
 from dhcli.training.inherit import inheritance_lines, with_learned_order
 from dhcli.training.journal import Journal
 from dhcli.training.loop import Trainer, TrainingResult
@@ -83,6 +84,7 @@ def train(
     config = with_absolute_paths(config)
     known = source.classes if source else None
     data = load_data(config.data, config.train.seed, session.journal, known)
+    config = with_fitted_anchors(config, data.train, session.journal)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
     if source is None:
@@ -193,6 +195,8 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         say(line)
     val = f"{len(trainer.data.val)} to validate on" if trainer.data.val else "none to validate on"
     say(f"{counted(len(trainer.data.train), 'image')} to train on, {val}")
+    if trainer.repeats is not None:
+        say(trainer.repeats.describe())
     epochs = trainer.total / trainer.epoch_length  # the last one may be cut short
     say(
         f"epochs: {epochs:.4g} of {counted(trainer.epoch_length, 'iteration')}, "

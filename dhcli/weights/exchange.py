@@ -164,7 +164,7 @@ def _check_anchors(foreign: Foreign, config: Config) -> None:
     name = LAYOUTS[foreign.layout].ANCHORS
     if not name or not isinstance(config.model, TwoStage):
         return
-    sizes = config.model.anchors.sizes
+    sizes = config.model.anchors.known_sizes()
     for level, (size, (_, ours)) in enumerate(zip(sizes, anchors_of(config), strict=True)):
         stored = foreign.state.get(name.format(level=level))
         if stored is None:

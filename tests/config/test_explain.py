@@ -22,6 +22,11 @@ from dhcli.errors import ConfigError
         ("train=3", "`train` must hold `key: value` lines, got 3 (--set)"),
         ("data.train=2007", "`data.train` must be text, got 2007 (--set)"),
         ("data.classes=car", "`data.classes` must be a list, got car (--set)"),
+        (
+            "model.anchors.sizes=aut",
+            "`model.anchors.sizes` must be a list or `auto`, got aut (--set)",
+        ),
+        ("model.anchors.sizes=[9, x]", "`model.anchors.sizes.1` must be a number, got x (--set)"),
         ("data.classes=[a, 5]", "`data.classes.1` must be text, got 5 (--set)"),
         ("finetune.aliases=3", "`finetune.aliases` must be a mapping, got 3 (--set)"),
         ("input.std=[1, 2, 0]", "`input.std.2` must lie above 0, got 0 (--set)"),

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from dhcli.config.detecting import DetectOptions
+from dhcli.config.load import load_config
 from dhcli.data.loading.pictures import collate_pictures
 from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.ops.batch import ImageBatch
@@ -87,6 +89,32 @@ def test_a_gate_needs_two_scores(small_model: Callable[..., ModelFile]) -> None:
     one = small_model("car", branches=[{"kind": "fc", "width": 8, "lambda": 0.5}])
     with pytest.raises(ConfigError, match="only one branch"):
         EagerRunner.of(one, replace(ON_CPU, gate=0.1))
+
+
+def test_classes_are_suppressed_together_by_every_read_out_in_any_precision(
+    small_model: Callable[..., ModelFile],
+) -> None:
+    pictures = collate_pictures([np.full((64, 96, 3), 90, np.uint8)] * 2, [(64, 96)] * 2, 32)
+    for precision in ("fp32", "bf16"):
+        options = replace(ON_CPU, threshold=0.0, precision=precision, across_classes=0.3)
+        runner = EagerRunner.of(small_model("car", "van"), options)
+        options = options.reading(*runner.read_outs())
+
+        every = runner.detect(pictures, options)
+
+        assert len(every) > 1
+        for found in (one for of_read_out in every for one in of_read_out):
+            boxes = torch.from_numpy(found.boxes)
+            assert 1 < len(boxes) < 50
+            assert box_iou(boxes, boxes).triu(1).max() <= 0.3
+
+
+def test_across_classes_needs_a_detector_that_can() -> None:
+    config = load_config(
+        None, overrides=["model.kind=torchvision", "model.name=fcos_resnet50_fpn"]
+    ).config
+    with pytest.raises(ConfigError, match="only has NMS per class"):
+        EagerRunner.untrained(config, 2, replace(ON_CPU, across_classes=0.5))
 
 
 def test_what_is_asked_for_is_never_written_into_the_detector(

@@ -48,7 +48,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "anchors": {"sizes": [16, 32, 64, 128, 256]},
         "rpn": {"pre_nms_test": 100, "proposals_test": 60, "level_proposals": 25},
         "head": {"branches": SMALL_BRANCHES},
-        "detect": {"min_size": 9.0, "keep_ties": True, "gate": 0.3, "max_detections": 30},
+        "detect": {
+            "min_size": 9.0,
+            "keep_ties": True,
+            "gate": 0.3,
+            "max_detections": 30,
+            "across_classes": 0.7,
+        },
         "nms": "mmdet",
     }
     config = Config.model_validate({"input": {"min_size": 64, "max_size": 96}, "model": model})
@@ -97,6 +103,7 @@ def test_stricter_options_are_kept_and_looser_ones_refused(exported: Path) -> No
         {"most": 31},
         {"gate": 0.2},
         {"nms_threshold": 0.3},
+        {"across_classes": 0.6},
         {"read_outs": (ReadOut("fc", "conv"),)},
     ):
         with pytest.raises(ConfigError, match="an exported file cannot do"):

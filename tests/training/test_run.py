@@ -150,6 +150,58 @@ def test_real_detector_resumes_to_the_bit(small_config: Any, session: Any, recor
     assert any("resumed after iteration 2 of epoch 1" in line for line in recorder.lines)
 
 
+def test_rare_classes_are_said_and_their_images_repeated(
+    small_config: Any, session: Any, recorder: Any, whole: DetectionTable
+) -> None:
+    usual = train(small_config(), session("usual"))
+    rare = train(small_config("train.repeat_below=1"), session("rare"))
+
+    lines = [line for line in recorder.lines if line.startswith("rare classes: ")]
+    assert len(lines) == 1
+    assert "an epoch has" in lines[0]
+    assert rare.position.history[0]["iteration"] > usual.position.history[0]["iteration"]
+
+
+def test_anchors_from_the_data_are_said_and_stored(
+    small_config: Any, session: Any, recorder: Any
+) -> None:
+    _stop_after(recorder, 1)
+    stopped = train(small_config("model.anchors.sizes=auto"), session())
+    recorder.on_tick = lambda *_: None
+
+    [line] = [line for line in recorder.lines if line.startswith("anchor sizes from the data: ")]
+    written = load_config(file=stopped.run.path / "config.yaml").config
+    # boxes of 16 × 16 pixels of images of 32 × 32, resized to 64 × 64
+    assert 32 in written.model.anchors.sizes
+    assert line.startswith(
+        f"anchor sizes from the data: {', '.join(f'{s:g}' for s in written.model.anchors.sizes)} ("
+    )
+    model = read_model(stopped.run.path / "last.safetensors")
+    assert model.config.model.anchors == written.model.anchors
+    assert resume(stopped.run.path, written, session()).status == "finished"
+    auto = load_config(
+        file=stopped.run.path / "config.yaml", overrides=["model.anchors.sizes=auto"]
+    )
+    with pytest.raises(ConfigError, match="`model` cannot change when a run is resumed"):
+        resume(stopped.run.path, auto.config, session())
+
+
+def test_anchors_from_the_data_stand_above_those_of_the_weights(
+    small_config: Any, session: Any, recorder: Any, stopped: TrainingResult
+) -> None:
+    weights = stopped.run.path / "last.safetensors"
+    source = read_model(weights)
+    config = small_config("model.anchors.sizes=auto")
+    require_same_network(config, source)
+
+    train(config, session("again"), source, weights)
+    finetune(config, session("tuned"), source, weights)
+
+    said = [line for line in recorder.lines if "model.anchors.sizes [" in line]
+    assert len(said) == 2
+    assert all("(was [16.0, 32.0, 64.0, 128.0, 256.0])" in line for line in said)
+
+
 @pytest.fixture
 def stopped(small_config: Any, session: Any, recorder: Any) -> TrainingResult:
     """A run that was interrupted after its first iteration."""

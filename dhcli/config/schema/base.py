@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -42,6 +42,36 @@ class Section(BaseModel):
     def describe(self) -> list[tuple[str, str]]:
         """What `dh info` says of it, as label and text; nothing unless a section says more."""
         return []
+
+
+@dataclass(frozen=True)
+class OrWord:
+    """Marks a list in whose place a word may stand.
+
+    `Annotated[tuple[X, ...] | Literal["word"], OrWord("word")]`. A plain union would name its
+    members in the place of an error.
+    """
+
+    word: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            self._check,
+            handler.generate_schema(get_args(source)[0]),
+            serialization=core_schema.simple_ser_schema("any"),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), {"const": self.word, "type": "string"}]}
+
+    def _check(self, value: Any, as_list: core_schema.ValidatorFunctionWrapHandler) -> Any:
+        if isinstance(value, str) and value != self.word:
+            raise PydanticKnownError("literal_error", {"expected": f"a list or '{self.word}'"})
+        return value if value == self.word else as_list(value)
 
 
 @dataclass(frozen=True)

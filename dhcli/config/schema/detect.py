@@ -24,6 +24,9 @@ class Detect(DetectBase):
     gate: Fraction = 0.0
     """Run the second branch only on proposals to which the first gives some class at least this
     score. Faster, but it can lower AP (docs/performance.md). Only with fused scores. 0: off."""
+    across_classes: Fraction = 0.0
+    """After NMS per class: of two boxes with an IoU above this, whatever their classes, drop the
+    one with the lower score (0: off)."""
     keep_ties: bool = False
     """Also keep detections with the same score as the last one kept (maskrcnn-benchmark)."""
     min_size: NonNegative = 0.0

@@ -44,8 +44,15 @@ class TwoStage(Section):
             raise ValueError("`backbone.frozen_stages` is at most 4 beside a `res5` branch")
         if self.neck.kind == "none" and self.backbone.kind != "resnet":
             raise ValueError("a `res5` branch takes its last stage from `backbone.kind: resnet`")
-        if isinstance(self.neck, Pyramid) and len(self.anchors.sizes) != len(self.neck.levels()):
-            got, levels = len(self.anchors.sizes), self.neck.levels()
+        sizes = self.anchors.sizes
+        if self.neck.kind == "none" and sizes == "auto":
+            raise ValueError("`anchors.sizes: auto` needs a pyramid, not `neck.kind: none`")
+        if (
+            isinstance(self.neck, Pyramid)
+            and sizes != "auto"
+            and len(sizes) != len(self.neck.levels())
+        ):
+            got, levels = len(sizes), self.neck.levels()
             each = f"{levels[0]} … {levels[-1]}" if len(levels) > 1 else levels[0]
             raise ValueError(f"`anchors.sizes` needs one for each of {each}, got {got}")
         return self

@@ -32,6 +32,10 @@ class Pyramid(Section):
         """Names of its levels: P2 … P6."""
         return [f"P{level}" for level in range(self.finest, self.coarsest + 1)]
 
+    def strides(self) -> list[int]:
+        """Pixels between cells of each level: 4 … 64."""
+        return [1 << level for level in range(self.finest, self.coarsest + 1)]
+
 
 class NoNeck(Section):
     """Proposals and branches see the backbone's features as they are."""

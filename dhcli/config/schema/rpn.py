@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from dhcli.config.schema.base import AtLeastOne, Count, Fraction, NonNegative, Positive, Section
+from dhcli.config.schema.base import (
+    AtLeastOne,
+    Count,
+    Fraction,
+    NonNegative,
+    OrWord,
+    Positive,
+    Section,
+)
+from dhcli.errors import ConfigError
+
+Sizes: TypeAlias = Annotated[tuple[Positive, ...] | Literal["auto"], OrWord("auto")]
 
 
 class Anchors(Section):
     """The boxes that the RPN starts from: one size per level of the pyramid, all sizes on C4."""
 
-    sizes: tuple[Positive, ...] = (32, 64, 128, 256, 512)
+    sizes: Sizes = (32, 64, 128, 256, 512)
     """Sides of the square anchors in pixels of the resized image: one per level of the pyramid, or
-    all on C4."""
+    all on C4. auto: found from the boxes that are trained on, and stored in the model."""
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height / width, at the same area."""
     convention: Literal["plain", "torchvision", "maskrcnn_benchmark"] = "plain"
     """plain: exact, centred on the cell's corner (MMDetection). The others round as those programs
     do. torchvision also divides the padded image into cells (on P6 of 800 pixels, a cell is 61
     pixels, not 64)."""
+
+    def known_sizes(self) -> tuple[float, ...]:
+        """The sizes. Raises ConfigError where they are still to be found from data."""
+        if self.sizes == "auto":
+            what = "is `auto`, which only `dh train` and `dh finetune` turn into sizes"
+            hint = "give sizes: `--set model.anchors.sizes=[…]`"
+            raise ConfigError(what, where="model.anchors.sizes", hint=hint)
+        return self.sizes
 
 
 class Rpn(Section):

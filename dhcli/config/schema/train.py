@@ -65,6 +65,9 @@ class Train(Section):
     """Decay of a moving average of the weights, which is validated and saved (0: no average)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU."""
+    repeat_below: Fraction = 0.0
+    """Class-aware sampling: images of a class that fewer than this share of the images have come
+    √(repeat_below / share) times per epoch, on average (LVIS; 0: every image once)."""
     seed: Count = 0
     """Random seed, for initial weights, image order and augmentation."""
     workers: Annotated[int, Field(ge=-1)] = -1

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 from dhcli.config.schema import Input
 from dhcli.data.io.image import read_size
+from dhcli.data.loading.repeats import repeated
 from dhcli.data.loading.transforms import resized_size
 from dhcli.data.table import DetectionTable
 
 Batches = list[NDArray[np.int64]]
-"""Image numbers, one array per batch."""
+"""Image numbers, one array per batch.
+
+In training, of I images, image i that comes again in an epoch has the number i + I, then i + 2I.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,27 @@ def known_sizes(table: DetectionTable, *, upright: bool = True) -> NDArray[np.in
 
 
 def training_batches(
-    sizes: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int, shares: int = 1
+    sizes: NDArray[np.int64],
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    shares: int = 1,
+    factors: NDArray[np.float64] | None = None,
 ) -> Batches:
     """The batches of an epoch, of all processes; `Share.of` gives those of one.
 
     Images are shuffled, landscape apart from portrait so that batches need little padding (at most
-    one mixes them), cut into batches, and the batches shuffled. Every image comes once, so one
-    batch may be short. Up to `shares` − 1 batches from the front are repeated at the end, so that
-    every process has equally many. The same for the same (seed, epoch).
+    one mixes them), cut into batches, and the batches shuffled. Every image comes once, or as often
+    as its factor (I,) says on average, so one batch may be short. Up to `shares` − 1 batches from
+    the front are repeated at the end, so that every process has equally many. The same for the same
+    (seed, epoch).
     """
     rng = np.random.default_rng((seed, epoch, 0))
     order = rng.permutation(len(sizes))
-    portrait = sizes[order, 0] < sizes[order, 1]
+    if factors is not None:
+        order = rng.permutation(repeated(order, factors, rng.random()))
+    portrait = sizes[order % len(sizes), 0] < sizes[order % len(sizes), 1]
     order = np.concatenate([order[~portrait], order[portrait]])
     cut = _cut(order, batch_size)
     shuffled = [cut[number] for number in rng.permutation(len(cut))]
@@ -69,7 +82,10 @@ def training_batches(
 
 
 def image_dice(seed: int, epoch: int, image: int) -> np.random.Generator:
-    """The random numbers that augment one image in one epoch, and nothing else."""
+    """The random numbers that augment one image in one epoch, and nothing else.
+
+    `image` is its number in the batches: an image that comes again has others.
+    """
     return np.random.default_rng((seed, epoch, image + 1))  # 0 shuffles the batches
 
 

@@ -33,6 +33,7 @@ from dhcli.data.loading.batching import (
 )
 from dhcli.data.loading.cache import ImageCache
 from dhcli.data.loading.pictures import Pictures, collate_pictures
+from dhcli.data.loading.repeats import epoch_images
 from dhcli.data.loading.transforms import (
     Sample,
     augment_sample,
@@ -166,7 +167,8 @@ class TrainLoader(_Loader):
     crowd or ignore, of no class, or (`difficult` "ignore") difficult become regions to ignore.
     `batch_size` and `share` are this process's; `workers` as in `count_workers`; a `cache` holds
     the images of `table`; `held` batches are kept at a time; with `skip`, an image that cannot be
-    read is left out of its batch, which may then be empty. Has one epoch under way at a time.
+    read is left out of its batch, which may then be empty. `factors` (I,) say how often each image
+    comes per epoch, None: once. Has one epoch under way at a time.
     """
 
     def __init__(  # noqa: PLR0913  (each is one fact of the run, and all but three need their name)
@@ -183,9 +185,10 @@ class TrainLoader(_Loader):
         cache: ImageCache | None = None,
         held: int = 1,
         skip: bool = False,
+        factors: NDArray[np.float64] | None = None,
     ) -> None:
         self._sizes = known_sizes(table, upright=input.exif)
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._factors = batch_size, seed, factors
         self._share = share
         maker = BatchMaker(
             table,
@@ -197,7 +200,8 @@ class TrainLoader(_Loader):
             sizes=self._sizes,
             skip=skip,
         )
-        length = math.ceil(math.ceil(len(table) / batch_size) / share.size)
+        images = len(table) if factors is None else epoch_images(factors)
+        length = math.ceil(math.ceil(images / batch_size) / share.size)
         size = most_bytes(batch_size, input, augment)
         super().__init__(maker, length, workers, size, held=held, keep=True)
 
@@ -212,7 +216,12 @@ class TrainLoader(_Loader):
 
     def _batches_of(self, epoch: int) -> Batches:
         every = training_batches(
-            self._sizes, self._batch_size, seed=self._seed, epoch=epoch, shares=self._share.size
+            self._sizes,
+            self._batch_size,
+            seed=self._seed,
+            epoch=epoch,
+            shares=self._share.size,
+            factors=self._factors,
         )
         return self._share.of(every)
 
@@ -274,7 +283,7 @@ def most_bytes(batch_size: int, input: Input, augment: Augment | None) -> int:
 
 
 BatchKey = tuple[int, list[int]]
-"""Epoch, image numbers."""
+"""Epoch, image numbers as in `Batches`."""
 
 
 class BatchMaker(Dataset["Batch | DhError"]):
@@ -322,7 +331,8 @@ class BatchMaker(Dataset["Batch | DhError"]):
         """The batch of these image numbers. Raises DataError naming an unreadable image."""
         samples, originals = [], []
         indices, missing = [], []
-        for image in images:
+        for number in images:
+            image = number % (len(self.offsets) - 1)
             try:
                 sample = self.read(image)
             except DataError as error:
@@ -332,7 +342,7 @@ class BatchMaker(Dataset["Batch | DhError"]):
                 continue
             indices.append(image)
             originals.append((sample.image.shape[0], sample.image.shape[1]))
-            samples.append(self._transform(sample, epoch, image))
+            samples.append(self._transform(sample, epoch, number))
         pixels = collate_images([sample.image for sample in samples], originals, self.input.divisor)
         return Batch(pixels, [_target(sample) for sample in samples], indices, missing)
 
@@ -355,10 +365,10 @@ class BatchMaker(Dataset["Batch | DhError"]):
                 raise DataError(what.format(*found, *told), where=path)
         return pixels
 
-    def _transform(self, sample: Sample, epoch: int, image: int) -> Sample:
+    def _transform(self, sample: Sample, epoch: int, number: int) -> Sample:
         if self.augment is None:
             return resize_sample(sample, self.input)
-        dice = image_dice(self.seed, epoch, image)
+        dice = image_dice(self.seed, epoch, number)
         return augment_sample(sample, self.input, self.augment, dice)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from dhcli.config.schema import Augment, Input
 from dhcli.data.io.image import Pixels, Values
+from dhcli.data.table import DetectionTable
 
 Boxes = NDArray[np.float64]
 
@@ -60,6 +61,21 @@ def resized_size(
     scale = min(input.max_size / longest, least / shortest)
     half = 0.5 if input.resize == "plain" else 0.0
     return max(1, int(width * scale + half)), max(1, int(height * scale + half))
+
+
+def resized_boxes(
+    table: DetectionTable, input: Input, min_size: int | None = None
+) -> tuple[Boxes, NDArray[np.int64]]:
+    """Boxes (M, 4) in pixels of the resized images, and (M, 2) width, height of those, padded.
+
+    Each image has a known size; `min_size` as in `resized_size`.
+    """
+    sizes, which = np.unique(table.sizes, axis=0, return_inverse=True)
+    resized = np.array([resized_size(w, h, input, min_size) for w, h in sizes.tolist()], np.int64)
+    resized = resized.reshape(-1, 2)
+    scale = np.tile(resized / np.maximum(sizes, 1), 2)[which][table.image_of_box]
+    padded = -(-resized // input.divisor) * input.divisor
+    return table.boxes * scale, padded[which][table.image_of_box]
 
 
 def _benchmark_size(width: int, height: int, min_size: int, max_size: int) -> tuple[int, int]:

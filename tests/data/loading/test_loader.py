@@ -209,6 +209,32 @@ def test_an_abandoned_epoch_leaves_nothing_behind(table: DetectionTable, workers
     assert fingerprint(loader.epoch(1)) == fingerprint(train_loader(table).epoch(1))
 
 
+def test_an_image_that_comes_again_is_augmented_anew(table: DetectionTable) -> None:
+    loader = train_loader(table, factors=np.where(np.arange(11) < 4, 2.6, 1.0))
+    first = train_loader(table)
+
+    batches = list(loader.epoch(1))
+
+    assert len(loader) == len(batches) == 9  # 4 · 2.6 + 7 = 17.4 images
+    seen: dict[int, list[bytes]] = {}
+    for batch in batches:
+        for index, size, pixels in zip(
+            batch.indices, batch.images.sizes.tolist(), batch.images.pixels, strict=True
+        ):
+            seen.setdefault(index, []).append(pixels[:, : size[0], : size[1]].numpy().tobytes())
+    assert {index: len(one) for index, one in seen.items() if index > 3} == dict.fromkeys(
+        range(4, 11), 1
+    )
+    assert all(2 <= len(seen[index]) == len(set(seen[index])) <= 3 for index in range(4))
+    assert sum(map(len, seen.values())) == 17
+    for batch in first.epoch(1):
+        for index, size, pixels in zip(
+            batch.indices, batch.images.sizes.tolist(), batch.images.pixels, strict=True
+        ):  # the first of them is what it would be without the others
+            assert pixels[:, : size[0], : size[1]].numpy().tobytes() in seen[index]
+    assert fingerprint(loader.epoch(1, start=4)) == [_hash(batch) for batch in batches[4:]]
+
+
 def test_loading_leaves_the_global_random_state_alone(table: DetectionTable) -> None:
     before = torch.get_rng_state()
 
