@@ -23,11 +23,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml | $(UV)
 demo: setup
 	$(BIN)/dh demo --out demo --overwrite
 
+AT_ONCE := --numprocesses auto --maxprocesses 4 --dist worksteal
+
 # One thread: tests are small, and two wait for each other where the cores are shared
 test slow coverage test-lowest: export OMP_NUM_THREADS := 1
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu"
@@ -43,7 +45,7 @@ coverage: setup
 
 # With the lowest versions that pyproject admits
 test-lowest: $(LOWEST)/.ready
-	$(LOWEST)/bin/python -m pytest
+	$(LOWEST)/bin/python -m pytest $(AT_ONCE)
 
 $(LOWEST)/.ready: pyproject.toml | $(UV)
 	$(UV) venv --quiet --clear --python 3.11 $(LOWEST)

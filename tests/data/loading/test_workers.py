@@ -160,7 +160,7 @@ def test_small_shared_memory_is_seen_before_a_process_is_started(
     )
 
     assert len(list(loader.epoch(0))) == 1
-    assert set(multiprocessing.active_children()) == before
+    assert set(multiprocessing.active_children()) <= before  # others may end meanwhile
     [line] = loader.lines
     assert "/dev/shm has 0.0 MB free: images are loaded by this process itself" in line
 
