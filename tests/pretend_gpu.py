@@ -11,7 +11,7 @@ stands beside it for `torch.tensor` and its like alone, which make their result 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 GPU, CPU = torch.device("meta"), torch.device("cpu")
 aten = torch.ops.aten
@@ -103,37 +102,45 @@ class _Constructors(TorchFunctionMode):
 
 def _call(func: Any, args: Any, kwargs: Any) -> Any:
     """The result of `func`, on the device that it was asked to be on, or that of its arguments."""
-    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    given = [*_tensors(args), *_tensors(kwargs.values())]
     ours = {id(x.held): x for x in given if isinstance(x, OnGpu)}
+    there = isinstance(given[0], OnGpu) if func in MOVES else bool(ours)
     if ours and func not in MOVES:
         _check(func, args, kwargs, given)
-    device, there = kwargs.get("device"), bool(ours)
-    if device is not None:
-        there, kwargs = torch.device(device).type == GPU.type, {**kwargs, "device": CPU}
-    if func in MOVES and device is None:
-        there = isinstance(given[0], OnGpu)
-    args, kwargs = tree_map(_held, (args, kwargs))
-    result = func(*args, **kwargs)
+    if kwargs.get("device") is not None:
+        there = torch.device(kwargs["device"]).type == GPU.type
+        kwargs = {**kwargs, "device": CPU}
+    result = func(*_each(args, _held), **{key: _each(x, _held) for key, x in kwargs.items()})
     assert all(x.shape == x.held.shape for x in ours.values()), f"{func} changes a shape in place"
-    if not there:
-        return result
     # What is written in place is the tensor itself
-    return tree_map(lambda x: ours.get(id(x), OnGpu(x)) if isinstance(x, Tensor) else x, result)
-
-
-def _held(x: Any) -> Any:
-    return x.held if isinstance(x, OnGpu) else x
+    return _each(result, lambda x: ours[id(x)] if id(x) in ours else OnGpu(x)) if there else result
 
 
 def _check(func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> None:
+    """Raise DeviceMistake where a GPU would not take what is `given` to `func`."""
     if func in INDEXES and isinstance(args[0], OnGpu):
-        given = [x for x in tree_leaves((args[0], args[2:], kwargs)) if isinstance(x, Tensor)]
+        given = _tensors((args[0], *args[2:], *kwargs.values()))
     named = zip(func._schema.arguments, args, strict=False)
-    written = [value for about, value in named if about.alias_info and about.alias_info.is_write]
-    targets = {id(x) for x in tree_leaves(written)}
-    strange = [x for x in given if not isinstance(x, OnGpu)]
-    if any(x.ndim or func in JOINS or id(x) in targets for x in strange):
-        told = ", ".join(
-            f"{'gpu' if isinstance(x, OnGpu) else 'cpu'} {tuple(x.shape)}" for x in given
-        )
+    written = _tensors([x for about, x in named if about.alias_info and about.alias_info.is_write])
+    strict = {id(x) for x in (given if func in JOINS else written)}
+    if any(not isinstance(x, OnGpu) and (x.ndim or id(x) in strict) for x in given):
+        places = ("gpu" if isinstance(x, OnGpu) else "cpu" for x in given)
+        told = ", ".join(f"{at} {tuple(x.shape)}" for at, x in zip(places, given, strict=True))
         raise DeviceMistake(f"{func} is given tensors on two devices: {told}")
+
+
+def _held(x: Tensor) -> Tensor:
+    return x.held if isinstance(x, OnGpu) else x
+
+
+def _each(x: Any, change: Callable[[Tensor], Any]) -> Any:
+    """`x` with every tensor in it changed."""
+    if isinstance(x, (list, tuple)):
+        return type(x)(_each(one, change) for one in x)
+    return change(x) if isinstance(x, Tensor) else x
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    _each(list(values), found.append)
+    return found
