@@ -43,12 +43,16 @@ from dhcli.training.step import Updater, seed_all
 from tests.pretend_gpu import CPU, GPU, DeviceMistake, OnGpu, pretend_gpu
 
 RESNET = {"kind": "resnet", "name": "resnet18", "norm": "gn", "frozen_stages": 0}
+SMALL = {"kind": "timm", "name": "mobilenetv3_small_050", "frozen_stages": 0}
 TIMM = {"kind": "timm", "name": "tf_efficientnet_lite0", "norm": "eval_bn", "frozen_stages": 1}
 FC, CONV = {"kind": "fc", "width": 16}, {"kind": "conv", "width": 16, "residual": 2, "norm": "gn"}
 BATCH_NORM = {**CONV, "norm": "bn", "non_local": 1}
 HOUSE: dict[str, dict[str, Any]] = {
     "Double-Head": {"head": [{**FC, "lambda": 1.0}, {**CONV, "lambda": 1.0, "roi_scale": 1.3}]},
-    "Double-Head-Ext": {"head": [{**FC, "lambda": 0.7}, {**BATCH_NORM, "lambda": 0.8}]},
+    "Double-Head-Ext": {
+        "head": [{**FC, "lambda": 0.7}, {**BATCH_NORM, "lambda": 0.8}],
+        "backbone": RESNET,
+    },
     "Reverse": {
         "head": [{**FC, "lambda": 1.0, "focus": "reg"}, {**CONV, "lambda": 1.0, "focus": "cls"}]
     },
@@ -120,7 +124,7 @@ def configured(name: str, **train: Any) -> Config:
         return load_config(overrides=named).config
     own = dict(HOUSE[name])
     model = {
-        "backbone": RESNET,
+        "backbone": SMALL,
         "neck": {"channels": 16},
         "anchors": {"sizes": [16, 32, 64, 128, 256]},
         "rpn": {"proposals_train": 40, "proposals_test": 20, "samples": 32},
@@ -212,7 +216,7 @@ def test_a_run_trains_validates_saves_and_resumes_on_the_gpu(
     files, box = [f"{number}.png" for number in range(4)], [8, 8, 40, 40]
     table = make_table(tmp_path, files, [[64, 64]] * 4, [1] * 4, [box] * 4, [0, 1, 2, 0], "abc")
     fast = {"batch_size": 2, "workers": 0, "ema": 0.9}
-    learning = {"optimizer": "adamw", "clip_norm": 0.5, "schedule": {"length": 2, "warmup": 1}}
+    learning = {"optimizer": "adamw", "clip_norm": 0.5, "schedule": {"length": 1}}
     config = configured("Double-Head-Ext", **fast, **learning)
     (tmp_path / "run").mkdir()
     run = RunFolder(tmp_path / "run")
