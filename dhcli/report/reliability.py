@@ -7,13 +7,14 @@ from pathlib import Path
 from dhcli.metrics.calibration import Calibration
 from dhcli.report.plots import bare, new_figure, save_figure, whole_numbers
 
-RIGHT, TOO_SURE, TOO_SHY = "#4c78a8", "#e45756", "#f2b701"
+PRECISION, GAP = "#4c78a8", "#e45756"
 
 
 def draw_reliability(calibration: Calibration, path: Path) -> None:
     """Draw precision over mean score, and the number of detections, of each bin to `path`, a PNG.
 
-    The dashed line is where both are equal. Empty axes where nothing was detected. Raises DhError
+    The dashed line is where both are equal. In the error, each bin counts by its
+    detections. Empty axes where nothing was detected. Raises DhError
     where `path` cannot be written.
     """
     figure = new_figure(5.5, 6)
@@ -22,7 +23,7 @@ def draw_reliability(calibration: Calibration, path: Path) -> None:
     axes.plot((0, 1), (0, 1), color="0.5", linestyle="--", linewidth=1, label="score = precision")
     places = [one.low for one in bins]
     wide = {"width": 0.1, "align": "edge", "edgecolor": "white"}
-    axes.bar(places, [one.precision for one in bins], color=RIGHT, **wide, label="precision")
+    axes.bar(places, [one.precision for one in bins], color=PRECISION, **wide, label="precision")
     axes.scatter(
         [one.score for one in bins],
         [one.precision for one in bins],
@@ -31,8 +32,9 @@ def draw_reliability(calibration: Calibration, path: Path) -> None:
         zorder=3,
         label="mean score",
     )
-    for one in bins:
-        axes.plot((one.score, one.score), (one.score, one.precision), color=TOO_SURE, linewidth=2)
+    for number, one in enumerate(bins):
+        ends = (one.score, one.score), (one.score, one.precision)
+        axes.plot(*ends, color=GAP, linewidth=2, label="" if number else "their difference")
     counts.bar(places, [one.detections for one in bins], color="0.6", **wide)
     error = calibration.error
     title = "nothing to calibrate" if error is None else f"calibration error {100 * error:.1f} %"
