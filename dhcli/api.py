@@ -30,6 +30,7 @@ from dhcli.data.tools.scan import scan_images
 from dhcli.errors import ConfigError, DataError, DhError
 from dhcli.inference.score import Evaluation, Measures, Say, evaluate_results
 from dhcli.inference.stream import Kept, Source, detect_each
+from dhcli.inference.thresholds import Score, require_stored, stored_threshold
 from dhcli.inference.writers import Prediction
 from dhcli.metrics.names import parse_metrics
 from dhcli.runtime.runner import Runner, open_runner
@@ -88,6 +89,8 @@ class Model:
     category_ids  K ids of the dataset that it learned from
     config        what it was trained with, pre-processing (`config.input`) included
     notes         what is to be known of weights that come from another program
+    best_thresholds  class → score threshold of best F1 on the last validation, see
+                  `score_threshold`; None where the model stores none (for these `scores`)
     runner        what runs it
     """
 
@@ -104,7 +107,12 @@ class Model:
         self.classes, self.category_ids = runner.classes, runner.category_ids
         self.config: Config = runner.config
         self.notes = tuple(runner.lines)
-        self._options = options.reading(choose_read_out(self.config.model, scores, boxes))
+        self._read_out = choose_read_out(self.config.model, scores, boxes)
+        self._options = options.reading(self._read_out)
+        stored = stored_threshold(runner, self._read_out)
+        self.best_thresholds = stored and dict(
+            zip(self.classes, stored.least.tolist(), strict=True)
+        )
         self._scores, self._boxes = scores, boxes
 
     def __repr__(self) -> str:
@@ -116,7 +124,7 @@ class Model:
         self,
         images: Picture,
         *,
-        score_threshold: float | None = None,
+        score_threshold: Score | None = None,
         top_k: int | None = None,
         batch_size: int | None = None,
     ) -> Result: ...
@@ -126,7 +134,7 @@ class Model:
         self,
         images: Iterable[Picture],
         *,
-        score_threshold: float | None = None,
+        score_threshold: Score | None = None,
         top_k: int | None = None,
         batch_size: int | None = None,
     ) -> list[Result]: ...
@@ -135,7 +143,7 @@ class Model:
         self,
         images: Picture | Iterable[Picture],
         *,
-        score_threshold: float | None = None,
+        score_threshold: Score | None = None,
         top_k: int | None = None,
         batch_size: int | None = None,
     ) -> Result | list[Result]:
@@ -143,7 +151,8 @@ class Model:
 
         in   images           a path, a Pillow image, an array: (H, W, 3) RGB, or (H, W) grey, of
                               uint8 or uint16; or any number of these, mixed
-             score_threshold  lowest score, in [0, 1]; None: as the model is configured
+             score_threshold  lowest score, in [0, 1]; "best": each class's of `best_thresholds`;
+                              None: as the model is configured
              top_k            most detections per image; None: as configured, 100 mostly
              batch_size       images at a time; None: 1 on the CPU, 8 on a GPU. Only images of one
                               size go together, which changes no more than the last digits
@@ -151,7 +160,7 @@ class Model:
         Images are read as `dh predict` reads them, and the detections are the same: turned upright
         by EXIF, more than 8 bits made 8 by `config.input.depth`, grey made RGB.
         Raises DataError naming an image that cannot be read, ConfigError for an option out of its
-        range or beyond what an exported file holds.
+        range or beyond what an exported file or the model holds.
         """
         if isinstance(images, _ONE):
             [result] = self._detect([images], score_threshold, top_k, batch_size)
@@ -162,7 +171,7 @@ class Model:
         self,
         images: Picture | Iterable[Picture],
         *,
-        score_threshold: float | None = None,
+        score_threshold: Score | None = None,
         top_k: int | None = None,
         batch_size: int | None = None,
     ) -> DetectionTable:
@@ -189,15 +198,21 @@ class Model:
     def _detect(
         self,
         images: Iterable[Picture],
-        score_threshold: float | None,
+        score_threshold: Score | None,
         top_k: int | None,
         batch_size: int | None,
     ) -> Iterator[Result]:
+        kept = Kept(top_k)
+        if isinstance(score_threshold, str):
+            if score_threshold != "best":
+                what = f'must be a number or "best", not {score_threshold!r}'
+                raise ConfigError(what, where="score_threshold")
+            stored = require_stored(self.runner, self._read_out, "score_threshold")
+            kept, score_threshold = Kept(top_k, least=stored.least), None
         _check_range("score_threshold", score_threshold, 0, 1)
         _check_range("top_k", top_k, 1)
         _check_range("batch_size", batch_size, 1)
         options = self._options.giving(score_threshold, top_k, self.config.model.detect)
-        kept = Kept(top_k)
         sources = (_source(one, number) for number, one in enumerate(images, 1))
         size = batch_size or self.runner.usual_batch
         for seen in detect_each(self.runner, sources, options, size):

@@ -310,7 +310,9 @@ def test_detections_are_measured_from_a_table_and_from_files(
     table = model.predict(val.path(image) for image in range(len(val)))
     files = dhcli.evaluate(tmp_path / "out/predictions.bbox.json", photos)
 
-    assert plain(dhcli.evaluate(table, photos)) == plain(expected)
+    again, whole = plain(dhcli.evaluate(table, photos)), plain(expected)
+    assert again.pop("calibration")["ece"] == pytest.approx(whole.pop("calibration")["ece"])
+    assert again == whole
     assert plain(dhcli.evaluate(table, val))["metrics"] == plain(expected)["metrics"]
     assert files.stats == pytest.approx(expected.stats, abs=1e-6, nan_ok=True)
 

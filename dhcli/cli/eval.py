@@ -71,6 +71,16 @@ def eval_(
             "voc07.mAP=0.5; can be repeated.",
         ),
     ] = None,
+    target_precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="VALUE",
+            help="Print the score threshold that reaches this precision with the highest recall, "
+            "instead of the one of best F1.",
+        ),
+    ] = None,
     top_k: TopK = None,
     scores: Scores = None,
     boxes: Boxes = None,
@@ -103,10 +113,12 @@ def eval_(
 ) -> None:
     """Measure average precision on a dataset.
 
-    Give either --weights or --detections. Classes are matched by name. --out writes metrics.json,
-    per_class.csv, predictions.bbox.json and, for the coco metric, pr_curves.png. With --read-outs,
-    each combination gets its own folder. With --top-k above 100, the coco metrics count that many
-    detections per image instead of 100.
+    Give either --weights or --detections. Classes are matched by name. Also prints the score
+    threshold of best F1, and how far scores are from the precision (expected calibration error),
+    both at IoU 0.5. --out writes metrics.json, per_class.csv, predictions.bbox.json,
+    reliability.png and, for the coco metric, pr_curves.png. With --read-outs, each combination gets
+    its own folder. With --top-k above 100, the coco metrics count that many detections per image
+    instead of 100.
 
     For example:
       dh eval --weights runs/train/custom --data photos/ --split test
@@ -123,7 +135,8 @@ def eval_(
     metrics = parse_metrics(metric or ["coco"])
     limits = [parse_limit(text, metrics) for text in fail_under or []]
     every = read_outs is not None
-    measures = Measures(split, metrics, engine, scores, boxes, every=every, most=top_k or 100)
+    most, target = top_k or 100, target_precision
+    measures = Measures(split, metrics, engine, scores, boxes, every, most, target)
     _check_beside(weights, detections, measures, limited=bool(limits))
     if out is not None:
         require_free(out, overwrite=overwrite, inputs=[data, *filter(None, [weights, detections])])
@@ -198,8 +211,8 @@ def _evaluate_results(detections: Path, data: Path, measures: Measures) -> Evalu
 
 
 def _show(evaluation: Evaluation, *, as_json: bool) -> None:
-    from dhcli.report.console import print_json
-    from dhcli.report.tables import ap_sheets
+    from dhcli.report.console import out, print_json
+    from dhcli.report.tables import ap_sheets, threshold_lines, threshold_sheet
     from dhcli.report.terminal import show
 
     if as_json:
@@ -207,6 +220,13 @@ def _show(evaluation: Evaluation, *, as_json: bool) -> None:
         return
     for metric, result in evaluation.results.items():
         show(*ap_sheets(metric, result), titles=True)
+    points, target = evaluation.points, evaluation.target
+    show(threshold_sheet(points, target, evaluation.scored), titles=True)
+    for line in threshold_lines(points, target, evaluation.stored):
+        out.print(line)
+    if evaluation.calibration.error is not None:
+        error = 100 * evaluation.calibration.error
+        out.print(f"expected calibration error of the scores: {error:.1f} %")
 
 
 def _show_every(every: dict[ReadOut, Evaluation], *, as_json: bool) -> None:
@@ -229,6 +249,7 @@ def _save(every: dict[str, Evaluation], out: Path | None, overwrite: bool) -> No
     from dhcli.inference.score import save_evaluation
     from dhcli.report.console import err
     from dhcli.report.pr_curves import draw_pr_curves
+    from dhcli.report.reliability import draw_reliability
 
     if out is None:
         return
@@ -237,6 +258,7 @@ def _save(every: dict[str, Evaluation], out: Path | None, overwrite: bool) -> No
             save_evaluation(evaluation, place / name)
             if coco := evaluation.results.get("coco"):
                 draw_pr_curves(coco, place / name / "pr_curves.png")
+            draw_reliability(evaluation.calibration, place / name / "reliability.png")
         files = sorted(path.relative_to(place) for path in place.rglob("*.*"))
     for path in files:
         err.print(f"wrote {out / path}")

@@ -86,6 +86,8 @@ def _as_dict(path: Path, header: ModelHeader) -> dict[str, Any]:
 
 def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
     """What is shown, as label and text."""
+    from dhcli.metrics.operating import KEY
+
     config, metadata = header.config, dict(header.metadata)
     weights = count_weights(header.shapes)
     pixels = config.input
@@ -101,8 +103,27 @@ def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
     made = [f"{key} {metadata.pop(key)}" for key in ("dh", "torch", "date") if key in metadata]
     rows.append(("made with", ", ".join(made)))
     said = {"classes": list(header.classes), **metadata}
-    rows += [(key, _plain(value, said)) for key, value in metadata.items()]
+    rows += _threshold_rows(path, header)
+    rows += [(key, _plain(value, said)) for key, value in metadata.items() if key != KEY]
     return [(label, text) for label, text in rows if text]
+
+
+def _threshold_rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
+    """The score thresholds that `dh predict` draws by, and what they were worth on validation."""
+    from dhcli.metrics.operating import read_points
+    from dhcli.report.tables import describe_point
+
+    points = read_points(header.metadata, path)
+    if points is None or points.all is None:
+        return []
+    rows = [("best F1", f"score from {points.all.threshold:g}: {describe_point(points.all)}")]
+    least = points.thresholds(header.classes)
+    if len(set(least.values())) > 1:
+        words = [f"{name} {score:g}" for name, score in least.items()]
+        more = len(words) - MOST_CLASSES
+        tail = f" and {more} more" if more > 0 else ""
+        rows.append(("  by class", f"{', '.join(words[:MOST_CLASSES])}{tail}"))
+    return rows
 
 
 def _class_line(classes: tuple[str, ...]) -> str:

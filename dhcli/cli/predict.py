@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,7 @@ from dhcli.words import counted, named
 
 if TYPE_CHECKING:
     from dhcli.inference.predict import Outcome
+    from dhcli.inference.thresholds import Score
     from dhcli.report.sheet import Row, Sheet
 
 MOST_NAMED = 10
@@ -62,13 +64,12 @@ def predict(
         bool, typer.Option("--draw/--no-draw", help="Draw the boxes on copies of the images.")
     ] = True,
     score_threshold: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            min=0,
-            max=1,
-            metavar="SCORE",
-            help="Lowest score to write and to draw (default: the model's setting to write, 0.3 to "
-            "draw).",
+            metavar="SCORE|best",
+            help="Lowest score to write and to draw; best: the thresholds of best F1 that the "
+            "model stores (default: the model's setting to write; to draw, best, or 0.3 if it "
+            "stores none).",
         ),
     ] = None,
     top_k: TopK = None,
@@ -111,7 +112,7 @@ def predict(
         out,
         formats,
         drawer,
-        score_threshold,
+        None if score_threshold is None else _score(score_threshold),
         top_k,
         names,
         scores,
@@ -141,6 +142,20 @@ def _names(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
+def _score(text: str) -> Score:
+    """A score in [0, 1], or `best`. Raises ConfigError for anything else."""
+    if text == "best":
+        return "best"
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 1:
+        what = f"`{text}` is neither a number between 0 and 1 nor `best`"
+        raise ConfigError(what, where="--score-threshold")
+    return score
+
+
 def _formats(names: list[str]) -> list[str]:
     from dhcli.inference.writers import FORMATS
 
@@ -168,19 +183,30 @@ def _show(outcome: Outcome) -> None:
 
 
 def _sheet(outcome: Outcome) -> Sheet:
-    """Detections of each class and of all, from each score that was written or drawn."""
+    """Detections of each class and of all, from each score that was written or drawn.
+
+    Thresholds that differ by class stand in a column of their own.
+    """
     from dhcli.report.sheet import Column, Sheet
 
-    counts = {outcome.lowest: outcome.summary.counts}
-    counts.setdefault(outcome.shown, outcome.summary.shown)
+    kept, drawn = outcome.kept_from, outcome.drawn_from
+    counts = {} if kept.best else {f"from {kept.lowest:g}": outcome.summary.counts}
+    heading = f"from {drawn.lowest:g}" if drawn.is_one else "from best"
+    counts.setdefault(heading, outcome.summary.shown)
+    own = [()] * len(outcome.classes) if drawn.is_one else [(x,) for x in drawn.least.tolist()]
     rows: list[Row] = [
-        (name, *(of_class[label] for of_class in counts.values()))
+        (name, *(of_class[label] for of_class in counts.values()), *own[label])
         for label, name in enumerate(outcome.classes)
     ]
+    total = (of_class.total() for of_class in counts.values())
     return Sheet(
         "Detections",
-        (Column("class"), *(Column(f"from {score:g}", "count") for score in counts)),
-        (*rows, ("all", *(of_class.total() for of_class in counts.values()))),
+        (
+            Column("class"),
+            *(Column(name, "count") for name in counts),
+            *(Column("best", "score") for _ in own[0]),
+        ),
+        (*rows, ("all", *total, *(None for _ in own[0]))),
         sections={len(outcome.classes): ""},
     )
 

@@ -24,6 +24,7 @@ from dhcli.inference.score import (
     read_truth,
     score,
 )
+from dhcli.inference.thresholds import stored_threshold
 from dhcli.runtime.runner import Found, Runner, open_runner
 from dhcli.words import counted
 
@@ -102,7 +103,14 @@ def evaluate_runner(
         say(f"{counted(full, 'image')} reached the limit of {limit} detections: --top-k")
     others = "ignore" if runner.config.data.others == "ignore" else "drop"
     return {
-        read_out: score(truth, found, split, measures, others=others)
+        read_out: score(
+            truth,
+            found,
+            split,
+            measures,
+            others=others,
+            stored=runner.points if stored_threshold(runner, read_out) else None,
+        )
         for read_out, found in zip(read_outs, tables, strict=True)
     }
 

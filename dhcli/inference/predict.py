@@ -16,14 +16,21 @@ from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError, suggest
 from dhcli.inference.locate_images import find_images, other_files
 from dhcli.inference.stream import Drawer, Kept, Summary, detect_images, drawing
-from dhcli.inference.writers import FORMATS, Place, Writer, find_twins
+from dhcli.inference.thresholds import (
+    Score,
+    Threshold,
+    require_stored,
+    same_for_all,
+    stored_threshold,
+)
+from dhcli.inference.writers import FORMATS, Least, Place, Writer, find_twins
 from dhcli.runtime.runner import Runner, open_runner
 from dhcli.weights.class_names import match_names
 from dhcli.words import counted, named
 
 DEFAULT_FOLDER = Path("predictions")
 SHOWN = 0.3
-"""Score from which detections are drawn, where the user names none."""
+"""Score from which detections are drawn, where neither the user names one nor the model has one."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,8 @@ class Request:
     out      folder for the results; None: `predictions`, or `predictions-2` …, a new one
     formats  names in `FORMATS`
     draw     what draws a picture; None: no pictures
-    score    lowest score that is written and drawn; None: written as low as the model goes, drawn
-             from `SHOWN`
+    score    lowest score that is written and drawn, or "best": the thresholds that the model
+             stores; None: written as low as the model goes, drawn from those, else from `SHOWN`
     top      most detections an image; None: as many as the model gives
     classes  names to keep; None: all
     scores   the branch or fusion that scores; None: as the model is configured
@@ -48,7 +55,7 @@ class Request:
     out: Path | None = None
     formats: Sequence[str] = ("coco-json",)
     draw: Drawer | None = None
-    score: float | None = None
+    score: Score | None = None
     top: int | None = None
     classes: Sequence[str] | None = None
     scores: str | None = None
@@ -60,16 +67,17 @@ class Request:
 class Outcome:
     """What was found, and where it is.
 
-    folder         with the results; None where none were wanted
-    lowest, shown  scores from which detections were written and drawn
+    folder      with the results; None where none were wanted
+    kept_from   scores from which detections were written
+    drawn_from  and drawn
     """
 
     summary: Summary
     classes: tuple[str, ...]
     folder: Path | None
     device: str
-    lowest: float
-    shown: float
+    kept_from: Threshold
+    drawn_from: Threshold
 
     def as_dict(self) -> dict[str, Any]:
         """The outcome in plain values, for JSON."""
@@ -79,9 +87,11 @@ class Outcome:
             "unreadable": [{"image": name, "why": why} for name, why in summary.unreadable],
             "odd": dict(summary.odd),
             "detections": {name: summary.counts[k] for k, name in enumerate(self.classes)},
-            "score_from": self.lowest,
+            "score_from": self.kept_from.lowest,
             "drawn": {name: summary.shown[k] for k, name in enumerate(self.classes)},
-            "drawn_from": self.shown,
+            "drawn_from": self.drawn_from.lowest,
+            "thresholds": dict(zip(self.classes, self.drawn_from.least.tolist(), strict=True)),
+            "best": self.drawn_from.best,
             "seconds": round(summary.seconds, 3),
             "images_per_second": round(summary.images / summary.seconds, 3),
             "device": self.device,
@@ -110,26 +120,25 @@ def predict(
     runner = open_runner(request.weights, options)
     labels = _labels(request.classes, runner.classes)
     options = asked(request, options, runner)
-    lowest = options.over(runner.config.model.detect).score_threshold
-    shown = SHOWN if request.score is None else request.score
+    kept_from, drawn_from = _choose_thresholds(request, options, runner)
     for line in runner.lines:
         say(line)
     on = f"model {request.weights} on {runner.place}"
     say(f"{counted(len(images), 'image')} below {images.root}, {on}")
     if videos := other_files(request.images):
         say(named(videos, "video skipped"))
-    drawn = f" and drawn from {shown:g}" if request.draw and shown != lowest else ""
-    say(
-        f"detections are {'written' if request.formats else 'counted'} from score {lowest:g}{drawn}"
-    )
-    kept = Kept(request.top, labels, shown)
+    draws = request.draw and str(drawn_from) != str(kept_from)
+    drawn = f" and drawn from {drawn_from}" if draws else ""
+    done = "written" if request.formats else "counted"
+    say(f"detections are {done} from score {kept_from}{drawn}")
+    kept = Kept(request.top, labels, drawn_from.least, kept_from.least)
     written = folder if request.formats or request.draw else None
     placed = atomic_folder(folder, overwrite=request.overwrite) if written else nullcontext(folder)
     names = tuple(map(spelled, runner.classes))
     twins = find_twins(images.names)
     with ExitStack() as stack:
         where = Place(stack.enter_context(placed), names, runner.category_ids, twins)
-        writers = stack.enter_context(_writing(request, where, shown))
+        writers = stack.enter_context(_writing(request, where, drawn_from.least))
         summary = detect_images(
             runner,
             images,
@@ -142,11 +151,11 @@ def predict(
     limit = options.over(runner.config.model.detect).max_detections
     if summary.full and not (request.top and request.top < limit):
         say(f"{counted(summary.full, 'image')} reached the limit of {limit} detections: --top-k")
-    return Outcome(summary, runner.classes, written, runner.place, lowest, shown)
+    return Outcome(summary, runner.classes, written, runner.place, kept_from, drawn_from)
 
 
 @contextmanager
-def _writing(request: Request, where: Place, shown: float) -> Iterator[list[Writer]]:
+def _writing(request: Request, where: Place, shown: Least) -> Iterator[list[Writer]]:
     """The writers of what is asked for."""
     with ExitStack() as stack:
         writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
@@ -159,7 +168,27 @@ def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOpt
     """`options` by which the runner gives all that is wanted, and little more."""
     model = runner.config.model
     read_out = choose_read_out(model, request.scores, request.boxes)
-    return options.giving(request.score, request.top, model.detect).reading(read_out)
+    score = None if request.score == "best" else request.score
+    return options.giving(score, request.top, model.detect).reading(read_out)
+
+
+def _choose_thresholds(
+    request: Request, options: DetectOptions, runner: Runner
+) -> tuple[Threshold, Threshold]:
+    """Scores from which detections are kept and drawn. Raises ConfigError where `best` has none.
+
+    Best thresholds are applied to what the model gives as it is configured, which is what they
+    were found on: never to scores below its own.
+    """
+    read_out = choose_read_out(runner.config.model, request.scores, request.boxes)
+    if request.score == "best":
+        best = require_stored(runner, read_out, "--score-threshold")
+        return best, best
+    lowest = options.over(runner.config.model.detect).score_threshold
+    kept = same_for_all(lowest, runner)
+    if request.score is not None:
+        return kept, kept
+    return kept, stored_threshold(runner, read_out) or same_for_all(SHOWN, runner)
 
 
 def free_folder(path: Path) -> Path:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,21 @@ from dhcli.data.formats import (
 )
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
+from dhcli.metrics.calibration import Calibration, calibration
 from dhcli.metrics.coco import Engine, coco_ap
+from dhcli.metrics.judge import Judged, judge
 from dhcli.metrics.kitti import kitti_ap
 from dhcli.metrics.names import Metric
+from dhcli.metrics.operating import (
+    IOU,
+    KEY,
+    OperatingPoint,
+    OperatingPoints,
+    best_f1,
+    find_points,
+    measure_at,
+    reach_precision,
+)
 from dhcli.metrics.pair import check_common, match_classes, quote_names
 from dhcli.metrics.result import ApResult
 from dhcli.metrics.voc import voc_ap
@@ -54,6 +67,7 @@ class Measures:
     boxes    the branch of a model that places the boxes; None: as it is configured
     every    every read-out of a model instead
     most     detections per image that COCO's metrics look at, where more than their 100
+    target   precision that the score threshold is to reach; None: the threshold of best F1
     """
 
     split: str | None = None
@@ -63,6 +77,7 @@ class Measures:
     boxes: str | None = None
     every: bool = False
     most: int = 100
+    target: float | None = None
 
     def choose(self, runner: Runner) -> list[ReadOut]:
         """The read-outs to measure. Raises ConfigError where `runner` has none like it."""
@@ -82,6 +97,10 @@ class Evaluation:
     unknown_to_model  classes of the data that are not scored
     unknown_to_data   classes of the detections that are not scored
     results           what each metric found
+    points            score thresholds of best F1, or that reach `target`
+    target            the precision that was to be reached, if one was
+    stored            what the thresholds that the model stores are worth here; None without any
+    calibration       how far scores are from the precision
     """
 
     truth: DetectionTable = field(repr=False)
@@ -91,6 +110,10 @@ class Evaluation:
     unknown_to_model: tuple[str, ...]
     unknown_to_data: tuple[str, ...]
     results: dict[Metric, ApResult]
+    points: OperatingPoints
+    target: float | None
+    stored: OperatingPoint | None
+    calibration: Calibration
 
     @property
     def stats(self) -> dict[str, float]:
@@ -121,6 +144,12 @@ class Evaluation:
                 }
                 for metric, result in self.results.items()
             },
+            KEY: {
+                "target_precision": self.target,
+                **self.points.as_dict(),
+                "stored": self.stored and _without_nan(asdict(self.stored)),
+            },
+            "calibration": self.calibration.as_dict(),
         }
 
 
@@ -226,11 +255,13 @@ def score(
     measures: Measures,
     *,
     others: str = "drop",
+    stored: OperatingPoints | None = None,
 ) -> Evaluation:
     """Measure `found` on the same images of `truth`. Classes are matched by name.
 
     Boxes of classes that `found` does not know are left out of the truth (`others` "drop") or
     become regions to ignore ("ignore"). KITTI's AP has its own rule for them and sees them all.
+    `stored` are the operating points of the model, to be measured too.
     Raises DataError where no class is in common.
     """
     matched = match_classes(found, truth)
@@ -240,15 +271,14 @@ def score(
     narrow_found = match_classes(found, narrow)
 
     def measure(metric: Metric) -> ApResult:
-        match metric:
-            case "coco":
-                most = max(100, measures.most)
-                return coco_ap(narrow, narrow_found, engine=measures.engine, max_detections=most)
-            case "kitti":
-                return kitti_ap(truth, found)
-            case "voc07" | "voc12":
-                return voc_ap(narrow, narrow_found, rule=metric)
+        if metric == "kitti":
+            return kitti_ap(truth, found)
+        return _measure(metric, narrow, narrow_found, measures)
 
+    results = {metric: measure(metric) for metric in measures.metrics}
+    judged = judge(narrow, narrow_found, IOU)
+    target = measures.target
+    pick = best_f1 if target is None else partial(reach_precision, target=target)
     return Evaluation(
         truth=truth,
         found=matched,
@@ -256,8 +286,24 @@ def score(
         scored=scored,
         unknown_to_model=unknown_to_model,
         unknown_to_data=_without(found.classes, scored),
-        results={metric: measure(metric) for metric in measures.metrics},
+        results=results,
+        points=find_points(judged, pick),
+        target=target,
+        stored=None if stored is None else measure_at(judged, stored),
+        calibration=calibration(Judged.together(judged.values())),
     )
+
+
+def _measure(
+    metric: Literal["coco", "voc07", "voc12"],
+    truth: DetectionTable,
+    found: DetectionTable,
+    measures: Measures,
+) -> ApResult:
+    if metric == "coco":
+        most = max(100, measures.most)
+        return coco_ap(truth, found, engine=measures.engine, max_detections=most)
+    return voc_ap(truth, found, rule=metric)
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from dhcli.data.loading.pictures import collate_pictures
 from dhcli.data.loading.transforms import resize, resized_size
 from dhcli.errors import DataError
 from dhcli.inference.locate_images import ImageList
-from dhcli.inference.writers import Place, Prediction, Writer
+from dhcli.inference.writers import Least, Place, Prediction, Writer
 from dhcli.runtime.runner import Found, Runner
 
 THREADS = min(8, os.cpu_count() or 1)
@@ -39,15 +39,17 @@ class Kept:
     top     most detections per image; None: as many as the model gives
     labels  labels to keep; None: all
     shown   score from which a detection is drawn
+    least   score from which it is kept, where the model gives more
     """
 
     top: int | None = None
     labels: tuple[int, ...] | None = None
-    shown: float = 0.3
+    shown: Least = 0.3
+    least: Least = 0.0
 
     def of(self, image: Prediction) -> Prediction:
         """The detections of an image that are kept, best first."""
-        rows = np.arange(len(image))
+        rows = image.reaching(self.least)
         if self.labels is not None:
             rows = rows[np.isin(image.labels, self.labels)]
         return image.take(rows[: self.top])
@@ -138,7 +140,7 @@ def detect_images(
             summary.images += 1
             summary.full += len(seen.found) >= limit
             summary.counts.update(found.labels.tolist())
-            summary.shown.update(found.labels[found.scores >= kept.shown].tolist())
+            summary.shown.update(found.labels[found.reaching(kept.shown)].tolist())
             for write in writers:
                 write(found)
         for code in seen.odd:
@@ -158,7 +160,7 @@ Drawer = Callable[[Prediction, Sequence[str], Path], None]
 
 
 @contextmanager
-def drawing(place: Place, draw: Drawer, lowest: float) -> Iterator[Writer]:
+def drawing(place: Place, draw: Drawer, lowest: Least) -> Iterator[Writer]:
     """A writer that has pictures drawn into `drawn/`, in threads; of scores from `lowest` up.
 
     Pictures keep the image's name, and its format where that is JPEG or PNG, else become JPEG.
@@ -171,7 +173,7 @@ def drawing(place: Place, draw: Drawer, lowest: float) -> Iterator[Writer]:
                 waiting.popleft().result()
             keeps = image.name.lower().endswith((".jpg", ".jpeg", ".png"))
             path = place.folder / "drawn" / (image.name if keeps else f"{image.name}.jpg")
-            shown = image.take(np.flatnonzero(image.scores >= lowest))
+            shown = image.take(image.reaching(lowest))
             waiting.append(pool.submit(draw, shown, place.classes, path))
 
         yield write

@@ -25,6 +25,9 @@ from dhcli.data.io.image import Pixels
 from dhcli.data.io.text_rows import as_row
 from dhcli.words import as_cell
 
+Least = float | NDArray[np.float64]
+"""Lowest score of a detection: one for all classes, or (K,) one for each."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -47,6 +50,11 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def reaching(self, least: Least) -> NDArray[np.int64]:
+        """Rows of the detections whose score is at least that of `least`."""
+        limits = np.asarray(least)
+        return np.flatnonzero(self.scores >= (limits[self.labels] if limits.ndim else limits))
 
     def take(self, rows: NDArray[np.int64]) -> Prediction:
         """The detections at `rows`, in that order."""

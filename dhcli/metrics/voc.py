@@ -15,16 +15,15 @@ exclusive maximum and their widths x2 - x1. These are the same widths.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.table import DetectionTable, Flag
+from dhcli.data.table import DetectionTable
+from dhcli.metrics.judge import judge_class, match
 from dhcli.metrics.pair import check_classes, check_pair
 from dhcli.metrics.result import ApResult, mean_of
-from dhcli.ops.arrays import coverage, iou, is_first
 
 Rule = Literal["voc07", "voc12"]
 
@@ -42,12 +41,13 @@ def voc_ap(
     """
     check_pair(truth, found)
     check_classes(truth, found)
-    matches = _match(truth, found)
+    matches = match(truth, found)
     average = _eleven_points if rule == "voc07" else _all_points
     per_class = {}
     for label, name in enumerate(truth.classes):
-        hits, objects = _judge(truth, found, matches, label, iou_threshold)
-        precision, recall = _curve(hits, objects)
+        judged = judge_class(truth, found, matches, label, iou_threshold)
+        objects = judged.objects
+        precision, recall = _curve(judged.hits, objects)
         per_class[name] = {
             "AP": average(precision, recall) if objects else float("nan"),
             "recall": float(recall.max(initial=0)) if objects else float("nan"),
@@ -56,58 +56,6 @@ def voc_ap(
         }
     aps = np.array([columns["AP"] for columns in per_class.values()])
     return ApResult(stats={"mAP": mean_of(aps)}, per_class=per_class)
-
-
-@dataclass(frozen=True)
-class _Matches:
-    """Of each of N detections, whatever the threshold.
-
-    object   (N,) int64, row in the truth of the object overlapped most; -1 without any
-    overlap  (N,) IoU with it
-    covered  (N,) largest share of the detection that lies in one region that forgives it
-    """
-
-    object: NDArray[np.int64]
-    overlap: NDArray[np.float64]
-    covered: NDArray[np.float64]
-
-
-def _match(truth: DetectionTable, found: DetectionTable) -> _Matches:
-    count = len(found.boxes)
-    matches = _Matches(np.full(count, -1, np.int64), np.zeros(count), np.zeros(count))
-    of_no_class = truth.regions(crowds=False)
-    is_object = ~truth.regions()
-    for image in range(len(truth)):
-        boxes, true = found.rows(image), truth.rows(image)
-        if boxes.start == boxes.stop or true.start == true.stop:
-            continue
-        same = found.labels[boxes, None] == truth.labels[None, true]  # (D, M)
-        ious = iou(found.boxes[boxes], truth.boxes[true])
-        ious = np.where(same & is_object[true], ious, 0)
-        matches.overlap[boxes] = ious.max(axis=1)
-        nearest = ious.argmax(axis=1) + true.start
-        matches.object[boxes] = np.where(matches.overlap[boxes] > 0, nearest, -1)
-        shares = coverage(found.boxes[boxes], truth.boxes[true])
-        forgives = ~is_object[true] & (same | of_no_class[true])
-        matches.covered[boxes] = np.where(forgives, shares, 0).max(axis=1)
-    return matches
-
-
-def _judge(
-    truth: DetectionTable, found: DetectionTable, matches: _Matches, label: int, threshold: float
-) -> tuple[NDArray[np.bool_], int]:
-    """The detections of one class that count, best first, True for a hit; and its objects."""
-    difficult = truth.has(Flag.DIFFICULT)
-    countable = (truth.labels == label) & ~truth.regions() & ~difficult
-    mine = np.flatnonzero(found.labels == label)
-    if found.scores is not None:
-        mine = mine[np.argsort(-found.scores[mine], kind="stable")]
-    target = np.where(matches.overlap[mine] >= threshold, matches.object[mine], -1)
-    on_difficult = np.zeros(len(mine), np.bool_)
-    on_difficult[target >= 0] = difficult[target[target >= 0]]
-    hit = is_first(target) & (target >= 0) & ~on_difficult
-    forgiven = on_difficult | (~hit & (matches.covered[mine] >= threshold))
-    return hit[~forgiven], int(countable.sum())
 
 
 def _curve(

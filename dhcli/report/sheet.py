@@ -15,7 +15,7 @@ Cell = str | int | float | None
 """None: there is no value; NaN: it is undefined."""
 Row = tuple[Cell, ...]
 Unit = Literal[
-    "text", "any", "count", "number", "percent", "share", "loss", "ms", "error", "px error"
+    "text", "any", "count", "number", "score", "percent", "share", "loss", "ms", "error", "px error"
 ]
 
 
@@ -114,6 +114,7 @@ _WRITTEN: dict[Unit, Callable[[Any], str]] = {
     "any": _any,
     "count": "{:,}".format,
     "number": lambda value: f"{value:.3g}" if value < 100 else f"{value:,.0f}",
+    "score": "{:g}".format,
     "percent": lambda fraction: f"{100 * fraction:.1f}",
     "share": lambda fraction: f"{100 * fraction:.0f} %",
     "loss": "{:.4f}".format,

@@ -14,6 +14,7 @@ from dhcli.config.schema import Config
 from dhcli.data.loading.loader import as_batch
 from dhcli.data.loading.pictures import Pictures
 from dhcli.errors import DhError
+from dhcli.metrics.operating import OperatingPoints, read_points
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_detecting
@@ -39,6 +40,7 @@ class EagerRunner:
     device: torch.device
     precision: str = "fp32"
     lines: list[str] = field(default_factory=list)
+    points: OperatingPoints | None = None
 
     @classmethod
     def open(cls, path: Path, options: DetectOptions = AS_CONFIGURED) -> EagerRunner:
@@ -64,7 +66,12 @@ class EagerRunner:
         detector = restore_detector(model, torch.device("cpu"), where=where)
         about = (model.config, model.classes, model.category_ids)
         return cls(
-            prepare(detector, precision), *about, precision.device, precision.name, list(lines)
+            prepare(detector, precision),
+            *about,
+            precision.device,
+            precision.name,
+            list(lines),
+            read_points(model.metadata, where),
         )
 
     @classmethod

@@ -12,6 +12,7 @@ from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.data.loading.pictures import Pictures
 from dhcli.errors import ConfigError, DhError, ModelError
+from dhcli.metrics.operating import read_points
 from dhcli.runtime.runner import Found
 from dhcli.weights.model_file import Description, parse_description
 from dhcli.weights.recognise import look_at, read_head
@@ -37,6 +38,7 @@ class OnnxRunner:
         self.precision = "fp32"
         self.divisor = graph_divisor(self.config.input.divisor)
         self.lines: list[str] = []
+        self.points = read_points(about.metadata)
         self._kind = np.float32 if "float" in session.get_inputs()[0].type else np.uint8
 
     @classmethod

@@ -12,6 +12,7 @@ from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import ReadOut
 from dhcli.config.schema import Config
 from dhcli.data.loading.pictures import Pictures
+from dhcli.metrics.operating import OperatingPoints
 
 
 class Found(NamedTuple):
@@ -38,6 +39,7 @@ class Runner(Protocol):
     divisor       height and width of `Pictures` are multiples of it
     usual_batch   pictures at a time where nobody says how many
     lines         what a user should know of where it comes from
+    points        the operating points of its last validation; None where it had none
     """
 
     config: Config
@@ -45,6 +47,7 @@ class Runner(Protocol):
     category_ids: tuple[int, ...]
     precision: str
     lines: list[str]
+    points: OperatingPoints | None
 
     @property
     def place(self) -> str: ...

@@ -32,6 +32,7 @@ class Position:
     stale       validations since then
     skipped     iterations in a row whose loss was not finite
     history     one row per validation, as in metrics.csv
+    points      operating points of the last validation, for the model files; {} before it
     """
 
     epoch: int = 0
@@ -41,6 +42,7 @@ class Position:
     stale: int = 0
     skipped: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    points: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

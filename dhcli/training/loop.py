@@ -23,6 +23,7 @@ from dhcli.data.loading.repeats import repeats_of
 from dhcli.data.loading.workers import LoadingError
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError, DhError
+from dhcli.metrics.operating import KEY
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_training
 from dhcli.models.state import load_state
@@ -375,7 +376,7 @@ class Trainer:
             self.save()
 
     def _validate(self, stop: StopRequest) -> dict[str, float]:
-        """Validation losses as val_<part>, and the twelve AP numbers."""
+        """Validation losses as val_<part>, and the twelve AP numbers; notes the points."""
         if self.val_loader is None or self.data.val is None:
             return {}
         table, loader, team = self.data.val, self.val_loader, self.team
@@ -389,7 +390,8 @@ class Trainer:
             parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
             what = f"the validation loss is not finite after epoch {self.position.epoch + 1}"
             raise DhError(f"{what} ({parts})", hint=LOWER_RATE)
-        stats = validation_ap(self._runner(), table, loader, tick, team)
+        stats, points = validation_ap(self._runner(), table, loader, tick, team)
+        self.position.points = points
         return {f"val_{name}": value for name, value in losses.items()} | stats
 
     def _require_finite(self) -> None:
@@ -425,6 +427,8 @@ class Trainer:
             "data": self.data.fingerprint(),
             "metrics": {key: value for key, value in row.items() if math.isfinite(value)},
         }
+        if self.position.points:
+            metadata[KEY] = self.position.points
         table = self.data.train
         ids = tuple(table.category_ids.tolist())
         state = self.model.state_dict()

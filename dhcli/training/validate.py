@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -10,6 +11,8 @@ from dhcli.data.loading.loader import EvalLoader
 from dhcli.data.table import DetectionTable
 from dhcli.inference.evaluate import as_table, detect_all
 from dhcli.metrics.coco import coco_ap
+from dhcli.metrics.judge import judge
+from dhcli.metrics.operating import IOU, best_f1, find_points
 from dhcli.models.contract import Detector
 from dhcli.runtime.precision import Precision
 from dhcli.runtime.runner import Runner
@@ -58,16 +61,23 @@ def validation_ap(
     loader: EvalLoader,
     tick: Tick,
     team: Team = ALONE,
-) -> dict[str, float]:
-    """COCO's twelve numbers by name, in the precision that `dh eval` measures them in.
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """COCO's twelve numbers by name, and the operating points of best F1 as plain values.
 
-    `loader` gives this process's share of the images of `table`. The first process scores what all
-    have found.
+    Both in the precision that `dh eval` measures in, from the same detections; {} for the points
+    where not one detection is right. `loader` gives this process's share of the images of `table`.
+    The first process scores what all have found.
     """
+
+    def score() -> tuple[dict[str, float], dict[str, Any]]:
+        tables = (table, as_table(every, table, runner.classes))
+        points = find_points(judge(*tables, IOU), best_f1)
+        return coco_ap(*tables).stats, points.as_dict() if points.all else {}
+
     found = detect_all(runner, loader, tick=tick)
     _wait_for_the_longest(loader, len(loader.images), tick)
     every = dict(team.gather([(image, own) for image, [own] in found.items()]))
-    return team.from_first(lambda: coco_ap(table, as_table(every, table, runner.classes)).stats)
+    return team.from_first(score)
 
 
 def _wait_for_the_longest(loader: EvalLoader, images: int, tick: Tick) -> None:

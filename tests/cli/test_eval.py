@@ -78,6 +78,7 @@ def test_out_writes_metrics_and_predictions(run, folder) -> None:
         "per_class.csv",
         "pr_curves.png",
         "predictions.bbox.json",
+        "reliability.png",
     ]
     saved = json.loads((folder / "out/predictions.bbox.json").read_text("utf-8"))
     assert saved == json.loads((folder / "results.json").read_text("utf-8"))

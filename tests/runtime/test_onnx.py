@@ -22,6 +22,7 @@ from dhcli.config.heads import ReadOut
 from dhcli.data.loading.pictures import collate_pictures
 from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.export.onnx import draw_test_picture, export_onnx
+from dhcli.metrics.operating import KEY, OperatingPoint, OperatingPoints
 from dhcli.models.backbones import resnet
 from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.onnx import OnnxRunner
@@ -62,7 +63,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         torch.manual_seed(0)
         state = dict(build_detector(config, 2).state_dict())
-        file = ModelFile(config, ("Car", "Van"), (3, 7), state)
+        best = OperatingPoint(0.41, 0.9, 0.8, 0.85, 30)
+        about = {KEY: OperatingPoints(best, {"Van": best}).as_dict()}
+        file = ModelFile(config, ("Car", "Van"), (3, 7), state, about)
         save_model(folder / "model.safetensors", file)
         rows = export_onnx(file, folder / "model.onnx")
         assert all(row.good and row.torch for row in rows)
@@ -82,6 +85,9 @@ def test_it_finds_what_the_model_file_finds_in_pixels_of_the_original(exported: 
 
     assert onnx.classes == eager.classes == ("Car", "Van")
     assert onnx.category_ids == (3, 7)
+    assert onnx.points == eager.points
+    assert onnx.points is not None
+    assert onnx.points.thresholds(("Van",)) == {"Van": 0.41}
     for one, other in zip(found, expected, strict=True):
         assert len(other.scores) > 5
         assert np.array_equal(one.labels, other.labels)

@@ -14,6 +14,7 @@ import torch
 from dhcli.config.schema import Config
 from dhcli.data.loading.workers import LoadingError
 from dhcli.errors import DataError, DhError
+from dhcli.metrics.operating import KEY
 from dhcli.training.checkpoint import load_checkpoint
 from dhcli.training.loop import Trainer
 from dhcli.training.schedule import learning_rate
@@ -29,11 +30,16 @@ def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return trainer.detector.state_dict() | {f"ema.{name}": x for name, x in average.items()}
 
 
+NAMES = ("best", "last")
+
+
 def _assert_same(one: Trainer, other: Trainer) -> None:
     theirs = _weights(other)
     assert all(torch.equal(x, theirs[name]) for name, x in _weights(one).items())
     metrics = [(t.run.path / "metrics.csv").read_text() for t in (one, other)]
     assert metrics[0] == metrics[1]
+    files = [read_metadata(t.run.path / "last.safetensors").metadata for t in (one, other)]
+    assert files[0].get(KEY) == files[1].get(KEY)
 
 
 def _stop_at(recorder: Any, epoch: int, iteration: int, number: int = signal.SIGINT) -> None:
@@ -224,7 +230,7 @@ def test_best_model_is_the_one_of_the_best_epoch(
     values = iter([0.2, 0.5, 0.5, float("nan"), 0.3])
     stats = {"AP50": 0.0, "AP75": 0.0}
     monkeypatch.setattr(
-        "dhcli.training.loop.validation_ap", lambda *_: {"AP": next(values), **stats}
+        "dhcli.training.loop.validation_ap", lambda *_: ({"AP": next(values), **stats}, {})
     )
     trainer = make_trainer(make_config(schedule={"length": 5}))
 
@@ -239,13 +245,48 @@ def test_best_model_is_the_one_of_the_best_epoch(
     assert torch.equal(last.state["cls.weight"], trainer.detector.cls.weight)
 
 
+def test_the_best_and_the_last_model_have_the_points_of_their_validation(
+    make_trainer: MakeTrainer, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([(0.2, {"f1": 1}), (0.5, {"f1": 2}), (0.4, {"f1": 3}), (0.3, {})])
+    monkeypatch.setattr(
+        "dhcli.training.loop.validation_ap",
+        lambda *_: ({"AP": (now := next(values))[0], "AP50": 0.0, "AP75": 0.0}, now[1]),
+    )
+    trainer = make_trainer(make_config(schedule={"length": 3}))
+
+    outcome = trainer.train()
+
+    best, last = (read_metadata(outcome.run.path / f"{name}.safetensors") for name in NAMES)
+    assert (best.metadata[KEY], last.metadata[KEY]) == ({"f1": 2}, {"f1": 3})
+    longer = make_trainer(make_config(schedule={"length": 4}))
+    longer.restore(load_checkpoint(outcome.run.path / "checkpoint.pt"))
+    longer.save()
+    assert read_metadata(outcome.run.path / "last.safetensors").metadata[KEY] == {"f1": 3}
+    longer.train()
+    assert KEY not in read_metadata(outcome.run.path / "last.safetensors").metadata
+    assert "f1" not in (outcome.run.path / "metrics.csv").read_text()
+
+
+def test_a_state_from_before_there_were_points_is_resumed(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    trainer = make_trainer(make_config())
+    state = trainer.state()
+    del state["position"]["points"]
+
+    trainer.restore(state)
+
+    assert trainer.position.points == {}
+
+
 def test_patience_ends_training(
     make_trainer: MakeTrainer, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = iter([0.2, 0.1, 0.1, 0.1])
     stats = {"AP50": 0.0, "AP75": 0.0}
     monkeypatch.setattr(
-        "dhcli.training.loop.validation_ap", lambda *_: {"AP": next(values), **stats}
+        "dhcli.training.loop.validation_ap", lambda *_: ({"AP": next(values), **stats}, {})
     )
 
     outcome = make_trainer(make_config(schedule={"length": 9}, patience=2, save_every=0)).train()

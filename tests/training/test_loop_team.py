@@ -297,13 +297,15 @@ def test_validation_in_shares_is_that_of_one_process(
             validation_ap(runner, table, loader, tick, team),
         )
 
-    (losses, stats), *others = together(size, work)  # type: ignore[misc]
+    (losses, (stats, points)), *others = together(size, work)  # type: ignore[misc]
     whole = EvalLoader(table, pixels, batch_size=2, workers=0)
     alone = validation_losses(detector, whole, Precision("fp32", CPU), lambda _: None)
 
     assert losses == pytest.approx(alone, rel=1e-6)
-    whole_stats = validation_ap(runner, table, whole, lambda _: None)
+    whole_stats, whole_points = validation_ap(runner, table, whole, lambda _: None)
     assert str(stats) == str(whole_stats)  # to the digit, NaN and all
+    assert points == whole_points
+    assert 0 < points["all"]["f1"] < 1
     assert 0 < stats["AP"] < 1
-    assert all(str(other) == str((losses, stats)) for other in others)
+    assert all(str(other) == str((losses, (stats, points))) for other in others)
     assert len(set(ticks)) == 1

@@ -44,8 +44,23 @@ def test_ap_has_the_twelve_numbers(
 
     runner = EagerRunner(detector, make_config(), ("dot",), (1,), CPU)
 
-    stats = validation_ap(runner, table, loader, done.append)
+    stats, points = validation_ap(runner, table, loader, done.append)
 
     assert len(stats) == 12
     assert (stats["AP"], stats["AP75"], stats["AR1"]) == (1.0, 1.0, 1.0)
+    everything = {"threshold": 1.0, "precision": 1.0, "recall": 1.0, "f1": 1.0, "objects": 7}
+    assert points == {"iou": 0.5, "all": everything, "classes": {"dot": everything}}
     assert done[-1] == 7
+
+
+def test_a_detector_that_finds_nothing_right_has_no_operating_points(
+    table: DetectionTable, make_config: Callable[..., Any], make_detector: Callable[[], Any]
+) -> None:
+    loader = EvalLoader(table, make_config().input, batch_size=2, workers=0)
+    detector = make_detector()
+    detector.cls.bias.data.fill_(12.0)
+    runner = EagerRunner(detector, make_config(), ("dot",), (1,), CPU)
+
+    stats, points = validation_ap(runner, table, loader, lambda _: None)
+
+    assert (stats["AP50"], points) == (0.0, {})
