@@ -80,7 +80,8 @@ def finetune(
       dh finetune photos/ --weights runs/train/custom --freeze 5 --epochs 3
 
     """
-    chosen, notes = preset, []
+    chosen: str | None = preset
+    notes: list[str] = []
     if preset is None and config is None:
         chosen, notes = preset_for(device, gpu=FINETUNE_PRESET, cpu=CPU_FINETUNE_PRESET)
     from dhcli.training.finetune import finetune as run

@@ -104,7 +104,8 @@ def train(
         workers=workers,
         cache=cache,
     )
-    chosen, notes = preset, []
+    chosen: str | None = preset
+    notes: list[str] = []
     if preset is None and config is None:
         chosen, notes = preset_for(device, gpu=DEFAULT_PRESET, cpu=CPU_PRESET)
     settle = partial(configure, chosen, file=config, overrides=overrides or (), options=short)
