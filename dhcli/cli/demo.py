@@ -31,8 +31,9 @@ def demo(
 ) -> None:
     """Try every step on a small drawn dataset, in a few minutes without a GPU.
 
-    Draws images of shapes among clutter, trains a small Double-Head-Ext on them from scratch,
-    evaluates it on images it has not seen, and draws what it finds there.
+    Draws images of shapes among clutter, trains a small Double-Head-Ext on them from ImageNet
+    weights that are installed with dh, evaluates it on images it has not seen, and draws what it
+    finds there.
 
     For example:
       dh demo

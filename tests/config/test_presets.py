@@ -8,7 +8,7 @@ import pytest
 
 from dhcli.config import presets
 from dhcli.config.load import load_config
-from dhcli.config.presets import find_preset, preset_names, presets_folder
+from dhcli.config.presets import LIGHT, find_preset, preset_names, presets_folder
 from dhcli.config.schema import ConvBranch
 from dhcli.errors import ConfigError
 
@@ -116,8 +116,17 @@ def test_kitti_tiny_is_the_tutorials() -> None:
     assert config.train.lr / config.train.reference_batch <= 0.02 / 16
 
 
-@pytest.mark.parametrize("name", ["small", "demo"])
-def test_what_learns_from_nothing_has_no_frozen_parts(name: str) -> None:
-    backbone = load_config(name).config.model.backbone
+def test_what_learns_from_nothing_has_no_frozen_parts() -> None:
+    backbone = load_config("small").config.model.backbone
 
     assert (backbone.weights, backbone.norm, backbone.frozen_stages) == ("none", "gn", 0)
+
+
+@pytest.mark.parametrize("name", ["light", "finetune-light", "kitti-tiny-light", "demo"])
+def test_what_is_made_for_a_cpu_starts_from_the_weights_that_are_installed(name: str) -> None:
+    config = load_config(name).config
+
+    assert config.model.backbone.weights == "package"
+    assert name in LIGHT
+    assert [branch.kind for branch in config.model.head.branches] == ["fc", "conv"]
+    assert config.model.head.scores == "complementary"
