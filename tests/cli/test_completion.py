@@ -102,7 +102,7 @@ def test_a_shell_that_keeps_the_word_whole_gets_it_whole() -> None:
     assert norms[0] == "model.backbone.norm=frozen_bn"
     assert complete_setting("train.epochs")[1] == (
         "train.epochs=0",
-        "Epochs to train, in place of `schedule.length`; the milestones move in proportion (0: "
+        "Number of epochs, in place of `schedule.length`; the lr milestones move in proportion (0: "
         "train for `schedule.length`)",
     )
     assert complete_setting("nothing") == complete_setting("nothing=") == []

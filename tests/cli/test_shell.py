@@ -64,7 +64,7 @@ def test_the_overview_imports_no_command_and_nothing_heavy(arguments: list[str])
     [
         ("dh e", {"eval", "export", "env"}),
         ("dh presets s", {"show", "schema"}),
-        ("dh presets show kitti", {"kitti-tiny"}),
+        ("dh presets show kitti", {"kitti-tiny", "kitti-tiny-light"}),
         ("dh presets show coco-r101", {f"coco-r101{kind}" for kind in ("", "-ext", "-fc", "-c4")}),
     ],
 )
