@@ -191,7 +191,8 @@ def _sheet(outcome: Outcome) -> Sheet:
 
     kept, drawn = outcome.kept_from, outcome.drawn_from
     counts = {} if kept.best else {f"from {kept.lowest:g}": outcome.summary.counts}
-    heading = f"from {drawn.lowest:g}" if drawn.is_one else "from best"
+    done = "kept" if kept.best else "drawn"
+    heading = f"from {drawn.lowest:g}" if drawn.is_one else done
     counts.setdefault(heading, outcome.summary.shown)
     own = [()] * len(outcome.classes) if drawn.is_one else [(x,) for x in drawn.least.tolist()]
     rows: list[Row] = [
@@ -204,7 +205,7 @@ def _sheet(outcome: Outcome) -> Sheet:
         (
             Column("class"),
             *(Column(name, "count") for name in counts),
-            *(Column("best", "score") for _ in own[0]),
+            *(Column(f"{done} from", "score") for _ in own[0]),
         ),
         (*rows, ("all", *total, *(None for _ in own[0]))),
         sections={len(outcome.classes): ""},

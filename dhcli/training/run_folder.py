@@ -167,7 +167,7 @@ def require_new_run(out: Path | None, *, overwrite: bool = False) -> None:
         return
     if out.is_dir() and any(out.iterdir()) and not _is_barely_begun(out):
         there = f", or resume that run: `{resume_command(out)}`" if _is_run(out) else ""
-        hint = f"name another folder{there}; `--overwrite` replaces it as a whole"
+        hint = f"name another folder{there}; `--overwrite` deletes this one first"
         raise DhError("already exists and is not empty", where=out, hint=hint)
 
 

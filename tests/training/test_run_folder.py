@@ -120,7 +120,7 @@ def test_what_is_worth_something_is_never_begun_anew(name: str, tmp_path: Path) 
     with pytest.raises(DhError, match="not empty") as caught:
         make_run("train", "x", tmp_path / "run")
 
-    hint = "name another folder; `--overwrite` replaces it as a whole"
+    hint = "name another folder; `--overwrite` deletes this one first"
     assert caught.value.hint == hint
 
 
