@@ -28,7 +28,7 @@ from dhcli.cli.options import (
     Workers,
     preset_option,
 )
-from dhcli.cli.session import conclude, given, make_session, preset_for
+from dhcli.cli.session import choose_preset, conclude, given, make_session
 from dhcli.config.presets import CPU_FINETUNE_PRESET, FINETUNE_PRESET
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
@@ -80,10 +80,9 @@ def finetune(
       dh finetune photos/ --weights runs/train/custom --freeze 5 --epochs 3
 
     """
-    chosen: str | None = preset
-    notes: list[str] = []
-    if preset is None and config is None:
-        chosen, notes = preset_for(device, gpu=FINETUNE_PRESET, cpu=CPU_FINETUNE_PRESET)
+    chosen, notes = choose_preset(
+        preset, config, device, gpu=FINETUNE_PRESET, cpu=CPU_FINETUNE_PRESET
+    )
     from dhcli.training.finetune import finetune as run
     from dhcli.training.inherit import inherited_settings
     from dhcli.weights.open import read_weights

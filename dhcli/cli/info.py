@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,17 +119,19 @@ def _threshold_rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
     rows = [("best F1", f"score from {points.all.threshold:g}: {describe_point(points.all)}")]
     least = points.thresholds(header.classes)
     if len(set(least.values())) > 1:
-        words = [f"{name} {score:g}" for name, score in least.items()]
-        more = len(words) - MOST_CLASSES
-        tail = f" and {more} more" if more > 0 else ""
-        rows.append(("  by class", f"{', '.join(words[:MOST_CLASSES])}{tail}"))
+        rows.append(("  by class", _first([f"{name} {x:g}" for name, x in least.items()])))
     return rows
 
 
 def _class_line(classes: tuple[str, ...]) -> str:
-    more = len(classes) - MOST_CLASSES
+    return f"{len(classes)}: {_first(classes)}"
+
+
+def _first(words: Sequence[str]) -> str:
+    """The first `MOST_CLASSES` of `words`, and how many more there are."""
+    more = len(words) - MOST_CLASSES
     tail = f" and {more} more" if more > 0 else ""
-    return f"{len(classes)}: {', '.join(classes[:MOST_CLASSES])}{tail}"
+    return f"{', '.join(words[:MOST_CLASSES])}{tail}"
 
 
 def _plain(value: object, said: Mapping[str, object]) -> str:

@@ -21,10 +21,17 @@ def given(**options: object) -> dict[str, object]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def preset_for(device: str, *, gpu: str, cpu: str) -> tuple[str, list[str]]:
-    """The preset that suits the device, where the user names none, and a line that says so."""
+def choose_preset(
+    preset: str | None, config: Path | None, device: str, *, gpu: str, cpu: str
+) -> tuple[str | None, list[str]]:
+    """What the user names; with neither a preset nor a file, what suits the device.
+
+    Beside it the lines that say what was chosen for the user.
+    """
     from dhcli.runtime.device import choose_device
 
+    if preset is not None or config is not None:
+        return preset, []
     if choose_device(device).type != "cpu":
         return gpu, []
     return cpu, [f"preset: {cpu}, which suits a CPU; `--preset {gpu}` is made for a GPU"]

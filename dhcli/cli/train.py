@@ -31,7 +31,7 @@ from dhcli.cli.options import (
     preset_option,
     weights_option,
 )
-from dhcli.cli.session import conclude, given, make_session, preset_for
+from dhcli.cli.session import choose_preset, conclude, given, make_session
 from dhcli.config.presets import CPU_PRESET, DEFAULT_PRESET
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
@@ -104,10 +104,7 @@ def train(
         workers=workers,
         cache=cache,
     )
-    chosen: str | None = preset
-    notes: list[str] = []
-    if preset is None and config is None:
-        chosen, notes = preset_for(device, gpu=DEFAULT_PRESET, cpu=CPU_PRESET)
+    chosen, notes = choose_preset(preset, config, device, gpu=DEFAULT_PRESET, cpu=CPU_PRESET)
     settle = partial(configure, chosen, file=config, overrides=overrides or (), options=short)
     resolved = settle()
     from dhcli.training import resume as resuming

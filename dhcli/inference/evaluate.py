@@ -24,7 +24,7 @@ from dhcli.inference.score import (
     read_truth,
     score,
 )
-from dhcli.inference.thresholds import stored_threshold
+from dhcli.inference.thresholds import stored_points
 from dhcli.runtime.runner import Found, Runner, open_runner
 from dhcli.words import counted
 
@@ -109,7 +109,7 @@ def evaluate_runner(
             split,
             measures,
             others=others,
-            stored=runner.points if stored_threshold(runner, read_out) else None,
+            stored=stored_points(runner, read_out),
         )
         for read_out, found in zip(read_outs, tables, strict=True)
     }

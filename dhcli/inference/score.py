@@ -270,12 +270,6 @@ def score(
     narrow = truth.with_classes(scored, others=others)
     narrow_found = match_classes(found, narrow)
 
-    def measure(metric: Metric) -> ApResult:
-        if metric == "kitti":
-            return kitti_ap(truth, found)
-        return _measure(metric, narrow, narrow_found, measures)
-
-    results = {metric: measure(metric) for metric in measures.metrics}
     judged = judge(narrow, narrow_found, IOU)
     target = measures.target
     pick = best_f1 if target is None else partial(reach_precision, target=target)
@@ -286,7 +280,12 @@ def score(
         scored=scored,
         unknown_to_model=unknown_to_model,
         unknown_to_data=_without(found.classes, scored),
-        results=results,
+        results={
+            metric: kitti_ap(truth, found)
+            if metric == "kitti"
+            else _measure(metric, narrow, narrow_found, measures)
+            for metric in measures.metrics
+        },
         points=find_points(judged, pick),
         target=target,
         stored=None if stored is None else measure_at(judged, stored),
@@ -300,6 +299,7 @@ def _measure(
     found: DetectionTable,
     measures: Measures,
 ) -> ApResult:
+    """What a metric that only looks at the classes of both sides finds."""
     if metric == "coco":
         most = max(100, measures.most)
         return coco_ap(truth, found, engine=measures.engine, max_detections=most)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.errors import ConfigError
+from dhcli.metrics.operating import OperatingPoints
 from dhcli.runtime.runner import Runner
 
 Score = float | Literal["best"]
@@ -47,14 +48,21 @@ def same_for_all(score: float, runner: Runner) -> Threshold:
     return Threshold(np.full(len(runner.classes), score))
 
 
-def stored_threshold(runner: Runner, read_out: ReadOut) -> Threshold | None:
-    """The thresholds of best F1 that the model stores; None where it has none for `read_out`.
+def stored_points(runner: Runner, read_out: ReadOut) -> OperatingPoints | None:
+    """The points of best F1 that the model stores; None where it has none for `read_out`.
 
     They are of the read-out that was validated, the one that is configured: another has scores of
     its own.
     """
     points, configured = runner.points, choose_read_out(runner.config.model, None, None)
-    if points is None or points.all is None or read_out != configured:
+    known = points is not None and points.all is not None and read_out == configured
+    return points if known else None
+
+
+def stored_threshold(runner: Runner, read_out: ReadOut) -> Threshold | None:
+    """The thresholds of these points, for every class."""
+    points = stored_points(runner, read_out)
+    if points is None:
         return None
     return Threshold(np.array(list(points.thresholds(runner.classes).values())), best=True)
 

@@ -13,9 +13,8 @@ PRECISION, GAP = "#4c78a8", "#e45756"
 def draw_reliability(calibration: Calibration, path: Path) -> None:
     """Draw precision over mean score, and the number of detections, of each bin to `path`, a PNG.
 
-    The dashed line is where both are equal. In the error, each bin counts by its
-    detections. Empty axes where nothing was detected. Raises DhError
-    where `path` cannot be written.
+    The dashed line is where both are equal. In the error, each bin counts by its detections. Empty
+    axes where nothing was detected. Raises DhError where `path` cannot be written.
     """
     figure = new_figure(5.5, 6)
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
