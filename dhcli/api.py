@@ -240,6 +240,7 @@ def load(
     boxes: str | None = None,
     gate: float | None = None,
     across_classes: float | None = None,
+    nms: Literal["hard", "soft"] | None = None,
 ) -> Model:
     """Open a detector: a model file, a run folder (its best model), or an exported `.onnx` file.
 
@@ -249,6 +250,7 @@ def load(
                         None: as the model is configured
          gate           see `model.detect.gate`
          across_classes see `model.detect.across_classes`
+         nms            see `model.detect.nms`: hard or soft
 
     No code in the file is run. An exported file is opened without torch. On Linux's CPUs this
     process keeps the memory that it frees from then on, which is a tenth faster.
@@ -256,6 +258,8 @@ def load(
     """
     _check_range("gate", gate, 0, 1)
     _check_range("across_classes", across_classes, 0, 1)
+    if nms not in (None, "hard", "soft"):
+        raise ConfigError(f"unknown NMS `{nms}`", hint="there are: hard, soft")
     if precision not in get_args(Precision):
         hint = f"there are: {', '.join(get_args(Precision))}"
         raise ConfigError(f"unknown precision `{precision}`", hint=hint)
@@ -263,7 +267,7 @@ def load(
     if place.is_dir():
         place, _ = locate_model(place)
     options = DetectOptions(
-        gate=gate, across_classes=across_classes, device=device, precision=precision
+        gate=gate, across_classes=across_classes, nms=nms, device=device, precision=precision
     )
     return Model(open_runner(place, options), options, scores=scores, boxes=boxes)
 

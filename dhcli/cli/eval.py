@@ -16,6 +16,7 @@ from dhcli.cli.options import (
     Device,
     Gate,
     JsonFlag,
+    Nms,
     Overwrite,
     Precision,
     Scores,
@@ -108,6 +109,7 @@ def eval_(
     precision: Precision = "fp32",
     gate: Gate = None,
     across_classes: AcrossClasses = None,
+    nms: Nms = None,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -144,6 +146,7 @@ def eval_(
         most=top_k,
         gate=gate,
         across_classes=across_classes,
+        nms=nms,
         device=device,
         precision=precision,
     )

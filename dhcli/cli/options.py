@@ -192,6 +192,16 @@ Gate = Annotated[
     ),
 ]
 
+Nms = Annotated[
+    Literal["hard", "soft"] | None,
+    typer.Option(
+        "--nms",
+        help="What NMS does to the lower-scored of two boxes of a class that overlap too much. "
+        "hard: drops it; soft: lowers its score (Soft-NMS) (default: the model's setting, usually "
+        "hard).",
+    ),
+]
+
 AcrossClasses = Annotated[
     float | None,
     typer.Option(

@@ -16,6 +16,7 @@ from dhcli.cli.options import (
     Device,
     Gate,
     JsonFlag,
+    Nms,
     Overwrite,
     Precision,
     Scores,
@@ -83,6 +84,7 @@ def predict(
     precision: Precision = "fp32",
     gate: Gate = None,
     across_classes: AcrossClasses = None,
+    nms: Nms = None,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -123,7 +125,11 @@ def predict(
         outcome = run(
             request,
             options=DetectOptions(
-                gate=gate, across_classes=across_classes, device=device, precision=precision
+                gate=gate,
+                across_classes=across_classes,
+                nms=nms,
+                device=device,
+                precision=precision,
             ),
             batch_size=batch_size,
             say=err.print,

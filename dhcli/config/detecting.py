@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from dhcli.config.heads import ReadOut
 from dhcli.config.schema import Detect, DetectBase, TwoStage, predicts
 from dhcli.config.schema.base import Section
+from dhcli.config.schema.detect import HardNms, SoftNms, Suppression
 from dhcli.errors import ConfigError
 
 AnyDetect = TypeVar("AnyDetect", bound=DetectBase)
@@ -20,6 +21,7 @@ class DetectOptions:
     threshold       lowest score of a detection
     most            most detections per image
     gate            see `model.detect.gate`
+    nms             see `model.detect.nms`: hard or soft
     nms_threshold   IoU above which the lower-scored of two boxes of a class goes
     across_classes  see `model.detect.across_classes`
     read_outs       the ways to read it, each its own list of detections
@@ -30,6 +32,7 @@ class DetectOptions:
     threshold: float | None = None
     most: int | None = None
     gate: float | None = None
+    nms: Literal["hard", "soft"] | None = None
     nms_threshold: float | None = None
     across_classes: float | None = None
     read_outs: tuple[ReadOut, ...] | None = None
@@ -38,7 +41,7 @@ class DetectOptions:
 
     def over(self, configured: AnyDetect) -> AnyDetect:
         """The rule that holds: what is asked for, else what is configured."""
-        asked = {
+        asked: dict[str, object] = {
             "score_threshold": self.threshold,
             "max_detections": self.most,
             "gate": self.gate,
@@ -46,7 +49,24 @@ class DetectOptions:
             "across_classes": self.across_classes,
         }
         given = {key: value for key, value in asked.items() if value is not None}
+        if nms := self._nms(configured):
+            given["nms"] = nms
         return configured.model_copy(update=given) if given else configured
+
+    def _nms(self, configured: DetectBase) -> Suppression | None:
+        """The NMS that holds in place of the configured one; None where that stays.
+
+        A box scores no higher for those that score lower: a threshold that is asked for is the
+        lowest score that Soft-NMS leaves.
+        """
+        if not isinstance(configured, Detect):
+            return None
+        nms = configured.nms
+        if self.nms is not None and self.nms != nms.kind:
+            nms = SoftNms(kind="soft") if self.nms == "soft" else HardNms()
+        if isinstance(nms, SoftNms) and self.threshold is not None:
+            nms = nms.model_copy(update={"min_score": max(nms.min_score, self.threshold)})
+        return nms
 
     def giving(self, score: float | None, top: int | None, configured: DetectBase) -> DetectOptions:
         """The same options with which all is found from `score`, and the `top` best, if wanted.
@@ -73,8 +93,18 @@ def check_gate(model: Section, gate: float | None) -> None:
         raise ConfigError(what, where="--gate", hint=hint)
 
 
-def check_across_classes(model: Section, iou: float | None) -> None:
-    """Raise ConfigError where the section `model` has no NMS across classes."""
-    if iou is not None and not isinstance(getattr(model, "detect", None), Detect):
-        what = "a detector of this kind only has NMS per class"
-        raise ConfigError(what, where="--across-classes", hint="remove --across-classes")
+def check_nms(model: Section, options: DetectOptions) -> None:
+    """Raise ConfigError where the section `model` has no NMS of the kind asked for."""
+    if isinstance(getattr(model, "detect", None), Detect):
+        return
+    kinds = (
+        (
+            "--across-classes",
+            options.across_classes,
+            "a detector of this kind only has NMS per class",
+        ),
+        ("--nms", options.nms, "a detector of this kind has no choice of NMS"),
+    )
+    for option, value, what in kinds:
+        if value is not None:
+            raise ConfigError(what, where=option, hint=f"remove {option}")

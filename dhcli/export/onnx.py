@@ -19,6 +19,7 @@ from torch.export import Dim
 
 from dhcli.atomic import atomic_write
 from dhcli.config.schema import Config, Input, TwoStage
+from dhcli.config.schema.base import Section
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.loader import collate_images
 from dhcli.data.loading.transforms import resize, resized_size
@@ -78,9 +79,8 @@ def export_onnx(
     if opset not in OPSETS:
         what = f"must lie in {OPSETS[0]} … {OPSETS[-1]}, got {opset}"
         raise ConfigError(what, where="--opset", hint="20 suits most runtimes")
-    if not isinstance(model.config.model, TwoStage):
-        what = f"a detector of kind `{model.config.model.kind}` cannot be exported"
-        raise ModelError(what, hint="`dh predict` runs the model file")
+    if what := _obstacle(model.config.model):
+        raise ModelError(f"{what} cannot be exported", hint="`dh predict` runs the model file")
     detector = restore_detector(model, torch.device("cpu"))
     proto = build_onnx(detector, model, opset)
     content = proto.SerializeToString()
@@ -89,6 +89,14 @@ def export_onnx(
         with atomic_write(out) as file:
             file.write(content)
     return rows
+
+
+def _obstacle(model: Section) -> str | None:
+    """What of a detector no operator of ONNX does; None where there is nothing."""
+    if not isinstance(model, TwoStage):
+        return f"a detector of kind `{getattr(model, 'kind', '')}`"
+    soft = model.detect.nms.kind == "soft"
+    return "Soft-NMS (`model.detect.nms.kind: soft`)" if soft else None
 
 
 def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:

@@ -184,7 +184,7 @@ def _choose_thresholds(
     if request.score == "best":
         best = require_stored(runner, read_out, "--score-threshold")
         return best, best
-    lowest = options.over(runner.config.model.detect).score_threshold
+    lowest = options.over(runner.config.model.detect).lowest()
     kept = same_for_all(lowest, runner)
     if request.score is not None:
         return kept, kept

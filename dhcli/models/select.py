@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from dhcli.config.schema import Detect
+from dhcli.config.schema.detect import SoftNms
 from dhcli.ops.batch import Detections
 from dhcli.ops.box_rules import BoxRules
 from dhcli.ops.nms import UNLIMITED, Limits, best_of_groups
+from dhcli.ops.soft_nms import Decay, soft_nms
 
 
 class Nms(nn.Module):
@@ -35,11 +37,24 @@ class Nms(nn.Module):
         )
 
 
+class Soften(nn.Module):
+    """Soft-NMS as a module, beside `Nms`. See `soft_nms`."""
+
+    def __init__(self, how: str = "exact") -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(
+        self, boxes: Tensor, scores: Tensor, groups: Tensor, decay: Decay, limits: Limits
+    ) -> tuple[Tensor, Tensor]:
+        return soft_nms(boxes, scores, groups, decay, limits, how=self.how)
+
+
 class Select(nn.Module):
     """Of the scored boxes of one image, the best of each overlapping group.
 
-    NMS within each class; with `across_classes`, then NMS over what all classes kept, so that the
-    limits count what is left.
+    NMS within each class, hard or soft; with `across_classes`, then NMS over what all classes kept,
+    so that the limits count what is left.
 
     in   boxes (D, 4) float32 xyxy in resized pixels, scores (D,), labels (D,) int64
          size, original  (2,) int64 height, width of the resized and of the original image
@@ -50,6 +65,7 @@ class Select(nn.Module):
         super().__init__()
         self.rules = rules
         self.nms = nms
+        self.soft_nms = Soften(nms.how)
         self.classes = classes
 
     def forward(
@@ -69,9 +85,17 @@ class Select(nn.Module):
         measured = rescaled if rule.nms_on == "original" else boxes
         limits = Limits(rule.max_detections, keep_ties=rule.keep_ties)
         of_classes = Limits(UNLIMITED) if rule.across_classes else limits
-        keep = self.nms(measured, scores, labels, rule.nms_threshold, of_classes, self.classes)
+        if isinstance(rule.nms, SoftNms):
+            decay = Decay(rule.nms.method, rule.nms_threshold, rule.nms.sigma, rule.nms.min_score)
+            keep, scores = self.soft_nms(measured, scores, labels, decay, of_classes)
+        else:
+            keep = self.nms(measured, scores, labels, rule.nms_threshold, of_classes, self.classes)
         if rule.across_classes:
             as_one = torch.zeros_like(keep)
             iou = rule.across_classes
             keep = keep[self.nms(measured[keep], scores[keep], as_one, iou, limits, 1)]
         return Detections(rescaled[keep], scores[keep], labels[keep])
+
+    def suppressor(self, rule: Detect) -> nn.Module:
+        """What runs NMS within classes by `rule`."""
+        return self.soft_nms if isinstance(rule.nms, SoftNms) else self.nms

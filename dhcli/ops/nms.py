@@ -85,14 +85,18 @@ def grouped_nms(
     if how == "torchvision":
         return torch.as_tensor(batched_nms(boxes, scores, groups, iou_threshold))
     if how == "mmdet":
-        moved = boxes + (groups.to(boxes) * (boxes.max() + 1))[:, None]
-        return torch.as_tensor(nms(moved, scores, iou_threshold))
+        return torch.as_tensor(nms(move_groups(boxes, groups), scores, iou_threshold))
     exact = boxes.double()
     low = exact.min()
     step = exact.max() - low + 1
     moved = exact - low + (groups * step)[:, None]
     keep: Tensor = nms(moved, scores.double(), iou_threshold)
     return keep
+
+
+def move_groups(boxes: Tensor, groups: Tensor) -> Tensor:
+    """Boxes (N, 4), each group (N,) in a place of its own, rounded as mmcv rounds them; N > 0."""
+    return boxes + (groups.to(boxes) * (boxes.max() + 1))[:, None]
 
 
 def _as_moved(boxes: Tensor, groups: Tensor, how: str) -> Tensor:

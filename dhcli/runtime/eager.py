@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, check_across_classes, check_gate
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, check_gate, check_nms
 from dhcli.config.heads import ReadOut
 from dhcli.config.schema import Config
 from dhcli.data.loading.loader import as_batch
@@ -132,7 +132,7 @@ class EagerRunner:
 def _choose_precision(config: Config, options: DetectOptions) -> Precision:
     """What to compute in, and where. Raises ConfigError where `options` cannot be had."""
     check_gate(config.model, options.gate)
-    check_across_classes(config.model, options.across_classes)
+    check_nms(config.model, options)
     return choose_detecting_precision(options.precision, choose_device(options.device))
 
 

@@ -100,7 +100,9 @@ class OnnxRunner:
         beyond = {
             "--scores or --boxes": options.read_outs is not None and list(options.read_outs) != own,
             "--gate": options.gate not in (None, getattr(held, "gate", None)),
-            "another NMS threshold": options.nms_threshold not in (None, held.nms_threshold),
+            "another --nms": options.nms not in (None, "hard"),
+            "another NMS threshold": options.nms_threshold
+            not in (None, getattr(held, "nms_threshold", None)),
             "another --across-classes": options.across_classes
             not in (None, getattr(held, "across_classes", None)),
             f"a score threshold below its {held.score_threshold:g}": (

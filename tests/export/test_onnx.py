@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 from torch.export import Dim
 from torchvision.models.resnet import BasicBlock
 
+from dhcli.config.load import config_from_dict, config_to_dict
 from dhcli.config.schema import TimmNet
 from dhcli.data.io.image import Pixels
 from dhcli.data.loading.loader import collate_images
@@ -240,6 +241,9 @@ def test_bad_requests_are_errors(small_model: Callable[..., ModelFile], tmp_path
             export_onnx(model, tmp_path / "m.onnx", opset=opset)
     with pytest.raises(ModelError, match="does not fit"):
         export_onnx(ModelFile(model.config, ("a", "b"), (1, 2), model.state), tmp_path / "m.onnx")
+    soft = config_from_dict(config_to_dict(model.config), overrides=["model.detect.nms.kind=soft"])
+    with pytest.raises(ModelError, match=r"Soft-NMS \(.*\) cannot be exported"):
+        export_onnx(replace(model, config=soft), tmp_path / "m.onnx")
 
 
 def on_timm(model: ModelFile, name: str) -> ModelFile:

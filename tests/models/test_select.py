@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from dhcli.config.detecting import DetectOptions
 from dhcli.config.schema import Detect
+from dhcli.config.schema.detect import SoftNms
 from dhcli.models.select import Nms, Select
 from dhcli.ops.batch import Detections
 from dhcli.ops.box_rules import BoxRules
@@ -16,7 +20,7 @@ SIZE = torch.tensor([100, 100])
 
 
 def select(
-    boxes: Tensor, scores: Tensor, labels: Tensor, how: str = "exact", **rule: float
+    boxes: Tensor, scores: Tensor, labels: Tensor, how: str = "exact", **rule: Any
 ) -> Detections:
     return Select(BoxRules(), Nms(how), 3)(boxes, scores, labels, SIZE, SIZE * 2, Detect(**rule))
 
@@ -78,3 +82,31 @@ def crowd(count: int) -> tuple[Tensor, Tensor, Tensor]:
     boxes = torch.cat([corner, corner + 15 + torch.rand(count, 2, generator=generator) * 30], 1)
     scores = torch.rand(count, generator=generator)
     return boxes, scores, torch.randint(0, 3, (count,), generator=generator)
+
+
+def test_soft_nms_gives_the_scores_that_are_left() -> None:
+    """In pixels of the original, where the IoU is 0.6; then NMS across classes takes the second."""
+    boxes = torch.tensor([[0.0, 0, 8, 10], [2, 0, 10, 10], [50, 50, 60, 60], [2, 0, 10, 9]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7, 0.5]), torch.tensor([1, 1, 0, 2])
+    soft = SoftNms(kind="soft")
+
+    found = select(boxes, scores, labels, nms=soft)
+    best = select(boxes, scores, labels, nms=soft, max_detections=2)
+    across = select(boxes, scores, labels, nms=soft, across_classes=0.85)
+
+    assert found.scores.tolist() == pytest.approx([0.9, 0.7, 0.5, 0.32])
+    assert found.labels.tolist() == [1, 0, 2, 1]
+    assert found.boxes[3].tolist() == [4, 0, 20, 20]
+    assert best.scores.tolist() == pytest.approx([0.9, 0.7])
+    assert across.labels.tolist() == [1, 0, 2]
+
+
+def test_a_threshold_that_is_asked_for_holds_after_soft_nms() -> None:
+    configured = Detect(nms=SoftNms(kind="soft"))
+
+    assert (configured.lowest(), Detect().lowest()) == (1e-3, 0.05)
+    assert DetectOptions(threshold=0.3).over(configured).lowest() == 0.3
+    assert DetectOptions(nms="soft").over(Detect()) == configured
+    assert DetectOptions(nms="hard").over(configured) == Detect()
+    kept = DetectOptions(nms="soft").over(Detect(nms=SoftNms(kind="soft", method="gaussian")))
+    assert kept.nms.method == "gaussian"

@@ -24,6 +24,7 @@ from tests.references.network import (
     pyramid,
     read_grid,
     resnet50,
+    soft_nms,
     softmax,
 )
 
@@ -31,8 +32,13 @@ Found = list[tuple[int, float, list[float]]]
 HEAD = "roi_head.bbox_head"
 
 
-def detect(state: State, image: NDArray[np.uint8], short: int, long: int) -> Found:
-    """Label (0 … K-1), score and xyxy in pixels of `image` (H, W, 3) RGB of each detection."""
+def detect(
+    state: State, image: NDArray[np.uint8], short: int, long: int, *, soft: bool = False
+) -> Found:
+    """Label (0 … K-1), score and xyxy in pixels of `image` (H, W, 3) RGB of each detection.
+
+    `soft`: its `nms=dict(type='soft_nms', iou_threshold=0.5)`.
+    """
     height, width = image.shape[:2]
     scale = min(long / max(height, width), short / min(height, width))
     new_w, new_h = int(width * scale + 0.5), int(height * scale + 0.5)
@@ -56,7 +62,10 @@ def detect(state: State, image: NDArray[np.uint8], short: int, long: int) -> Fou
     for k in range(classes):
         rows = np.flatnonzero(scores[:, k] > 0.05)
         boxes, own = decoded[rows, k], scores[rows, k]
-        found += [(k, own[i], boxes[i].tolist()) for i in nms(boxes, own, 0.5, 0)]
+        if soft:
+            found += [(k, x, boxes[i].tolist()) for i, x in soft_nms(boxes, own, 0.5, 1e-3)]
+        else:
+            found += [(k, own[i], boxes[i].tolist()) for i in nms(boxes, own, 0.5, 0)]
     return sorted(found, key=lambda one: -one[1])[:100]
 
 

@@ -107,6 +107,27 @@ def nms(boxes: Boxes, scores: NDArray[np.float64], threshold: float, one: float)
     return kept
 
 
+def soft_nms(
+    boxes: Boxes, scores: NDArray[np.float64], threshold: float, least: float
+) -> list[tuple[int, float]]:
+    """Linear: row and score of each box, in the order that they are taken."""
+    left = dict(enumerate(scores.tolist()))
+    found = []
+    while left:
+        best = max(left, key=lambda row: left[row])
+        found.append((best, left.pop(best)))
+        for row in list(left):
+            low = np.maximum(boxes[row, :2], boxes[best, :2])
+            high = np.minimum(boxes[row, 2:], boxes[best, 2:])
+            common = np.clip(high - low, 0, None).prod()
+            area = sum((boxes[one, 2:] - boxes[one, :2]).prod() for one in (row, best))
+            iou = common / (area - common)
+            left[row] *= 1 - iou if iou >= threshold else 1
+            if left[row] < least:
+                del left[row]
+    return found
+
+
 def softmax(x: Tensor) -> NDArray[np.float64]:
     x = x.double()
     e = (x - x.max(dim=1, keepdim=True).values).exp()

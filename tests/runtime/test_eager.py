@@ -115,6 +115,8 @@ def test_across_classes_needs_a_detector_that_can() -> None:
     ).config
     with pytest.raises(ConfigError, match="only has NMS per class"):
         EagerRunner.untrained(config, 2, replace(ON_CPU, across_classes=0.5))
+    with pytest.raises(ConfigError, match="has no choice of NMS"):
+        EagerRunner.untrained(config, 2, replace(ON_CPU, nms="soft"))
 
 
 def test_what_is_asked_for_is_never_written_into_the_detector(

@@ -163,6 +163,29 @@ def test_mmdetections_double_head(tmp_path: Path, photos: dict[str, NDArray[np.u
         assert_same(ours[name], theirs)
 
 
+def test_mmdetections_soft_nms(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> None:
+    state = draw_state(narrow_shapes("mmdet_double_head_r50"))
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    soft = "model.detect.nms.kind=soft"
+    model = import_weights(tmp_path / "w.pth", overrides=[*SMALL, soft]).model
+    save_model(tmp_path / "m.safetensors", model)
+    save_model(
+        tmp_path / "hard.safetensors", import_weights(tmp_path / "w.pth", overrides=SMALL).model
+    )
+
+    ours = predict(tmp_path, tmp_path / "m.safetensors", photos)
+    options = ("--nms", "soft", "--overwrite")
+    asked = predict(tmp_path, tmp_path / "hard.safetensors", photos, *options)
+    more = predict(tmp_path, tmp_path / "m.safetensors", photos, "--top-k", "2000", "--overwrite")
+
+    assert asked == ours
+    for name, pixels in photos.items():
+        theirs = mmdet.detect(state, pixels, SHORT, LONG, soft=True)
+        assert len(theirs) > 10
+        assert_same(ours[name], theirs)
+    assert 1e-3 <= min(score for found in more.values() for _, score, _ in found) < 0.05
+
+
 def authors_state() -> dict[str, Tensor]:
     state = draw_state(narrow_shapes("authors_double_head_ext_r50"))
     for level, stride in enumerate(STRIDES):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from dhcli.config.schema.base import AtLeastOne, Fraction, NonNegative, Section
+from dhcli.config.schema.base import AtLeastOne, ByKind, Fraction, NonNegative, Positive, Section
 
 
 class DetectBase(Section):
@@ -17,10 +17,41 @@ class DetectBase(Section):
     max_detections: AtLeastOne = 100
     """Most detections per image; the best are kept."""
 
+    def lowest(self) -> float:
+        """The lowest score that a detection can have."""
+        return self.score_threshold
+
+
+class HardNms(Section):
+    """What NMS does to the lower-scored of two boxes that overlap too much."""
+
+    kind: Literal["hard"] = "hard"
+    """hard: drops it."""
+
+
+class SoftNms(Section):
+    """What NMS does to the lower-scored of two boxes that overlap too much."""
+
+    kind: Literal["soft"]
+    """soft: lowers its score (Soft-NMS). `score_threshold` is asked before, so that a detection may
+    score below it."""
+    method: Literal["linear", "gaussian"] = "linear"
+    """Factor of the score. linear: 1 − IoU from an IoU of `nms_threshold` on; gaussian: exp(−IoU² /
+    sigma) at any IoU."""
+    sigma: Positive = 0.5
+    """Width of the gaussian."""
+    min_score: NonNegative = 1e-3
+    """Drop a box when its score falls below this."""
+
+
+Suppression: TypeAlias = HardNms | SoftNms
+"""Every kind of NMS."""
+
 
 class Detect(DetectBase):
     """From scored boxes to detections."""
 
+    nms: Annotated[Suppression, ByKind("hard")] = HardNms()
     gate: Fraction = 0.0
     """Run the second branch only on proposals to which the first gives some class at least this
     score. Faster, but it can lower AP (docs/performance.md). Only with fused scores. 0: off."""
@@ -34,3 +65,9 @@ class Detect(DetectBase):
     0.01; 0 drops only empty ones)."""
     nms_on: Literal["original", "resized"] = "original"
     """Whether NMS works in pixels of the original image or of the resized one."""
+
+    def lowest(self) -> float:
+        """See `DetectBase`; Soft-NMS lowers scores after the threshold was asked."""
+        if isinstance(self.nms, SoftNms):
+            return min(self.score_threshold, self.nms.min_score)
+        return self.score_threshold

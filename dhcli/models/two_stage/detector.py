@@ -65,7 +65,7 @@ class TwoStageDetector(FeatureDetector):
             "RPN": self.rpn,
             "pool": self.head.pool,
             **branches,
-            "NMS": self.select.nms,
+            "NMS": self.select.suppressor(self.rule),
         }
 
     def predictors(self) -> dict[str, Predictor]:
