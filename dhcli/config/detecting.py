@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from dhcli.config.heads import ReadOut
-from dhcli.config.schema import Detect, DetectBase, TwoStage, predicts
+from dhcli.config.schema import Detect, DetectBest, TwoStage, predicts
 from dhcli.config.schema.base import Section
 from dhcli.config.schema.detect import HardNms, SoftNms, Suppression
 from dhcli.errors import ConfigError
 
-AnyDetect = TypeVar("AnyDetect", bound=DetectBase)
+AnyDetect = TypeVar("AnyDetect", bound=DetectBest)
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,13 @@ class DetectOptions:
             "nms_threshold": self.nms_threshold,
             "across_classes": self.across_classes,
         }
-        given = {key: value for key, value in asked.items() if value is not None}
+        has = type(configured).model_fields
+        given = {key: value for key, value in asked.items() if value is not None and key in has}
         if nms := self._nms(configured):
             given["nms"] = nms
         return configured.model_copy(update=given) if given else configured
 
-    def _nms(self, configured: DetectBase) -> Suppression | None:
+    def _nms(self, configured: DetectBest) -> Suppression | None:
         """The NMS that holds in place of the configured one; None where that stays.
 
         A box scores no higher for those that score lower: a threshold that is asked for is the
@@ -68,7 +69,7 @@ class DetectOptions:
             nms = nms.model_copy(update={"min_score": max(nms.min_score, self.threshold)})
         return nms
 
-    def giving(self, score: float | None, top: int | None, configured: DetectBase) -> DetectOptions:
+    def giving(self, score: float | None, top: int | None, configured: DetectBest) -> DetectOptions:
         """The same options with which all is found from `score`, and the `top` best, if wanted.
 
         `top` beyond what is configured raises that limit; below it, the rest is to be left out.

@@ -13,6 +13,7 @@ from dhcli.config.schema import (
     Config,
     Neck,
     Pyramid,
+    Queries,
     ResNet,
     TimmNet,
     TorchVision,
@@ -24,6 +25,8 @@ from dhcli.models.backbones.timm_net import TimmFeatures
 from dhcli.models.contract import Detector, Features
 from dhcli.models.detector import Pixels
 from dhcli.models.necks import Fpn, LastFeatures
+from dhcli.models.queries.detector import QueryDetector
+from dhcli.models.queries.sparse import SparseHead
 from dhcli.models.select import Nms, Select
 from dhcli.models.torchvision import TorchVisionDetector
 from dhcli.models.two_stage.branches import Res5Trunk
@@ -78,6 +81,23 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
         Select(rules, nms, classes),
         model.detect,
     )
+
+
+def build_queries(config: Config, classes: int) -> QueryDetector:
+    """Sparse R-CNN."""
+    model = config.model
+    assert isinstance(model, Queries)
+    backbone = _build_backbone(model.backbone)
+    neck, pooled = _build_pyramid(backbone, model.neck)
+    pool = Pool(
+        model.pool.size,
+        model.pool.sampling_ratio,
+        model.pool.aligned,
+        pooled,
+        level_epsilon=model.pool.level_epsilon,
+    )
+    head = SparseHead(model.head, pool, neck.channels, classes)
+    return QueryDetector(Pixels(config.input), backbone, neck, head, model.loss, model.detect)
 
 
 def _two_stage(config: Config) -> TwoStage:
@@ -139,5 +159,6 @@ BACKBONES: dict[type[Any], Callable[[Any], Features]] = {
 BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
     TwoStage: build_two_stage,
     TorchVision: TorchVisionDetector,
+    Queries: build_queries,
 }
 """What builds a detector, by the class of its section `model`."""

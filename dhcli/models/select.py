@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dhcli.config.schema import Detect
+from dhcli.config.schema import Detect, DetectBest
 from dhcli.config.schema.detect import SoftNms
 from dhcli.ops.batch import Detections
 from dhcli.ops.box_rules import BoxRules
@@ -99,3 +99,22 @@ class Select(nn.Module):
     def suppressor(self, rule: Detect) -> nn.Module:
         """What runs NMS within classes by `rule`."""
         return self.soft_nms if isinstance(rule.nms, SoftNms) else self.nms
+
+
+class SelectBest(nn.Module):
+    """The best pairs of a box and a class: no NMS, nothing is clipped.
+
+    in   boxes   (N, 4) float32 xyxy in resized pixels;  scores  (N, K) float32
+         size, original  (2,) int64 height, width of the resized and of the original image
+    out  Detections in pixels of the original image; a box may be there for several classes
+    """
+
+    def forward(
+        self, boxes: Tensor, scores: Tensor, size: Tensor, original: Tensor, rule: DetectBest
+    ) -> Detections:
+        classes = scores.shape[1]
+        best, order = scores.flatten().topk(min(rule.max_detections, scores.numel()))
+        above = torch.nonzero(best > rule.score_threshold).flatten()
+        best, order = best[above], order[above]
+        scale = (original / size).flip(0).to(boxes.dtype).repeat(2)
+        return Detections(boxes[order // classes] * scale, best, order % classes)

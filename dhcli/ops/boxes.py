@@ -15,6 +15,9 @@ from torch import Tensor
 MAX_LOG_SCALE = math.log(1000 / 16)
 """Largest dw, dh: keeps exp() from overflowing on an untrained network."""
 
+LEAST_AREA = 1e-6
+"""Pixels by which a GIoU divides at least."""
+
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, std: tuple[float, ...]) -> Tensor:
     """Deltas that take `anchors` to `boxes` (R-CNN, appendix C): inverse of `decode_boxes`.
@@ -87,6 +90,20 @@ def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
     common = intersection(a, b)
     union = box_area(a)[:, None] + box_area(b)[None, :] - common
     return common / union.clamp(min=1e-9)
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU (...,) of boxes `a` (..., 4) with boxes `b` (..., 4), broadcast against one another.
+
+    IoU − (C − union) / C, C the smallest box around both ("Generalized Intersection over Union",
+    Algorithm 1): in (−1, 1], with a gradient also where the boxes do not meet.
+    """
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    common = (high - low).clamp(min=0).prod(dim=-1)
+    union = (box_area(a) + box_area(b) - common).clamp(min=LEAST_AREA)
+    first, last = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
+    around = (last - first).clamp(min=0).prod(dim=-1).clamp(min=LEAST_AREA)
+    return common / union - (around - union) / around
 
 
 def covered_by(boxes: Tensor, regions: Tensor) -> Tensor:

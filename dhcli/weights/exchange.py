@@ -88,7 +88,9 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
 
 def conventions(config: Config) -> list[str]:
     """The settings that an origin brought, as `key=value`: those that are not the default."""
-    every = differing(config, Config())
+    model = config.model
+    usual = Config() if isinstance(model, TwoStage) else Config(model=type(model)(kind=model.kind))
+    every = differing(config, usual)
     return [f"{key}={now}" for key, now, default in every if not key.startswith(ARCHITECTURE)]
 
 
@@ -142,7 +144,7 @@ def _settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
 def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassNames, list[str]]:
     """The names of the classes: as given, of the file, COCO's, or numbers."""
     layout = LAYOUTS[foreign.layout]
-    count = len(foreign.state[layout.CLASSIFIER]) - 1
+    count = layout.count_classes(foreign.state)
     if given is not None:
         if len(given.names) != count:
             what = f"has {counted(count, 'class')}, and --classes names {len(given.names)}"

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from dhcli.config.heads import part_of
-from dhcli.config.schema import Config, ResNet, TwoStage
+from dhcli.config.schema import Config, ResNet, TorchVision, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.state import shorten
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName, Pair
@@ -67,7 +67,7 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as the detector itself names them, where a wrapper has it as one of its parts."""
-    ends = tuple(f".{one.CLASSIFIER}" for one in LAYOUTS.values())
+    ends = tuple(f".{name}" for one in LAYOUTS.values() for name in one.CLASSIFIERS)
     inner = {end[1:] for end in ends} & state.keys()
     wrapped = next((name for name in state if name.endswith(ends)), None)
     if inner or wrapped is None:
@@ -142,7 +142,7 @@ def export_state(
     Raises ModelError where that program has no such detector.
     """
     writable = EXPORTS[layout]
-    if not isinstance(config.model, TwoStage):
+    if isinstance(config.model, TorchVision):
         what = f"a detector of kind `{config.model.kind}` already has that program's names"
         raise ModelError(what, hint="no other layout has such a detector")
     backbone = config.model.backbone

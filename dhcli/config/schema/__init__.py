@@ -11,7 +11,7 @@ from dhcli.config.schema.backbone import RESNETS, Backbone, ResNet, TimmNet
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.config import Config
 from dhcli.config.schema.data import Data
-from dhcli.config.schema.detect import Detect, DetectBase
+from dhcli.config.schema.detect import Detect, DetectBase, DetectBest
 from dhcli.config.schema.finetune import Finetune
 from dhcli.config.schema.head import (
     FUSIONS,
@@ -28,6 +28,7 @@ from dhcli.config.schema.input import Input
 from dhcli.config.schema.model import Model, TwoStage
 from dhcli.config.schema.neck import Neck, NoNeck, Pyramid
 from dhcli.config.schema.pool import Pool
+from dhcli.config.schema.queries import Queries, SetLoss, SparseHead
 from dhcli.config.schema.rpn import Anchors, Rpn
 from dhcli.config.schema.torchvision import FACTS, TorchVision, TorchVisionBackbone
 from dhcli.config.schema.train import Schedule, Train
@@ -47,6 +48,7 @@ __all__ = [
     "Data",
     "Detect",
     "DetectBase",
+    "DetectBest",
     "FcBranch",
     "Finetune",
     "Head",
@@ -56,11 +58,14 @@ __all__ = [
     "NoNeck",
     "Pool",
     "Pyramid",
+    "Queries",
     "Res5Branch",
     "ResNet",
     "Rpn",
     "Schedule",
     "Section",
+    "SetLoss",
+    "SparseHead",
     "TimmNet",
     "TorchVision",
     "TorchVisionBackbone",

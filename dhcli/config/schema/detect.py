@@ -7,19 +7,26 @@ from typing import Annotated, Literal, TypeAlias
 from dhcli.config.schema.base import AtLeastOne, ByKind, Fraction, NonNegative, Positive, Section
 
 
-class DetectBase(Section):
-    """From scored boxes to detections."""
+class DetectBest(Section):
+    """From scored boxes to detections: the best, without NMS."""
 
-    score_threshold: Fraction = 0.05
+    score_threshold: Fraction = 0.0
     """Lowest score of a detection."""
-    nms_threshold: Fraction = 0.5
-    """Of two boxes of a class with an IoU above this, NMS drops the one with the lower score."""
     max_detections: AtLeastOne = 100
     """Most detections per image; the best are kept."""
 
     def lowest(self) -> float:
         """The lowest score that a detection can have."""
         return self.score_threshold
+
+
+class DetectBase(DetectBest):
+    """From scored boxes to detections."""
+
+    score_threshold: Fraction = 0.05
+    """Lowest score of a detection."""
+    nms_threshold: Fraction = 0.5
+    """Of two boxes of a class with an IoU above this, NMS drops the one with the lower score."""
 
 
 class HardNms(Section):
@@ -67,7 +74,7 @@ class Detect(DetectBase):
     """Whether NMS works in pixels of the original image or of the resized one."""
 
     def lowest(self) -> float:
-        """See `DetectBase`; Soft-NMS lowers scores after the threshold was asked."""
+        """See `DetectBest`; Soft-NMS lowers scores after the threshold was asked."""
         if isinstance(self.nms, SoftNms):
             return min(self.score_threshold, self.nms.min_score)
         return self.score_threshold

@@ -12,6 +12,7 @@ from dhcli.config.schema.detect import Detect
 from dhcli.config.schema.head import Head, Res5Branch
 from dhcli.config.schema.neck import Neck, Pyramid
 from dhcli.config.schema.pool import Pool
+from dhcli.config.schema.queries import Queries
 from dhcli.config.schema.rpn import Anchors, Rpn
 from dhcli.config.schema.torchvision import TorchVision
 
@@ -63,5 +64,5 @@ class TwoStage(Section):
         return self.backbone.describe() + branches
 
 
-Model: TypeAlias = TwoStage | TorchVision
+Model: TypeAlias = TwoStage | TorchVision | Queries
 """Every kind of detector. Each has a section `detect`: what it detects when nothing is asked."""

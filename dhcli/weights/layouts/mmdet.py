@@ -1,4 +1,4 @@
-"""MMDetection 2 and 3: Double-Head and Faster R-CNN with FPN.
+"""MMDetection 2 and 3: Double-Head and Faster R-CNN with FPN; Sparse R-CNN is in `mmdet_sparse`.
 
 Background is the last class, and boxes have none; the conv branch has no non-local blocks.
 Conventions of `dh_faster_rcnn_r50_fpn_1x_coco` and `faster_rcnn_r50_fpn_1x_coco`.
@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config
+from dhcli.config.schema import Config, Queries
+from dhcli.weights.layouts import mmdet_sparse as sparse
 from dhcli.weights.layouts import pairs as p
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "MMDetection"
-CLASSIFIER = "roi_head.bbox_head.fc_cls.weight"
+CLASSIFIERS = ("roi_head.bbox_head.fc_cls.weight", sparse.CLASSIFIER)
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",
@@ -40,11 +41,23 @@ HEAD = "roi_head.bbox_head"
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are MMDetection's."""
-    return CLASSIFIER in state and "neck.lateral_convs.0.conv.weight" in state
+    known = CLASSIFIERS[0] in state or sparse.recognise(state)
+    return known and "neck.lateral_convs.0.conv.weight" in state
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K; Sparse R-CNN has no background."""
+    if sparse.recognise(state):
+        return len(state[sparse.CLASSIFIER])
+    return len(state[CLASSIFIERS[0]]) - 1
 
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes say of the architecture, and the conventions."""
+    backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
+    if sparse.recognise(state):
+        model = {**sparse.settings(state), "backbone": backbone}
+        return {"about": "Sparse R-CNN", "input": INPUT, "model": model}
     channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
     double = f"{HEAD}.res_block.conv1.conv.weight" in state
     layers = "fc_branch" if double else "shared_fcs"
@@ -54,7 +67,6 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     boxes, classes = (state[f"{HEAD}.{name}.weight"].shape[0] for name in ("fc_reg", "fc_cls"))
     head["class_agnostic"] = boxes == 4 and classes > 2
     pool = {**MODEL["pool"], "size": p.side_of(first, channels)}  # type: ignore[dict-item]
-    backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
     neck = {"channels": channels}
     model = {**MODEL, "backbone": backbone, "neck": neck, "rpn": RPN, "pool": pool, "head": head}
     kind = "Double-Head" if double else "Faster R-CNN"
@@ -76,6 +88,9 @@ def pairs(config: Config) -> p.Pairs:
     for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
         for level in range(4):
             yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
+    if isinstance(config.model, Queries):
+        yield from sparse.pairs(config)
+        return
     for part in ("conv", "cls", "reg"):
         yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")
     fc, conv = p.fc_branch(config), p.conv_branch(config)
@@ -104,6 +119,8 @@ def _conv_branch(ours: str, bottlenecks: int) -> p.Pairs:
 
 def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
+    if isinstance(config.model, Queries):
+        return sparse.misfit(config.model)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"
