@@ -79,8 +79,8 @@ def export_onnx(
     if opset not in OPSETS:
         what = f"must lie in {OPSETS[0]} … {OPSETS[-1]}, got {opset}"
         raise ConfigError(what, where="--opset", hint="20 suits most runtimes")
-    if what := _obstacle(model.config.model):
-        raise ModelError(f"{what} cannot be exported", hint="`dh predict` runs the model file")
+    if obstacle := _obstacle(model.config.model):
+        raise ModelError(f"{obstacle} cannot be exported", hint="`dh predict` runs the model file")
     detector = restore_detector(model, torch.device("cpu"))
     proto = build_onnx(detector, model, opset)
     content = proto.SerializeToString()

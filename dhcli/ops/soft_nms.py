@@ -6,7 +6,7 @@ conventions of mmcv's kernel.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ GONE = -1.0
 TIDY = 32
 """Boxes taken before those that are gone are moved out of the way."""
 
-Numbers = NDArray[np.float32] | NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.floating[Any]]
 
 
 class Decay(NamedTuple):
@@ -40,8 +40,9 @@ class Decay(NamedTuple):
     def factor(self, iou: Numbers) -> Numbers:
         """What a score is multiplied by, (n,) as `iou`."""
         if self.method == "gaussian":
-            return np.exp(-(iou * iou) / self.sigma)
-        return np.where(iou >= self.iou_threshold, 1 - iou, 1).astype(iou.dtype)
+            factor: Numbers = np.exp(-(iou * iou) / self.sigma)
+            return factor
+        return np.where(iou >= self.iou_threshold, 1 - iou, iou.dtype.type(1))
 
 
 def soft_nms(
@@ -112,4 +113,5 @@ def _overlap(sides: Numbers, box: Numbers) -> Numbers:
     height = np.minimum(y2, box[3]) - np.maximum(y1, box[1])
     common = np.maximum(width, 0) * np.maximum(height, 0)
     union = (box[2] - box[0]) * (box[3] - box[1]) + (x2 - x1) * (y2 - y1) - common
-    return common / np.where(union > 0, union, 1)
+    overlap: Numbers = common / np.where(union > 0, union, union.dtype.type(1))
+    return overlap

@@ -13,7 +13,7 @@ from torch import Tensor
 from dhcli import __version__
 from dhcli.atomic import atomic_write
 from dhcli.config.load import config_from_dict, config_to_dict
-from dhcli.config.schema import Config, TwoStage
+from dhcli.config.schema import Config, Queries, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.build import anchors_of, build_detector
 from dhcli.models.state import check_state
@@ -88,8 +88,8 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
 
 def conventions(config: Config) -> list[str]:
     """The settings that an origin brought, as `key=value`: those that are not the default."""
-    model = config.model
-    usual = Config() if isinstance(model, TwoStage) else Config(model=type(model)(kind=model.kind))
+    queries = isinstance(config.model, Queries)
+    usual = Config(model=Queries(kind="queries")) if queries else Config()
     every = differing(config, usual)
     return [f"{key}={now}" for key, now, default in every if not key.startswith(ARCHITECTURE)]
 

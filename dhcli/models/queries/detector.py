@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
@@ -36,8 +37,12 @@ class QueryDetector(FeatureDetector):
 
     def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         """See `set_losses`."""
-        stages = self.head(self.extract(images), images.sizes)
-        return set_losses(stages, images.sizes, targets, self.loss)
+        levels = self.extract(images)
+        stages = self.head(levels, images.sizes)
+        losses = set_losses(stages, images.sizes, targets, self.loss)
+        # A level that no box is pooled from takes part with nothing
+        idle = torch.stack([level[:0].float().sum() for level in levels]).sum()
+        return losses | {"loss_cls": losses["loss_cls"] + idle}
 
     def detect(
         self, images: ImageBatch, options: DetectOptions = AS_CONFIGURED

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "detectron2"
-CLASSIFIERS = ("roi_heads.box_predictor.cls_score.weight",)
+CLASSIFIERS: tuple[str, ...] = ("roi_heads.box_predictor.cls_score.weight",)
 ANCHORS = "proposal_generator.anchor_generator.cell_anchors.{level}"
 LEFT: dict[str, str] = {
     r"proposal_generator\.anchor_generator\.cell_anchors\.\d": (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "maskrcnn-benchmark"
-CLASSIFIERS = ("roi_heads.box.predictor.cls_score.weight",)
+CLASSIFIERS: tuple[str, ...] = ("roi_heads.box.predictor.cls_score.weight",)
 ANCHORS = "rpn.anchor_generator.cell_anchors.{level}"
 LEFT: dict[str, str] = {
     r"rpn\.anchor_generator\.cell_anchors\.\d": "anchors of a cell: compared, they are ours"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "MMDetection"
-CLASSIFIERS = ("roi_head.bbox_head.fc_cls.weight", sparse.CLASSIFIER)
+CLASSIFIERS: tuple[str, ...] = ("roi_head.bbox_head.fc_cls.weight", sparse.CLASSIFIER)
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",

@@ -74,7 +74,7 @@ def pairs(config: Config) -> p.Pairs:
         for task, layers in (("cls", model.head.cls_layers), ("reg", model.head.reg_layers)):
             for first in range(0, 3 * layers, 3):
                 names = f"{theirs}.{task}_fcs", f"{ours}.{task}_tower"
-                yield p.Pair(*(f"{one}.{first}.weight" for one in names))
+                yield p.Pair(f"{names[0]}.{first}.weight", f"{names[1]}.{first}.weight")
                 yield from p.layer(*(f"{one}.{first + 1}" for one in names))
 
 

@@ -111,14 +111,14 @@ def read_depth(names: Mapping[str, object], prefix: str) -> str | None:
 
 
 def model_of(config: Config) -> TwoStage:
-    """The section `model` of `config`: other programs' detectors are of this kind."""
+    """The section `model` of `config`: most detectors of other programs are of this kind."""
     assert isinstance(config.model, TwoStage)
     return config.model
 
 
 def depth_of(config: Config) -> str:
     """The name of the ResNet of `config`: other programs' detectors have no other backbone."""
-    backbone = model_of(config).backbone
+    backbone = config.model.backbone
     assert isinstance(backbone, ResNet)
     return backbone.name
 

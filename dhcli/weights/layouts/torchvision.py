@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config
+from dhcli.config.schema import Config, TwoStage
 from dhcli.errors import ModelError
 from dhcli.weights.layouts import pairs as p
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "torchvision"
-CLASSIFIERS = ("roi_heads.box_predictor.cls_score.weight",)
+CLASSIFIERS: tuple[str, ...] = ("roi_heads.box_predictor.cls_score.weight",)
 ANCHORS = ""
 LEFT: dict[str, str] = {}
 COCO_CLASSES = 90
@@ -102,6 +102,8 @@ def pairs(config: Config) -> p.Pairs:
 
 def misfit(config: Config) -> str | None:
     """Why torchvision has no such detector; None if it has."""
+    if not isinstance(config.model, TwoStage):
+        return f"it is of kind `{config.model.kind}`"
     fc = p.fc_branch(config)
     if fc is None or len(p.model_of(config).head.branches) > 1:
         return "its head is not a single fc branch"
