@@ -65,11 +65,19 @@ HOUSE: dict[str, dict[str, Any]] = {
         "backbone": {**RESNET, "norm": "frozen_bn"},
         "pool": {"size": 14},
     },
+    "Soft-NMS": {
+        "head": [{**FC, "lambda": 0.5}],
+        "detect": {"score_threshold": 0.0, "nms": {"kind": "soft"}},
+    },
+    "Sparse R-CNN": {
+        "kind": "queries",
+        "head": {"proposals": 12, "stages": 2, "dynamic_width": 8, "ffn_width": 32},
+    },
     "timm": {"head": [{**FC, "lambda": 0.7}, {**CONV, "lambda": 0.8}], "backbone": TIMM},
 }
 TENANTS = ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"]
 DETECTORS = [*HOUSE, *TENANTS]
-IN_BF16 = [(name, "bf16") for name in ("Double-Head-Ext", "timm", TENANTS[0])]
+IN_BF16 = [(name, "bf16") for name in ("Double-Head-Ext", "timm", "Sparse R-CNN", TENANTS[0])]
 COPIED = {"anchor_generator: _wh_pairs"}
 """What torchvision copies to the images' device whenever it is read."""
 CLASSES = 3
@@ -122,17 +130,18 @@ def configured(name: str, **train: Any) -> Config:
     if name in TENANTS:
         named = ["model.kind=torchvision", f"model.name={name}", "model.detect.score_threshold=0"]
         return load_config(overrides=named).config
-    own = dict(HOUSE[name])
+    own, common = dict(HOUSE[name]), {"backbone": SMALL, "neck": {"channels": 16}}
+    sizes = {"min_size": 64, "max_size": 96}
+    if "kind" in own:
+        return Config.model_validate({"input": sizes, "model": common | own, "train": train})
     model = {
-        "backbone": SMALL,
-        "neck": {"channels": 16},
+        **common,
         "anchors": {"sizes": [16, 32, 64, 128, 256]},
         "rpn": {"proposals_train": 40, "proposals_test": 20, "samples": 32},
         "detect": {"score_threshold": 0.0},
         **{key: value for key, value in own.items() if key != "head"},
         "head": {"branches": own["head"], "samples": 16},
     }
-    sizes = {"min_size": 64, "max_size": 96}
     return Config.model_validate({"input": sizes, "model": model, "train": train})
 
 

@@ -48,7 +48,8 @@ def part_of(tensor: str, *, fine: bool = False) -> str:
     With `fine`, what of a branch too: `head fc cls`.
     """
     first, *rest = tensor.split(".")
-    return " ".join(("head", *rest[1 : 3 if fine else 2])) if first == "head" else first
+    branches = first == "head" and rest[0] == "branches"
+    return " ".join(("head", *rest[1 : 3 if fine else 2])) if branches else first
 
 
 def own_read_out(head: Head) -> ReadOut:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from torch.export import Dim
 
 from dhcli.atomic import atomic_write
-from dhcli.config.schema import Config, Input, TwoStage
+from dhcli.config.schema import Config, Input, Queries, TwoStage
 from dhcli.config.schema.base import Section
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.loader import collate_images
@@ -93,6 +93,8 @@ def export_onnx(
 
 def _obstacle(model: Section) -> str | None:
     """What of a detector no operator of ONNX does; None where there is nothing."""
+    if isinstance(model, Queries):
+        return None
     if not isinstance(model, TwoStage):
         return f"a detector of kind `{getattr(model, 'kind', '')}`"
     soft = model.detect.nms.kind == "soft"

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import generalized_box_iou
 
 from dhcli.ops.boxes import (
     clip_boxes,
@@ -14,6 +15,7 @@ from dhcli.ops.boxes import (
     decode_boxes,
     encode_boxes,
     enlarge_boxes,
+    generalized_iou,
     iou_matrix,
 )
 
@@ -119,3 +121,27 @@ def test_covered_by_is_the_share_of_the_box_itself() -> None:
 
     assert covered_by(boxes, regions).tolist() == [0.5, 1.0]
     assert covered_by(boxes, regions[:0]).tolist() == [0.0, 0.0]
+
+
+def test_generalized_iou_is_torchvisions_for_pairs_and_for_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(30, 2, generator=generator) * 40
+    boxes = torch.cat([corner, corner + 1 + torch.rand(30, 2, generator=generator) * 30], 1)
+    a, b = boxes[:18].double(), boxes[12:].double()
+
+    every = generalized_iou(a[:, None], b)
+
+    torch.testing.assert_close(every, generalized_box_iou(a, b))
+    torch.testing.assert_close(generalized_iou(a, b), every.diagonal())
+    assert every.min() < 0
+    assert every.max() == 1
+
+
+def test_generalized_iou_of_boxes_without_an_area_is_a_number() -> None:
+    point = torch.tensor([[3.0, 3, 3, 3]], requires_grad=True)
+
+    overlap = generalized_iou(point, torch.tensor([[3.0, 3, 3, 3]]))
+    overlap.sum().backward()
+
+    assert torch.isfinite(overlap).all()
+    assert torch.isfinite(point.grad).all()
