@@ -85,12 +85,13 @@ def test_it_learns_two_images_by_heart(sparse: Make, batch: ImageBatch) -> None:
         Target(two, torch.tensor([0, 2]), none),
         Target(torch.tensor([[10.0, 12, 60, 40]]), torch.tensor([1]), none),
     ]
+    draw(batch, targets)
     with torch.no_grad():
         features = detector.backbone(detector.pixels(batch))  # learning by heart needs no better
     weights = [*detector.neck.parameters(), *detector.head.parameters()]
     optimizer = torch.optim.AdamW(weights)
-    for step in range(170):
-        set_rate(optimizer, 2e-3 if step < 130 else 4e-4)
+    for step in range(180):
+        set_rate(optimizer, 1e-3 if step < 140 else 2e-4)
         stages = detector.head(detector.neck(features), batch.sizes)
         losses = set_losses(stages, batch.sizes, targets, detector.loss)
         optimizer.zero_grad()
@@ -99,12 +100,23 @@ def test_it_learns_two_images_by_heart(sparse: Make, batch: ImageBatch) -> None:
         optimizer.step()
 
     with torch.no_grad():
-        [found] = detector.detect(batch, DetectOptions(threshold=0.5))
+        [found] = detector.detect(batch)
 
     for own, target in zip(found, targets, strict=True):
-        order = own.labels.argsort()
+        count = len(target.labels)
+        order = own.labels[:count].argsort()
         assert own.labels[order].tolist() == target.labels.tolist()
-        assert (own.boxes[order] / 2 - target.boxes).abs().max() < 5
+        assert (own.boxes[order] / 2 - target.boxes).abs().max() < 4
+        assert own.scores[count - 1] > 1.5 * own.scores[count]
+
+
+def draw(batch: ImageBatch, targets: list[Target]) -> None:
+    """Each object as a rectangle, its class as its colour."""
+    batch.pixels[:] = 120
+    for pixels, target in zip(batch.pixels, targets, strict=True):
+        for (x1, y1, x2, y2), label in zip(target.boxes.int().tolist(), target.labels, strict=True):
+            pixels[:, y1:y2, x1:x2] = 20
+            pixels[label, y1:y2, x1:x2] = 230
 
 
 def test_the_best_of_all_boxes_and_classes_are_taken_as_they_are() -> None:
