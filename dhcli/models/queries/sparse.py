@@ -43,7 +43,7 @@ class SparseHead(nn.Module):
         boxes = self.first_boxes(sizes)
         batch, count = boxes.shape[:2]
         images = torch.arange(batch, device=boxes.device).repeat_interleave(count)
-        features = self.features.expand(batch, -1, -1)
+        features = self.features.repeat(batch, 1, 1)
         every = []
         for stage in self.stages:
             # What is learned of a box comes through its decoding alone, as RoIAlign has it
