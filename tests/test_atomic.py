@@ -27,7 +27,7 @@ from dhcli.errors import DhError
 @pytest.fixture(autouse=True)
 def forget() -> None:
     """Folders are cleaned once per process."""
-    atomic._clean.cache_clear()
+    atomic._cleaned.clear()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_is_cleaned_and_what_a_living_one_writes_is_n
 
     process.kill()
     process.communicate()
-    atomic._clean.cache_clear()
+    atomic._cleaned.clear()
     with atomic_write(tmp_path / "other"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["other"]

@@ -4,7 +4,10 @@ import errno
 import io
 import os
 import random
+import subprocess
+import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,14 @@ import pytest
 import torch
 
 from dhcli.errors import DhError, ModelError
-from dhcli.training.checkpoint import PARTS, load_checkpoint, save_checkpoint
+from dhcli.training.checkpoint import (
+    PARTS,
+    UnusableError,
+    choose_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from dhcli.training.run_folder import PREVIOUS
 
 STATE = {name: {} for name in PARTS - {"layout"}}
 
@@ -111,3 +121,184 @@ def test_disk_that_fills_while_torch_writes_is_one_error(
 
     assert load_checkpoint(path)["model"] == {}
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def _with(number: float) -> dict[str, Any]:
+    return STATE | {"model": {"w": torch.full((3,), number)}}
+
+
+def _number(path: Path) -> float:
+    return float(load_checkpoint(path)["model"]["w"][0])
+
+
+def test_any_byte_that_is_changed_lost_or_added_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, _with(1))
+    whole = path.read_bytes()
+    wrong = [whole[:end] for end in range(0, len(whole), 7)] + [whole + b"x"]
+    for place in range(0, len(whole), 7):
+        wrong.append(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for end in range(1, 42):  # the checksum and what announces it
+        wrong += [whole[:-end], whole[:-end] + bytes([whole[-end] ^ 1]) + whole[len(whole) - end + 1 :]]
+
+    for content in wrong:
+        path.write_bytes(content)
+        with pytest.raises(UnusableError):
+            load_checkpoint(path)
+
+    path.write_bytes(whole)
+    assert _number(path) == 1
+
+
+def test_a_state_of_an_older_dh_has_no_checksum_and_is_read(tmp_path: Path) -> None:
+    torch.save(_with(1) | {"layout": 1}, tmp_path / "c.pt")
+
+    assert _number(tmp_path / "c.pt") == 1
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_state_before_is_kept(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:  # FAT, for one
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for number in (1, 2, 3):
+        save_checkpoint(tmp_path / "c.pt", _with(number))
+
+    assert (_number(tmp_path / "c.pt"), _number(tmp_path / PREVIOUS)) == (3, 2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:700])
+
+
+@pytest.mark.parametrize("harm", [_flip, _tear, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_damaged_state_gives_way_to_the_one_before_with_a_line(
+    harm: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "c.pt"
+    for number in (1, 2):
+        save_checkpoint(path, _with(number))
+    harm(path)
+
+    line = choose_checkpoint(path)
+
+    assert line is not None
+    assert line.startswith(f"{path}: ")
+    assert line.endswith(f"; resumes from the state saved before it, {PREVIOUS}")
+    assert _number(path) == 1
+    assert choose_checkpoint(path) is None  # a damaged file never becomes the one before
+    save_checkpoint(path, _with(3))
+    assert (_number(path), _number(tmp_path / PREVIOUS)) == (3, 1)
+
+
+def test_two_damaged_states_are_one_error_and_both_stay(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    for number in (1, 2):
+        save_checkpoint(path, _with(number))
+    for file in (path, tmp_path / PREVIOUS):
+        _flip(file)
+
+    with pytest.raises(ModelError, match="its checksum is wrong, and checkpoint-prev") as caught:
+        choose_checkpoint(path)
+
+    assert "dh train --weights" in str(caught.value.hint)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_state_of_a_newer_dh_does_not_give_way(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    for _ in range(2):
+        save_checkpoint(path, _with(1))
+    torch.save(STATE | {"layout": 99}, path)
+
+    with pytest.raises(ModelError, match="layout 99"):
+        choose_checkpoint(path)
+
+    assert (tmp_path / PREVIOUS).exists()
+
+
+def test_a_whole_state_that_does_not_fit_in_memory_does_not_give_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.pt"
+    for number in (1, 2):
+        save_checkpoint(path, _with(number))
+
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", short)
+        with pytest.raises(ModelError, match="cannot be loaded: no memory"):
+            choose_checkpoint(path)
+
+    assert _number(path) == 2
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from dhcli.training.checkpoint import PARTS, save_checkpoint
+STATE = {name: {} for name in PARTS - {"layout"}}
+path, links = Path(sys.argv[1]), sys.argv[2] == "True"
+
+
+def kill_at(last):
+    """Have the process killed at the audited call `last` of those that a save makes."""
+    count = 0
+    def audit(event, arguments):
+        nonlocal count
+        if event in ("open", "os.rename", "os.link", "os.remove", "os.chmod", "fcntl.flock"):
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(audit)
+    if not links:
+        os.link = lambda *_, **__: (_ for _ in ()).throw(PermissionError())
+
+for number in (1.0, 2.0):
+    save_checkpoint(path, STATE | {"model": {"w": torch.full((3,), number)}})
+for last in range(1, 99):
+    if not (child := os.fork()):
+        place = path.with_name(f"{last}") / "c.pt"
+        place.parent.mkdir()
+        for name in ("c.pt", "checkpoint-previous.pt"):
+            (place.parent / name).write_bytes((path.parent / name).read_bytes())
+        kill_at(last)
+        save_checkpoint(place, STATE | {"model": {"w": torch.full((3,), 3.0)}})
+        os._exit(0)
+    if os.WEXITSTATUS(status := os.waitpid(child, 0)[1]) == 0 and not os.WIFSIGNALED(status):
+        break
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("links", [True, False])
+def test_a_kill_between_any_two_calls_of_a_save_leaves_a_whole_state(
+    links: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "first").mkdir()
+    subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "first/c.pt"), str(links)], check=True
+    )
+
+    folders = sorted((f for f in tmp_path.iterdir() if f.name != "first"), key=lambda f: int(f.name))
+    found = []
+    for folder in folders:
+        choose_checkpoint(folder / "c.pt")
+        found.append(_number(folder / "c.pt"))
+    assert len(found) > 5
+    assert found == sorted(found)
+    assert set(found) == {2, 3}
