@@ -135,11 +135,9 @@ def test_any_byte_that_is_changed_lost_or_added_is_noticed(tmp_path: Path) -> No
     path = tmp_path / "c.pt"
     save_checkpoint(path, _with(1))
     whole = path.read_bytes()
-    wrong = [whole[:end] for end in range(0, len(whole), 7)] + [whole + b"x"]
-    for place in range(0, len(whole), 7):
-        wrong.append(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    for end in range(1, 42):  # the checksum and what announces it
-        wrong += [whole[:-end], whole[:-end] + bytes([whole[-end] ^ 1]) + whole[len(whole) - end + 1 :]]
+    wrong = [whole + b"x"]
+    for place in (*range(0, len(whole), 7), *range(len(whole) - 42, len(whole))):
+        wrong += [whole[:place], whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]]
 
     for content in wrong:
         path.write_bytes(content)
@@ -251,35 +249,36 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from dhcli.training.checkpoint import PARTS, save_checkpoint
-STATE = {name: {} for name in PARTS - {"layout"}}
-path, links = Path(sys.argv[1]), sys.argv[2] == "True"
 
+folder, links, calls = Path(sys.argv[1]), sys.argv[2] == "True", 0
+CALLS = ("open", "os.rename", "os.link", "os.remove", "os.chmod", "fcntl.flock")
 
-def kill_at(last):
-    """Have the process killed at the audited call `last` of those that a save makes."""
-    count = 0
+def save(place, number):
+    state = {name: {} for name in PARTS - {"layout"}}
+    save_checkpoint(place / "c.pt", state | {"model": {"w": torch.full((3,), number)}})
+
+def refuse(*_, **__):
+    raise PermissionError
+
+def killed_before(last):
     def audit(event, arguments):
-        nonlocal count
-        if event in ("open", "os.rename", "os.link", "os.remove", "os.chmod", "fcntl.flock"):
-            count += 1
-            if count == last:
-                os.kill(os.getpid(), signal.SIGKILL)
+        global calls
+        calls += event in CALLS
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(audit)
-    if not links:
-        os.link = lambda *_, **__: (_ for _ in ()).throw(PermissionError())
 
-for number in (1.0, 2.0):
-    save_checkpoint(path, STATE | {"model": {"w": torch.full((3,), number)}})
+if not links:
+    os.link = refuse
 for last in range(1, 99):
+    place = folder / str(last)
+    for number in (1.0, 2.0):
+        save(place, number)
     if not (child := os.fork()):
-        place = path.with_name(f"{last}") / "c.pt"
-        place.parent.mkdir()
-        for name in ("c.pt", "checkpoint-previous.pt"):
-            (place.parent / name).write_bytes((path.parent / name).read_bytes())
-        kill_at(last)
-        save_checkpoint(place, STATE | {"model": {"w": torch.full((3,), 3.0)}})
+        killed_before(last)
+        save(place, 3.0)
         os._exit(0)
-    if os.WEXITSTATUS(status := os.waitpid(child, 0)[1]) == 0 and not os.WIFSIGNALED(status):
+    if os.waitpid(child, 0)[1] == 0:
         break
 """
 
@@ -289,12 +288,9 @@ for last in range(1, 99):
 def test_a_kill_between_any_two_calls_of_a_save_leaves_a_whole_state(
     links: bool, tmp_path: Path
 ) -> None:
-    (tmp_path / "first").mkdir()
-    subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "first/c.pt"), str(links)], check=True
-    )
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(links)], check=True)
 
-    folders = sorted((f for f in tmp_path.iterdir() if f.name != "first"), key=lambda f: int(f.name))
+    folders = sorted(tmp_path.iterdir(), key=lambda folder: int(folder.name))
     found = []
     for folder in folders:
         choose_checkpoint(folder / "c.pt")
