@@ -1,6 +1,6 @@
 """The whole state of a training, so that it resumes as if it had never stopped.
 
-What torch.save writes, then `SEAL` and the BLAKE2b-256 of all before it, which torch passes over.
+What torch.save writes, then `SEAL` and the SHA-256 of all before it, which torch passes over.
 Tensors, numbers, text, lists and dicts only: it loads with `weights_only=True`. There is no state
 of random generators in it, because every iteration seeds them from (seed, iteration).
 """
@@ -11,8 +11,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +26,6 @@ from dhcli.weights.recognise import load_plain
 LAYOUT = 2
 """Of 1 are states without a checksum, which are read too."""
 SEAL = b"\ndh-sum\n"
-_Sum = partial(blake2b, digest_size=32)
 PARTS = {"layout", "model", "optimizer", "scaler", "ema", "position", "meter", "config", "data"}
 
 
@@ -63,7 +61,7 @@ class _Summed:
     """Passes bytes on to `file` and keeps their checksum."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sum = file, _Sum()
+        self.file, self.sum = file, sha256()
 
     def write(self, data: bytes) -> int:
         self.sum.update(data)
@@ -148,13 +146,13 @@ def _check_seal(path: Path) -> bool:
     """
     try:
         with path.open("rb") as file:
-            left = max(file.seek(0, os.SEEK_END) - len(SEAL) - _Sum().digest_size, 0)
+            left = max(file.seek(0, os.SEEK_END) - len(SEAL) - sha256().digest_size, 0)
             file.seek(left)
             end = file.read()
             if not end.startswith(SEAL):
                 return False
             file.seek(0)
-            summed = _Sum()
+            summed = sha256()
             while block := file.read(min(left, 1 << 20)):
                 summed.update(block)
                 left -= len(block)

@@ -268,6 +268,7 @@ def killed_before(last):
             os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(audit)
 
+os.fsync = lambda _: None  # for a power cut, not for a kill
 if not links:
     os.link = refuse
 for last in range(1, 99):
