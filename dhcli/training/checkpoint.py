@@ -15,13 +15,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from dhcli.atomic import atomic_write, write_error
 from dhcli.errors import ModelError
 from dhcli.training.run_folder import PREVIOUS
 from dhcli.weights.locate_model import LAST
-from dhcli.weights.recognise import load_plain
+from dhcli.weights.recognise import load_plain, save_plain
 
 LAYOUT = 2
 """Of 1 are states without a checksum, which are read too."""
@@ -78,12 +76,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """
     with atomic_write(path, previous=path.with_name(PREVIOUS)) as file:
         summed = _Summed(file)
-        try:
-            torch.save({"layout": LAYOUT, **state}, summed)
-        except RuntimeError as error:  # torch's writer hides the disk's error behind its own
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+        save_plain({"layout": LAYOUT, **state}, summed)
         file.write(SEAL + summed.sum.digest())
 
 
@@ -118,8 +111,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     another dh wrote it.
     """
     if not path.is_file():
-        hint = "the run ended before its first checkpoint: start it again with the same `--out`; "
-        hint += f"its command is in {path.parent / 'command.txt'}"
+        more = " and `--overwrite`" if any(path.parent.glob("*.safetensors")) else ""
+        hint = "the run ended before its first checkpoint: start it again with the same `--out`"
+        hint += f"{more}; its command is in {path.parent / 'command.txt'}"
         raise UnusableError("there is no such checkpoint", where=path, hint=hint)
     sealed = _check_seal(path)
     try:

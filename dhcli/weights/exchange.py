@@ -80,7 +80,7 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
     if layout == "mmdet":
         content = {"meta": {**meta, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:
-        torch.save(content, file)
+        save_plain(content, file)
     file_name = "" if getattr(model.config.model.backbone, "bn_epsilon", 0) else path.name
     own = _settings(EXPORTS[layout].settings(state, file_name))
     return list(_differences(model.config, own))

@@ -46,8 +46,21 @@ def test_memory_layout_is_kept(tmp_path: Path) -> None:
 
 
 def test_missing_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no such checkpoint"):
+    with pytest.raises(ModelError, match="no such checkpoint") as caught:
         load_checkpoint(tmp_path / "checkpoint.pt")
+
+    assert "start it again with the same `--out`; its" in str(caught.value.hint)
+
+
+def test_a_run_killed_in_its_first_save_has_a_model_that_only_overwrite_replaces(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "last.safetensors").touch()
+
+    with pytest.raises(ModelError, match="no such checkpoint") as caught:
+        load_checkpoint(tmp_path / "checkpoint.pt")
+
+    assert "with the same `--out` and `--overwrite`; its" in str(caught.value.hint)
 
 
 def _nonsense(path: Path) -> None:
