@@ -11,6 +11,7 @@ import platform
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from errno import EACCES, EAGAIN, ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
@@ -137,9 +138,10 @@ class RunFolder:
             raise DhError(what, where=self.path, hint=hint)
 
     def close(self) -> None:
-        """Close the growing files."""
+        """Close the growing files, and let others train here."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # told when it was written
+                file.close()
         self._files.clear()
         if self._lock is not None:
             self._lock.close()

@@ -21,6 +21,7 @@ from dhcli.weights.class_names import ClassNames, coco_names
 from dhcli.weights.foreign import Foreign, Row, convert, export_state, read_foreign
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName
 from dhcli.weights.model_file import ModelFile, read_model
+from dhcli.weights.recognise import save_plain
 from dhcli.words import counted
 
 SHORT = {"resnet18": "r18", "resnet34": "r34", "resnet50": "r50", "resnet101": "r101"}
