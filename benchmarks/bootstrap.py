@@ -7,7 +7,8 @@ Both sides are evaluated on the same images. These are drawn with replacement 2,
 time the numbers of both sides are computed on the same draw; the interval holds the middle 95 % of
 the differences (Efron and Tibshirani 1993, chapter 13). Of the models of a side (seeds), each draw
 picks as many with replacement, and takes their mean: so the interval holds what seeds do, too.
-What is general lives in `dhcli/metrics/bootstrap.py`. A row is added to `benchmarks/results/bootstrap.csv`.
+What is general lives in `dhcli/metrics/bootstrap.py`. A row is added to
+`benchmarks/results/bootstrap.csv`.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class Evaluation:
         return next(iter(self.results.values())).per_class
 
     def compared(self) -> tuple[DetectionTable, DetectionTable]:
-        """Ground truth and detections of the classes that are scored, as COCO's metric sees them."""
+        """Ground truth and detections of the classes that are scored, as COCO's metric has them."""
         truth = self.truth.with_classes(self.scored, others=self.others)
         return truth, match_classes(self.found, truth)
 

@@ -27,21 +27,6 @@ class Predictor(NamedTuple):
     anchors: int = 1
 
 
-class Traced(NamedTuple):
-    """What one read-out says of an image before the best boxes are chosen.
-
-    N proposals, K classes; xyxy in pixels of the original image, within it.
-
-    proposals  (N, 4) float32
-    boxes      (N, K, 4) float32, each proposal refined for each class
-    scores     (N, K) float32
-    """
-
-    proposals: Tensor
-    boxes: Tensor
-    scores: Tensor
-
-
 class Detector(nn.Module):
     """Images to losses, images to detections: two methods, neither depends on `self.training`.
 
@@ -63,13 +48,6 @@ class Detector(nn.Module):
         One list of B per read-out of `options`, else one for the detector's own.
         """
         raise NotImplementedError
-
-    def trace(self, image: ImageBatch, read_outs: Sequence[ReadOut]) -> list[Traced]:
-        """Where the detections of one image come from, by each of `read_outs`.
-
-        Nothing where the detector has no proposals.
-        """
-        return []
 
     def parts(self) -> dict[str, nn.Module]:
         """The modules by name, in the order they run: for precision, timing and profiles."""

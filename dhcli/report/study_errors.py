@@ -1,4 +1,4 @@
-"""Ground truth and detections of one image side by side, as the paper's Figures 9 and 10 have them."""
+"""Ground truth and detections of an image side by side, as in the paper's Figures 9 and 10."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Mark:
 
     box: Box
     colour: tuple[int, int, int]
+    text: str = ""
     dashed: bool = False
 
 
@@ -55,7 +56,7 @@ class Panel:
 
 
 def draw_example(image: Pixels, panels: Sequence[Panel], region: Box, path: Path) -> None:
-    """Draw the panels of `image` (H, W, 3) to `path`, a PNG: below whole, above what is in `region`.
+    """Draw the panels of `image` (H, W, 3) to `path`, a PNG: above what is in `region`, below all.
 
     Raises DhError where `path` cannot be written.
     """
@@ -78,7 +79,7 @@ def draw_example(image: Pixels, panels: Sequence[Panel], region: Box, path: Path
 
 
 def zoom_on(region: Box, width: int, height: int) -> Box:
-    """What is shown large of an image of this size: `region` in its middle, in the image's shape."""
+    """What is shown large of an image of this size: `region` in the middle, in the same shape."""
     x1, y1, x2, y2 = region
     shape = width / height
     side = max(AROUND * (x2 - x1), AROUND * (y2 - y1) * shape, LEAST)
@@ -111,7 +112,21 @@ def _view(image: Pixels, panel: Panel, view: Box) -> Image.Image:
     for mark in panel.marks:
         x1, y1, x2, y2 = ((np.array(mark.box) - corner) * scale).tolist()
         _draw_mark(draw, (x1 - 3, y1 - 3, x2 + 2, y2 + 2), mark)
+        if mark.text:
+            _write_below(draw, (x1 - 3, y2 + 2), mark, size)
     return picture
+
+
+def _write_below(
+    draw: ImageDraw.ImageDraw, corner: tuple[float, float], mark: Mark, size: tuple[int, int]
+) -> None:
+    """The mark's text below its box, or where the picture of `size` (w, h) still has room."""
+    font = font_of(LETTERS - 2)
+    left, top, right, bottom = font.getbbox(mark.text, anchor="la")
+    x = min(max(corner[0], 0), max(size[0] - right - 4, 0))
+    y = min(max(corner[1], 0), size[1] - bottom - 4)
+    draw.rectangle((x, y, x + right - left + 4, y + bottom - top + 4), fill=mark.colour)
+    draw.text((x + 2 - left, y + 2 - top), mark.text, fill=PAPER, font=font, anchor="la")
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, box: Box, mark: Mark) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +57,8 @@ def find_runs(folders: Sequence[Path], say: Say) -> list[Run]:
             raise ConfigError(what, where=run.folder, hint="leave one of them out")
     settings = [dict(_settings(run.config)) for run in runs]
     every = {key for one in settings for key in one}
-    differ = sorted(key for key in every if any(o.get(key) != settings[0].get(key) for o in settings))
+    first = settings[0]
+    differ = sorted(key for key in every if any(o.get(key) != first.get(key) for o in settings))
     if differ:
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
         say(f"warning: the runs differ in more than λ: {', '.join(differ[:3])}{more}")
@@ -118,7 +118,9 @@ def _open(folder: Path) -> Run:
     config = read_metadata(model).config
     kinds = _branches(config)
     if kinds is None:
-        what = "is not a Double-Head-Ext: that has an fc branch for scores and a conv branch for boxes"
+        what = (
+            "is not a Double-Head-Ext: that has an fc branch for scores and a conv branch for boxes"
+        )
         raise ConfigError(what, where=folder, hint="leave it out of --runs")
     fc, conv = kinds
     pairs = (

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from dhcli.config.heads import ReadOut
 from dhcli.data.io.image import read_image
-from dhcli.data.loading.loader import EvalLoader
-from dhcli.data.table import DetectionTable
-from dhcli.data.tools.statistics import MEDIUM, SMALL
-from dhcli.errors import ConfigError
-from dhcli.models.contract import Traced
-from dhcli.ops.arrays import box_areas, iou
 from dhcli.report.draw import Box
 from dhcli.report.sheet import Cell, Column, Row, Sheet
 from dhcli.report.study_errors import (
@@ -31,93 +22,12 @@ from dhcli.report.study_errors import (
     around,
     draw_example,
 )
-from dhcli.runtime.eager import EagerRunner
-from dhcli.studies.errors import Case, Rule, Side, Verdict, countable
+from dhcli.studies.error_sides import Compared
+from dhcli.studies.errors import DUPLICATE, ONLY, Case, Rule, Side, countable
+from dhcli.studies.objects import SIZES
 from dhcli.studies.study import Study
 
-Floats = NDArray[np.float64]
-SIZES = ("small", "medium", "large")
 CORNERS = ("x1", "y1", "x2", "y2")
-
-
-class Origin(NamedTuple):
-    """Where a duplicate comes from; xyxy pixels.
-
-    proposal  the RPN's box that was refined to the duplicate
-    other     what the other side makes of it for the same class; None if it has other proposals
-    """
-
-    proposal: Box
-    other: Box | None
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Everything that is shown of two sides; `both` is a third way to detect, shown only."""
-
-    truth: DetectionTable
-    sides: tuple[Side, Side]
-    both: Side | None
-    verdicts: tuple[Verdict, Verdict]
-    cases: Sequence[Case]
-    origins: Mapping[Case, Origin]
-
-    def side_columns(self, what: str) -> list[str]:
-        """Such as `only conv` and `only fc`."""
-        return [f"{what} {side.name}" for side in self.sides]
-
-
-def alone(read_outs: Sequence[ReadOut], label: str) -> tuple[ReadOut, ReadOut]:
-    """The two branches of a model each on its own, the one of boxes first as the paper has it.
-
-    Raises ConfigError where a branch cannot be read alone, or there are not two.
-    """
-    found = [read_out for read_out in read_outs if read_out.scores == read_out.boxes]
-    if len(found) != 2:
-        what = f"{len(found)} of its branches can be read alone, and two are compared"
-        hint = "give a Double-Head-Ext (both branches score and refine), or two --weights"
-        raise ConfigError(what, where=label, hint=hint)
-    return found[1], found[0]
-
-
-def trace_cases(
-    runner: EagerRunner,
-    read_outs: Sequence[ReadOut],
-    cases: Sequence[Case],
-    sides: Sequence[Side],
-) -> dict[Case, Origin]:
-    """The origins of the duplicates among `cases`, all images with one seen a second time.
-
-    `read_outs` are those of the sides, both of the one model of `runner`.
-    """
-    doubles = [case for case in cases if case.kind == "duplicate"]
-    images = np.unique([case.image for case in doubles]).astype(np.int64)
-    table = sides[0].found.take_images(images)
-    input = runner.config.input.model_copy(update={"divisor": runner.divisor})
-    origins = {}
-    for batch in EvalLoader(table, input, batch_size=1, workers=0):
-        with torch.inference_mode():
-            traced = runner.detector.trace(batch.images.to(runner.device), read_outs)
-        image = int(images[batch.indices[0]])
-        for case in doubles:
-            if traced and case.image == image:
-                found = sides[case.side].found
-                name = found.classes[int(found.labels[case.row])]
-                label = runner.classes.index(name)
-                origins[case] = origin_of(case, found, label, traced)
-    return origins
-
-
-def origin_of(
-    case: Case, found: DetectionTable, label: int, traced: Sequence[Traced]
-) -> Origin:
-    """The proposal whose box for the class `label` is the detection `case.row` of `found`."""
-    mine, theirs = traced[case.side], traced[1 - case.side]
-    boxes = mine.boxes[:, label].double().cpu().numpy()
-    scores = mine.scores[:, label].double().cpu().numpy()
-    apart = np.abs(boxes - found.boxes[case.row]).max(axis=1) + np.abs(scores - case.score)
-    row = int(apart.argmin())
-    return Origin(_box(mine.proposals[row].tolist()), _box(theirs.boxes[row, label].tolist()))
 
 
 def error_study(compared: Compared, rule: Rule, examples: int, facts: Mapping[str, Any]) -> Study:
@@ -132,7 +42,7 @@ def error_study(compared: Compared, rule: Rule, examples: int, facts: Mapping[st
             "thresholds": {
                 side.name: side.threshold for side in (*sides, compared.both) if side is not None
             },
-            "counts": dict(zip(_count_names(compared), _counts(compared, "all"), strict=True)),
+            "counts": dict(zip(_count_names(compared), _counts(compared), strict=True)),
         },
         _numbers(compared),
         (_count_sheet(compared),),
@@ -140,40 +50,35 @@ def error_study(compared: Compared, rule: Rule, examples: int, facts: Mapping[st
     )
 
 
-def sizes_of(truth: DetectionTable) -> list[str]:
-    """COCO's size of each box, by its annotated area, else that of the box."""
-    areas = np.where(np.isnan(truth.areas), box_areas(truth.boxes), truth.areas)
-    return [SIZES[place] for place in np.digitize(areas, (SMALL, MEDIUM)).tolist()]
-
-
 def _count_names(compared: Compared) -> list[str]:
-    only, again = compared.side_columns("only"), compared.side_columns("duplicates")
+    names = [side.name for side in compared.sides]
+    only, again = ([f"{what} {name}" for name in names] for what in ("only", "duplicates"))
     return ["objects", "found by both", *only, "by neither", *again]
 
 
-def _counts(compared: Compared, size: str, label: int | None = None) -> list[int]:
-    """The numbers of `_count_names` for the objects of a size, or of all, and of a class."""
-    truth = compared.truth
-    mine = countable(truth)
-    mine &= np.array([size in ("all", own) for own in sizes_of(truth)], np.bool_)
+def _counts(compared: Compared, size: int | None = None, label: int | None = None) -> list[int]:
+    """The numbers of `_count_names` for the objects of a size or class, or of all."""
+    mine = countable(compared.truth)
+    if size is not None:
+        mine &= compared.sizes == size
     if label is not None:
-        mine &= truth.labels == label
+        mine &= compared.truth.labels == label
     first, second = (verdict.finder[mine] >= 0 for verdict in compared.verdicts)
-    doubles = [
-        sum(c.kind == "duplicate" and c.side == side and bool(mine[c.object]) for c in compared.cases)
-        for side in (0, 1)
-    ]
-    parts = (mine, first & second, first & ~second, second & ~first, ~first & ~second)
-    return [*(int(part.sum()) for part in parts), *doubles]
+    doubles = [(case.side, case.object) for case in compared.cases if case.kind == DUPLICATE]
+    again = [sum(bool(mine[o]) for side, o in doubles if side == number) for number in (0, 1)]
+    parts = (first & second, first & ~second, second & ~first, ~first & ~second)
+    return [int(mine.sum()), *(int(part.sum()) for part in parts), *again]
 
 
 def _count_sheet(compared: Compared) -> Sheet:
     classes = compared.truth.classes
-    rows: list[Row] = [("all", *_counts(compared, "all"))]
-    rows += [(size, *_counts(compared, size)) for size in SIZES]
-    rows += [(name, *_counts(compared, "all", label)) for label, name in enumerate(classes)]
-    columns = (Column(name, "count", heading="\n".join(name.rsplit(" ", 1))) for name in
-               _count_names(compared))
+    rows: list[Row] = [("all", *_counts(compared))]
+    rows += [(name, *_counts(compared, size)) for size, name in enumerate(SIZES)]
+    rows += [(name, *_counts(compared, label=label)) for label, name in enumerate(classes)]
+    columns = (
+        Column(name, "count", heading="\n".join(name.rsplit(" ", 1)))
+        for name in _count_names(compared)
+    )
     thresholds = ", ".join(f"{side.name} {side.threshold:g}" for side in compared.sides)
     return Sheet(
         "Objects that the sides find",
@@ -217,7 +122,7 @@ def _case_row(compared: Compared, case: Case, rank: int) -> Row:
         compared.sides[case.side].name,
         str(truth.files[case.image]),
         truth.classes[int(truth.labels[case.object])],
-        sizes_of(truth)[case.object],
+        SIZES[int(compared.sizes[case.object])],
         rank,
         case.score,
         case.iou,
@@ -230,18 +135,16 @@ def _case_row(compared: Compared, case: Case, rank: int) -> Row:
     )
 
 
-def _pictures(
-    compared: Compared, examples: int
-) -> list[tuple[str, Callable[[Path], None]]]:
+def _pictures(compared: Compared, examples: int) -> list[tuple[str, Callable[[Path], None]]]:
     """The best examples of each kind and side, each of another image."""
     pictures: list[tuple[str, Callable[[Path], None]]] = []
-    for kind in ("only", "duplicate"):
+    for kind in (ONLY, DUPLICATE):
         for number, side in enumerate(compared.sides):
             mine = [c for c in compared.cases if c.kind == kind and c.side == number]
             best = {case.image: case for case in reversed(mine)}
             chosen = sorted(best.values(), key=lambda case: -case.score)[:examples]
             for rank, case in enumerate(chosen, 1):
-                name = f"{kind}_{side.name}_{rank:02d}.png"
+                name = f"{kind}_{_as_name(side.name)}_{rank:02d}.png"
                 pictures.append((name, partial(_draw_case, compared, case)))
     return pictures
 
@@ -255,9 +158,9 @@ def _draw_case(compared: Compared, case: Case, path: Path) -> None:
     names = [truth.classes[label] for label in labels.tolist()]
     panels = [Panel("ground truth", truth.boxes[rows], labels, names)]
     for number, side in enumerate(sides):
-        panels.append(_panel(case.image, side, f"{side.name} alone", _marks(compared, case, number)))
+        panels.append(_panel(case.image, side, side.name, _marks(compared, case, number)))
     if compared.both is not None:
-        panels.append(_panel(case.image, compared.both, "both", ()))
+        panels.append(_panel(case.image, compared.both, compared.both.name, ()))
     shown = [truth.boxes[case.object].tolist(), sides[case.side].found.boxes[case.row].tolist()]
     draw_example(
         read_image(truth.path(case.image)), panels, around([_box(box) for box in shown]), path
@@ -266,13 +169,18 @@ def _draw_case(compared: Compared, case: Case, path: Path) -> None:
 
 def _marks(compared: Compared, case: Case, number: int) -> list[Mark]:
     """What is pointed at in the panel of a side: solid what is right there, dashed what is not."""
-    mine = number == case.side
-    if case.kind == "only":
-        if not mine:
-            return [Mark(_box(compared.truth.boxes[case.object].tolist()), MISSED, dashed=True)]
-        return [Mark(_box(compared.sides[number].found.boxes[case.row].tolist()), FOUND)]
-    box = compared.sides[number].found.boxes[case.row if mine else case.other].tolist()
-    marks = [Mark(_box(box), MISSED, dashed=True) if mine else Mark(_box(box), FOUND)]
+    found, mine = compared.sides[number].found, number == case.side
+    row = case.row if mine else case.other
+    assert found.scores is not None  # they are detections
+    score = "no box" if row < 0 else f"{found.scores[row]:.2f}"
+    if case.kind == ONLY and not mine:
+        box = compared.truth.boxes[case.object]
+        return [Mark(_box(box.tolist()), MISSED, f"missed: {score}", dashed=True)]
+    box = found.boxes[row]
+    if case.kind == DUPLICATE and mine:
+        marks = [Mark(_box(box.tolist()), MISSED, f"duplicate: {score}", dashed=True)]
+    else:
+        marks = [Mark(_box(box.tolist()), FOUND, f"found: {score}")]
     origin = compared.origins.get(case)
     return marks if origin is None else [*marks, Mark(origin.proposal, PROPOSAL, dashed=True)]
 
@@ -290,6 +198,11 @@ def _panel(image: int, side: Side, title: str, marks: Sequence[Mark]) -> Panel:
         for label, score in zip(labels.tolist(), found.scores[rows].tolist(), strict=True)
     ]
     return Panel(f"{title}, score from {side.threshold:g}", found.boxes[rows], labels, texts, marks)
+
+
+def _as_name(text: str) -> str:
+    """A text as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "side"
 
 
 def _box(values: Sequence[float]) -> Box:

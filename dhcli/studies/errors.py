@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.table import DetectionTable, Flag
-from dhcli.metrics.judge import judge, match
-from dhcli.metrics.judge import Judged
+from dhcli.metrics.judge import Judged, judge, match
 from dhcli.metrics.operating import best_f1
 from dhcli.ops.arrays import is_first
 
 Ints = NDArray[np.int64]
+ONLY, DUPLICATE = "only", "duplicate"
+"""The kinds of a case, in the order they are listed."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,10 @@ def find_cases(
     for number, (side, mine) in enumerate(zip(sides, verdicts, strict=True)):
         theirs = verdicts[1 - number]
         alone = objects[(mine.finder[objects] >= 0) & (theirs.finder[objects] < 0)]
-        pairs = [("only", o, mine.finder[o], theirs.nearest[o]) for o in alone.tolist()]
+        pairs = [(ONLY, o, mine.finder[o], theirs.nearest[o]) for o in alone.tolist()]
         doubled = set(theirs.objects.tolist())
         pairs += [
-            ("duplicate", o, row, theirs.finder[o])
+            (DUPLICATE, o, row, theirs.finder[o])
             for row, o in zip(mine.duplicates.tolist(), mine.objects.tolist(), strict=True)
             if theirs.finder[o] >= 0 and o not in doubled
         ]
@@ -148,7 +149,7 @@ def find_cases(
         for kind, o, row, other in pairs:
             about = (int(image_of[o]), int(o), int(row), int(other))
             cases.append(Case(kind, number, *about, float(scores[row]), float(mine.overlap[row])))
-    kinds = ("only", "duplicate")
+    kinds = (ONLY, DUPLICATE)
     return sorted(cases, key=lambda case: (kinds.index(case.kind), case.side, -case.score))
 
 

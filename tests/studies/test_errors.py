@@ -112,7 +112,12 @@ def draw(rng, images=25):
         low = rng.permutation(9)[: rng.integers(0, 6)]
         corners = np.stack([low % 3, low // 3], 1) * 60.0
         rows = [
-            (int(rng.integers(0, 2)), *c, *(c + rng.uniform(20, 40, 2)), int(rng.choice(4) == 0) * 2)
+            (
+                int(rng.integers(0, 2)),
+                *c,
+                *(c + rng.uniform(20, 40, 2)),
+                int(rng.choice(4) == 0) * 2,
+            )
             for c in corners
         ]
         truth.append(rows)

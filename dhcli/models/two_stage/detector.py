@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import ReadOut, all_read_outs
 from dhcli.config.schema import Detect
-from dhcli.models.contract import Features, Predictor, Traced
+from dhcli.models.contract import Features, Predictor
 from dhcli.models.detector import FeatureDetector, Pixels
 from dhcli.models.select import Select
 from dhcli.models.two_stage.head import Head, Scored
@@ -56,22 +56,6 @@ class TwoStageDetector(FeatureDetector):
         read_outs = options.read_outs or (self.head.read_out,)
         every = self.head.detect(read_outs, levels, boxes, owner, rule.score_threshold, rule.gate)
         return [self._divide(scored, owner[scored.rows], images, rule) for scored in every]
-
-    def trace(self, image: ImageBatch, read_outs: Sequence[ReadOut]) -> list[Traced]:
-        """See the contract."""
-        levels, rules = self.extract(image), self.select.rules
-        [boxes] = self.rpn.propose(self.rpn(levels), image.sizes, training=False)
-        scale = (image.originals[0] / image.sizes[0]).flip(0).to(boxes.dtype)
-        owner = torch.zeros_like(boxes[:, 0]).long()
-        proposals = rules.rescale(boxes, scale)
-        every = []
-        for scored in self.head.detect(read_outs, levels, boxes, owner, threshold=-1.0):
-            refined = rules.rescale(rules.clip(scored.boxes, image.sizes[0]), scale)
-            shape = (len(boxes), self.select.classes)  # every score is above the threshold
-            every.append(
-                Traced(proposals, refined.view(*shape, 4), scored.scores.view(*shape))
-            )
-        return every
 
     def parts(self) -> dict[str, nn.Module]:
         branches = {f"{name} branch": self.head.branch(name) for name in self.head.branches}
