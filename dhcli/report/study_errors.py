@@ -92,9 +92,8 @@ def zoom_on(region: Box, width: int, height: int) -> Box:
 
 def around(boxes: Sequence[Box]) -> Box:
     """The smallest box that holds all `boxes`."""
-    low, high = np.array(boxes)[:, :2].min(axis=0), np.array(boxes)[:, 2:].max(axis=0)
-    x1, y1, x2, y2 = (*low.tolist(), *high.tolist())
-    return x1, y1, x2, y2
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)
 
 
 def _view(image: Pixels, panel: Panel, view: Box) -> Image.Image:

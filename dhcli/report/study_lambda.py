@@ -65,6 +65,6 @@ def _write_numbers(axes: Axes, grid: NDArray[np.float64], middle: float) -> None
         ink = "white" if value > middle else "black"
         text = f"{100 * value:.1f}"
         axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=9)
-    row, column = np.unravel_index(np.nanargmax(grid), grid.shape)
-    corner = (float(column) - 0.5, float(row) - 0.5)
+    best = divmod(int(np.nanargmax(grid)), grid.shape[1])
+    corner = (best[1] - 0.5, best[0] - 0.5)
     axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d55e00", linewidth=2))

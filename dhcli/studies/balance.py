@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,19 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.config.detecting import DetectOptions
 from dhcli.config.heads import ReadOut
 from dhcli.config.load import config_to_dict
 from dhcli.config.schema import Config, TwoStage
 from dhcli.errors import ConfigError
-from dhcli.inference.score import Say
+from dhcli.inference.evaluate import evaluate_runner
+from dhcli.inference.score import Evaluation, Measures, Say, read_truth
+from dhcli.report.counting import counting
 from dhcli.report.sheet import Column, Row, Sheet
 from dhcli.report.study_lambda import draw_lambda_grid
+from dhcli.runtime.eager import EagerRunner
 from dhcli.studies.study import Study
 from dhcli.weights.locate_model import BEST, LAST, locate_model
 from dhcli.weights.model_file import read_metadata
 
 Floats = NDArray[np.float64]
-Stats = Mapping[str, float]
 NUMBERS = ("AP", "AP50", "AP75")
 PANELS = ("(a) conv alone", "(b) fc alone", "(c) scores fc, boxes conv", "(d) fused, boxes conv")
 """The paper's four ways. The fusion is Eq. 4's."""
@@ -65,20 +68,47 @@ def find_runs(folders: Sequence[Path], say: Say) -> list[Run]:
     return runs
 
 
-def lambda_study(runs: Sequence[Run], measure: Callable[[Run], Mapping[ReadOut, Stats]]) -> Study:
-    """What `measure` finds for each run, as four grids.
+def evaluate_runs(
+    runs: Sequence[Run], data: Path, split: str | None, options: DetectOptions, say: Say
+) -> list[dict[ReadOut, Evaluation]]:
+    """Every read-out of each run's model, in one pass over the images a run.
 
-    `measure` gives AP, AP50 and AP75 of each read-out that the run's model has.
+    Raises DataError where the data cannot be read, or share no class with a model.
+    """
+    table, measures = read_truth(data), Measures(split, every=True)
+    found = []
+    for number, run in enumerate(runs, 1):
+        say(f"run {number} of {len(runs)}: {run.model}")
+        runner = EagerRunner.open(run.model, options)
+        with counting("images") as progress:
+            found.append(
+                evaluate_runner(
+                    runner,
+                    table,
+                    measures,
+                    options=options,
+                    say=_silent if number > 1 else say,
+                    progress=progress,
+                )
+            )
+    return found
+
+
+def lambda_study(
+    runs: Sequence[Run], found: Sequence[Mapping[ReadOut, Evaluation]], data: Path
+) -> Study:
+    """AP of each run in the four ways, as four grids.
+
+    `found` has what each read-out of a run's model is worth on `data`.
     """
     fc, conv = sorted({run.fc for run in runs}), sorted({run.conv for run in runs})
     grids = {panel: np.full((len(conv), len(fc)), np.nan) for panel in PANELS}
     rows: list[Row] = []
-    for run in runs:
-        found = measure(run)
+    for run, every in zip(runs, found, strict=True):
         for panel, way in zip(PANELS, run.ways, strict=True):
-            stats = found.get(way)
-            if stats is None:
+            if way not in every:
                 continue
+            stats = every[way].stats
             grids[panel][conv.index(run.conv), fc.index(run.fc)] = stats["AP"]
             numbers = (stats[name] for name in NUMBERS)
             rows.append((panel, *way, run.fc, run.conv, *numbers, str(run.folder)))
@@ -90,17 +120,29 @@ def lambda_study(runs: Sequence[Run], measure: Callable[[Run], Mapping[ReadOut, 
     )
     return Study(
         "lambda",
-        {"runs": len(runs), "λ_fc": fc, "λ_conv": conv},
+        {
+            "runs": [str(run.folder) for run in runs],
+            "data": str(data),
+            "split": next(iter(found[0].values())).split,
+            "λ_fc": fc,
+            "λ_conv": conv,
+        },
         Sheet("AP over λ", columns, tuple(rows)),
         tuple(_grid_sheet(panel, grid, fc, conv) for panel, grid in grids.items()),
         {"lambda.png": partial(draw_lambda_grid, grids, fc, conv)},
     )
 
 
+def _silent(_: str) -> None:
+    """What holds for every run was said of the first."""
+
+
 def _grid_sheet(panel: str, grid: Floats, fc: Sequence[float], conv: Sequence[float]) -> Sheet:
     """A panel as a table, the largest λ_conv on top."""
-    columns = (Column("λ_conv", "score", heading="λ_conv \\ λ_fc"),)
-    columns += tuple(Column(f"{value:g}", "percent", absent="") for value in fc)
+    columns = (
+        Column("λ_conv", "score", heading="λ_conv \\ λ_fc"),
+        *(Column(f"{value:g}", "percent", absent="") for value in fc),
+    )
     cells = [[None if np.isnan(x) else float(x) for x in row] for row in grid]
     rows = tuple((value, *row) for value, row in zip(conv, cells, strict=True))
     return Sheet(f"{panel}: AP (percent)", columns, rows[::-1])
@@ -118,9 +160,7 @@ def _open(folder: Path) -> Run:
     config = read_metadata(model).config
     kinds = _branches(config)
     if kinds is None:
-        what = (
-            "is not a Double-Head-Ext: that has an fc branch for scores and a conv branch for boxes"
-        )
+        what = "is not a Double-Head-Ext: an fc branch for scores, a conv branch for boxes"
         raise ConfigError(what, where=folder, hint="leave it out of --runs")
     fc, conv = kinds
     pairs = (

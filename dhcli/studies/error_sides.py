@@ -165,9 +165,7 @@ def find_origins(
                     found = sides[number].found
                     name = found.classes[int(found.labels[case.row])]
                     label = source.runner.classes.index(name)
-                    refined = [
-                        _refine(one, levels, proposals, on_device, label) for one in asked
-                    ]
+                    refined = [_refine(one, levels, proposals, on_device, label) for one in asked]
                     apart = np.abs(refined[0] - found.boxes[case.row]).max(axis=1)
                     row = int(apart.argmin())
                     seen = _original(source, proposals, on_device)[row]

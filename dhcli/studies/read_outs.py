@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from dhcli.config.heads import ReadOut
-from dhcli.inference.score import Evaluation
+from dhcli.config.detecting import DetectOptions
+from dhcli.config.heads import ReadOut, choose_read_out
+from dhcli.inference.evaluate import evaluate_runner
+from dhcli.inference.score import Evaluation, Measures, Say, read_truth
 from dhcli.metrics.bootstrap import Interval, interval, matches_of, resample
+from dhcli.report.counting import counting
 from dhcli.report.sheet import Column, Row, Sheet
 from dhcli.report.tables import IN_THE_PAPER
 from dhcli.studies.study import Study
+from dhcli.studies.subjects import Subject, by_model
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -49,13 +54,39 @@ class Rank(NamedTuple):
         return ", ".join(word for word, holds in marks if holds)
 
 
-def read_out_study(models: list[Evaluated], resamples: int, seed: int) -> Study:
+def evaluate_models(
+    subjects: Sequence[Subject], data: Path, split: str | None, options: DetectOptions, say: Say
+) -> list[Evaluated]:
+    """COCO's numbers of every read-out of each model, in one pass over the images a model.
+
+    Raises DataError where the data cannot be read, or share no class with a model.
+    """
+    table, measures = read_truth(data), Measures(split, every=True)
+    models = []
+    for of_model in by_model(subjects):
+        runner = of_model[0].runner
+        with counting("images") as progress:
+            every = evaluate_runner(
+                runner, table, measures, options=options, say=say, progress=progress
+            )
+        own = choose_read_out(runner.config.model, None, None)
+        models.append(Evaluated(of_model[0].model, own, every))
+    return models
+
+
+def read_out_study(models: Sequence[Evaluated], resamples: int, seed: int) -> Study:
     """The read-outs of each model with bootstrap intervals of `resamples` draws of the images."""
     ranked = [(model, rank_read_outs(model, resamples, seed)) for model in models]
+    first = next(iter(models[0].every.values()))
     return Study(
         "read-outs",
         {
+            "models": [model.label for model in models],
+            "data": str(first.truth.root),
+            "split": first.split,
+            "images": len(first.truth),
             "resamples": resamples,
+            "seed": seed,
             "best": {
                 model.label: best.read_out._asdict()
                 for model, ranks in ranked
@@ -65,7 +96,6 @@ def read_out_study(models: list[Evaluated], resamples: int, seed: int) -> Study:
         },
         _numbers(ranked),
         tuple(_sheet(model.label, ranks) for model, ranks in ranked),
-        {},
     )
 
 

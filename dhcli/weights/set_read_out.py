@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from dhcli.config.heads import choose_read_out
-from dhcli.config.schema import TwoStage
+from dhcli.config.heads import choose_read_out, with_read_out
 from dhcli.weights.model_file import ModelFile
 
 
@@ -19,14 +18,9 @@ def set_read_out(
     measured with the read-out of the model: where it becomes another they no longer hold, and go.
     Raises ConfigError where the model cannot be read so.
     """
-    settings = model.config.model
-    before, after = choose_read_out(settings, None, None), choose_read_out(settings, scores, boxes)
-    if not isinstance(settings, TwoStage):
-        return model, []  # `auto`, its only read-out
-    given = {"scores": scores, "boxes": boxes}
-    chosen = {key: value for key, value in given.items() if value is not None}
-    head = settings.head.model_copy(update=chosen)
-    config = model.config.model_copy(update={"model": settings.model_copy(update={"head": head})})
+    settings = with_read_out(model.config.model, scores, boxes)
+    before, after = (choose_read_out(one, None, None) for one in (model.config.model, settings))
     gone = [] if before == after else [key for key in measured if key in model.metadata]
     metadata = {key: value for key, value in model.metadata.items() if key not in gone}
+    config = model.config.model_copy(update={"model": settings})
     return replace(model, config=config, metadata=metadata), gone
