@@ -35,8 +35,9 @@ def draw_lambda_grid(
     """
     known = np.concatenate([grid[~np.isnan(grid)] for grid in panels.values()])
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    width, height = 1.3 + CELL * len(fc), 1.4 + CELL * len(conv)
-    figure = new_figure(max(2.3, width) * len(panels), max(2.2, height))
+    width, height = max(2.2, 0.7 + CELL * len(fc)), 1.1 + CELL * len(conv)
+    figure = new_figure(width * len(panels), height)
+    figure.set_layout_engine("compressed")  # cells are square, whatever room there is
     every = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, grid) in zip(every, panels.items(), strict=True):
         axes.imshow(
