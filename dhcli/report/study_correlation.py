@@ -43,8 +43,9 @@ def draw_correlations(panels: Mapping[str, Mapping[str, Mapping[str, Bar]]], pat
         axes.set(title=source)
         bare(axes)
     grid[0].set_ylabel("Pearson's r of score and IoU")
+    for name in names:
+        if name not in grid[-1].get_legend_handles_labels()[1]:
+            grid[-1].bar(0, 0, 0, color=COLOURS[names.index(name) % len(COLOURS)], label=name)
     if names:
-        for name in names:  # one that has no bars in this panel is in the legend all the same
-            grid[-1].bar(0, 0, 0, color=COLOURS[names.index(name) % len(COLOURS)])
         legend_beside(grid[-1])
     save_figure(figure, path)
