@@ -16,10 +16,12 @@ from dhcli.cli.options import (
     JsonFlag,
     Overwrite,
     all_weights_option,
+    one_model,
     out_option,
 )
 
 if TYPE_CHECKING:
+    from dhcli.studies.groups import Group
     from dhcli.studies.objects import Objects
     from dhcli.studies.study import Study
     from dhcli.studies.subjects import Subject
@@ -66,6 +68,33 @@ Out = Annotated[
     Path | None,
     out_option(
         "Folder to write study.json, study.csv and the figures to (default: none are written)."
+    ),
+]
+
+
+Windows = Annotated[
+    int,
+    typer.Option(
+        "--windows", min=80, metavar="N", help="Number of windows around each object, about."
+    ),
+]
+
+Difficulty = Annotated[
+    bool,
+    typer.Option(
+        "--difficulty",
+        help="Also group objects by the AP of their class, in thirds. It is measured on these "
+        "images: the AP of the first model, or of --baseline.",
+    ),
+]
+
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="FILE|RUN",
+        help="Model whose AP ranks the classes; turns on --difficulty.",
+        callback=one_model,
     ),
 ]
 
@@ -270,3 +299,121 @@ def finish(done: Study, out: Path | None, *, overwrite: bool, as_json: bool) -> 
         show(*done.sheets, titles=True)
     for path in written:
         err.print(f"wrote {path}")
+
+
+def open_groups(
+    objects: Objects,
+    subjects: list[Subject],
+    difficulty: bool,
+    baseline: Path | None,
+    device: str,
+) -> list[Group]:
+    """The groups of objects to look at."""
+    from dhcli.config.detecting import DetectOptions
+    from dhcli.report.counting import counting
+    from dhcli.studies.groups import group_objects, measure_difficulty
+
+    if not difficulty and baseline is None:
+        return group_objects(objects)
+    options = DetectOptions(device=device)
+    with counting("images") as progress:
+        ranks = measure_difficulty(objects, subjects, baseline, options, progress)
+    return group_objects(objects, ranks)
+
+
+@study.command()
+def windows(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    windows: Windows = 14000,
+    difficulty: Difficulty = False,
+    baseline: Baseline = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare branches on windows around each object: scores and boxes over IoU (Fig. 2, 7).
+
+    Every branch scores and refines the same windows, whose IoU with the object runs from 0 to 1. In
+    20 bins of IoU: mean and standard deviation of the true class's score, and of the refined box's
+    IoU; for all objects, and by COCO's sizes. --out writes scores.png and boxes.png too.
+
+    For example:
+      dh study windows --weights runs/train/custom --data photos/ --out windows
+      dh study windows -w fc.safetensors -w conv.safetensors -w ext.safetensors --data photos/
+      dh study windows -w model.safetensors --data COCO --images 200 --windows 2000 --difficulty
+    """
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    groups = open_groups(objects, subjects, difficulty, baseline, device)
+    from dhcli.report.counting import counting
+    from dhcli.studies.windows import study_windows
+
+    with counting("objects of each branch") as progress:
+        done = study_windows(subjects, objects, groups, count=windows, seed=seed, progress=progress)
+    finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command()
+def correlation(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    windows: Annotated[
+        int,
+        typer.Option(
+            "--windows",
+            min=0,
+            metavar="N",
+            help="Number of windows around each object, about; 0: leave them out.",
+        ),
+    ] = 14000,
+    resamples: Annotated[
+        int,
+        typer.Option(
+            "--resamples", min=1, metavar="N", help="Number of bootstrap samples of the images."
+        ),
+    ] = 1000,
+    difficulty: Difficulty = False,
+    baseline: Baseline = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how well each branch's scores follow the IoU of boxes: Pearson's r (Fig. 3).
+
+    For the windows of `dh study windows`, for the RPN's proposals, and for what the branch alone
+    detects after NMS. Boxes that touch no object are left out. The interval of 95 % is a
+    bootstrap over images. --out writes correlation.png too.
+
+    For example:
+      dh study correlation --weights runs/train/custom --data photos/ --out correlation
+      dh study correlation -w fc.safetensors -w conv.safetensors --data photos/ --windows 2000
+      dh study correlation -w model.safetensors --data COCO --images 500 --windows 0
+    """
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    groups = open_groups(objects, subjects, difficulty, baseline, device)
+    from dhcli.report.counting import counting
+    from dhcli.studies.correlation import study_correlation
+
+    with counting("images of each model") as progress:
+        done = study_correlation(
+            subjects,
+            objects,
+            groups,
+            count=windows,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
+        )
+    finish(done, out, overwrite=overwrite, as_json=as_json)
