@@ -27,6 +27,8 @@ from dhcli.cli import app
 from dhcli.cli import demo as demo_module
 from dhcli.export import onnx as export
 from dhcli.export.onnx import Agreement
+from dhcli.report.sheet import Column, Sheet
+from dhcli.studies.study import Study
 from dhcli.training.checkpoint import load_checkpoint
 from dhcli.weights.exchange import import_weights
 from dhcli.weights.model_file import ModelFile, read_model, save_model
@@ -56,10 +58,12 @@ COMMANDS = {
     "check": "check photos --fix OUT --overwrite",
     "import": "weights import w.pth --out OUT --overwrite",
     "weights": "weights export t.safetensors --layout torchvision --out OUT --overwrite",
+    "read-out": "weights set-read-out m.safetensors --scores fc --out OUT --overwrite",
+    "study": "study read-outs --weights m.safetensors --data photos --out OUT --overwrite",
     "demo": "demo --out OUT",
 }
 """OUT is where the command writes."""
-FILES = {"export", "import", "weights"}
+FILES = {"export", "import", "weights", "read-out"}
 NEW = {"train", "finetune", "demo"}
 """Commands whose `--overwrite` says that it deletes first: here they write something new."""
 
@@ -89,6 +93,9 @@ def place(photos: Path, models: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         Path(file.name).hardlink_to(file)
     Path("toy.yaml").write_text(TOY, "utf-8")
     monkeypatch.setattr(demo_module, "IMAGES", 5)
+    monkeypatch.setattr("dhcli.studies.read_outs.evaluate_models", lambda *_: [])
+    study = Study("read-outs", {}, Sheet("numbers", (Column("AP"),), [(0.5,)]), ())
+    monkeypatch.setattr("dhcli.studies.read_outs.read_out_study", lambda *_: study)
     good = Agreement((64, 64), torch=5, onnx=5, same=5, box=0.0, score=0.0)
     proto = type("Proto", (), {"SerializeToString": lambda self: b"x" * 100_000})()
     monkeypatch.setattr(export, "build_onnx", lambda *_: proto)
@@ -172,11 +179,19 @@ def write_old(name: str, place: Path) -> dict[str, bytes]:
     return contents(place)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_on_a_full_disk(name: str, place: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        *((name, 0) for name in COMMANDS),
+        ("export", 50_000),
+        ("import", 50_000),
+        ("weights", 50_000),
+    ],
+)
+def test_on_a_full_disk(name: str, limit: int, place: Path) -> None:
     before = write_old(name, place)
 
-    with full_disk(0):
+    with full_disk(limit):
         result = dh(COMMANDS[name].replace("OUT", "place/x"))
 
     require_one_line(result, "cannot be written: File too large")
@@ -236,12 +251,13 @@ RESUME = "train --data photos --epochs 2 --device cpu --resume"
     ("limit", "fails"),
     [
         (0, "run.lock"),
-        (3000, "events.jsonl"),
+        (20_000, "events.jsonl"),
         (900_000, "last.safetensors"),
         (3_000_000, "checkpoint.pt"),
     ],
 )
 def test_a_run_on_a_disk_that_fills_keeps_its_state(limit: int, fails: str, run: Path) -> None:
+    (run / "events.jsonl").write_bytes(b"{}\n" * 6666)  # the largest of the small ones
     before = contents(run)
 
     with full_disk(limit):
@@ -252,7 +268,7 @@ def test_a_run_on_a_disk_that_fills_keeps_its_state(limit: int, fails: str, run:
     assert {name: (run / name).read_bytes() for name in kept} == {n: before[n] for n in kept}
     assert read_model(run / "last.safetensors").classes == ("cat", "dog")
     assert not list(run.glob(".*.part"))
-    if limit > 3000:
+    if limit > 20_000:
         assert f"the last good state is kept; resume with: dh train --resume {run}" in result.stderr
 
 
