@@ -1,0 +1,70 @@
+"""How alike the cells of a map are: of every two of them a number, and its mean by distance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhcli.report.sheet import Column, Row
+
+Floats = NDArray[np.float64]
+
+PAIR_COLUMNS = (
+    Column("row_a", "count"),
+    Column("column_a", "count"),
+    Column("row_b", "count"),
+    Column("column_b", "count"),
+)
+"""Two cells of a map, counted from 0 at the top left."""
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The pairs of cells of one distance, the larger of their distances in rows and in columns.
+
+    pairs   those that have a number
+    mean    of these, and `spread`, their standard deviation; NaN where there are none
+    """
+
+    distance: int
+    pairs: int
+    mean: float
+    spread: float
+
+
+def rings(alike: Floats) -> list[Ring]:
+    """By distance, 1 … S − 1, how alike two cells are; each pair counts once.
+
+    in   alike  (S², S²), symmetric, NaN where it is undefined; cell r S + c lies in row r, column c
+    """
+    side = side_of(alike)
+    row, column = np.divmod(np.arange(side * side), side)
+    apart = np.maximum(abs(row[:, None] - row), abs(column[:, None] - column))
+    once = np.triu(~np.isnan(alike), 1)
+    found = []
+    for distance in range(1, side):
+        values = alike[once & (apart == distance)]
+        mean, spread = (values.mean(), values.std()) if len(values) else (math.nan, math.nan)
+        found.append(Ring(distance, len(values), float(mean), float(spread)))
+    return found
+
+
+def list_pairs(side: int) -> list[Row]:
+    """The cells of `PAIR_COLUMNS` for every two cells, in the order of (S², S²) flattened."""
+    cells = [divmod(cell, side) for cell in range(side * side)]
+    return [(*a, *b) for a in cells for b in cells]
+
+
+def as_tiles(alike: Floats) -> Floats:
+    """(S², S²) as S × S tiles of S × S (Fig. 4): tile (r, c) is the row of cell r S + c as a map."""
+    side = side_of(alike)
+    tiles: Floats = alike.reshape((side,) * 4).transpose(0, 2, 1, 3).reshape(alike.shape)
+    return tiles
+
+
+def side_of(alike: Floats) -> int:
+    """S, of what has S² rows."""
+    return math.isqrt(len(alike))

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from dhcli.studies.cells import as_tiles, list_pairs, rings
+
+
+def symmetric(cells: int) -> np.ndarray:
+    half = np.random.default_rng(0).normal(size=(cells, cells))
+    return half + half.T
+
+
+def test_rings_hold_each_pair_once_by_the_larger_distance_in_rows_and_columns() -> None:
+    alike = symmetric(9)
+    values: dict[int, list[float]] = {1: [], 2: []}
+    for a in range(9):
+        for b in range(a + 1, 9):
+            distance = max(abs(a // 3 - b // 3), abs(a % 3 - b % 3))
+            values[distance].append(alike[a, b])
+    for ring, expected in zip(rings(alike), values.values(), strict=True):
+        assert ring.pairs == len(expected)
+        assert ring.mean == pytest.approx(sum(expected) / len(expected))
+        mean = sum(expected) / len(expected)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in expected) / len(expected))
+        assert ring.spread == pytest.approx(spread)
+
+
+def test_a_pair_that_is_undefined_counts_in_no_ring() -> None:
+    alike = symmetric(9)
+    alike[0, :] = alike[:, 0] = math.nan
+    assert [ring.pairs for ring in rings(alike)] == [20 - 3, 16 - 5]
+    assert math.isnan(rings(np.full((4, 4), math.nan))[0].mean)
+
+
+def test_tile_of_a_cell_is_its_row_as_a_map() -> None:
+    alike = symmetric(16)
+    tiles = as_tiles(alike)
+    for r in range(4):
+        for c in range(4):
+            tile = tiles[4 * r : 4 * r + 4, 4 * c : 4 * c + 4]
+            for y in range(4):
+                for x in range(4):
+                    assert tile[y, x] == alike[4 * r + c, 4 * y + x]
+
+
+def test_pairs_are_listed_in_the_order_of_the_matrix() -> None:
+    pairs = list_pairs(3)
+    assert len(pairs) == 81
+    assert pairs[9 * 5 + 7] == (1, 2, 2, 1)
