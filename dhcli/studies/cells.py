@@ -58,13 +58,6 @@ def list_pairs(side: int) -> list[Row]:
     return [(*a, *b) for a in cells for b in cells]
 
 
-def as_tiles(alike: Floats) -> Floats:
-    """(S², S²) as S × S tiles of S × S (Fig. 4): tile (r, c) is the row of cell r S + c as a map."""
-    side = side_of(alike)
-    tiles: Floats = alike.reshape((side,) * 4).transpose(0, 2, 1, 3).reshape(alike.shape)
-    return tiles
-
-
 def side_of(alike: Floats) -> int:
     """S, of what has S² rows."""
     return math.isqrt(len(alike))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dhcli.studies.cells import as_tiles, list_pairs, rings
+from dhcli.studies.cells import list_pairs, rings
 
 
 def symmetric(cells: int) -> np.ndarray:
@@ -33,17 +33,6 @@ def test_a_pair_that_is_undefined_counts_in_no_ring() -> None:
     alike[0, :] = alike[:, 0] = math.nan
     assert [ring.pairs for ring in rings(alike)] == [20 - 3, 16 - 5]
     assert math.isnan(rings(np.full((4, 4), math.nan))[0].mean)
-
-
-def test_tile_of_a_cell_is_its_row_as_a_map() -> None:
-    alike = symmetric(16)
-    tiles = as_tiles(alike)
-    for r in range(4):
-        for c in range(4):
-            tile = tiles[4 * r : 4 * r + 4, 4 * c : 4 * c + 4]
-            for y in range(4):
-                for x in range(4):
-                    assert tile[y, x] == alike[4 * r + c, 4 * y + x]
 
 
 def test_pairs_are_listed_in_the_order_of_the_matrix() -> None:
