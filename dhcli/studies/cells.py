@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.report.sheet import Column, Row
+from dhcli.report.sheet import Cell, Column, Row, Sheet
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +36,11 @@ class Ring:
     mean: float
     spread: float
 
+    def as_dict(self) -> dict[str, Any]:
+        """In plain values, for JSON; None for NaN."""
+        mean, spread = (None if math.isnan(one) else one for one in (self.mean, self.spread))
+        return {"distance": self.distance, "pairs": self.pairs, "mean": mean, "spread": spread}
+
 
 def rings(alike: Floats) -> list[Ring]:
     """By distance, 1 … S − 1, how alike two cells are; each pair counts once.
@@ -50,6 +57,22 @@ def rings(alike: Floats) -> list[Ring]:
         mean, spread = (values.mean(), values.std()) if len(values) else (math.nan, math.nan)
         found.append(Ring(distance, len(values), float(mean), float(spread)))
     return found
+
+
+def by_distance(
+    title: str,
+    names: tuple[Column, ...],
+    rows: Sequence[tuple[Sequence[Cell], Sequence[Ring]]],
+    caption: str,
+) -> Sheet:
+    """A row for each of `rows`, its `names` first: the mean of each ring, which may be few."""
+    farthest = max(len(of) for _, of in rows)
+    columns = tuple(Column(f"distance {number}", "number", str(number)) for number in range(1, farthest + 1))
+    lines = []
+    for cells, of in rows:
+        means: list[Cell] = [ring.mean for ring in of]
+        lines.append((*cells, *means, *[None] * (farthest - len(of))))
+    return Sheet(title, (*names, *columns), tuple(lines), caption=caption)
 
 
 def list_pairs(side: int) -> list[Row]:
