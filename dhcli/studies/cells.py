@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,8 @@ from numpy.typing import NDArray
 from dhcli.report.sheet import Cell, Column, Row, Sheet
 
 Floats = NDArray[np.float64]
-
-PAIR_COLUMNS = (
-    Column("row_a", "count"),
-    Column("column_a", "count"),
-    Column("row_b", "count"),
-    Column("column_b", "count"),
-)
-"""Two cells of a map, counted from 0 at the top left."""
+Key = tuple[str, str]
+"""What names a map: its branch, and its layer or which of the branch's maps it is."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +30,6 @@ class Ring:
     pairs: int
     mean: float
     spread: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """In plain values, for JSON; None for NaN."""
-        mean, spread = (None if math.isnan(one) else one for one in (self.mean, self.spread))
-        return {"distance": self.distance, "pairs": self.pairs, "mean": mean, "spread": spread}
 
 
 def rings(alike: Floats) -> list[Ring]:
@@ -59,26 +49,49 @@ def rings(alike: Floats) -> list[Ring]:
     return found
 
 
-def by_distance(
+def ring_facts(alike: Floats) -> list[dict[str, Any]]:
+    """`rings` in plain values, for JSON; None for NaN."""
+    return [
+        {key: None if value != value else value for key, value in asdict(ring).items()}
+        for ring in rings(alike)
+    ]
+
+
+def list_distances(
     title: str,
     names: tuple[Column, ...],
-    rows: Sequence[tuple[Sequence[Cell], Sequence[Ring]]],
+    maps: Mapping[Key, Floats],
     caption: str,
 ) -> Sheet:
-    """A row for each of `rows`, its `names` first: the mean of each ring, which may be few."""
-    farthest = max(len(of) for _, of in rows)
-    columns = tuple(Column(f"distance {number}", "number", str(number)) for number in range(1, farthest + 1))
-    lines = []
-    for cells, of in rows:
+    """A row for each of `maps`, under `names` what it is: the mean of each of its `rings`."""
+    found = {key: rings(alike) for key, alike in maps.items()}
+    farthest = max(len(of) for of in found.values())
+    numbers = [str(distance) for distance in range(1, farthest + 1)]
+    rows = []
+    for key, of in found.items():
         means: list[Cell] = [ring.mean for ring in of]
-        lines.append((*cells, *means, *[None] * (farthest - len(of))))
-    return Sheet(title, (*names, *columns), tuple(lines), caption=caption)
+        rows.append((*key, *means, *[None] * (farthest - len(of))))
+    columns = (Column(f"distance {number}", "number", number) for number in numbers)
+    return Sheet(title, (*names, *columns), tuple(rows), caption=caption)
 
 
-def list_pairs(side: int) -> list[Row]:
-    """The cells of `PAIR_COLUMNS` for every two cells, in the order of (S², S²) flattened."""
-    cells = [divmod(cell, side) for cell in range(side * side)]
-    return [(*a, *b) for a in cells for b in cells]
+def list_cells(
+    title: str,
+    names: tuple[Column, ...],
+    maps: Mapping[Key, tuple[Floats, ...]],
+    values: tuple[str, ...],
+) -> Sheet:
+    """A row for every two cells of each of `maps`, row and column from 0: what `values` name."""
+    rows: list[Row] = []
+    for key, of in maps.items():
+        side = side_of(of[0])
+        cells = [divmod(cell, side) for cell in range(side * side)]
+        pairs = product(cells, repeat=2)
+        numbers = zip(*(alike.ravel().tolist() for alike in of), strict=True)
+        rows += [(*key, *a, *b, *n) for (a, b), n in zip(pairs, numbers, strict=True)]
+    places = ("row_a", "column_a", "row_b", "column_b")
+    columns = [Column(name, "count") for name in places] + [Column(x, "score") for x in values]
+    return Sheet(title, (*names, *columns), tuple(rows))
 
 
 def side_of(alike: Floats) -> int:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError
-from dhcli.models.two_stage.head import GROUP, Head
+from dhcli.models.two_stage.head import GROUP
+from dhcli.report.sheet import Column
+from dhcli.report.study_cells import draw_cells
+from dhcli.studies.cells import list_cells, list_distances, ring_facts, side_of
+from dhcli.studies.objects import Objects, views
+from dhcli.studies.study import Study
+from dhcli.studies.subjects import Subject, by_model
 
 Floats = NDArray[np.float64]
 
@@ -50,29 +58,82 @@ def _summed_products(vectors: Tensor) -> Floats:
 class BranchMaps:
     """What a branch sees of RoIs, and its last map before a RoI becomes a vector.
 
-    before, after  mean cosine of cells of the pooled RoI, and of `Trunk.output_map`
+    maps  mean cosine of cells: `input`, of pooled RoIs, and `output`, of `Trunk.output_map`
     """
 
-    def __init__(self, head: Head, name: str) -> None:
-        self.head = head
-        self.name = name
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
         self.rois = 0
-        self.before = MeanCosine()
-        self.after = MeanCosine()
+        self.maps = {"input": MeanCosine(), "output": MeanCosine()}
 
-    def add(self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor) -> None:
-        """Take in the boxes (N, 4) float32 xyxy, in resized pixels, of images (N,) of a batch.
+    @torch.inference_mode()
+    def add(self, levels: Sequence[Tensor], boxes: Tensor) -> None:
+        """Take in the boxes (N, 4) float32 xyxy, in network pixels, of a batch of one image.
 
-        Raises ConfigError where the branch has no map to show.
+        Raises ConfigError where the branch has no output map.
         """
-        trunk = self.head.branch(self.name).trunk
-        for group, owner in zip(torch.split(boxes, GROUP), torch.split(images, GROUP), strict=True):
-            pooled = self.head.pooled(self.name, levels, group, owner)
+        head, name = self.subject.detector.head, self.subject.branch
+        for group in boxes.split(GROUP):
+            pooled = head.pooled(name, levels, group, torch.zeros_like(group[:, 0]).long())
             try:
-                after = trunk.output_map(pooled)
+                output = self.subject.module.trunk.output_map(pooled)
             except NotImplementedError as error:
-                what = f"the branch `{self.name}` has no map before its vector"
-                raise ConfigError(what, hint="a trunk's `output_map` gives it") from error
-            self.before.add(pooled)
-            self.after.add(after)
+                what = f"the branch `{self.subject.label}` has no output map by cells"
+                raise ConfigError(what, hint="--branch chooses others") from error
+            self.maps["input"].add(pooled)
+            self.maps["output"].add(output)
             self.rois += len(group)
+
+
+def study_features(
+    subjects: Sequence[Subject], objects: Objects, *, progress: Count | None = None
+) -> Study:
+    """Compare the cells of each branch's input and output, on the objects' own boxes.
+
+    Raises ConfigError where a branch has no output map, DataError where an image cannot be read.
+    """
+    found = [BranchMaps(subject) for subject in subjects]
+    models = by_model(subjects)
+    images = len(set(objects.images.tolist()))
+    done = 0
+    for model in models:
+        mine = [one for one in found if one.subject.model == model[0].model]
+        for view in views(objects, model[0].runner):
+            levels = model[0].levels(view.batch)
+            boxes = torch.from_numpy(view.boxes).float().to(levels[0].device)
+            for one in mine:
+                one.add(levels, boxes)
+            done += 1
+            if progress is not None:
+                progress(done, images * len(models))
+    return _as_study(found, objects, images)
+
+
+def _as_study(found: Sequence[BranchMaps], objects: Objects, images: int) -> Study:
+    means = {
+        (one.subject.label, name): cosine.mean()
+        for one in found
+        for name, cosine in one.maps.items()
+    }
+    by_distance = [
+        {"branch": label, "map": name, "side": side_of(mean), "by_distance": ring_facts(mean)}
+        for (label, name), mean in means.items()
+    ]
+    rows = [
+        [(f"{one.subject.label}: {name}", means[one.subject.label, name]) for name in one.maps]
+        for one in found
+    ]
+    names = (Column("branch"), Column("map"))
+    caption = "mean cosine of two cells, by their distance in cells: 1 is the eight around"
+    return Study(
+        "features",
+        {"split": objects.split, "images": images, "rois": len(objects), "maps": by_distance},
+        list_cells(
+            "Cells of feature maps",
+            names,
+            {key: (mean,) for key, mean in means.items()},
+            ("cosine",),
+        ),
+        (list_distances("Cells of feature maps", names, means, caption),),
+        {"features.png": partial(draw_cells, rows, "cosine")},
+    )
