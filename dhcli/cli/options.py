@@ -71,6 +71,13 @@ def weights_option(help: str) -> Any:
     return typer.Option("--weights", "-w", metavar="FILE|RUN", help=help, callback=_one_model)
 
 
+def all_weights_option(help: str) -> Any:
+    """`--weights` of a command that takes several models: as `weights_option`."""
+    return typer.Option(
+        "--weights", "-w", metavar="FILE|RUN", help=f"{help} Can be repeated.", callback=_models
+    )
+
+
 def batch_size_option(default: str) -> Any:
     """`--batch-size` of a command that detects."""
     return typer.Option(
@@ -88,6 +95,11 @@ def _one_model(ctx: typer.Context, path: Path | None) -> Path | None:
     model, line = locate_model(path)
     err.print(line)
     return model
+
+
+def _models(ctx: typer.Context, paths: list[Path] | None) -> list[Path]:
+    """`_one_model` of each."""
+    return [one for path in paths or () if (one := _one_model(ctx, path)) is not None]
 
 
 Overwrite = Annotated[

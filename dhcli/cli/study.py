@@ -1,0 +1,120 @@
+"""`dh study`: the analyses of the paper, on any model and any data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dhcli.cli.options import FOREIGN, RUN, all_weights_option, out_option
+
+if TYPE_CHECKING:
+    from dhcli.studies.objects import Objects
+    from dhcli.studies.study import Study
+    from dhcli.studies.subjects import Subject
+
+study = typer.Typer(add_completion=False, no_args_is_help=True)
+
+STUDIED = f"Model to look at: a model file, {FOREIGN}, {RUN}."
+
+Models = Annotated[list[Path], all_weights_option(STUDIED)]
+
+Split = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Split to look at, or `all` (default: val, else test, else all images).",
+    ),
+]
+
+Branches = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--branch",
+        metavar="NAME",
+        help="Branch to look at, such as fc; can be repeated (default: all of each model).",
+    ),
+]
+
+Images = Annotated[
+    int | None,
+    typer.Option(
+        "--images",
+        min=1,
+        metavar="N",
+        help="Look at N images at most, chosen at random (default: all of the split).",
+    ),
+]
+
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, metavar="N", help="Random seed, of whatever is chosen."),
+]
+
+Out = Annotated[
+    Path | None,
+    out_option(
+        "Folder to write study.json, study.csv and the figures to (default: none are written)."
+    ),
+]
+
+
+@study.callback()
+def group() -> None:
+    """Run one of the paper's analyses on a model.
+
+    For example:
+      dh study windows --weights runs/train/custom --data photos/ --out windows
+      dh study windows -w fc.safetensors -w conv.safetensors --data photos/
+    """
+
+
+def open_study(
+    weights: Sequence[Path],
+    branches: Sequence[str] | None,
+    device: str,
+    out: Path | None,
+    *,
+    overwrite: bool,
+    inputs: Sequence[Path] = (),
+) -> list[Subject]:
+    """The branches to look at, `out` being free for what is found. torch loads here."""
+    from dhcli.atomic import require_free
+    from dhcli.config.detecting import DetectOptions
+    from dhcli.report.console import err
+    from dhcli.studies.subjects import by_model, open_subjects
+
+    if out is not None:
+        require_free(out, overwrite=overwrite, inputs=[*weights, *inputs])
+    subjects = open_subjects(weights, branches, DetectOptions(device=device))
+    for of_model in by_model(subjects):
+        for line in of_model[0].runner.lines:
+            err.print(line)
+    return subjects
+
+
+def open_objects(
+    data: Path, split: str | None, subjects: Sequence[Subject], images: int | None, seed: int
+) -> Objects:
+    """The objects to look at."""
+    from dhcli.report.console import err
+    from dhcli.studies.objects import read_objects
+
+    return read_objects(data, split, subjects, images=images, seed=seed, say=err.print)
+
+
+def finish(done: Study, out: Path | None, *, overwrite: bool, as_json: bool) -> None:
+    """Write the files of a study where it has a folder, and print its tables or its JSON."""
+    from dhcli.report.console import err, print_json
+    from dhcli.report.terminal import show
+    from dhcli.studies.study import write_study
+
+    written = [] if out is None else write_study(done, out, overwrite=overwrite)
+    if as_json:
+        print_json(done.as_dict())
+    else:
+        show(*done.sheets, titles=True)
+    for path in written:
+        err.print(f"wrote {path}")
