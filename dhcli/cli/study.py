@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dhcli.cli.options import FOREIGN, RUN, all_weights_option, out_option
+from dhcli.cli.options import (
+    FOREIGN,
+    RUN,
+    Data,
+    Device,
+    JsonFlag,
+    Overwrite,
+    all_weights_option,
+    out_option,
+)
 
 if TYPE_CHECKING:
     from dhcli.studies.objects import Objects
@@ -118,3 +127,64 @@ def finish(done: Study, out: Path | None, *, overwrite: bool, as_json: bool) -> 
         show(*done.sheets, titles=True)
     for path in written:
         err.print(f"wrote {path}")
+
+
+@study.command()
+def weights(
+    models: Models,
+    branch: Branches = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layer by its name in the branch, such as trunk.1 (default: the first that reads "
+            "the cells of a RoI).",
+        ),
+    ] = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Correlate a layer's weights of every two cells (Fig. 4).
+
+    Does a branch do the same at every cell? A convolution does, a fully connected layer does not.
+
+    For example:
+      dh study weights -w runs/train/custom --out weights
+      dh study weights -w runs/train/custom --branch conv --layer trunk.0.shortcut.0
+    """
+    subjects = open_study(models, branch, "cpu", out, overwrite=overwrite)
+    from dhcli.studies.weights import study_weights
+
+    finish(study_weights(subjects, layer), out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command()
+def features(
+    models: Models,
+    data: Data,
+    split: Split = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare the cells of each branch's input and output maps (Fig. 8).
+
+    The mean cosine of every two cells, over the ground-truth boxes of the images.
+
+    For example:
+      dh study features -w runs/train/custom --data photos/ --out features
+      dh study features -w fc.safetensors -w conv.safetensors --data photos/ --images 100
+    """
+    subjects = open_study(models, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    from dhcli.report.counting import counting
+    from dhcli.studies.features import study_features
+
+    with counting("images") as progress:
+        done = study_features(subjects, objects, progress=progress)
+    finish(done, out, overwrite=overwrite, as_json=as_json)

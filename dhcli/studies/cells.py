@@ -81,13 +81,16 @@ def list_cells(
     maps: Mapping[Key, tuple[Floats, ...]],
     values: tuple[str, ...],
 ) -> Sheet:
-    """A row for every two cells of each of `maps`, row and column from 0: what `values` name."""
+    """A row for every two cells of each of `maps`, row and column from 0: what `values` name.
+
+    Six decimals: what single precision holds.
+    """
     rows: list[Row] = []
     for key, of in maps.items():
         side = side_of(of[0])
         cells = [divmod(cell, side) for cell in range(side * side)]
         pairs = product(cells, repeat=2)
-        numbers = zip(*(alike.ravel().tolist() for alike in of), strict=True)
+        numbers = zip(*(alike.ravel().round(6).tolist() for alike in of), strict=True)
         rows += [(*key, *a, *b, *n) for (a, b), n in zip(pairs, numbers, strict=True)]
     places = ("row_a", "column_a", "row_b", "column_b")
     columns = [Column(name, "count") for name in places] + [Column(x, "score") for x in values]

@@ -123,17 +123,12 @@ def _as_study(found: Sequence[BranchMaps], objects: Objects, images: int) -> Stu
         [(f"{one.subject.label}: {name}", means[one.subject.label, name]) for name in one.maps]
         for one in found
     ]
-    names = (Column("branch"), Column("map"))
+    title, names = "Cells of feature maps", (Column("branch"), Column("map"))
     caption = "mean cosine of two cells, by their distance in cells: 1 is the eight around"
     return Study(
         "features",
         {"split": objects.split, "images": images, "rois": len(objects), "maps": by_distance},
-        list_cells(
-            "Cells of feature maps",
-            names,
-            {key: (mean,) for key, mean in means.items()},
-            ("cosine",),
-        ),
-        (list_distances("Cells of feature maps", names, means, caption),),
+        list_cells(title, names, {key: (mean,) for key, mean in means.items()}, ("cosine",)),
+        (list_distances(title, names, means, caption),),
         {"features.png": partial(draw_cells, rows, "cosine")},
     )

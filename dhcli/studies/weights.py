@@ -31,15 +31,15 @@ def study_weights(subjects: Sequence[Subject], layer: str | None = None) -> Stud
         {"branch": label, "layer": name, "side": side_of(r), "by_distance": ring_facts(r)}
         for (label, name), r in pearson.items()
     ]
-    names = (Column("branch"), Column("layer"))
-    caption = "mean Pearson's r of the weights of two cells, by their distance in cells"
+    title, names = "Weights of cells", (Column("branch"), Column("layer"))
+    caption = "mean Pearson's r of two cells, by their distance in cells: 1 is the eight around"
     panels = [(": ".join(key), r) for key, r in pearson.items()]
     label = "Pearson's r of weights"
     return Study(
         "weights",
         {"layers": facts},
-        list_cells("Weights of cells", names, alike, ("pearson", "cosine")),
-        (list_distances("Weights of cells", names, pearson, caption),),
+        list_cells(title, names, alike, ("pearson", "cosine")),
+        (list_distances(title, names, pearson, caption),),
         {
             "weights.png": partial(draw_cells, [panels], label),
             "weights_others.png": partial(draw_cells, [panels], label, others=True),

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from dhcli.studies.cells import list_pairs, rings
+from dhcli.report.sheet import Column
+from dhcli.studies.cells import list_cells, list_distances, ring_facts, rings
 
 
 def symmetric(cells: int) -> np.ndarray:
@@ -35,7 +36,23 @@ def test_a_pair_that_is_undefined_counts_in_no_ring() -> None:
     assert math.isnan(rings(np.full((4, 4), math.nan))[0].mean)
 
 
-def test_pairs_are_listed_in_the_order_of_the_matrix() -> None:
-    pairs = list_pairs(3)
-    assert len(pairs) == 81
-    assert pairs[9 * 5 + 7] == (1, 2, 2, 1)
+def test_every_two_cells_have_a_row_with_their_places() -> None:
+    first, second = symmetric(9), symmetric(9) + 1
+    key = ("fc", "trunk.1")
+    sheet = list_cells("x", (Column("branch"), Column("layer")), {key: (first, second)}, ("r", "c"))
+    assert len(sheet.rows) == 81
+    for a in range(9):
+        for b in range(9):
+            row = sheet.rows[9 * a + b]
+            assert row[:6] == (*key, a // 3, a % 3, b // 3, b % 3)
+            assert row[6:] == pytest.approx((first[a, b], second[a, b]), abs=1e-6)
+
+
+def test_maps_of_unequal_sides_share_a_table() -> None:
+    maps = {("a", "x"): symmetric(9), ("a", "y"): symmetric(4)}
+    sheet = list_distances("x", (Column("branch"), Column("map")), maps, "")
+    assert [column.name for column in sheet.columns[2:]] == ["distance 1", "distance 2"]
+    assert sheet.rows[1][2:] == (rings(maps["a", "y"])[0].mean, None)
+    assert ring_facts(np.full((4, 4), np.nan)) == [
+        {"distance": 1, "pairs": 0, "mean": None, "spread": None}
+    ]

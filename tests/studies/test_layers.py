@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 
 from dhcli.models.norms import norm_layer
-from dhcli.models.two_stage.branches import ConvTrunk, FcTrunk
+from dhcli.models.two_stage.branches import ConvTrunk, FcTrunk, Res5Trunk
 from dhcli.studies.layers import CellLayer, cell_layers, correlate_cells
 
 SIDE = 4
@@ -93,7 +94,11 @@ def test_layers_that_read_a_map_are_named_with_its_side() -> None:
     trunk = ConvTrunk(8, norm_layer("bn"), width=16, residual=2, non_local=1).eval()
     found = cell_layers(trunk, 7)
     assert list(found)[:3] == ["0.main.0", "0.main.3", "0.shortcut.0"]
-    assert "1.theta" in found and "2.main.3" in found
+    assert {"1.theta", "2.main.3"} < set(found)
     assert {layer.side for layer in found.values()} == {7}
     assert list(cell_layers(FcTrunk(8, 7, width=392, layers=2), 7)) == ["1"]
     assert cell_layers(nn.ReLU(), 7) == {}
+    res5 = Res5Trunk(resnet18(weights=None).layer4, 512).eval()
+    sides = {name: layer.side for name, layer in cell_layers(res5, 14).items()}
+    assert sides["layer4.0.conv1"] == sides["layer4.0.downsample.0"] == 14
+    assert sides["layer4.0.conv2"] == sides["layer4.1.conv1"] == 7
