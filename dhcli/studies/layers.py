@@ -74,8 +74,9 @@ def correlate_cells(of: CellLayer) -> tuple[Floats, Floats]:
     """
     taps, reach = _taps(of)
     centred = taps - taps.mean(axis=1, keepdims=True)
-    pearson, cosine = (_cosine(reach @ (k @ k.T) @ reach.T) for k in (centred, taps))
-    return pearson, cosine
+    grams = [reach @ (k @ k.T) @ reach.T for k in (centred, taps)]
+    nothing = 1e-9 * float(np.sqrt(np.diag(grams[1])).max())  # a length that rounding may leave
+    return _cosine(grams[0], nothing), _cosine(grams[1], nothing)
 
 
 def _taps(of: CellLayer) -> tuple[Floats, Floats]:
@@ -88,7 +89,7 @@ def _taps(of: CellLayer) -> tuple[Floats, Floats]:
         return split.reshape(cells, -1).numpy(), np.eye(cells)
     taps = weight.permute(2, 3, 1, 0).flatten(0, 1).flatten(1)  # (T, C D)
     rows, columns = (_reach(layer, axis, of.side) for axis in (0, 1))
-    return taps.numpy(), np.kron(rows, columns)
+    return taps.numpy(), np.kron(rows, columns).astype(np.float64)
 
 
 def _reach(conv: nn.Conv2d, axis: int, side: int) -> Floats:
@@ -98,12 +99,13 @@ def _reach(conv: nn.Conv2d, axis: int, side: int) -> Floats:
     outputs = (side + 2 * padding - dilation * (size - 1) - 1) // stride + 1
     start = np.arange(side)[:, None] + padding - dilation * np.arange(size)
     inside = (start >= 0) & (start % stride == 0) & (start // stride < outputs)
-    return inside.astype(np.float64)
+    reach: Floats = inside.astype(np.float64)
+    return reach
 
 
-def _cosine(gram: Floats) -> Floats:
-    """Products over lengths."""
+def _cosine(gram: Floats, nothing: float) -> Floats:
+    """Products over lengths; NaN for a length of `nothing` or less."""
     length = np.sqrt(np.diag(gram))
-    length = np.where(length > 1e-12 * length.max(initial=0), length, np.nan)
+    length = np.where(length > nothing, length, np.nan)
     alike: Floats = gram / np.outer(length, length)
     return alike.clip(-1, 1)

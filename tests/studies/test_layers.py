@@ -83,8 +83,8 @@ def test_cell_that_no_tap_reads_and_equal_weights_have_no_correlation() -> None:
     read = np.array([8 * r + 2 * c for r in range(2) for c in range(2)])
     assert np.isnan(cosine).sum() == 16 * 16 - 16
     np.testing.assert_allclose(cosine[np.ix_(read, read)], 1)
-    equal = nn.Linear(2 * 4, 3)
-    nn.init.constant_(equal.weight, 0.25)
+    equal = nn.Linear(7 * 4, 3)
+    nn.init.constant_(equal.weight, 0.1)
     pearson, cosine = correlate_cells(CellLayer(equal, 2))
     assert np.isnan(pearson).all()
     np.testing.assert_allclose(cosine, 1)

@@ -55,9 +55,10 @@ class FcTrunk(Trunk, nn.Sequential):
         the layer gives.
         """
         first = self[1]
+        assert isinstance(first, nn.Linear)
         weight = first.weight.view(first.out_features, x.shape[1], -1)  # (width, C, cells)
         parts = torch.bmm(x.flatten(2).permute(2, 0, 1), weight.permute(2, 1, 0))
-        return parts.permute(1, 2, 0).unflatten(2, x.shape[2:])
+        return parts.permute(1, 2, 0).reshape(len(x), -1, *x.shape[2:])
 
 
 class ConvTrunk(Trunk, nn.Sequential):
