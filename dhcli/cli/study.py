@@ -16,10 +16,12 @@ from dhcli.cli.options import (
     JsonFlag,
     Overwrite,
     all_weights_option,
+    one_model,
     out_option,
 )
 
 if TYPE_CHECKING:
+    from dhcli.studies.groups import Group
     from dhcli.studies.objects import Objects
     from dhcli.studies.study import Study
     from dhcli.studies.subjects import Subject
@@ -66,6 +68,33 @@ Out = Annotated[
     Path | None,
     out_option(
         "Folder to write study.json, study.csv and the figures to (default: none are written)."
+    ),
+]
+
+
+Windows = Annotated[
+    int,
+    typer.Option(
+        "--windows", min=80, metavar="N", help="Number of windows around each object, about."
+    ),
+]
+
+Difficulty = Annotated[
+    bool,
+    typer.Option(
+        "--difficulty",
+        help="Also group objects by the AP of their class, in thirds. Measures the first model's AP "
+        "on these images, or that of --baseline.",
+    ),
+]
+
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="FILE|RUN",
+        help="Model whose AP ranks the classes; turns on --difficulty.",
+        callback=one_model,
     ),
 ]
 
@@ -129,9 +158,67 @@ def finish(done: Study, out: Path | None, *, overwrite: bool, as_json: bool) -> 
         err.print(f"wrote {path}")
 
 
+def open_groups(
+    objects: Objects,
+    subjects: list[Subject],
+    difficulty: bool,
+    baseline: Path | None,
+    device: str,
+) -> list[Group]:
+    """The groups of objects to look at."""
+    from dhcli.config.detecting import DetectOptions
+    from dhcli.report.counting import counting
+    from dhcli.studies.groups import group_objects, measure_difficulty
+
+    if not difficulty and baseline is None:
+        return group_objects(objects)
+    options = DetectOptions(device=device)
+    with counting("images") as progress:
+        ranks = measure_difficulty(objects, subjects, baseline, options, progress)
+    return group_objects(objects, ranks)
+
+
 @study.command()
-def weights(
-    models: Models,
+def windows(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    windows: Windows = 14000,
+    difficulty: Difficulty = False,
+    baseline: Baseline = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare branches on windows around each object: scores and boxes over IoU (Fig. 2, 7).
+
+    Every branch scores and refines the same windows, whose IoU with the object runs from 0 to 1. In
+    20 bins of IoU: mean and standard deviation of the true class's score, and of the refined box's
+    IoU; for all objects, and by COCO's sizes. --out writes scores.png and boxes.png too.
+
+    For example:
+      dh study windows --weights runs/train/custom --data photos/ --out windows
+      dh study windows -w fc.safetensors -w conv.safetensors -w ext.safetensors --data photos/
+      dh study windows -w model.safetensors --data COCO --images 200 --windows 2000 --difficulty
+    """
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    groups = open_groups(objects, subjects, difficulty, baseline, device)
+    from dhcli.report.counting import counting
+    from dhcli.studies.windows import study_windows
+
+    with counting("objects of each branch") as progress:
+        done = study_windows(subjects, objects, groups, count=windows, seed=seed, progress=progress)
+    finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command("weights")
+def weights_(
+    weights: Models,
     branch: Branches = None,
     layer: Annotated[
         str | None,
@@ -153,7 +240,7 @@ def weights(
       dh study weights -w runs/train/custom --out weights
       dh study weights -w runs/train/custom --branch conv --layer trunk.0.shortcut.0
     """
-    subjects = open_study(models, branch, "cpu", out, overwrite=overwrite)
+    subjects = open_study(weights, branch, "cpu", out, overwrite=overwrite)
     from dhcli.studies.weights import study_weights
 
     finish(study_weights(subjects, layer), out, overwrite=overwrite, as_json=as_json)
@@ -161,7 +248,7 @@ def weights(
 
 @study.command()
 def features(
-    models: Models,
+    weights: Models,
     data: Data,
     split: Split = None,
     branch: Branches = None,
@@ -180,7 +267,7 @@ def features(
       dh study features -w runs/train/custom --data photos/ --out features
       dh study features -w fc.safetensors -w conv.safetensors --data photos/ --images 100
     """
-    subjects = open_study(models, branch, device, out, overwrite=overwrite, inputs=[data])
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
     objects = open_objects(data, split, subjects, images, seed)
     from dhcli.report.counting import counting
     from dhcli.studies.features import study_features

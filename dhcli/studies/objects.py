@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,19 @@ class Objects:
         """(M,) int64: the objects' labels in a model of these `classes`."""
         place = np.array([classes.index(name) for name in self.classes], np.int64)
         return place[self.labels]
+
+    def facts(self, subjects: Sequence[Subject]) -> dict[str, Any]:
+        """What a study of these objects by `subjects` was made from, in plain values."""
+        return {
+            "models": {subject.model: str(subject.path) for subject in subjects},
+            "subjects": [subject.label for subject in subjects],
+            "device": subjects[0].runner.place,
+            "data": str(self.table.root),
+            "split": self.split,
+            "images": len(self.table),
+            "objects": len(self),
+            "classes": list(self.classes),
+        }
 
 
 class View(NamedTuple):

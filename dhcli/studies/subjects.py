@@ -45,12 +45,14 @@ class Subject:
     model   the model's name, unlike those of the other models
     runner  shared by the subjects of one model
     branch  the name of the branch in its head
+    path    the model's file
     """
 
     label: str
     model: str
     runner: EagerRunner
     branch: str
+    path: Path = Path()
 
     @property
     def detector(self) -> TwoStageDetector:
@@ -114,6 +116,10 @@ class Subject:
             torch.cat(scores) if scores else None, torch.cat(refined) if refined else None
         )
 
+    def cut(self, boxes: Tensor, images: ImageBatch) -> Tensor:
+        """Boxes (N, 4) in network pixels cut at the border of the one image, as at detection."""
+        return self.detector.head.rules.clip(boxes, images.sizes)
+
     def _judge(
         self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, labels: Tensor
     ) -> Judgement:
@@ -142,7 +148,7 @@ def open_subjects(
         runner = EagerRunner.open(path, options)
         for branch in _branches(runner, path, branches):
             label = branch if len(weights) == 1 else f"{name}/{branch}"
-            found.append(Subject(label, name, runner, branch))
+            found.append(Subject(label, name, runner, branch, path))
     return found
 
 

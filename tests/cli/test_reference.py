@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs/cli.md"
 FUNCTIONS = [
     getattr(import_module(one.module), one.name)
     for name, one in COMMANDS.items()
-    if name not in ("presets", "weights")
+    if name not in ("presets", "study", "weights")
 ]
 
 
