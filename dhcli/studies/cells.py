@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -16,6 +16,8 @@ from dhcli.report.sheet import Cell, Column, Row, Sheet
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
 """What names a map: its branch, and its layer or which of the branch's maps it is."""
+FAR = 6
+"""The largest distance in a map of 7 × 7 cells."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,29 @@ def list_distances(
     maps: Mapping[Key, Floats],
     caption: str,
 ) -> Sheet:
-    """A row for each of `maps`, under `names` what it is: the mean of each of its `rings`."""
+    """A row for each of `maps`, under `names` what it is: the mean of each of its `rings`.
+
+    Those from `FAR` on share a column.
+    """
     found = {key: rings(alike) for key, alike in maps.items()}
     farthest = max(len(of) for of in found.values())
-    numbers = [str(distance) for distance in range(1, farthest + 1)]
+    numbers = [str(distance) for distance in range(1, min(farthest, FAR) + 1)]
+    if farthest > FAR:
+        numbers[-1] += "+"
     rows = []
     for key, of in found.items():
-        means: list[Cell] = [ring.mean for ring in of]
-        rows.append((*key, *means, *[None] * (farthest - len(of))))
+        means: list[Cell] = [ring.mean for ring in of[: FAR - 1]]
+        if len(of) >= FAR:
+            means.append(_mean_of(of[FAR - 1 :]))
+        rows.append((*key, *means, *[None] * (len(numbers) - len(means))))
     columns = (Column(f"distance {number}", "number", number) for number in numbers)
     return Sheet(title, (*names, *columns), tuple(rows), caption=caption)
+
+
+def _mean_of(some: Sequence[Ring]) -> float:
+    """The mean of all pairs of `some` rings; NaN where they have none."""
+    pairs = sum(ring.pairs for ring in some)
+    return sum(ring.pairs * ring.mean for ring in some if ring.pairs) / pairs if pairs else math.nan
 
 
 def list_cells(

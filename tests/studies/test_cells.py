@@ -56,3 +56,22 @@ def test_maps_of_unequal_sides_share_a_table() -> None:
     assert ring_facts(np.full((4, 4), np.nan)) == [
         {"distance": 1, "pairs": 0, "mean": None, "spread": None}
     ]
+
+
+def test_far_cells_of_a_large_map_share_a_column() -> None:
+    alike = symmetric(81)
+    names = (Column("branch"), Column("map"))
+    maps = {("a", "x"): alike, ("a", "y"): np.full((64, 64), np.nan), ("a", "z"): symmetric(49)}
+    sheet = list_distances("x", names, maps, "")
+    assert sheet.columns[-1].name == "distance 6+"
+    large, unknown, usual = (row[2:] for row in sheet.rows)
+    far = [
+        alike[a, b]
+        for a in range(81)
+        for b in range(a)
+        if max(abs(a // 9 - b // 9), abs(a % 9 - b % 9)) >= 6
+    ]
+    assert len(large) == len(usual) == 6
+    assert large[-1] == pytest.approx(np.mean(far))
+    assert usual == tuple(ring.mean for ring in rings(maps["a", "z"]))
+    assert all(np.isnan(unknown))
