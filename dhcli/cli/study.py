@@ -83,8 +83,8 @@ Difficulty = Annotated[
     bool,
     typer.Option(
         "--difficulty",
-        help="Also group objects by the AP of their class, in thirds. Measures the first model's AP "
-        "on these images, or that of --baseline.",
+        help="Also group objects by the AP of their class, in thirds. It is measured on these "
+        "images: the AP of the first model, or of --baseline.",
     ),
 ]
 
@@ -213,6 +213,66 @@ def windows(
 
     with counting("objects of each branch") as progress:
         done = study_windows(subjects, objects, groups, count=windows, seed=seed, progress=progress)
+    finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command()
+def correlation(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    windows: Annotated[
+        int,
+        typer.Option(
+            "--windows",
+            min=0,
+            metavar="N",
+            help="Number of windows around each object, about; 0: leave them out.",
+        ),
+    ] = 14000,
+    resamples: Annotated[
+        int,
+        typer.Option(
+            "--resamples", min=1, metavar="N", help="Number of bootstrap samples of the images."
+        ),
+    ] = 1000,
+    difficulty: Difficulty = False,
+    baseline: Baseline = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how well each branch's scores follow the IoU of boxes: Pearson's r (Fig. 3).
+
+    For the windows of `dh study windows`, for the RPN's proposals, and for what the branch alone
+    detects after NMS. Boxes that touch no object are left out. The interval of 95 % is a
+    bootstrap over images. --out writes correlation.png too.
+
+    For example:
+      dh study correlation --weights runs/train/custom --data photos/ --out correlation
+      dh study correlation -w fc.safetensors -w conv.safetensors --data photos/ --windows 2000
+      dh study correlation -w model.safetensors --data COCO --images 500 --windows 0
+    """
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    groups = open_groups(objects, subjects, difficulty, baseline, device)
+    from dhcli.report.counting import counting
+    from dhcli.studies.correlation import study_correlation
+
+    with counting("images of each model") as progress:
+        done = study_correlation(
+            subjects,
+            objects,
+            groups,
+            count=windows,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
+        )
     finish(done, out, overwrite=overwrite, as_json=as_json)
 
 

@@ -71,7 +71,8 @@ def lay_windows(box: Floats, size: tuple[int, int], count: int, seed: Sequence[i
     centre = (box[:2] + box[2:]) / 2 + offsets[:, :2] * MOST_SHIFT * sides
     half = sides * MOST_SCALE ** offsets[:, 2:] / 2
     windows = np.clip(np.hstack([centre - half, centre + half]), 0, np.tile(size, 2))
-    return windows[(windows[:, 2:] - windows[:, :2] >= 1).all(axis=1)]
+    kept: Floats = windows[(windows[:, 2:] - windows[:, :2] >= 1).all(axis=1)]
+    return kept
 
 
 def bin_of(overlaps: Floats) -> NDArray[np.int64]:
@@ -96,7 +97,7 @@ def judge_windows(
         overlaps = _overlaps(windows, truth)
         for number, subject in enumerate(subjects):
             said = subject.judge(levels, windows, images, torch.full_like(images, label))
-            scores = None if said.scores is None else _array(said.scores[:, label + 1])
+            scores = None if said.scores is None else as_array(said.scores[:, label + 1])
             refined = None
             if said.boxes is not None:
                 refined = _overlaps(subject.cut(said.boxes, view.batch), truth)
@@ -118,14 +119,13 @@ def study_windows(
     """
     moments = np.zeros((len(subjects), len(groups), 2, 3, BINS))
     members = np.stack([group.members for group in groups])
-    done, total = 0, len(subjects) * len(objects)
-    for judged in judge_all(subjects, objects, count, seed):
+    total = len(subjects) * len(objects)
+    for done, judged in enumerate(judge_all(subjects, objects, count, seed), 1):
         bins = bin_of(judged.overlaps)
         mine = members[:, judged.row]
         for quantity, values in enumerate((judged.scores, judged.refined)):
             if values is not None:
                 moments[judged.subject, mine, quantity] += _moments(bins, values)
-        done += 1
         if progress is not None:
             progress(done, total)
     return _study(subjects, objects, groups, moments, count, seed)
@@ -236,11 +236,11 @@ def _mean_sheet(subjects: Sequence[Subject], counts: NDArray[np.int64], means: F
         Column("windows", "count"),
         *(Column(name.replace("\n", " "), "number", heading=name) for name, _, _ in shown),
     )
-    rows = tuple(
+    rows: tuple[Row, ...] = tuple(
         (
             f"{b / BINS:.2f}–{(b + 1) / BINS:.2f}",
             int(counts[b]),
-            *(float(means[s, q, b]) for _, s, q in shown),
+            *means[[s for _, s, _ in shown], [q for _, _, q in shown], b].tolist(),
         )
         for b in range(BINS)
     )
@@ -269,8 +269,9 @@ def _figures(
 
 def _overlaps(boxes: Tensor, truth: Tensor) -> Floats:
     """IoU (N,) float64 of boxes (N, 4) with the box `truth` (1, 4) float64."""
-    return _array(iou_matrix(boxes.double(), truth)[:, 0])
+    return as_array(iou_matrix(boxes.double(), truth)[:, 0])
 
 
-def _array(values: Tensor) -> Floats:
+def as_array(values: Tensor) -> Floats:
+    """The values in float64, on the CPU."""
     return np.asarray(values.double().cpu().numpy())
