@@ -74,7 +74,8 @@ def test_maps_of_both_branches_are_those_of_each_cell_alone(
     study_model: Callable[..., Path], study_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "GROUP", 1)
-    subjects = open_subjects([study_model("fc", FC), study_model("conv", CONV)], None, CPU)
+    models = [study_model("fc", FC), study_model("conv", CONV, seed=1)]
+    subjects = open_subjects(models, None, CPU)
     objects = read_objects(study_data, None, subjects, say=silent)
     told: list[tuple[int, int]] = []
 

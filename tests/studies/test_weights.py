@@ -56,5 +56,5 @@ def test_branch_without_such_a_layer_is_an_error(
     study_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dhcli.studies.weights.cell_layers", lambda *_: {})
-    with pytest.raises(ConfigError, match="no branch has a layer"):
+    with pytest.raises(ConfigError, match="has a layer that reads the cells of a map"):
         study_weights(open_subjects([study_model("fc", FC)], None, CPU))
