@@ -333,5 +333,5 @@ def features(
     from dhcli.studies.features import study_features
 
     with counting("images") as progress:
-        done = study_features(subjects, objects, progress=progress)
+        done = study_features(subjects, objects, seed=seed, progress=progress)
     finish(done, out, overwrite=overwrite, as_json=as_json)

@@ -86,9 +86,15 @@ class BranchMaps:
 
 
 def study_features(
-    subjects: Sequence[Subject], objects: Objects, *, progress: Count | None = None
+    subjects: Sequence[Subject],
+    objects: Objects,
+    *,
+    seed: int = 0,
+    progress: Count | None = None,
 ) -> Study:
     """Compare the cells of each branch's input and output, on the objects' own boxes.
+
+    `seed` is that of the choice of images, for the record.
 
     Raises ConfigError where a branch has no output map, DataError where an image cannot be read.
     """
@@ -106,10 +112,10 @@ def study_features(
             done += 1
             if progress is not None:
                 progress(done, images * len(models))
-    return _as_study(found, objects, images)
+    return _as_study(found, objects, seed)
 
 
-def _as_study(found: Sequence[BranchMaps], objects: Objects, images: int) -> Study:
+def _as_study(found: Sequence[BranchMaps], objects: Objects, seed: int) -> Study:
     means = {
         (one.subject.label, name): cosine.mean()
         for one in found
@@ -123,11 +129,13 @@ def _as_study(found: Sequence[BranchMaps], objects: Objects, images: int) -> Stu
         [(f"{one.subject.label}: {name}", means[one.subject.label, name]) for name in one.maps]
         for one in found
     ]
+    facts = objects.facts([one.subject for one in found])
+    facts |= {"seed": seed, "rois": found[0].rois, "maps": by_distance}
     title, names = "Cells of feature maps", (Column("branch"), Column("map"))
     caption = "mean cosine of two cells, by their distance in cells: 1 is the eight around"
     return Study(
         "features",
-        {"split": objects.split, "images": images, "rois": len(objects), "maps": by_distance},
+        facts,
         list_cells(title, names, {key: (mean,) for key, mean in means.items()}, ("cosine",)),
         (list_distances(title, names, means, caption),),
         {"features.png": partial(draw_cells, rows, "cosine")},

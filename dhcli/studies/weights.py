@@ -27,7 +27,7 @@ def study_weights(subjects: Sequence[Subject], layer: str | None = None) -> Stud
     if not alike:
         raise _no_layer(subjects, layer)
     pearson = {key: of[0] for key, of in alike.items()}
-    facts = [
+    layers = [
         {"branch": label, "layer": name, "side": side_of(r), "by_distance": ring_facts(r)}
         for (label, name), r in pearson.items()
     ]
@@ -37,7 +37,11 @@ def study_weights(subjects: Sequence[Subject], layer: str | None = None) -> Stud
     label = "Pearson's r of weights"
     return Study(
         "weights",
-        {"layers": facts},
+        {
+            "models": {subject.model: str(subject.path) for subject in subjects},
+            "subjects": [subject.label for subject in subjects],
+            "layers": layers,
+        },
         list_cells(title, names, alike, ("pearson", "cosine")),
         (list_distances(title, names, pearson, caption),),
         {

@@ -11,6 +11,7 @@ import torch
 from torchvision.ops import box_iou
 
 from dhcli.config.detecting import DetectOptions
+from dhcli.config.heads import ReadOut
 from dhcli.report.plain import json_rows
 from dhcli.studies.correlation import estimate, pair_sums, pearson, study_correlation
 from dhcli.studies.groups import group_objects
@@ -131,7 +132,8 @@ def by_hand(
             said = subject.judge(levels, box[None], torch.tensor([0]), torch.tensor([label]))
             if ious.max() > 0:
                 proposed.append((float(ious.max()), float(said.scores[0, label + 1])))
-        [found] = subject.runner.detector.detect(view.batch, CPU.reading((subject.branch,) * 2))[0]
+        read = CPU.reading(ReadOut(subject.branch, subject.branch))
+        [found] = subject.runner.detector.detect(view.batch, read)[0]
         for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
             same = view.rows[view.labels == int(label)]
             ious = box_iou(box[None].double(), torch.from_numpy(objects.boxes[same]))[0]
