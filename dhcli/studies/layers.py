@@ -74,9 +74,8 @@ def correlate_cells(of: CellLayer) -> tuple[Floats, Floats]:
     """
     taps, reach = _taps(of)
     centred = taps - taps.mean(axis=1, keepdims=True)
-    grams = [reach @ (k @ k.T) @ reach.T for k in (centred, taps)]
-    nothing = 1e-9 * float(np.sqrt(np.diag(grams[1])).max())  # a length that rounding may leave
-    return _cosine(grams[0], nothing), _cosine(grams[1], nothing)
+    pearson, cosine = (_cosine(reach @ (k @ k.T) @ reach.T) for k in (centred, taps))
+    return pearson, cosine
 
 
 def _taps(of: CellLayer) -> tuple[Floats, Floats]:
@@ -103,9 +102,9 @@ def _reach(conv: nn.Conv2d, axis: int, side: int) -> Floats:
     return reach
 
 
-def _cosine(gram: Floats, nothing: float) -> Floats:
-    """Products over lengths; NaN for a length of `nothing` or less."""
-    length = np.sqrt(np.diag(gram))
-    length = np.where(length > nothing, length, np.nan)
+def _cosine(gram: Floats) -> Floats:
+    """Products over lengths; NaN for a length of 0."""
+    squared = np.diag(gram)
+    length = np.sqrt(np.where(squared > 0, squared, np.nan))
     alike: Floats = gram / np.outer(length, length)
     return alike.clip(-1, 1)
