@@ -109,6 +109,149 @@ def group() -> None:
     """
 
 
+@study.command()
+def errors(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    iou_threshold: Annotated[
+        float,
+        typer.Option(min=0, max=1, metavar="IOU", help="IoU from which a box finds an object."),
+    ] = 0.5,
+    duplicate_iou: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, metavar="IOU", help="IoU from which a second box is on a found object."
+        ),
+    ] = 0.3,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SCORE",
+            help="Count boxes from this score (default: the score of best F1, of each side).",
+        ),
+    ] = None,
+    examples: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Draw N images of each kind, those of highest score first."
+        ),
+    ] = 5,
+    images: Images = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find the objects that one branch finds and the other misses, and second boxes on one object.
+
+    Of one model, its branches are compared; of two, the models. Pictures show the ground truth,
+    either side and both (Fig. 9 and 10), duplicates with the proposal that they came from.
+
+    For example:
+      dh study errors --weights ext.safetensors --data photos/ --out errors
+      dh study errors -w conv.safetensors -w fc.safetensors -w ext.safetensors --data photos/
+    """
+    subjects = open_study(weights, None, device, out, overwrite=overwrite, inputs=[data])
+    from dhcli.config.detecting import DetectOptions
+    from dhcli.report.counting import counting
+    from dhcli.studies.error_sides import choose_sides, compare
+    from dhcli.studies.error_study import error_study
+    from dhcli.studies.errors import Rule
+
+    reads = choose_sides(subjects)
+    objects = open_objects(data, split, subjects, images, seed)
+    truth = objects.table.with_classes(objects.classes, others="drop")
+    rule, options = Rule(iou_threshold, duplicate_iou), DetectOptions(device=device)
+    with counting("images") as progress:
+        compared = compare(
+            reads, truth, rule=rule, threshold=score_threshold, options=options, progress=progress
+        )
+    facts = {
+        "weights": [str(path) for path in weights],
+        "data": str(data),
+        "split": objects.split,
+        "images": len(truth),
+        "seed": seed,
+    }
+    done = error_study(compared, rule, examples, facts)
+    finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command("lambda")
+def lambda_(
+    runs: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="FOLDER",
+            help="Run folder of a Double-Head-Ext, or a folder of such run folders. Can be "
+            "repeated.",
+        ),
+    ],
+    data: Data,
+    split: Split = None,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure AP over the weights λ of the losses, of runs trained with different pairs (Fig. 6).
+
+    Each run's best model is read in four ways: conv alone, fc alone, the scores of fc with the
+    boxes of conv, and both scores fused. Runs are trained with `dh train --set
+    model.head.branches.fc.lambda=0.7 --set model.head.branches.conv.lambda=0.8`.
+
+    For example:
+      dh study lambda --runs runs/lambda --data photos/ --split test --out lambda
+    """
+    from dhcli.atomic import require_free
+    from dhcli.config.detecting import DetectOptions
+    from dhcli.report.console import err
+    from dhcli.studies.balance import evaluate_runs, find_runs, lambda_study
+
+    if out is not None:
+        require_free(out, overwrite=overwrite, inputs=[data, *runs])
+    grid = find_runs(runs, err.print)
+    found = evaluate_runs(grid, data, split, DetectOptions(device=device), err.print)
+    finish(lambda_study(grid, found, data), out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command("read-outs")
+def read_outs(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    resamples: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Draws of the images that the intervals are from."),
+    ] = 200,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare the read-outs of a model, with intervals; the best one is marked.
+
+    As `dh eval --read-outs all`, with a bootstrap over images: how sure AP is, and its lead over
+    the model's own read-out. `dh weights set-read-out` stores a choice.
+
+    For example:
+      dh study read-outs --weights ext.safetensors --data photos/ --split val --out read-outs
+    """
+    subjects = open_study(weights, None, device, out, overwrite=overwrite, inputs=[data])
+    from dhcli.config.detecting import DetectOptions
+    from dhcli.report.console import err
+    from dhcli.studies.read_outs import evaluate_models, read_out_study
+
+    models = evaluate_models(subjects, data, split, DetectOptions(device=device), err.print)
+    done = read_out_study(models, resamples, seed)
+    finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
 def open_study(
     weights: Sequence[Path],
     branches: Sequence[str] | None,

@@ -155,6 +155,20 @@ def test_features_are_computed_once_for_an_image_and_a_model(
     assert seen == ["ext"] * 3 + ["one"] * 3
 
 
+def test_every_model_judges_the_same_windows_and_every_object_has_its_own(
+    study_data: Path, subjects: list[Subject]
+) -> None:
+    objects = objects_of(study_data, subjects)
+
+    overlaps = {(one.subject, one.row): one.overlaps for one in judge_all(subjects, objects, 80, 0)}
+
+    for row in range(len(objects)):
+        np.testing.assert_array_equal(overlaps[0, row], overlaps[1, row])
+        np.testing.assert_array_equal(overlaps[0, row], overlaps[2, row])
+    np.testing.assert_array_equal(objects.boxes[0], objects.boxes[2])  # in two images
+    assert not np.array_equal(overlaps[0, 0], overlaps[0, 2])
+
+
 def test_a_branch_that_only_scores_or_only_refines_leaves_the_rest_undefined(
     study_data: Path, study_model: Callable[..., Path]
 ) -> None:
