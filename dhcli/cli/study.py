@@ -417,3 +417,64 @@ def correlation(
             progress=progress,
         )
     finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command("weights")
+def weights_(
+    weights: Models,
+    branch: Branches = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layer by its name in the branch, such as trunk.1 (default: the first that reads "
+            "the cells of a RoI).",
+        ),
+    ] = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Correlate a layer's weights of every two cells (Fig. 4).
+
+    Does a branch do the same at every cell? A convolution does, a fully connected layer does not.
+
+    For example:
+      dh study weights -w runs/train/custom --out weights
+      dh study weights -w runs/train/custom --branch conv --layer trunk.0.shortcut.0
+    """
+    subjects = open_study(weights, branch, "cpu", out, overwrite=overwrite)
+    from dhcli.studies.weights import study_weights
+
+    finish(study_weights(subjects, layer), out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command()
+def features(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare the cells of each branch's input and output maps (Fig. 8).
+
+    The mean cosine of every two cells, over the ground-truth boxes of the images.
+
+    For example:
+      dh study features -w runs/train/custom --data photos/ --out features
+      dh study features -w fc.safetensors -w conv.safetensors --data photos/ --images 100
+    """
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    from dhcli.report.counting import counting
+    from dhcli.studies.features import study_features
+
+    with counting("images") as progress:
+        done = study_features(subjects, objects, seed=seed, progress=progress)
+    finish(done, out, overwrite=overwrite, as_json=as_json)

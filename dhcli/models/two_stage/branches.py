@@ -27,6 +27,10 @@ class Trunk(nn.Module):
 
     width: int
 
+    def output_map(self, x: Tensor) -> Tensor:
+        """(N, C, S, S) to (N, D, s, s): the last map by cells, before the RoI becomes a vector."""
+        raise NotImplementedError
+
 
 class FcTrunk(Trunk, nn.Sequential):
     """Fully connected layers on all cells at once: sensitive to position.
@@ -43,6 +47,18 @@ class FcTrunk(Trunk, nn.Sequential):
             nn.init.constant_(layer.bias, 0)
         super().__init__(nn.Flatten(), *(part for layer in linear for part in (layer, nn.ReLU())))
         self.width = width
+
+    def output_map(self, x: Tensor) -> Tensor:
+        """The first layer split by cells, without its bias: (N, width, S, S) (appendix A).
+
+        Each cell times its own matrix (C, width): the sum over the cells, plus the bias, is what
+        the layer gives.
+        """
+        first = self[1]
+        assert isinstance(first, nn.Linear)
+        weight = first.weight.view(first.out_features, x.shape[1], -1)  # (width, C, cells)
+        parts = torch.bmm(x.flatten(2).permute(2, 0, 1), weight.permute(2, 1, 0))
+        return parts.permute(1, 2, 0).reshape(len(x), -1, *x.shape[2:])
 
 
 class ConvTrunk(Trunk, nn.Sequential):
@@ -72,6 +88,12 @@ class ConvTrunk(Trunk, nn.Sequential):
         super().__init__(*blocks, CellMean())
         self.width = width
 
+    def output_map(self, x: Tensor) -> Tensor:
+        """What is averaged: (N, width, S, S)."""
+        for block in list(self)[:-1]:
+            x = block(x)
+        return x
+
 
 class Res5Trunk(Trunk):
     """The backbone's last stage, with its stride of 2, and an average over the cells (C4 head).
@@ -87,8 +109,13 @@ class Res5Trunk(Trunk):
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        means: Tensor = self.mean(self.layer4(x))
+        means: Tensor = self.mean(self.output_map(x))
         return means
+
+    def output_map(self, x: Tensor) -> Tensor:
+        """What is averaged: (N, width, s, s)."""
+        out: Tensor = self.layer4(x)
+        return out
 
 
 class CellMean(nn.Module):
