@@ -29,6 +29,17 @@ Focus = Annotated[
 ]
 
 
+class Deltas(Section):
+    """How a branch says a box: a shift and a change of size."""
+
+    kind: Literal["deltas"] = "deltas"
+    """deltas: a shift and a change of size of the RoI (R-CNN)."""
+
+
+AnyRegressor: TypeAlias = Deltas
+"""Every way to say a box."""
+
+
 class BranchBase(Section):
     """What every branch has: its name, and how its losses are weighed."""
 
@@ -42,6 +53,7 @@ class BranchBase(Section):
     roi_scale: Positive = 1.0
     """Factor that enlarges the RoI about its centre before pooling (public implementations: 1.3 for
     the conv branch)."""
+    reg: Annotated[AnyRegressor, ByKind("deltas")] = Deltas()
 
     def describe(self) -> list[tuple[str, str]]:
         """Its kind and weights."""
