@@ -13,6 +13,7 @@ from dhcli.config.schema import Detect
 from dhcli.models.contract import Features, Predictor
 from dhcli.models.detector import FeatureDetector, Pixels
 from dhcli.models.select import Select
+from dhcli.models.two_stage.cascade import Cascade
 from dhcli.models.two_stage.head import Head, Scored
 from dhcli.models.two_stage.rpn import Rpn
 from dhcli.ops.batch import Detections, ImageBatch, Target
@@ -27,7 +28,7 @@ class TwoStageDetector(FeatureDetector):
         backbone: Features,
         neck: nn.Module,
         rpn: Rpn,
-        head: Head,
+        head: Head | Cascade,
         select: Select,
         rule: Detect,
     ) -> None:

@@ -76,8 +76,8 @@ class Deltas(Regressor, nn.Linear):
         init_normal(self, std=0.001)
 
     def read(self, x: Tensor) -> Tensor:
-        deltas: Tensor = self(x)
-        return deltas.unflatten(1, (-1, 4))[:, self.first :]
+        deltas: Tensor = self(x).unflatten(1, (-1, 4))[:, self.first :]
+        return deltas
 
     def loss(self, said: Tensor, rois: Rois, sampled: int) -> Tensor:
         rows = torch.nonzero(rois.classes).flatten()

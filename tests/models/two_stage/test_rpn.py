@@ -93,7 +93,7 @@ def output_of(
 
 def losses_of(rpn: Rpn, output: RpnOutput, target: Target) -> dict[str, torch.Tensor]:
     """Losses where the RPN says `output` of its one image."""
-    sampled = rpn.sample(output, [target])
+    sampled = rpn.sample(output, [target], SIZES)
     at = sampled.images, sampled.anchors
     return rpn.losses(output.logits[at], output.deltas[at], sampled)
 
