@@ -19,7 +19,11 @@ from dhcli.weights.model_file import save_model
 from tests.references.network import STRIDES
 
 KEYS = Path(__file__).parent / "keys"
-LISTS = {"mmdet": "mmdet_double_head_r50", "maskrcnn-benchmark": "authors_double_head_ext_r50"}
+LISTS = {
+    "mmdet": "mmdet_double_head_r50",
+    "maskrcnn-benchmark": "authors_double_head_ext_r50",
+    "cascade": "mmdet_cascade_r50",
+}
 
 
 def key_list(layout: str, *, depth: int = 6) -> dict[str, tuple[int, ...]]:
