@@ -87,7 +87,7 @@ class Head(nn.Module):
             return self._run_exported(name, levels, boxes, images)
         size = GROUP if boxes.is_cpu else max(len(boxes), 1)
         groups = zip(torch.split(boxes, size), torch.split(images, size), strict=True)
-        return _join([self.run(name, levels, *group) for group in groups])
+        return join_outputs([self.run(name, levels, *group) for group in groups])
 
     def _run_exported(
         self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
@@ -317,7 +317,7 @@ class Head(nn.Module):
         return fuse_scores(scores[0], scores[1], read_out.scores)
 
 
-def _join(outputs: Sequence[BranchOutput]) -> BranchOutput:
+def join_outputs(outputs: Sequence[BranchOutput]) -> BranchOutput:
     """What a branch says of some RoIs after others as one."""
     columns = zip(*outputs, strict=True)
     return BranchOutput(*(None if of[0] is None else torch.cat(of) for of in columns))

@@ -1,4 +1,4 @@
-"""The cascade: its losses beside a plain transcription, what goes on between stages, its reading."""
+"""The cascade: losses beside a plain transcription, what goes on between stages, its reading."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dhcli.models.two_stage.cascade import Cascade
 from dhcli.models.two_stage.head import Head
 from dhcli.models.two_stage.pool import Pool
 from dhcli.ops.batch import ImageBatch, Target
+from dhcli.ops.boxes import iou_matrix
 from dhcli.weights.layouts import mmdet
 from tests.references import cascade as plain
 
@@ -33,6 +34,7 @@ STAGES = [dict(stage) for stage in mmdet.STAGES]
 CLASSES = 3
 SIZES = torch.tensor([[128, 128], [100, 120]])
 NONE = torch.zeros(0, 4)
+ABSENT = {"materialize_grads": True}
 
 
 def make_cascade(branches: list[dict[str, Any]], **settings: Any) -> Cascade:
@@ -59,13 +61,13 @@ def objects() -> list[Target]:
 
 
 def proposals() -> list[Tensor]:
-    """Objects moved a little, in all of which some stages see an object, and boxes anywhere."""
+    """21 boxes of each image: objects moved a little, and 5 boxes anywhere."""
     found = []
     for target in objects():
-        near = target.boxes.repeat(8, 1) + 8 * torch.randn(8 * len(target.boxes), 4)
-        corner = torch.rand(10, 2) * 80
-        found.append(torch.cat([near, corner, corner + 40], 0).view(-1, 4)[: len(near) + 5])
-        found[-1][len(near) :] = torch.cat([corner, corner + 20 + 20 * torch.rand(10, 2)], 1)[:5]
+        near = target.boxes.repeat(16 // len(target.boxes), 1)
+        corner = torch.rand(5, 2) * 80
+        far = torch.cat([corner, corner + 20 + 20 * torch.rand(5, 2)], 1)
+        found.append(torch.cat([near + 4 * torch.randn(near.shape), far]))
     return found
 
 
@@ -103,8 +105,8 @@ def test_losses_and_gradients_are_the_plain_transcriptions(monkeypatch: pytest.M
             assert found.item() == pytest.approx(expected.item(), rel=1e-9)
     weights = ours.get_parameter("stages.1.branches.fc.trunk.1.weight")
     other = state[f"{plain.HEAD}.1.shared_fcs.0.weight"]
-    one = torch.autograd.grad(sum(mine.values()), [*features, weights])
-    two = torch.autograd.grad(sum(sum(pair) for pair in theirs), [*features, other])
+    one = torch.autograd.grad(sum(mine.values()), [*features, weights], **ABSENT)
+    two = torch.autograd.grad(sum(sum(pair) for pair in theirs), [*features, other], **ABSENT)
     for a, b in zip(one, two, strict=True):
         assert (a - b).abs().max() < 1e-9 * (1 + b.abs().max())
 
@@ -144,7 +146,7 @@ def test_training_fast_changes_nothing(branches: list[dict[str, Any]], agnostic:
     def step() -> list[Tensor]:
         losses = head.losses(features, given, objects(), SIZES)
         wanted = [*features, *head.parameters()]
-        return [*losses.values(), *torch.autograd.grad(sum(losses.values()), wanted)]
+        return [*losses.values(), *torch.autograd.grad(sum(losses.values()), wanted, **ABSENT)]
 
     expected = step()
     prepare_for_training(head)
@@ -220,7 +222,7 @@ def test_its_presets_have_three_heads(preset: str) -> None:
 
     assert sum(p.numel() for p in detector.head.parameters()) == 3 * single
     if preset == "coco-r50-cascade":
-        assert sum(p.numel() for p in detector.parameters()) == 69_098_989
+        assert sum(p.numel() for p in detector.parameters()) == 69_394_766  # as MMDetection's
 
 
 def test_it_overfits_two_images(
@@ -230,7 +232,7 @@ def test_it_overfits_two_images(
     detector = build_detector(config, classes=CLASSES)
     prepare_for_training(detector)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
-    for _ in range(40):
+    for _ in range(80):
         loss = sum(detector.losses(batch, targets).values(), torch.tensor(0.0))
         optimizer.zero_grad()
         loss.backward()
@@ -240,5 +242,5 @@ def test_it_overfits_two_images(
 
     assert first.labels.tolist().count(0) == first.labels.tolist().count(2) == 1
     order = first.labels.argsort()
-    assert (first.boxes[order] - targets[0].boxes * 2).abs().max() < 8
+    assert iou_matrix(first.boxes[order], targets[0].boxes * 2).diag().min() > 0.75
     assert len(second) == 0
