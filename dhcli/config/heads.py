@@ -42,6 +42,19 @@ def choose_read_out(model: Section, scores: str | None, boxes: str | None) -> Re
     return ONLY
 
 
+def with_read_out(model: Section, scores: str | None, boxes: str | None) -> Section:
+    """The section `model` configured to be read so, None leaving a choice as it is.
+
+    Raises ConfigError as `choose_read_out`.
+    """
+    choose_read_out(model, scores, boxes)
+    if not isinstance(model, TwoStage):
+        return model  # `auto`, its only read-out
+    given = {"scores": scores, "boxes": boxes}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return model.model_copy(update={"head": model.head.model_copy(update=chosen)})
+
+
 def part_of(tensor: str, *, fine: bool = False) -> str:
     """The part of the network that a tensor of a state dict belongs to: `backbone`, `head fc`, ….
 

@@ -64,7 +64,8 @@ class Train(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a moving average of the weights, which is validated and saved (0: no average)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU."""
+    """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU. bf16 is fp32 on a CPU that does
+    not compute in it."""
     repeat_below: Fraction = 0.0
     """Class-aware sampling: images of a class that fewer than this share of the images have come
     √(repeat_below / share) times per epoch, on average (LVIS; 0: every image once)."""

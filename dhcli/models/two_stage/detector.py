@@ -48,8 +48,13 @@ class TwoStageDetector(FeatureDetector):
         self, images: ImageBatch, options: DetectOptions = AS_CONFIGURED
     ) -> list[list[Detections]]:
         """What is in each image by each read-out; the network runs once for all of them."""
+        return self.find(self.extract(images), images, options)
+
+    def find(
+        self, levels: Sequence[Tensor], images: ImageBatch, options: DetectOptions = AS_CONFIGURED
+    ) -> list[list[Detections]]:
+        """As `detect`, from the `levels` that `extract` gives of the images."""
         rule = options.over(self.rule)
-        levels = self.extract(images)
         wanted = options.most or 0
         proposals = self.rpn.propose(self.rpn(levels), images.sizes, training=False, wanted=wanted)
         owners = [torch.full_like(p[:, 0], i).long() for i, p in enumerate(proposals)]
