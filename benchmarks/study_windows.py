@@ -65,7 +65,7 @@ def bare_rate(subjects: Sequence[Subject], objects: Objects, windows: int, repea
         begun = _now(boxes.device)
         with torch.inference_mode():
             for subject in subjects:
-                subject.detector.head.run_in_groups(subject.branch, levels, boxes, images)
+                subject.head.run_in_groups(subject.branch, levels, boxes, images)
         seconds.append(_now(boxes.device) - begun)
     return len(boxes) * len(subjects) / min(seconds)
 

@@ -17,7 +17,7 @@ from dhcli.config.schema import TwoStage
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.two_stage.branches import Branch
 from dhcli.models.two_stage.detector import TwoStageDetector
-from dhcli.models.two_stage.head import GROUP
+from dhcli.models.two_stage.head import GROUP, Head
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.runtime.eager import EagerRunner
 from dhcli.weights.locate_model import BEST, LAST
@@ -62,9 +62,16 @@ class Subject:
         return detector
 
     @property
+    def head(self) -> Head:
+        """The head that the branch is of."""
+        head = self.detector.head
+        assert isinstance(head, Head)  # `open_subjects` looked
+        return head
+
+    @property
     def module(self) -> Branch:
         """The branch itself."""
-        return self.detector.head.branch(self.branch)
+        return self.head.branch(self.branch)
 
     @property
     def can_score(self) -> bool:
@@ -118,19 +125,18 @@ class Subject:
 
     def cut(self, boxes: Tensor, images: ImageBatch) -> Tensor:
         """Boxes (N, 4) in network pixels cut at the border of the one image, as at detection."""
-        return self.detector.head.rules.clip(boxes, images.sizes)
+        return self.head.rules.clip(boxes, images.sizes)
 
     def _judge(
         self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, labels: Tensor
     ) -> Judgement:
-        head = self.detector.head
-        output = head.run_in_groups(self.branch, levels, boxes, images)
+        output = self.head.run_in_groups(self.branch, levels, boxes, images)
         scores = None if output.logits is None else output.logits.float().softmax(dim=1)
-        if output.deltas is None:
+        if output.boxes is None:
             return Judgement(scores, None)
-        column = torch.zeros_like(labels) if head.config.class_agnostic else labels
-        deltas = output.deltas[torch.arange(len(labels), device=labels.device), column]
-        return Judgement(scores, head.rules.decode(deltas, boxes, head.config.box_std))
+        rows = torch.arange(len(labels), device=labels.device)
+        refined = self.head.regressor(self.branch).decode(output.boxes, boxes, rows, labels)
+        return Judgement(scores, refined)
 
 
 def open_subjects(
@@ -175,6 +181,9 @@ def _branches(runner: EagerRunner, path: Path, wanted: Sequence[str] | None) -> 
     if not isinstance(model, TwoStage):
         what = f"is a model of kind `{model.kind}`, which has no branches to study"
         raise ModelError(what, where=path, hint="studies look at models of kind `two_stage`")
+    if model.head.cascade:
+        what = "is a cascade, whose branches read other boxes in each stage"
+        raise ModelError(what, where=path, hint="studies look at models of one stage")
     has = [branch.name for branch in model.head.branches]
     for name in wanted or ():
         if name not in has:

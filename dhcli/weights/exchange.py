@@ -143,7 +143,7 @@ def _settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
 def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassNames, list[str]]:
     """The names of the classes: as given, of the file, COCO's, or numbers."""
     layout = LAYOUTS[foreign.layout]
-    count = len(foreign.state[layout.CLASSIFIER]) - 1
+    count = layout.count_classes(foreign.state)
     if given is not None:
         if len(given.names) != count:
             what = f"has {counted(count, 'class')}, and --classes names {len(given.names)}"

@@ -64,7 +64,7 @@ def test_boxes_are_scored_and_refined_as_in_detection(
 
     with torch.inference_mode():
         head_ = subject.detector.head
-        [all_] = head_.detect([ReadOut("fc", "fc")], levels, boxes, owner, -1.0)
+        [all_] = head_.detect([ReadOut("fc", "fc")], levels, boxes, owner, images.sizes, -1.0)
     mine = all_.labels == labels[all_.rows]
     assert said.scores is not None
     assert said.boxes is not None
@@ -117,3 +117,10 @@ def test_a_model_of_another_kind_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(ModelError, match="of kind `torchvision`, which has no branches to study"):
         open_subjects([Path("ssd.safetensors")], None, CPU)
+
+
+def test_a_cascade_is_an_error(study_model: Callable[..., Path]) -> None:
+    with pytest.raises(ModelError, match="is a cascade") as caught:
+        open_subjects([study_model("one", FC, cascade=[{}, {}])], None, CPU)
+
+    assert caught.value.hint == "studies look at models of one stage"
