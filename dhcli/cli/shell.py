@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from errno import ENOMEM
 from functools import partial
 from importlib import import_module
@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dhcli.cli.commands import COMMANDS
+from dhcli.cli.processes import is_first, may_say
 from dhcli.data.io.progress import watched_by
 from dhcli.errors import DhError
 
@@ -48,7 +49,7 @@ class Shell(TyperGroup):
     def invoke(self, ctx: Any) -> None:
         from dhcli.report.counting import LongSteps
 
-        with watched_by(LongSteps()):
+        with watched_by(LongSteps()) if is_first() else nullcontext():
             super().invoke(ctx)  # what a command returns is no exit code
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -99,14 +100,14 @@ def _explained(run: Callable[[], Any]) -> Any:
     try:
         return run()
     except DhError as error:
-        _say(str(error), error.hint)
+        _say(error, str(error), error.hint)
         return error.exit_code
     except typer.TyperException as error:  # a command line that Typer cannot read
         context = getattr(error, "ctx", None)
         message = error.format_message()
         hint = f"`{context.command_path} --help` shows what there is" if context else None
         if message:  # none where help was shown, as a group alone does
-            _say(message[:1].lower() + message[1:], hint)
+            _say(error, message[:1].lower() + message[1:], hint)
         return error.exit_code
     except typer.Abort:  # a question that was not answered
         return 130
@@ -116,7 +117,7 @@ def _explained(run: Callable[[], Any]) -> Any:
         if not is_shortage(error):
             raise
         short = shortage(error)
-        _say(str(short), short.hint)
+        _say(short, str(short), short.hint)
         return short.exit_code
 
 
@@ -190,8 +191,10 @@ def _panel(title: str, lines: Iterable[tuple[str, str]], width: int | None = Non
     return Panel(table, title=title, title_align="left", border_style="dim")
 
 
-def _say(what: str, hint: str | None) -> None:
-    """`error: …`, and after a blank line `hint: …`, on stderr."""
+def _say(error: Exception, what: str, hint: str | None) -> None:
+    """`error: …`, and after a blank line `hint: …`, on stderr; by one of several processes."""
+    if not may_say(error):
+        return
     from rich.text import Text
 
     from dhcli.report.console import err

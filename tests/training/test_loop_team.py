@@ -23,13 +23,13 @@ from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.precision import Precision
+from dhcli.runtime.team import Team
 from dhcli.training.checkpoint import load_checkpoint
 from dhcli.training.journal import Silence
 from dhcli.training.loop import Trainer
 from dhcli.training.meters import LossMeter
-from dhcli.training.team import Team
 from dhcli.training.validate import validation_ap, validation_losses
-from tests.training.threads import together
+from tests.threads import together
 
 CPU = torch.device("cpu")
 MakeTrainer = Callable[..., Trainer]
@@ -66,9 +66,9 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_all(
             _poison(trainer, 1)
         update = trainer.updater.update
 
-        def watched(group: Any, rate: float) -> Any:
+        def watched(group: Any, *rest: Any) -> Any:
             weights = _weights(trainer)
-            result = update(group, rate)
+            result = update(group, *rest)
             if not result.moved:
                 assert bool(result.bad) == (team.rank == bad)
                 before[team.rank] = weights
@@ -118,10 +118,10 @@ def test_a_signal_to_one_process_stops_all_and_the_state_is_saved(
         trainer = trainers[team.rank] = make_trainer(make_config(log_every=1), team=team)
         update = trainer.updater.update
 
-        def interrupted(group: Any, rate: float) -> Any:
+        def interrupted(group: Any, *rest: Any) -> Any:
             if team.rank == asked and trainer.iteration == 2:
                 signal.raise_signal(signal.SIGTERM)
-            return update(group, rate)
+            return update(group, *rest)
 
         trainer.updater.update = interrupted
         result = trainer.train()
