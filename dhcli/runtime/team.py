@@ -89,7 +89,8 @@ class Team:
                 made = make()
             except DhError as error:
                 made = error
-        result = self._first_of(made)
+        sent = self._first_of(made)
+        result = made if self.first else sent  # what it made, not a copy
         if isinstance(result, DhError):
             raise result
         return result  # type: ignore[no-any-return]
