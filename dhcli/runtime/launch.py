@@ -152,6 +152,7 @@ def _environment(processes: int, attempt: int) -> dict[str, str]:
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     given: Mapping[str, str] = os.environ
     return {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # warnings have traces, and say what we say
         "OMP_NUM_THREADS": str(max(1, cores // processes)),
         **({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}),
         **given,

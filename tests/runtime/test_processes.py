@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -18,42 +19,41 @@ from tests.forked import forked
 from tests.threads import together
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _agreed(team: Team) -> object:
+    strided = torch.full((2, 3, 4, 5), float(team.rank)).to(memory_format=torch.channels_last)
+    numbers = [torch.tensor([team.rank + 1]), strided, torch.zeros(0), torch.ones(3) / 8]
+    team.add_up(numbers)
+    large = torch.full((BUCKET + 5,), float(team.rank))
+    team.copy_first([large, numbers[3][:2]])
+    return (
+        [x.tolist() for x in numbers],
+        large.sum().item(),
+        (team.rank == 0, team.first, team.size),
+        (team.any(team.rank == team.size - 1), team.any(False), team.total(team.rank + 2)),
+        team.gather(["row"] * team.rank),
+        team.mean({"a": float(team.rank)}, 1),
+        team.from_first(lambda: team.rank),
+        team.barrier(),
+    )
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_agree_as_threads_do(size: int) -> None:
     """`add_up` and `copy_first` at once over many types, sizes and strides."""
-
-    def work(team: Team) -> object:
-        strided = torch.full((2, 3, 4, 5), float(team.rank)).to(memory_format=torch.channels_last)
-        numbers = [torch.tensor([team.rank + 1]), strided, torch.zeros(0), torch.ones(3) / 8]
-        team.add_up(numbers)
-        large = torch.full((BUCKET + 5,), float(team.rank))
-        team.copy_first([large, numbers[3][:2]])
-        return (
-            [x.tolist() for x in numbers],
-            large.sum().item(),
-            (team.rank == 0, team.first, team.size),
-            (team.any(team.rank == size - 1), team.any(False), team.total(team.rank + 2)),
-            team.gather(["row"] * team.rank),
-            team.mean({"a": float(team.rank)}, 1),
-            team.from_first(lambda: team.rank),
-            team.barrier(),
-        )
-
-    assert forked(size, work) == together(size, work)
+    assert forked(size, _agreed) == together(size, _agreed)
 
 
-def test_an_error_in_one_process_is_raised_in_all_and_said_once() -> None:
-    def read(team: Team) -> str:
+def _reading(team: Team) -> str:
+    def read() -> str:
         if team.rank == 1:
             raise DataError("is broken", where="7.png", hint="look at it")
         return "pixels"
 
-    first, other = forked(2, lambda team: team.each(lambda: read(team)))
+    return team.each(read)
+
+
+def test_an_error_in_one_process_is_raised_in_all_and_said_once() -> None:
+    first, other = forked(2, _reading)
 
     for error, _ in (first, other):
         assert isinstance(error, DataError)
@@ -61,18 +61,19 @@ def test_an_error_in_one_process_is_raised_in_all_and_said_once() -> None:
     assert first[1] + other[1] == 1
 
 
+def _dying(dead: int, team: Team) -> None:
+    if team.rank == dead:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(3):
+        team.barrier()
+
+
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_process_that_is_killed_ends_the_others_within_seconds(dead: int) -> None:
-    def work(team: Team) -> None:
-        if team.rank == dead:
-            os.kill(os.getpid(), signal.SIGKILL)
-        for _ in range(3):
-            team.barrier()
-
     begun = time.monotonic()
-    found = forked(2, work)
+    found = forked(2, partial(_dying, dead))
 
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60  # not half an hour
     assert found[dead] is None
     error, _ = found[1 - dead]
     assert isinstance(error, LeftAloneError)

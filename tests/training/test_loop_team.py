@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.precision import Precision
 from dhcli.runtime.team import Team
 from dhcli.training.checkpoint import load_checkpoint
-from dhcli.training.journal import Silence
+from dhcli.training.data import TrainingData
+from dhcli.training.journal import Journal, Silence
 from dhcli.training.loop import Trainer
 from dhcli.training.meters import LossMeter
+from dhcli.training.run_folder import RunFolder
 from dhcli.training.validate import validation_ap, validation_losses
 from tests.forked import forked
 from tests.threads import together
+from tests.training.conftest import Recorder, TinyDetector
 
 CPU = torch.device("cpu")
 MakeTrainer = Callable[..., Trainer]
@@ -242,21 +246,30 @@ def test_a_state_that_several_have_saved_holds_the_losses_of_all() -> None:
     assert together(2, work) == [(4, interval, interval, epoch, epoch)] * 2
 
 
+def _trained(config: Config, table: DetectionTable, folder: Path, team: Team) -> Any:
+    """The losses of every iteration, the weights and their average."""
+    path = folder / f"of{team.size}"
+    path.mkdir(exist_ok=True)
+    run, shown = RunFolder(path), Recorder()
+    torch.manual_seed(0)
+    journal, data = Journal(shown, team), TrainingData(table, None)
+    trainer = Trainer(config, TinyDetector(), data, run, journal, CPU, team=team)
+    trainer.train()
+    kept = {n: x for n, x in _weights(trainer).items() if "num_batches" not in n}
+    assert trainer.ema
+    average = {n: x for n, x in trainer.ema.module.state_dict().items() if n in kept}
+    return [x.losses for x in shown.intervals], kept, average
+
+
 @pytest.mark.parametrize(("size", "accumulate"), [(2, 2), (3, 3), (2, 4)])
 def test_several_processes_train_as_one_with_the_same_images_per_step(
-    size: int, accumulate: int, make_trainer: MakeTrainer, make_config: MakeConfig
+    size: int, accumulate: int, table: DetectionTable, tmp_path: Path, make_config: MakeConfig
 ) -> None:
     """Seven images are four batches: in an epoch's last step some process may have none."""
     config = make_config(
-        schedule={"length": 20}, accumulate=accumulate, log_every=1, ema=0.5, lr=0.01, eval_every=0
+        schedule={"length": 20}, accumulate=accumulate, log_every=1, ema=0.5, lr=0.01, eval_every=0, save_every=0
     )
-
-    def work(team: Team) -> Any:
-        trainer = make_trainer(config, f"of{team.size}", team=team)
-        trainer.train()
-        losses = [x.losses for x in getattr(trainer.journal.display, "intervals", [])]
-        kept = {n: x for n, x in _weights(trainer).items() if "num_batches" not in n}
-        return losses, kept, trainer.ema and dict(trainer.ema.module.state_dict())
+    work = partial(_trained, config, table, tmp_path)
 
     losses, weights, average = work(Team.alone())
     (seen, *first), *others = forked(size, work)
@@ -271,7 +284,7 @@ def test_several_processes_train_as_one_with_the_same_images_per_step(
             torch.testing.assert_close(first[1][name], average[name], rtol=1e-5, atol=1e-6)
     for _, *other in others:
         for own, theirs in zip(first, other, strict=True):
-            assert all(torch.equal(own[n], theirs[n]) for n in own if "num_batches" not in n)
+            assert all(torch.equal(own[n], theirs[n]) for n in own)
 
 
 def test_a_run_goes_on_exactly_in_more_processes_with_the_same_images_per_step(
@@ -290,7 +303,7 @@ def test_a_run_goes_on_exactly_in_more_processes_with_the_same_images_per_step(
 
     def work(team: Team) -> Any:
         trainer = make_trainer(config, "begun", team=team)
-        trainer.restore(state)
+        trainer.restore(load_checkpoint(begun.run.path / "checkpoint.pt"))
         trainer.train()
         return _weights(trainer), getattr(trainer.journal.display, "lines", None)
 
@@ -385,7 +398,7 @@ def test_a_process_whose_images_are_all_left_out_goes_along(
     assert all(torch.equal(x, other[n]) for n, x in weights.items() if "num_batches" not in n)
     said = [line.split(": ")[0] for line in trainers[0].journal.display.warnings]
     assert {Path(path).name for path in said} == {f"{n}.png" for n in range(5)}
-    assert len(said) == 3 * 5
+    assert 3 * 5 <= len(said) <= 3 * 6  # of seven batches, one is loaded twice
 
 
 def test_norms_over_all_processes_are_for_gpus(
@@ -433,6 +446,23 @@ def varied(table: DetectionTable) -> tuple[DetectionTable, Recognises]:
     return own, Recognises({total: (i, sides[i]) for i, total in enumerate(sums)})
 
 
+def _validated(table: DetectionTable, detector: Detector, config: Config, team: Team) -> Any:
+    loader = EvalLoader(table, config.input, batch_size=2, workers=0, share=team.share)
+    runner = EagerRunner(detector.eval(), config, ("dot",), (1,), CPU)
+    ticks = []
+
+    def tick(_: int) -> None:
+        ticks.append(1)
+        assert not team.any(False)
+
+    full = Precision("fp32", CPU)
+    return (
+        validation_losses(detector, loader, full, tick, team),
+        validation_ap(runner, table, loader, tick, team),
+        len(ticks),
+    )
+
+
 @pytest.mark.parametrize(
     ("size", "started"), [(1, together), (2, together), (6, together), (2, forked), (3, forked)]
 )
@@ -440,26 +470,11 @@ def test_validation_in_shares_is_that_of_one_process(
     size: int, started: Any, varied: tuple[DetectionTable, Recognises], make_config: MakeConfig
 ) -> None:
     table, detector = varied
-    pixels = make_config().input
-    runner = EagerRunner(detector.eval(), make_config(), ("dot",), (1,), CPU)
-
-    def work(team: Team) -> Any:
-        loader = EvalLoader(table, pixels, batch_size=2, workers=0, share=team.share)
-        ticks = []
-
-        def tick(_: int) -> None:
-            ticks.append(1)
-            assert not team.any(False)
-
-        full = Precision("fp32", CPU)
-        return (
-            validation_losses(detector, loader, full, tick, team),
-            validation_ap(runner, table, loader, tick, team),
-            len(ticks),
-        )
+    work = partial(_validated, table, detector, make_config())
 
     (losses, (stats, points), ticks), *others = started(size, work)
-    whole = EvalLoader(table, pixels, batch_size=2, workers=0)
+    whole = EvalLoader(table, make_config().input, batch_size=2, workers=0)
+    runner = EagerRunner(detector.eval(), make_config(), ("dot",), (1,), CPU)
     alone = validation_losses(detector, whole, Precision("fp32", CPU), lambda _: None)
 
     assert losses == pytest.approx(alone, rel=1e-6)
