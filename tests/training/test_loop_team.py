@@ -261,20 +261,26 @@ def _trained(config: Config, table: DetectionTable, folder: Path, team: Team) ->
     return [x.losses for x in shown.intervals], kept, average
 
 
-@pytest.mark.parametrize(("size", "accumulate"), [(2, 2), (3, 3), (2, 4)])
+@pytest.mark.parametrize(("size", "accumulate"), [(2, 4), (3, 3)])
 def test_several_processes_train_as_one_with_the_same_images_per_step(
     size: int, accumulate: int, table: DetectionTable, tmp_path: Path, make_config: MakeConfig
 ) -> None:
     """Seven images are four batches: in an epoch's last step some process may have none."""
     config = make_config(
-        schedule={"length": 20}, accumulate=accumulate, log_every=1, ema=0.5, lr=0.01, eval_every=0, save_every=0
+        schedule={"length": 20},
+        accumulate=accumulate,
+        log_every=1,
+        ema=0.5,
+        lr=0.01,
+        eval_every=0,
+        save_every=0,
     )
     work = partial(_trained, config, table, tmp_path)
 
     losses, weights, average = work(Team.alone())
     (seen, *first), *others = forked(size, work)
 
-    assert len(losses) >= 20
+    assert len(losses) == 20
     assert len(seen) == len(losses)
     for now, then in zip(seen, losses, strict=True):
         assert now == pytest.approx(then, rel=1e-5)
