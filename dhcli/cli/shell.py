@@ -20,7 +20,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dhcli.cli.commands import COMMANDS
-from dhcli.cli.processes import is_first, may_say
 from dhcli.data.io.progress import watched_by
 from dhcli.errors import DhError
 
@@ -47,6 +46,7 @@ class Shell(TyperGroup):
         return name, load_command(name) if name and found else None, rest
 
     def invoke(self, ctx: Any) -> None:
+        from dhcli.cli.processes import is_first
         from dhcli.report.counting import LongSteps
 
         with watched_by(LongSteps()) if is_first() else nullcontext():
@@ -193,6 +193,8 @@ def _panel(title: str, lines: Iterable[tuple[str, str]], width: int | None = Non
 
 def _say(error: Exception, what: str, hint: str | None) -> None:
     """`error: …`, and after a blank line `hint: …`, on stderr; by one of several processes."""
+    from dhcli.cli.processes import may_say
+
     if not may_say(error):
         return
     from rich.text import Text
