@@ -348,6 +348,28 @@ Workers = Annotated[
     ),
 ]
 
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc",
+        metavar="N",
+        min=1,
+        help="Number of processes on this machine, each with a GPU of its own or a share of the "
+        "CPU's cores. torchrun starts them on several machines.",
+    ),
+]
+
+MaxRestarts = Annotated[
+    int,
+    typer.Option(
+        "--max-restarts",
+        metavar="N",
+        min=0,
+        help="If one of several processes dies, start all again from the last state, up to N "
+        "times. Needs --out or --resume.",
+    ),
+]
+
 RunFolder = Annotated[
     Path | None, out_option("Run folder (default: a new one under runs/; its path is printed).")
 ]

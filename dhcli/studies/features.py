@@ -72,7 +72,7 @@ class BranchMaps:
 
         Raises ConfigError where the branch has no output map.
         """
-        head, name = self.subject.detector.head, self.subject.branch
+        head, name = self.subject.head, self.subject.branch
         for group in torch.split(boxes, GROUP):
             pooled = head.pooled(name, levels, group, torch.zeros_like(group[:, 0]).long())
             try:

@@ -53,7 +53,7 @@ def study_weights(subjects: Sequence[Subject], layer: str | None = None) -> Stud
 
 def _layers(subject: Subject) -> dict[str, CellLayer]:
     """The layers of the branch that read a map, by their names in it."""
-    found = cell_layers(subject.module.trunk, subject.detector.head.pool.size)
+    found = cell_layers(subject.module.trunk, subject.head.pool.size)
     return {f"trunk.{name}": layer for name, layer in found.items()}
 
 

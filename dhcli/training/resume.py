@@ -33,8 +33,8 @@ KEPT_SECTIONS = ("data", "input", "augment", "model")
 KEPT_ON_RESUME = ("batch_size", "accumulate", "seed", "optimizer", "ema", "repeat_below")
 """Settings of `train` that the place within an epoch, or the saved state, depends on.
 
-All other settings of `train` may change. The number of processes counts like these: it decides how
-many iterations an epoch has.
+All other settings of `train` may change, and the number of processes: `Trainer.restore` says what
+that means.
 """
 
 
@@ -62,7 +62,9 @@ def resume(
     config = with_absolute_paths(config)
     _check_changes(config_from_dict(state["config"]), config, origins or {})
     _check_there(config, path)
-    data = load_data(config.data, config.train.seed, session.journal)
+    data = session.team.from_first(
+        lambda: load_data(config.data, config.train.seed, session.journal)
+    )
     _check_data(state["data"], data)
 
     def restore(trainer: Trainer) -> None:

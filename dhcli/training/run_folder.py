@@ -47,6 +47,9 @@ class RunFolder:
         self._files: dict[str, TextIO] = {}
         self._lock: TextIO | None = None
 
+    def __reduce__(self) -> tuple[type[RunFolder], tuple[Path]]:
+        return RunFolder, (self.path,)  # another process has neither its files nor its lock
+
     def claim(self) -> None:
         """Be the one process that trains in the folder, until `close` or the process ends.
 

@@ -375,13 +375,13 @@ def _poison(trainer: Trainer, images: set[int]) -> None:
     """Make the loss of these images NaN."""
     update = trainer.updater.update
 
-    def poisoned(batches: list[Any], rate: float) -> Any:
+    def poisoned(batches: list[Any], *rest: Any) -> Any:
         for batch in batches:
             for place, image in enumerate(batch.indices):
                 if image in images:
                     boxes = torch.full((1, 4), float("nan"))
                     batch.targets[place].boxes = boxes.expand(1, 4)
-        return update(batches, rate)
+        return update(batches, *rest)
 
     losses = trainer.detector.losses
 
