@@ -138,7 +138,9 @@ def test_several_processes_train_a_real_detector_as_one(
     size: int, start: Start, tmp_path: Path
 ) -> None:
     """Twenty steps: their losses to 1e-5, with what is drawn at random and uneven last steps."""
-    slow = ("--set", "train.lr=0.002")  # fast, the least difference soon decides what is sampled
+    # norms without statistics, and a rate at which the last digits do not decide what is sampled
+    norms = ("model.backbone.norm=gn", "model.head.branches.conv.norm=gn")
+    slow = [word for one in (*norms, "train.lr=0.0001") for word in ("--set", one)]
     assert _ended(start("one", *slow, epochs=10))[0] == 0
     code, out, said = _ended(start("many", "--nproc", str(size), "--json", *slow, epochs=10))
 
@@ -149,8 +151,9 @@ def test_several_processes_train_a_real_detector_as_one(
     assert f"6 images per step: 1 image at a time, {own} times (train.accumulate 6), in " in said
     one, many = (_intervals(tmp_path / name) for name in ("one", "many"))
     assert len(one) == 20
+    assert one[-1]["loss"] < 0.95 * one[0]["loss"]
     for losses, now in zip(one, many, strict=True):
-        assert now == pytest.approx(losses, rel=1e-5, abs=1e-6)
+        assert now == pytest.approx(losses, rel=1e-5, abs=1e-5)
     assert {path.name for path in (tmp_path / "one").iterdir()} == {
         path.name for path in (tmp_path / "many").iterdir()
     }
