@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,8 +19,10 @@ from dhcli.cli.options import (
     ImageSize,
     JsonFlag,
     LearningRate,
+    MaxRestarts,
     Overrides,
     Overwrite,
+    Processes,
     RunFolder,
     Seed,
     StartWeights,
@@ -28,7 +31,16 @@ from dhcli.cli.options import (
     Workers,
     preset_option,
 )
-from dhcli.cli.session import choose_preset, conclude, given, make_session
+from dhcli.cli.processes import together
+from dhcli.cli.session import (
+    begun_before,
+    choose_preset,
+    conclude,
+    given,
+    go_on,
+    make_session,
+    require_name,
+)
 from dhcli.config.presets import CPU_FINETUNE_PRESET, FINETUNE_PRESET
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
@@ -62,6 +74,8 @@ def finetune(
     workers: Workers = None,
     out: RunFolder = None,
     overwrite: Overwrite = False,
+    nproc: Processes = None,
+    max_restarts: MaxRestarts = 0,
     cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -80,15 +94,7 @@ def finetune(
       dh finetune photos/ --weights runs/train/custom --freeze 5 --epochs 3
 
     """
-    chosen, notes = choose_preset(
-        preset, config, device, gpu=FINETUNE_PRESET, cpu=CPU_FINETUNE_PRESET
-    )
-    from dhcli.training.finetune import finetune as run
-    from dhcli.training.inherit import inherited_settings
-    from dhcli.weights.open import read_weights
-
-    source = read_weights(weights)
-    inherited = inherited_settings(source.config)
+    require_name(max_restarts, out)
     short = given(
         data=str(data),
         val=val and str(val),
@@ -102,14 +108,26 @@ def finetune(
         workers=workers,
         cache=cache,
     )
-    resolved = configure(
-        chosen, file=config, overrides=overrides or (), options=short, weights=inherited
-    )
-    inputs = (data, val, weights, config)
-    session = make_session(
-        "finetune", out, device, tensorboard, overwrite=overwrite, inputs=inputs, notes=notes
-    )
-    conclude(run(resolved.config, session, source, weights), as_json=as_json)
+    with together(nproc, device, max_restarts) as team:
+        session = partial(make_session, "finetune", out, device, tensorboard, team)
+        if broken_off := begun_before(out):
+            conclude(go_on(broken_off, session()), team, as_json=as_json)
+            return
+        chosen, notes = choose_preset(
+            preset, config, device, gpu=FINETUNE_PRESET, cpu=CPU_FINETUNE_PRESET
+        )
+        from dhcli.training.finetune import finetune as run
+        from dhcli.training.inherit import inherited_settings
+        from dhcli.weights.open import read_weights
+
+        source = read_weights(weights)
+        inherited = inherited_settings(source.config)
+        resolved = configure(
+            chosen, file=config, overrides=overrides or (), options=short, weights=inherited
+        )
+        inputs = (data, val, weights, config)
+        start = session(overwrite=overwrite, inputs=inputs, notes=notes)
+        conclude(run(resolved.config, start, source, weights), team, as_json=as_json)
 
 
 def aliases_of(pairs: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from errno import ENOMEM
 from functools import partial
 from importlib import import_module
@@ -46,9 +46,12 @@ class Shell(TyperGroup):
         return name, load_command(name) if name and found else None, rest
 
     def invoke(self, ctx: Any) -> None:
+        from dhcli.atomic import cleaning_told
+        from dhcli.cli.processes import is_first
+        from dhcli.report.console import err
         from dhcli.report.counting import LongSteps
 
-        with watched_by(LongSteps()):
+        with watched_by(LongSteps()) if is_first() else nullcontext(), cleaning_told(err.print):
             super().invoke(ctx)  # what a command returns is no exit code
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -99,14 +102,14 @@ def _explained(run: Callable[[], Any]) -> Any:
     try:
         return run()
     except DhError as error:
-        _say(str(error), error.hint)
+        _say(error, str(error), error.hint)
         return error.exit_code
     except typer.TyperException as error:  # a command line that Typer cannot read
         context = getattr(error, "ctx", None)
         message = error.format_message()
         hint = f"`{context.command_path} --help` shows what there is" if context else None
         if message:  # none where help was shown, as a group alone does
-            _say(message[:1].lower() + message[1:], hint)
+            _say(error, message[:1].lower() + message[1:], hint)
         return error.exit_code
     except typer.Abort:  # a question that was not answered
         return 130
@@ -116,7 +119,7 @@ def _explained(run: Callable[[], Any]) -> Any:
         if not is_shortage(error):
             raise
         short = shortage(error)
-        _say(str(short), short.hint)
+        _say(short, str(short), short.hint)
         return short.exit_code
 
 
@@ -190,8 +193,12 @@ def _panel(title: str, lines: Iterable[tuple[str, str]], width: int | None = Non
     return Panel(table, title=title, title_align="left", border_style="dim")
 
 
-def _say(what: str, hint: str | None) -> None:
-    """`error: …`, and after a blank line `hint: …`, on stderr."""
+def _say(error: Exception, what: str, hint: str | None) -> None:
+    """`error: …`, and after a blank line `hint: …`, on stderr; by one of several processes."""
+    from dhcli.cli.processes import may_say
+
+    if not may_say(error):
+        return
     from rich.text import Text
 
     from dhcli.report.console import err

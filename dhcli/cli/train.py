@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +21,10 @@ from dhcli.cli.options import (
     ImageSize,
     JsonFlag,
     LearningRate,
+    MaxRestarts,
     Overrides,
     Overwrite,
+    Processes,
     RunFolder,
     Seed,
     TensorBoard,
@@ -31,10 +33,24 @@ from dhcli.cli.options import (
     preset_option,
     weights_option,
 )
-from dhcli.cli.session import choose_preset, conclude, given, make_session
+from dhcli.cli.processes import together
+from dhcli.cli.session import (
+    begun_before,
+    choose_preset,
+    conclude,
+    given,
+    go_on,
+    make_session,
+    require_name,
+)
 from dhcli.config.presets import CPU_PRESET, DEFAULT_PRESET
 from dhcli.errors import ConfigError
 from dhcli.weights.configure import configure
+
+if TYPE_CHECKING:
+    from dhcli.config.load import Resolved
+    from dhcli.training.loop import TrainingResult
+    from dhcli.training.run import Session
 
 WHERE_NONE = f"{DEFAULT_PRESET}, or {CPU_PRESET} without a GPU; with --config: none"
 TrainFolder = Annotated[Path | None, typer.Option("--data", "-d", metavar="PATH", help=DATASET)]
@@ -74,6 +90,8 @@ def train(
     resume: ResumeRun = None,
     out: RunFolder = None,
     overwrite: Overwrite = False,
+    nproc: Processes = None,
+    max_restarts: MaxRestarts = 0,
     cache: Cache = None,
     device: Device = "auto",
     tensorboard: TensorBoard = False,
@@ -92,6 +110,7 @@ def train(
         begun = {"--preset": preset, "--config": config, "--weights": weights, "--out": out}
         _refuse_beside_resume({**begun, "--overwrite": overwrite or None})
         config = _config_of(resume)
+    require_name(max_restarts, out or resume)
     short = given(
         data=data and str(data),
         val=val and str(val),
@@ -104,31 +123,45 @@ def train(
         workers=workers,
         cache=cache,
     )
-    chosen, notes = choose_preset(preset, config, device, gpu=DEFAULT_PRESET, cpu=CPU_PRESET)
-    settle = partial(configure, chosen, file=config, overrides=overrides or (), options=short)
-    resolved = settle()
-    from dhcli.training import resume as resuming
-    from dhcli.training import run as starting
+    with together(nproc, device, max_restarts) as team:
+        session = partial(make_session, "train", out, device, tensorboard, team)
+        if broken_off := begun_before(out):
+            conclude(go_on(broken_off, session()), team, as_json=as_json)
+            return
+        chosen, notes = choose_preset(preset, config, device, gpu=DEFAULT_PRESET, cpu=CPU_PRESET)
+        settle = partial(configure, chosen, file=config, overrides=overrides or (), options=short)
+        resolved = settle()  # before torch is imported
+        inputs = (data, val, weights, config)
+        start = session(overwrite=overwrite, inputs=inputs, notes=notes)
+        if resume is not None:
+            from dhcli.training import resume as resuming
 
-    inputs = (data, val, weights, config)
-    session = make_session(
-        "train", out, device, tensorboard, overwrite=overwrite, inputs=inputs, notes=notes
-    )
-    if resume is not None:
-        outcome = resuming.resume(resume, resolved.config, session, origins=resolved.origins)
-    elif weights is not None:
-        from dhcli.training.inherit import inherited_settings, require_same_network
-        from dhcli.weights.open import read_weights
+            outcome = resuming.resume(resume, resolved.config, start, origins=resolved.origins)
+        else:
+            known = resolved if preset or config else None
+            outcome = _start(settle, start, weights, known)
+        conclude(outcome, team, as_json=as_json)
 
-        source = read_weights(weights)
-        if preset or config:
-            require_same_network(resolved.config, source)
-        inherited = inherited_settings(source.config)
-        resolved = settle(weights=inherited)
-        outcome = starting.train(resolved.config, session, source, weights)
-    else:
-        outcome = starting.train(resolved.config, session)
-    conclude(outcome, as_json=as_json)
+
+def _start(
+    settle: Callable[..., Resolved],
+    session: Session,
+    weights: Path | None,
+    named: Resolved | None,
+) -> TrainingResult:
+    """A new run, from `weights` if there are any; they must fit a configuration that was named."""
+    from dhcli.training.run import train as run
+
+    if weights is None:
+        return run(settle().config, session)
+    from dhcli.training.inherit import inherited_settings, require_same_network
+    from dhcli.weights.open import read_weights
+
+    source = read_weights(weights)
+    if named is not None:
+        require_same_network(named.config, source)
+    resolved = settle(weights=inherited_settings(source.config))
+    return run(resolved.config, session, source, weights)
 
 
 def _refuse_beside_resume(options: Mapping[str, object]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import ReadOut
 from dhcli.data.io.progress import Count
-from dhcli.data.loading.loader import EvalLoader, as_pictures
+from dhcli.data.loading.loader import Batch, EvalLoader, as_pictures
 from dhcli.data.table import DetectionTable, make_table
 from dhcli.data.tools.mend import fit_to_files
 from dhcli.errors import DataError
@@ -143,7 +143,7 @@ def detect_tables(
 
 def detect_all(
     runner: Runner,
-    loader: EvalLoader,
+    loader: Iterable[Batch],
     *,
     options: DetectOptions = AS_CONFIGURED,
     tick: Callable[[int], None],
@@ -158,11 +158,10 @@ def detect_all(
     read_outs = len(options.read_outs or [None])
     for batch in loader:
         found.update({image: [NOTHING] * read_outs for image, _ in batch.missing})
-        if not len(batch):
-            continue
-        every = runner.detect(as_pictures(batch.images), options)
-        for place, image in enumerate(batch.indices):
-            found[image] = [of_read_out[place] for of_read_out in every]
+        if len(batch):
+            every = runner.detect(as_pictures(batch.images), options)
+            for place, image in enumerate(batch.indices):
+                found[image] = [of_read_out[place] for of_read_out in every]
         tick(len(found))
     return found
 

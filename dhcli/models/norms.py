@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from dhcli.errors import ConfigError
+
 
 class FrozenBatchNorm(nn.Module):
     """Batch norm as a fixed scale and shift; state-dict names of nn.BatchNorm2d.
@@ -56,6 +58,21 @@ def norm_layer(kind: str, eps: float = 1e-5) -> Callable[[int], nn.Module]:
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm in 32 groups, or in fewer where 32 does not divide the channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def synchronise(module: nn.Module, device: torch.device) -> None:
+    """Let batch norms take their statistics over the batches of all processes, on GPUs.
+
+    The modules get another class and keep all else. Raises ConfigError on another device, for which
+    torch has no such norm.
+    """
+    if device.type != "cuda":
+        hint = "leave it out, or use norms without statistics (frozen_bn, gn)"
+        raise ConfigError(f"works on GPUs only, not on {device}", where="train.sync_bn", hint=hint)
+    for part in module.modules():
+        if type(part) is nn.BatchNorm2d:
+            part.__class__ = nn.SyncBatchNorm  # type: ignore[assignment]
+            part.process_group = None  # type: ignore[assignment]
 
 
 class ConvNorms(nn.Sequential):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from dhcli.errors import ConfigError
+from dhcli.runtime.launch import Place
 
 
 def choose_device(name: str) -> torch.device:
@@ -24,6 +25,28 @@ def choose_device(name: str) -> torch.device:
         what = f"there is no `{name}` here"
         raise ConfigError(what, where="--device", hint=f"there are: {there_are}")
     return device
+
+
+def own_device(name: str, place: Place) -> torch.device:
+    """The device called `name` for the process at `place`: each has a GPU of its own.
+
+    Raises ConfigError where there are fewer GPUs than processes, or `name` is one of them.
+    """
+    device = choose_device(name)
+    if place.size == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        hint = "`--device cpu`, or one process"
+        raise ConfigError(f"several processes cannot share `{device}`", where="--device", hint=hint)
+    if device.index is not None:
+        what = f"`{name}` is one GPU, and {place.local_size} processes need one each"
+        raise ConfigError(what, where="--device", hint="`--device cuda` gives each its own")
+    there = torch.cuda.device_count()
+    if place.local_size > there:
+        what = f"{place.local_size} processes on this machine need a GPU each; it has {there}"
+        hint = f"`--nproc {there}`, or `--device cpu`"
+        raise ConfigError(what, where="--nproc", hint=hint)
+    return torch.device("cuda", place.local_rank)
 
 
 def _best_device() -> str:

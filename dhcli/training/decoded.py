@@ -19,10 +19,10 @@ from dhcli.data.loading.cache import (
 )
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DhError
+from dhcli.runtime.team import ALONE, Team
 from dhcli.training.data import TrainingData
 from dhcli.training.journal import Journal
 from dhcli.training.run_folder import DECODED
-from dhcli.training.team import ALONE, Team
 from dhcli.words import counted
 
 

@@ -28,7 +28,9 @@ def finetune(config: Config, session: Session, source: ModelFile, weights: Path)
     """
     session.team.from_first(lambda: require_new_run(session.out, overwrite=session.overwrite))
     config = with_absolute_paths(config)
-    data = load_data(config.data, config.train.seed, session.journal, source.classes)
+    data = session.team.from_first(
+        lambda: load_data(config.data, config.train.seed, session.journal, source.classes)
+    )
     config = with_learned_order(config, data, source)
     config = with_fitted_anchors(config, data.train, session.journal)
     seed_all(config.train.seed)

@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dhcli.errors import DhError
+from dhcli.runtime.team import ALONE, Team
 from dhcli.training.run_folder import RunFolder
-from dhcli.training.team import ALONE, Team
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

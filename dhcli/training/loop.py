@@ -22,14 +22,16 @@ from dhcli.data.loading.loader import Batch, EvalLoader, TrainLoader
 from dhcli.data.loading.repeats import repeats_of
 from dhcli.data.loading.workers import LoadingError
 from dhcli.data.table import DetectionTable
-from dhcli.errors import DataError, DhError
+from dhcli.errors import ConfigError, DataError, DhError
 from dhcli.metrics.operating import KEY
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_training
+from dhcli.models.norms import synchronise
 from dhcli.models.state import load_state
 from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.memory import memory_used
 from dhcli.runtime.precision import choose_precision
+from dhcli.runtime.team import ALONE, Team
 from dhcli.training.checkpoint import Position, save_checkpoint
 from dhcli.training.data import TrainingData
 from dhcli.training.ema import Ema
@@ -37,13 +39,20 @@ from dhcli.training.journal import Interval, Journal
 from dhcli.training.meters import LossMeter, Stopwatch
 from dhcli.training.optimizer import build_optimizer, set_rate
 from dhcli.training.run_folder import CHECKPOINT, RunFolder
-from dhcli.training.schedule import base_rate, learning_rate, scheduled, total_iterations
-from dhcli.training.step import StepResult, Updater, seed_all
+from dhcli.training.schedule import (
+    base_rate,
+    images_per_step,
+    learning_rate,
+    own_batches,
+    scheduled,
+    total_iterations,
+)
+from dhcli.training.step import StepResult, Updater
 from dhcli.training.stop import Stopped, StopRequest
-from dhcli.training.team import ALONE, Team
 from dhcli.training.validate import validation_ap, validation_losses
 from dhcli.weights.locate_model import BEST, LAST
 from dhcli.weights.model_file import ModelFile, save_model
+from dhcli.words import counted
 
 FIRST_NEWS = 3.0
 """Seconds after which the first iteration that ends is told of, with the time that is left."""
@@ -85,15 +94,19 @@ class Trainer:
         team: Team = ALONE,
     ) -> None:
         train = config.train
-        self.skips = config.data.on_bad_image == "skip" and team.size == 1
+        self.skips = config.data.on_bad_image == "skip"
         self.config, self.data, self.run, self.journal = config, data, run, journal
         self.device, self.team = device, team
         self.detector = detector.to(device)
+        team.copy_first(list(detector.state_dict().values()))
+        if train.sync_bn and team.size > 1:
+            synchronise(detector, device)
         prepare_for_training(self.detector)
         self.precision = choose_precision(train.precision, device)
         optimizer = build_optimizer(self.detector, train)
         self.updater = Updater(self.detector, optimizer, self.precision, train.clip_norm, team)
         self.ema = Ema(self.detector, train.ema) if train.ema else None
+        self.accumulate = own_batches(train, team.size)
         self.repeats = repeats_of(data.train, train.repeat_below, config.data.difficult)
         self.loader = TrainLoader(
             data.train,
@@ -105,17 +118,18 @@ class Trainer:
             share=team.share,
             difficult=config.data.difficult,
             cache=data.train_cache,
-            held=train.accumulate,
+            held=self.accumulate,
             skip=self.skips,
             factors=self.repeats.factors if self.repeats else None,
         )
         self.val_loader = None if data.val is None else self._val_loader(data.val)
-        self.epoch_length = math.ceil(len(self.loader) / train.accumulate)
+        self.epoch_length = math.ceil(len(self.loader) / self.accumulate)
         self.schedule = scheduled(train, self.epoch_length)
         self.total = total_iterations(self.schedule, self.epoch_length)
         self.epochs = math.ceil(self.total / self.epoch_length)
         self.position, self.meter, self.watch = Position(), LossMeter(team), Stopwatch()
         self.saved_at, self.told = self.watch.now(), False
+        self.left_out: list[tuple[str, str]] = []
 
     @property
     def iteration(self) -> int:
@@ -162,9 +176,8 @@ class Trainer:
             except Stopped:
                 self.save()
                 return TrainingResult(self.run, "interrupted", self.position, stop.signal)
-            except (LoadingError, DataError):  # between two steps: the state is whole
-                if self.team.size == 1:
-                    self.save()
+            except (LoadingError, DataError):  # in all, between two steps: the state is whole
+                self.save()
                 raise
         status: Literal["finished", "early"] = "finished" if self.is_finished else "early"
         return TrainingResult(self.run, status, self.position)
@@ -180,6 +193,7 @@ class Trainer:
             "meter": self.meter.state_dict(),
             "config": config_to_dict(self.config),
             "data": self.data.fingerprint(),
+            "processes": self.team.size,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -194,7 +208,9 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         self.position = Position(**state["position"])
         self.meter.load_state_dict(state["meter"])
-        self._reopen_epoch()
+        before = state.get("processes", 1)
+        if before == self.team.size or self._keeps_step(before):
+            self._reopen_epoch()
         if self.iteration:  # so that a state saved before the next step is the one that was read
             set_rate(optimizer, self._rate(self.iteration - 1))
 
@@ -215,6 +231,27 @@ class Trainer:
         minutes = self.config.train.save_minutes
         if self.team.any(0 < minutes <= (self.watch.now() - self.saved_at) / 60):
             self.save()
+
+    def _keeps_step(self, before: int) -> bool:
+        """Whether a step is what it was with `before` processes; say so, or find the place anew."""
+        train, now = self.config.train, self.team.size
+        was, is_ = images_per_step(train, before), images_per_step(train, now)
+        steps = f"{counted(now, 'process')} instead of {before}"
+        if was == is_:
+            self.journal.say(f"{steps}, and the same {counted(was, 'image')} per step: exact")
+            return True
+        if train.schedule.unit == "iteration" and not train.epochs:
+            what = f"with {steps} a step has {is_} images, not {was}, and the schedule counts steps"
+            hint = f"as many processes as before: `--nproc {before}`; or `--epochs N`"
+            raise ConfigError(what, hint=hint)
+        position = self.position
+        position.iteration = position.iteration * was // is_
+        self.journal.warn(
+            f"{steps}, {is_} images per step instead of {was}: not what the run would have been; "
+            f"the learning rate follows, and epoch {position.epoch + 1} goes on after about as "
+            "many images"
+        )
+        return False
 
     def _reopen_epoch(self) -> None:
         """Where a training is made longer whose end cut an epoch short, go on within that epoch."""
@@ -257,17 +294,26 @@ class Trainer:
 
     def _groups(self, length: int) -> Iterator[list[Batch]]:
         """The batches of each iteration that the epoch still has to do."""
-        size = self.config.train.accumulate
+        size = self.accumulate
         batches = self.loader.epoch(self.position.epoch, start=self.position.iteration * size)
         while self.position.iteration < length:
             with self.watch.waiting():
-                group = list(islice(batches, size))
+                group = self.team.each(lambda: list(islice(batches, size)))
             yield group
 
     def _say_lost(self, table: DetectionTable, image: int, why: str) -> None:
-        path = str(table.path(image))
-        self.journal.warn(f"{path}: {why}; left out of its batch (data.on_bad_image)")
-        self.journal.event("image_left_out", total_iteration=self.iteration, image=path, why=why)
+        self.left_out.append((str(table.path(image)), why))
+        if self.team.size == 1:
+            self._tell_left_out()
+
+    def _tell_left_out(self) -> None:
+        """Warn of the images that were left out in any process: all must tell alike."""
+        for path, why in self.team.gather(self.left_out):
+            self.journal.warn(f"{path}: {why}; left out of its batch (data.on_bad_image)")
+            self.journal.event(
+                "image_left_out", total_iteration=self.iteration, image=path, why=why
+            )
+        self.left_out.clear()
 
     def _pass_over(self) -> None:
         """Not one image of a step could be read. Raises DataError where that goes on."""
@@ -279,18 +325,37 @@ class Trainer:
                 what, where=self.data.train.root, hint="is the disk or share still there?"
             )
 
-    def _iterate(self, group: list[Batch]) -> None:
-        group = [batch for batch in group if len(batch)]
-        if not group:
+    def _counted(self, loaded: list[Batch]) -> dict[int, Batch]:
+        """Of the batches of this process, those that count, by their numbers in the step of all.
+
+        In an epoch's last step some process may have a batch that another had already, or none.
+        With sync_bn it must take part in the forward pass: the batch then counts again.
+        """
+        size, train = self.team.size, self.config.train
+        first = self.position.iteration * self.accumulate * size
+        numbered = {self.team.rank + k * size: batch for k, batch in enumerate(loaded)}
+        return {
+            number: batch
+            for number, batch in numbered.items()
+            if len(batch) and (train.sync_bn or first + number < self.loader.whole)
+        }
+
+    def _iterate(self, loaded: list[Batch]) -> None:
+        numbered = self._counted(loaded)
+        group, whole = list(numbered.values()), self.team.total(len(numbered))
+        if not whole:
             self._pass_over()
             return
-        seed_all(self.config.train.seed, self.iteration, self.team.rank)
-        result = self.updater.update(group, self._rate(self.iteration))
+        if self.config.train.sync_bn and self.team.any(not group):
+            what = "a process has no image left for this step, and train.sync_bn needs all of them"
+            raise DataError(what, hint="`dh check --decode` lists images that cannot be read")
+        seeds = [(self.config.train.seed, self.iteration, number) for number in numbered]
+        result = self.updater.update(group, self._rate(self.iteration), whole, seeds)
         if not result.moved:
             self._refuse(group, result)
         else:
             self.position.skipped = 0
-            self.meter.add(result.losses)
+            self.meter.add(result.losses, len(group) / whole)
             if self.ema:
                 self.ema.update(self.detector)
         self.position.iteration += 1
@@ -299,12 +364,13 @@ class Trainer:
 
     def _refuse(self, group: list[Batch], result: StepResult) -> None:
         """A loss or gradient is not finite: name it and its images, stop or go on by rule."""
-        wrong = result.bad or ([] if result.gradient else range(len(group)))
+        is_loss = self.team.any(bool(result.bad))
+        wrong = result.bad if is_loss else range(len(group))  # a gradient is that of all
         images = [i for number in wrong for i in group[number].indices]
         own = ", ".join(f"{name} {float(value):.4g}" for name, value in result.losses.items())
         paths = self.team.gather([str(self.data.train.path(i)) for i in images])
         parts = "; ".join(self.team.gather([own] if wrong else []))
-        of = "loss" if self.team.any(bool(result.bad)) else "gradient"
+        of = "loss" if is_loss else "gradient"
         what = f"the {of} is not finite at epoch {self.position.epoch + 1}, iteration "
         what += f"{self.position.iteration + 1} ({parts})"
         self.position.skipped += 1
@@ -334,6 +400,7 @@ class Trainer:
             eta=self.watch.eta(self.total - self.iteration),
         )
         self.journal.interval(interval, self.iteration)
+        self._tell_left_out()
         if not self.told:
             self._tell_cost(interval.eta)
         self.told = True
@@ -386,6 +453,7 @@ class Trainer:
             stop.check()
 
         losses = validation_losses(self.model, loader, self.precision, tick, team)
+        self._tell_left_out()
         if not math.isfinite(losses["loss"]):
             parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
             what = f"the validation loss is not finite after epoch {self.position.epoch + 1}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dhcli.training.team import ALONE, Team
+from dhcli.runtime.team import ALONE, Team
 
 
 class LossMeter:
@@ -26,17 +26,20 @@ class LossMeter:
         self.team = team
         self.names: list[str] = []
         self.sums: Tensor | None = None
-        self.count = 0
-        self._seen = (0, [0.0])
+        self.count = 0.0
+        self._seen = (0.0, [0.0])
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Take in the loss parts of one step."""
+    def add(self, losses: Mapping[str, Tensor], share: float = 1.0) -> None:
+        """Take in the loss parts of one step, or of that `share` of it which is this process's."""
+        if not losses:
+            return
         values = torch.stack(list(losses.values()))
         if values.device.type != "mps":  # which has no float64
             values = values.double()
+        values = values * share if share != 1 else values
         self.names = list(losses)
         self.sums = values if self.sums is None else self.sums.to(values) + values
-        self.count += 1
+        self.count += share
 
     def interval(self) -> dict[str, float]:
         """Means since the last call; waits for the device."""
@@ -48,7 +51,7 @@ class LossMeter:
 
     def epoch(self) -> dict[str, float]:
         """Means over the epoch; waits for the device."""
-        return self._means(self._read(), 0)
+        return self._means(self._read(), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums of all processes, as plain lists and numbers."""
@@ -59,15 +62,15 @@ class LossMeter:
         """Go on from `state_dict()`. The others of the team begin empty: it holds theirs, too."""
         if not self.team.first:
             return
-        self.names, self.count = list(state["names"]), int(state["count"])
+        self.names, self.count = list(state["names"]), float(state["count"])
         self.sums = torch.tensor(state["sums"], dtype=torch.float64) if self.names else None
         count, sums = state["seen"]
-        self._seen = (int(count), list(sums))
+        self._seen = (float(count), list(sums))
 
     def _read(self) -> list[float]:
         return [] if self.sums is None else self.sums.tolist()
 
-    def _means(self, sums: list[float], since: int) -> dict[str, float]:
+    def _means(self, sums: list[float], since: float) -> dict[str, float]:
         means = self.team.mean(dict(zip(self.names, sums, strict=True)), self.count - since)
         return means | {"loss": sum(means.values())} if means else {}
 

@@ -12,7 +12,7 @@ from dhcli.config.tree import as_tree, leaves
 from dhcli.errors import ConfigError, DataError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
-from dhcli.training.checkpoint import load_checkpoint
+from dhcli.training.checkpoint import choose_checkpoint, load_checkpoint
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.loop import Trainer, TrainingResult
 from dhcli.training.run import Session, train_in, with_absolute_paths
@@ -33,8 +33,8 @@ KEPT_SECTIONS = ("data", "input", "augment", "model")
 KEPT_ON_RESUME = ("batch_size", "accumulate", "seed", "optimizer", "ema", "repeat_below")
 """Settings of `train` that the place within an epoch, or the saved state, depends on.
 
-All other settings of `train` may change. The number of processes counts like these: it decides how
-many iterations an epoch has.
+All other settings of `train` may change, and the number of processes: `Trainer.restore` says what
+that means.
 """
 
 
@@ -55,11 +55,16 @@ def resume(
     """
     run = RunFolder(path)
     session.team.from_first(run.claim)
+    damage = session.team.from_first(lambda: choose_checkpoint(path / CHECKPOINT))
+    if damage:
+        session.journal.warn(damage)
     state = load_checkpoint(path / CHECKPOINT)
     config = with_absolute_paths(config)
     _check_changes(config_from_dict(state["config"]), config, origins or {})
     _check_there(config, path)
-    data = load_data(config.data, config.train.seed, session.journal)
+    data = session.team.from_first(
+        lambda: load_data(config.data, config.train.seed, session.journal)
+    )
     _check_data(state["data"], data)
 
     def restore(trainer: Trainer) -> None:

@@ -19,6 +19,7 @@ from dhcli.errors import ConfigError, DhError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
 from dhcli.runtime.memory import TRAINING, is_shortage, keep_freed_memory
+from dhcli.runtime.team import Team
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.decoded import decoded_once
 from dhcli.training.fit_anchors import with_fitted_anchors
@@ -35,9 +36,13 @@ from dhcli.training.run_folder import (
     require_new_run,
     resume_command,
 )
-from dhcli.training.schedule import describe_rate, warmup_iterations
+from dhcli.training.schedule import (
+    describe_rate,
+    describe_step,
+    images_per_step,
+    warmup_iterations,
+)
 from dhcli.training.step import seed_all
-from dhcli.training.team import Team
 from dhcli.weights.model_file import ModelFile
 from dhcli.weights.pretrained import load_backbone
 from dhcli.weights.transfer import Transfer, transfer
@@ -83,18 +88,19 @@ def train(
     session.team.from_first(lambda: require_new_run(session.out, overwrite=session.overwrite))
     config = with_absolute_paths(config)
     known = source.classes if source else None
-    data = load_data(config.data, config.train.seed, session.journal, known)
-    config = with_fitted_anchors(config, data.train, session.journal)
+    team, journal = session.team, session.journal
+    data = team.from_first(lambda: load_data(config.data, config.train.seed, journal, known))
+    config = with_fitted_anchors(config, data.train, journal)
     seed_all(config.train.seed)
     detector = build_detector(config, len(data.train.classes))
-    if source is None:
-        _start_backbone(config, detector, session.journal)
+    if source is None:  # the others get them from the first, as all of its weights
+        team.from_first(lambda: _start_backbone(config, detector, journal))
     else:
         copied = _load_same_classes(detector, source, weights, data)
         config = with_learned_order(config, data, source)
-        session.journal.say(f"weights: {weights}, {copied.summary()}")
+        journal.say(f"weights: {weights}, {copied.summary()}")
         for line in inheritance_lines(config, source.config):
-            session.journal.say(line)
+            journal.say(line)
     return start_run(config, detector, data, session)
 
 
@@ -202,7 +208,10 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         f"epochs: {epochs:.4g} of {counted(trainer.epoch_length, 'iteration')}, "
         f"{trainer.total:,} in all, on {trainer.device} in {trainer.precision.name}"
     )
-    say(describe_rate(train, trainer.team.size))
+    processes = trainer.team.size
+    if images_per_step(train, processes) > train.batch_size:
+        say(describe_step(train, processes))
+    say(describe_rate(train, processes))
     for line in trainer.detector.notes():
         say(line)
     limit = trainer.config.model.detect.max_detections
@@ -252,13 +261,13 @@ def _load_same_classes(
 
 
 def _bytes_to_write(trainer: Trainer) -> int:
-    """About the bytes the run still adds: two models, the state, and a copy while it is written."""
+    """About the bytes the run still adds: two models, two states, and one that is being written."""
     model = _size(trainer.model.state_dict().values())
     trained = _size(weight for weight in trainer.detector.parameters() if weight.requires_grad)
     moments = 1 if trainer.config.train.optimizer == "sgd" else 2
     state = model * (2 if trainer.ema else 1) + trained * moments
     there = sum(file.stat().st_size for file in trainer.run.place(".").iterdir() if file.is_file())
-    return max(2 * model + 2 * state - there, state)
+    return max(2 * model + 3 * state - there, state)
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

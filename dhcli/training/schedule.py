@@ -1,7 +1,8 @@
 """How the learning rate moves and how long training lasts: pure functions of the iteration.
 
-An iteration is one step, a move of the optimiser: `accumulate` micro-batches in each process. So
-batch size, processes and accumulation can be traded for one another without a change of the recipe.
+An iteration is one step, a move of the optimiser: `accumulate` micro-batches, which the processes
+share. So batch size, processes and accumulation can be traded for one another without a change of
+the recipe.
 """
 
 from __future__ import annotations
@@ -43,9 +44,23 @@ def total_iterations(schedule: Schedule, epoch_length: int) -> int:
     return schedule.length * _unit(schedule, epoch_length)
 
 
+def own_batches(train: Train, processes: int = 1) -> int:
+    """Micro-batches of a step in each process: its share of `accumulate`, rounded, at least 1."""
+    return max(1, round(train.accumulate / processes))
+
+
 def images_per_step(train: Train, processes: int = 1) -> int:
     """Images behind one move of the optimiser."""
-    return train.batch_size * train.accumulate * processes
+    return train.batch_size * own_batches(train, processes) * processes
+
+
+def describe_step(train: Train, processes: int = 1) -> str:
+    """How the images of a step come about, in one line."""
+    own = own_batches(train, processes)
+    parts = [counted(train.batch_size, "image") + " at a time"]
+    parts += [f"{own} times (train.accumulate {train.accumulate})"] if own > 1 else []
+    parts += [f"in {counted(processes, 'process')}"] if processes > 1 else []
+    return f"{counted(images_per_step(train, processes), 'image')} per step: {', '.join(parts)}"
 
 
 def base_rate(train: Train, processes: int = 1) -> float:

@@ -1,8 +1,8 @@
 """One step: batches to losses to gradients to a move of the optimiser.
 
 A step is one move of the optimiser; where it is counted it is called an iteration. The
-forward/backward pass of one batch is a micro-batch: a step has `train.accumulate` of them in every
-process.
+forward/backward pass of one batch is a micro-batch: a step has `train.accumulate` of them, which
+the processes share.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Protocol
 
 import numpy as np
@@ -22,8 +23,8 @@ from dhcli.data.loading.loader import Batch
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.runtime.memory import give_holes_back
 from dhcli.runtime.precision import Precision
+from dhcli.runtime.team import ALONE, Team
 from dhcli.training.optimizer import set_rate
-from dhcli.training.team import ALONE, Team
 
 
 class HasLosses(Protocol):
@@ -49,9 +50,10 @@ class ForwardLosses(nn.Module):
 def seed_all(*numbers: int) -> None:
     """Seed Python's, NumPy's and torch's generators from `numbers`.
 
-    Training does so at every step from (seed, iteration, rank). What is drawn is then a pure
-    function of these, as the learning rate is: it does not depend on what ran before (validation,
-    another number of workers, an interruption), and there is no hidden state to save.
+    Training does so for every micro-batch from (seed, iteration, its number in the step). What is
+    drawn is then a pure function of these, as the learning rate is: it does not depend on what ran
+    before (validation, another number of workers, an interruption) nor on which process runs it,
+    and there is no hidden state to save.
     """
     seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
     random.seed(seed)
@@ -63,9 +65,10 @@ def seed_all(*numbers: int) -> None:
 class StepResult:
     """What a step gave.
 
-    losses    name → () float32 on the device, means over this process's micro-batches, detached
+    losses    name → () float32 on the device, means over this process's micro-batches, detached;
+              {} where it has none
     bad       numbers of those micro-batches whose loss is not finite
-    gradient  whether this process's gradient is finite
+    gradient  whether the gradient is finite
     moved     False where a loss or the gradient of any process is not finite: no process moved
     """
 
@@ -97,18 +100,32 @@ class Updater:
         self.statistics = [x for x in detector.buffers() if x.is_floating_point()]
         self.kept = [x.clone() for x in self.statistics]
 
-    def update(self, batches: Sequence[Batch], rate: float) -> StepResult:
+    def update(
+        self,
+        batches: Sequence[Batch],
+        rate: float,
+        whole: int | None = None,
+        seeds: Sequence[Sequence[int]] = (),
+    ) -> StepResult:
         """Take one step with learning rate `rate`; the gradient is the micro-batches' mean.
 
+        The mean is over the `whole` of them, of all processes (None: there are no others); a
+        process may have none. `seeds` has the numbers for `seed_all` before each.
         If a loss or the gradient is not finite in any process, weights and statistics stay as they
         were in all.
         """
         _copy(self.statistics, self.kept)
         self.optimizer.zero_grad(set_to_none=True)
-        results = [self._backward(batch, len(batches)) for batch in batches]
-        names = results[0][0]
+        results = []
+        for batch, seed in zip_longest(batches, seeds):
+            if seed is not None:
+                seed_all(*seed)
+            results.append(self._backward(batch, whole or len(batches)))
+        names = results[0][0] if results else ()
         losses = {n: torch.stack([parts[n] for parts, _ in results]).mean() for n in names}
         bad = [number for number, (_, finite) in enumerate(results) if not finite.read()]
+        if self.team.size > 1:
+            self._add_up()
         gradient = self._gradient_is_finite()
         moved = not self.team.any(bool(bad) or not gradient)
         if moved:
@@ -119,7 +136,25 @@ class Updater:
         self.scaler.update()
         return StepResult(losses, bad, gradient, moved)
 
-    def _backward(self, batch: Batch, group: int) -> tuple[dict[str, Tensor], _Answer]:
+    @torch.no_grad()
+    def _add_up(self) -> None:
+        """Give every process the gradient of all, and the mean of their running statistics.
+
+        Also where a loss is not finite: so all scale alike afterwards.
+        """
+        self.scaler.scale(self.weights[0].new_zeros(()))  # a process without a batch has not yet
+        for weight in self.weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        # Their moves, not they: what is fixed stays as it is, to the digit
+        moves = list(torch._foreach_sub(self.statistics, self.kept)) if self.kept else []
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        self.team.add_up([*gradients, *moves])
+        if moves:
+            torch._foreach_div_(moves, self.team.size)
+            _copy(list(torch._foreach_add(self.kept, moves)), self.statistics)
+
+    def _backward(self, batch: Batch, whole: int) -> tuple[dict[str, Tensor], _Answer]:
         device = self.precision.device
         images, targets = batch.images.to(device), [target.to(device) for target in batch.targets]
         with self.precision.autocast():
@@ -128,7 +163,7 @@ class Updater:
         finite = _Answer(torch.isfinite(total))
         if device.type == "cpu":
             give_holes_back()
-        self.scaler.scale(total / group).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(total / whole).backward()  # type: ignore[no-untyped-call]
         return {name: loss.detach() for name, loss in losses.items()}, finite
 
     def _gradient_is_finite(self) -> bool:

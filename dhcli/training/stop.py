@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from dhcli.training.team import ALONE, Team
+from dhcli.runtime.team import ALONE, Team
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from dhcli.data.loading.loader import EvalLoader
+from dhcli.data.loading.loader import Batch, EvalLoader
 from dhcli.data.table import DetectionTable
 from dhcli.inference.evaluate import as_table, detect_all
 from dhcli.metrics.coco import coco_ap
@@ -16,8 +16,8 @@ from dhcli.metrics.operating import IOU, best_f1, find_points
 from dhcli.models.contract import Detector
 from dhcli.runtime.precision import Precision
 from dhcli.runtime.runner import Runner
+from dhcli.runtime.team import ALONE, Team
 from dhcli.training.step import seed_all
-from dhcli.training.team import ALONE, Team
 
 Tick = Callable[[int], None]
 """Is called with the number of images done, equally often in every process; may raise, to stop."""
@@ -39,16 +39,15 @@ def validation_losses(
     detector.eval()
     sums: dict[str, torch.Tensor] = {}
     images = 0
-    for number, batch in enumerate(loader):
-        if not len(batch):  # none of its images could be read
-            continue
-        seed_all(team.rank + number * team.size)  # the batch's number among those of all
-        moved = batch.to(precision.device)
-        with precision.autocast():
-            losses = detector.losses(moved.images, moved.targets)
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, loss.new_zeros(())) + loss * len(batch)
-        images += len(batch)
+    for number, batch in enumerate(_Shared(loader, team)):
+        if len(batch):  # else none of its images could be read
+            seed_all(team.rank + number * team.size)  # the batch's number among those of all
+            moved = batch.to(precision.device)
+            with precision.autocast():
+                losses = detector.losses(moved.images, moved.targets)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, loss.new_zeros(())) + loss * len(batch)
+            images += len(batch)
         tick(images)
     _wait_for_the_longest(loader, images, tick)
     means = team.mean({name: float(value) for name, value in sums.items()}, images)
@@ -74,10 +73,24 @@ def validation_ap(
         points = find_points(judge(*tables, IOU), best_f1)
         return coco_ap(*tables).stats, points.as_dict() if points.all else {}
 
-    found = detect_all(runner, loader, tick=tick)
+    found = detect_all(runner, _Shared(loader, team), tick=tick)
     _wait_for_the_longest(loader, len(loader.images), tick)
     every = dict(team.gather([(image, own) for image, [own] in found.items()]))
     return team.from_first(score)
+
+
+class _Shared:
+    """The batches of this process. An image that one process cannot read ends the loop in all."""
+
+    def __init__(self, loader: EvalLoader, team: Team) -> None:
+        self.loader, self.team = loader, team
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.loader)
+        for _ in range(self.loader.longest):
+            batch = self.team.each(lambda: next(batches, None))
+            if batch is not None:
+                yield batch
 
 
 def _wait_for_the_longest(loader: EvalLoader, images: int, tick: Tick) -> None:

@@ -465,7 +465,7 @@ def test_an_added_kind_of_model_is_as_good_as_a_shipped_one() -> None:
     assert config_from_dict(yaml.safe_load(dump_config(resolved.config))) == resolved.config
     assert "## `model` of kind `toy`" in reference_page()
     refs = [one["$ref"] for one in json_schema()["properties"]["model"]["anyOf"]]
-    assert refs == ["#/$defs/TwoStage", "#/$defs/TorchVision", "#/$defs/Toy"]
+    assert refs == [f"#/$defs/{one}" for one in ("TwoStage", "TorchVision", "Queries", "Toy")]
 
 
 @pytest.mark.usefixtures("toy")
@@ -477,7 +477,7 @@ def test_an_added_kind_of_model_is_as_good_as_a_shipped_one() -> None:
         (
             "model.head.samples=3",
             "unknown key `model.head.samples` in --set",
-            "`head` belongs to `model.kind` `two_stage`, and the kind is `toy` (--set)",
+            "`head` belongs to `model.kind` `two_stage` or `queries`, and the kind is `toy` (--set)",
         ),
     ],
 )
@@ -499,6 +499,6 @@ def test_an_added_kind_is_gone_afterwards() -> None:
         deep = load_config("coco-r50", overrides=["model.backbone.kind=round"])
         assert deep.config.model.backbone == Round()  # type: ignore[comparison-overlap]
 
-    with pytest.raises(ConfigError, match=r"`model\.kind` must be `two_stage` or `torch.*got toy"):
+    with pytest.raises(ConfigError, match=r"`model\.kind` must be `two_stage`, `torch.*got toy"):
         load_config("coco-r50", overrides=["model.kind=toy"])
     assert (reference_page(), json_schema()) == (page, schema)

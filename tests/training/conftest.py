@@ -18,11 +18,11 @@ from dhcli.config.schema import Config
 from dhcli.data.table import DetectionTable, make_table
 from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections, ImageBatch, Target
+from dhcli.runtime.team import ALONE, Team
 from dhcli.training.data import TrainingData
 from dhcli.training.journal import Interval, Journal
 from dhcli.training.loop import Trainer
 from dhcli.training.run_folder import RunFolder
-from dhcli.training.team import ALONE, Team
 
 CPU = torch.device("cpu")
 

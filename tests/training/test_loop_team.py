@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,22 @@ from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.schema import Config
 from dhcli.data.loading.loader import EvalLoader
 from dhcli.data.table import DetectionTable, make_table
-from dhcli.errors import DhError
+from dhcli.errors import ConfigError, DataError, DhError
 from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.precision import Precision
+from dhcli.runtime.team import Team
 from dhcli.training.checkpoint import load_checkpoint
-from dhcli.training.journal import Silence
+from dhcli.training.data import TrainingData
+from dhcli.training.journal import Journal, Silence
 from dhcli.training.loop import Trainer
 from dhcli.training.meters import LossMeter
-from dhcli.training.team import Team
+from dhcli.training.run_folder import RunFolder
 from dhcli.training.validate import validation_ap, validation_losses
-from tests.training.threads import together
+from tests.forked import forked
+from tests.threads import together
+from tests.training.conftest import Recorder, TinyDetector
 
 CPU = torch.device("cpu")
 MakeTrainer = Callable[..., Trainer]
@@ -66,9 +71,9 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_all(
             _poison(trainer, 1)
         update = trainer.updater.update
 
-        def watched(group: Any, rate: float) -> Any:
+        def watched(group: Any, *rest: Any) -> Any:
             weights = _weights(trainer)
-            result = update(group, rate)
+            result = update(group, *rest)
             if not result.moved:
                 assert bool(result.bad) == (team.rank == bad)
                 before[team.rank] = weights
@@ -118,10 +123,10 @@ def test_a_signal_to_one_process_stops_all_and_the_state_is_saved(
         trainer = trainers[team.rank] = make_trainer(make_config(log_every=1), team=team)
         update = trainer.updater.update
 
-        def interrupted(group: Any, rate: float) -> Any:
+        def interrupted(group: Any, *rest: Any) -> Any:
             if team.rank == asked and trainer.iteration == 2:
                 signal.raise_signal(signal.SIGTERM)
-            return update(group, rate)
+            return update(group, *rest)
 
         trainer.updater.update = interrupted
         result = trainer.train()
@@ -241,6 +246,177 @@ def test_a_state_that_several_have_saved_holds_the_losses_of_all() -> None:
     assert together(2, work) == [(4, interval, interval, epoch, epoch)] * 2
 
 
+def _trained(config: Config, table: DetectionTable, folder: Path, team: Team) -> Any:
+    """The losses of every iteration, the weights and their average."""
+    path = folder / f"of{team.size}"
+    path.mkdir(exist_ok=True)
+    run, shown = RunFolder(path), Recorder()
+    torch.manual_seed(0)
+    journal, data = Journal(shown, team), TrainingData(table, None)
+    trainer = Trainer(config, TinyDetector(), data, run, journal, CPU, team=team)
+    trainer.train()
+    kept = {n: x for n, x in _weights(trainer).items() if "num_batches" not in n}
+    assert trainer.ema
+    average = {n: x for n, x in trainer.ema.module.state_dict().items() if n in kept}
+    return [x.losses for x in shown.intervals], kept, average
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(2, 4), (3, 3)])
+def test_several_processes_train_as_one_with_the_same_images_per_step(
+    size: int, accumulate: int, table: DetectionTable, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    """Seven images are four batches: in an epoch's last step some process may have none."""
+    config = make_config(
+        schedule={"length": 20},
+        accumulate=accumulate,
+        log_every=1,
+        ema=0.5,
+        lr=0.01,
+        eval_every=0,
+        save_every=0,
+    )
+    work = partial(_trained, config, table, tmp_path)
+
+    losses, weights, average = work(Team.alone())
+    (seen, *first), *others = forked(size, work)
+
+    assert len(losses) >= 20
+    assert len(seen) == len(losses)
+    for now, then in zip(seen, losses, strict=True):
+        assert now == pytest.approx(then, rel=1e-5)
+    for name, value in weights.items():
+        if "running" not in name:  # of these the processes have the mean of their own
+            torch.testing.assert_close(first[0][name], value, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(first[1][name], average[name], rtol=1e-5, atol=1e-6)
+    for _, *other in others:
+        for own, theirs in zip(first, other, strict=True):
+            assert all(torch.equal(own[n], theirs[n]) for n in own)
+
+
+def test_a_run_goes_on_exactly_in_more_processes_with_the_same_images_per_step(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    config = make_config(accumulate=2)
+    whole = make_trainer(config, "whole")
+    whole.train()
+    begun = make_trainer(config, "begun")
+    begun.journal.display.on_tick = lambda epoch, k: (
+        signal.raise_signal(signal.SIGTERM) if (epoch, k) == (2, 1) else None
+    )
+    begun.train()
+    state = load_checkpoint(begun.run.path / "checkpoint.pt")
+    assert (state["position"]["epoch"], state["position"]["iteration"]) == (1, 1)
+
+    def work(team: Team) -> Any:
+        trainer = make_trainer(config, "begun", team=team)
+        trainer.restore(load_checkpoint(begun.run.path / "checkpoint.pt"))
+        trainer.train()
+        return _weights(trainer), getattr(trainer.journal.display, "lines", None)
+
+    (weights, lines), _ = together(2, work)  # type: ignore[misc]
+    assert lines[0] == "2 processes instead of 1, and the same 4 images per step: exact"
+    for name, value in _weights(whole).items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-7)
+
+
+def test_a_run_that_goes_on_with_other_images_per_step_says_so(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    state = make_trainer(make_config()).state()
+    state["position"] |= {"epoch": 1, "iteration": 3}  # six of the seven images
+
+    def resume(config: Config) -> Any:
+        def work(team: Team) -> Any:
+            trainer = make_trainer(config, team=team)
+            trainer.restore(state)
+            return trainer.position, getattr(trainer.journal.display, "warnings", None)
+
+        return together(2, work)
+
+    (position, warnings), _ = resume(make_config())
+    assert (position.epoch, position.iteration) == (1, 1)  # after four of them
+    assert "2 processes instead of 1, 4 images per step instead of 2: not what" in warnings[0]
+    for error in resume(make_config(schedule={"unit": "iteration", "length": 9})):
+        assert isinstance(error, ConfigError)
+        assert "the schedule counts steps" in error.what
+        assert error.hint == "as many processes as before: `--nproc 1`; or `--epochs N`"
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_an_image_that_one_process_cannot_read_ends_all_with_its_line_and_the_state_is_saved(
+    size: int, table: DetectionTable, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    table.path(3).unlink()
+
+    found = together(size, lambda team: make_trainer(make_config(), team=team).train())
+
+    assert len({str(error) for error in found}) == 1
+    assert isinstance(found[0], DataError)
+    assert "3.png" in str(found[0])
+    path = table.root.parent / "run/checkpoint.pt"
+    assert load_checkpoint(path)["processes"] == size
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+def test_an_image_that_cannot_be_read_in_validation_ends_all(
+    bad: int, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    """Seven images are four batches: the first process has two, the others one."""
+
+    def work(team: Team) -> None:
+        trainer = make_trainer(make_config(), team=team)
+        loader = trainer.val_loader
+        assert loader is not None
+        delivered = loader._delivered
+
+        def broken() -> Any:
+            batches = list(delivered())
+            yield from batches[:-1]
+            raise DataError("is broken", where=f"of {team.rank}")
+
+        if team.rank == bad:
+            loader._delivered = broken
+        trainer.train()
+
+    assert [str(error) for error in together(3, work)] == [f"of {bad}: is broken"] * 3
+
+
+def test_a_process_whose_images_are_all_left_out_goes_along(
+    table: DetectionTable, make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    """What it lacks is told by the first, once for each image; the mean is over the others."""
+    for image in range(5):
+        table.path(image).unlink()
+    config = make_config(batch_size=1, eval_every=0)
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"on_bad_image": "skip"})}
+    )
+    trainers: dict[int, Trainer] = {}
+
+    def work(team: Team) -> Any:
+        trainer = trainers[team.rank] = make_trainer(config, val=False, team=team)
+        return trainer.train().status, _weights(trainer)
+
+    (status, weights), (_, other) = together(2, work)  # type: ignore[misc]
+
+    assert status == "finished"
+    assert all(torch.equal(x, other[n]) for n, x in weights.items() if "num_batches" not in n)
+    said = [line.split(": ")[0] for line in trainers[0].journal.display.warnings]
+    assert {Path(path).name for path in said} == {f"{n}.png" for n in range(5)}
+    assert 3 * 5 <= len(said) <= 3 * 6  # of seven batches, one is loaded twice
+
+
+def test_norms_over_all_processes_are_for_gpus(
+    make_trainer: MakeTrainer, make_config: MakeConfig
+) -> None:
+    config = make_config(sync_bn=True)
+
+    for error in together(2, lambda team: make_trainer(config, team=team)):
+        assert "train.sync_bn: works on GPUs only, not on cpu" in str(error)
+    make_trainer(config)  # alone there is nothing to do
+
+
 class Recognises(Detector):
     """Finds an image's own boxes by its pixels, moved by as many pixels as its number."""
 
@@ -276,29 +452,35 @@ def varied(table: DetectionTable) -> tuple[DetectionTable, Recognises]:
     return own, Recognises({total: (i, sides[i]) for i, total in enumerate(sums)})
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def _validated(table: DetectionTable, detector: Detector, config: Config, team: Team) -> Any:
+    loader = EvalLoader(table, config.input, batch_size=2, workers=0, share=team.share)
+    runner = EagerRunner(detector.eval(), config, ("dot",), (1,), CPU)
+    ticks = []
+
+    def tick(_: int) -> None:
+        ticks.append(1)
+        assert not team.any(False)
+
+    full = Precision("fp32", CPU)
+    return (
+        validation_losses(detector, loader, full, tick, team),
+        validation_ap(runner, table, loader, tick, team),
+        len(ticks),
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "started"), [(1, together), (2, together), (6, together), (2, forked), (3, forked)]
+)
 def test_validation_in_shares_is_that_of_one_process(
-    size: int, varied: tuple[DetectionTable, Recognises], make_config: MakeConfig
+    size: int, started: Any, varied: tuple[DetectionTable, Recognises], make_config: MakeConfig
 ) -> None:
     table, detector = varied
-    pixels, ticks = make_config().input, [0] * size
+    work = partial(_validated, table, detector, make_config())
+
+    (losses, (stats, points), ticks), *others = started(size, work)
+    whole = EvalLoader(table, make_config().input, batch_size=2, workers=0)
     runner = EagerRunner(detector.eval(), make_config(), ("dot",), (1,), CPU)
-
-    def work(team: Team) -> Any:
-        loader = EvalLoader(table, pixels, batch_size=2, workers=0, share=team.share)
-
-        def tick(_: int) -> None:
-            ticks[team.rank] += 1
-            assert not team.any(False)
-
-        full = Precision("fp32", CPU)
-        return (
-            validation_losses(detector, loader, full, tick, team),
-            validation_ap(runner, table, loader, tick, team),
-        )
-
-    (losses, (stats, points)), *others = together(size, work)  # type: ignore[misc]
-    whole = EvalLoader(table, pixels, batch_size=2, workers=0)
     alone = validation_losses(detector, whole, Precision("fp32", CPU), lambda _: None)
 
     assert losses == pytest.approx(alone, rel=1e-6)
@@ -307,5 +489,4 @@ def test_validation_in_shares_is_that_of_one_process(
     assert points == whole_points
     assert 0 < points["all"]["f1"] < 1
     assert 0 < stats["AP"] < 1
-    assert all(str(other) == str((losses, (stats, points))) for other in others)
-    assert len(set(ticks)) == 1
+    assert all(str(other) == str((losses, (stats, points), ticks)) for other in others)

@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from dhcli.config.load import config_from_dict, load_config
 from dhcli.config.schema import Config
 from dhcli.data.table import DetectionTable
 from dhcli.errors import ConfigError, DataError, DhError, ModelError
+from dhcli.runtime.team import Team
 from dhcli.training.finetune import finetune
 from dhcli.training.inherit import inherited_settings, require_same_network
 from dhcli.training.journal import Journal
@@ -24,6 +26,7 @@ from dhcli.training.resume import KEPT_ON_RESUME, resume
 from dhcli.training.run import Session, train
 from dhcli.training.run_folder import RunFolder
 from dhcli.weights.model_file import ModelFile, read_model, save_model
+from tests.threads import together
 
 CPU = torch.device("cpu")
 
@@ -148,6 +151,25 @@ def test_real_detector_resumes_to_the_bit(small_config: Any, session: Any, recor
     rows = [(outcome.run.path / "metrics.csv").read_text() for outcome in (straight, resumed)]
     assert rows[0] == rows[1]
     assert any("resumed after iteration 2 of epoch 1" in line for line in recorder.lines)
+
+
+def test_a_damaged_state_is_said_and_the_run_resumes_from_the_one_before(
+    small_config: Any, session: Any, recorder: Any
+) -> None:
+    config = small_config("train.schedule.length=2")
+    run = train(config, session()).run.path
+    straight = read_model(run / "last.safetensors").state
+    checkpoint = run / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+
+    resumed = resume(run, load_config(file=run / "config.yaml").config, session())
+
+    [line] = [line for line in recorder.warnings if "checkpoint.pt" in line]
+    assert line.endswith("; resumes from the state saved before it, checkpoint-previous.pt")
+    assert line in (run / "train.log").read_text()
+    model = read_model(run / "last.safetensors").state
+    assert resumed.status == "finished"
+    assert all(torch.equal(value, straight[name]) for name, value in model.items())
 
 
 def test_rare_classes_are_said_and_their_images_repeated(
@@ -504,3 +526,39 @@ def test_frozen_stages_do_not_move(
     before, after = _model_of(stopped).state, _model_of(outcome).state
     moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
     assert moved == {"neck", "rpn", "head"}
+
+
+def test_a_team_reads_decodes_and_writes_once(
+    small_config: Callable[..., Config],
+    session: Callable[..., Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+
+    def counted(place: str) -> None:
+        name = place.rsplit(".", 1)[1]
+        call = import_module(place.rsplit(".", 1)[0]).__dict__[name]
+
+        def watched(*given: Any, **named: Any) -> Any:
+            calls.append(name)
+            return call(*given, **named)
+
+        monkeypatch.setattr(place, watched)
+
+    for name in ("run.load_data", "run.load_backbone", "decoded.decode_to_file", "run.make_run"):
+        counted(f"dhcli.training.{name}")
+    config = small_config("train.cache=disk", "train.accumulate=2")
+
+    def work(team: Team) -> Any:
+        own = session()
+        result = train(config, replace(own, team=team, journal=Journal(own.journal.display, team)))
+        return result.run.path, result.position.history
+
+    (path, history), other = together(2, work)  # type: ignore[misc]
+
+    assert str((path, history)) == str(other)  # NaN is not itself
+    once = ["load_backbone", "load_data", "make_run"]
+    assert sorted(calls) == ["decode_to_file"] * 2 + once  # of two datasets
+    said = (path / "train.log").read_text()
+    assert "4 images per step: 2 images at a time, in 2 processes" in said

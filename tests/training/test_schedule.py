@@ -4,11 +4,14 @@ import math
 
 import pytest
 
+from dhcli.config.load import load_config
 from dhcli.config.schema import Schedule, Train
 from dhcli.training.schedule import (
     base_rate,
     describe_rate,
+    describe_step,
     learning_rate,
+    own_batches,
     scheduled,
     total_iterations,
     warmup_iterations,
@@ -57,8 +60,28 @@ def test_cosine_falls_from_one_to_zero() -> None:
 def test_rate_follows_images_a_step_processes_and_accumulation_counted() -> None:
     train = Train(lr=0.01, batch_size=2, accumulate=3, reference_batch=8)
 
-    assert base_rate(train, processes=4) == pytest.approx(0.03)
-    assert "0.03 = 0.01 × 24 / 8" in describe_rate(train, processes=4)
+    assert base_rate(train) == pytest.approx(0.0075)
+    assert base_rate(train, processes=12) == pytest.approx(0.03)
+    assert "0.03 = 0.01 × 24 / 8" in describe_rate(train, processes=12)
+
+
+@pytest.mark.parametrize(
+    ("processes", "own", "said"),
+    [
+        (1, 4, "8 images per step: 2 images at a time, 4 times (train.accumulate 4)"),
+        (2, 2, "8 images per step: 2 images at a time, 2 times (train.accumulate 4), in 2 proc"),
+        (3, 1, "6 images per step: 2 images at a time, in 3 processes"),
+        (4, 1, "8 images per step: 2 images at a time, in 4 processes"),
+        (8, 1, "16 images per step: 2 images at a time, in 8 processes"),
+    ],
+)
+def test_processes_share_the_micro_batches_of_a_step(processes: int, own: int, said: str) -> None:
+    """The paper's 4 GPUs × 2 images are accumulate 4 on one."""
+    train = load_config("coco-r50-ext").config.train
+
+    assert own_batches(train, processes) == own
+    assert describe_step(train, processes).startswith(said)
+    assert base_rate(train, processes) == pytest.approx(0.01 * processes * own / 4)
 
 
 def test_rate_stays_when_told_to() -> None:

@@ -1,7 +1,8 @@
 """`train`: optimiser, schedule, and what is watched.
 
 A step is one move of the optimiser; a micro-batch is what one forward/backward pass sees, and
-`accumulate` of them in each process make a step. Keys and files call a step an iteration.
+`accumulate` of them, which the processes share, make a step. Keys and files call a step an
+iteration.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Schedule(Section):
 class Train(Section):
     """Training: optimiser, schedule, checkpoints.
 
-    One step moves the weights once, after `accumulate` micro-batches in each process.
+    One step moves the weights once, after `accumulate` micro-batches, which the processes share.
     """
 
     lr: Positive = 0.01
@@ -46,9 +47,10 @@ class Train(Section):
     """Images per step that `lr` was tuned for."""
     scale_lr: bool = True
     """Multiply lr by (images per step) / reference_batch, where images per step are batch_size ×
-    accumulate × processes."""
+    accumulate, or more where there are more processes than that."""
     accumulate: AtLeastOne = 1
-    """Micro-batches per step; their gradients are averaged."""
+    """Micro-batches per step; their gradients are averaged. Several processes share them: each has
+    accumulate / processes, rounded, at least one."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """The optimiser."""
     momentum: Fraction = 0.9
@@ -64,7 +66,11 @@ class Train(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a moving average of the weights, which is validated and saved (0: no average)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU."""
+    """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU. bf16 is fp32 on a CPU that does
+    not compute in it."""
+    sync_bn: bool = False
+    """With several processes on GPUs, batch norms (bn) take their statistics over the batches of
+    all of them, not of each. Without it, running statistics are the mean over the processes."""
     repeat_below: Fraction = 0.0
     """Class-aware sampling: images of a class that fewer than this share of the images have come
     √(repeat_below / share) times per epoch, on average (LVIS; 0: every image once)."""

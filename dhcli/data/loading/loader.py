@@ -169,6 +169,8 @@ class TrainLoader(_Loader):
     the images of `table`; `held` batches are kept at a time; with `skip`, an image that cannot be
     read is left out of its batch, which may then be empty. `factors` (I,) say how often each image
     comes per epoch, None: once. Has one epoch under way at a time.
+
+    whole  batches per epoch of all processes, none counted twice
     """
 
     def __init__(  # noqa: PLR0913  (each is one fact of the run, and all but three need their name)
@@ -201,7 +203,8 @@ class TrainLoader(_Loader):
             skip=skip,
         )
         images = len(table) if factors is None else epoch_images(factors)
-        length = math.ceil(math.ceil(images / batch_size) / share.size)
+        self.whole = math.ceil(images / batch_size)
+        length = math.ceil(self.whole / share.size)
         size = most_bytes(batch_size, input, augment)
         super().__init__(maker, length, workers, size, held=held, keep=True)
 

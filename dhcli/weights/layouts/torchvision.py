@@ -107,6 +107,8 @@ def misfit(config: Config) -> str | None:
     fc = p.fc_branch(config)
     if fc is None or len(p.model_of(config).head.branches) > 1:
         return "its head is not a single fc branch"
+    if p.model_of(config).head.cascade:
+        return "its head is a cascade"
     if not p.model_of(config).head.background_box:
         return "it has no box regression for the background (model.head.background_box)"
     return None if fc.layers == 2 else f"its branch has {fc.layers} layers, not 2"

@@ -1,20 +1,23 @@
-"""The processes of one training, and how they agree on what comes next."""
+"""The processes of one command, and how they agree on what comes next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dhcli.data.loading.batching import Share
 from dhcli.errors import DhError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
 
 class Team:
-    """The processes that train one detector, as one of them sees them.
+    """The processes that share one work, as one of them sees them.
 
     Whatever decides what comes next (a loss that is not finite, a signal, the best model, early
     stopping) is asked of the team, never of one process: so all of them go the same way, and none
@@ -24,7 +27,8 @@ class Team:
     rank   0 … size − 1: which one this is
     size   how many there are
 
-    A team of several overrides `_exchange`, and may override others where they can be had for less.
+    A team of several overrides `_exchange`, and others where they can be had for less: see
+    `runtime.processes.ProcessTeam`.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -47,9 +51,13 @@ class Team:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true in any process."""
-        return any(self._exchange(flag))
+        return self.total(flag) > 0
 
-    def mean(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
+    def total(self, count: int) -> int:
+        """The sum of all processes' `count`."""
+        return sum(self._exchange(count))
+
+    def mean(self, sums: Mapping[str, float], count: float) -> dict[str, float]:
         """Means by name over what all processes counted: Σ sums / Σ count.
 
         A process that has counted nothing may have no sums. {} where none has counted anything.
@@ -81,10 +89,44 @@ class Team:
                 made = make()
             except DhError as error:
                 made = error
-        result = self._exchange(made)[0]
+        sent = self._first_of(made)
+        result = made if self.first else sent  # what it made, not a copy
         if isinstance(result, DhError):
             raise result
         return result  # type: ignore[no-any-return]
+
+    def each(self, make: Callable[[], T]) -> T:
+        """What `make` gives here, once it is called in every process.
+
+        A DhError that it raises in one, or in several, is raised in every process: the first of
+        them, by rank.
+        """
+        made: Any = None
+        error: DhError | None = None
+        try:
+            made = make()
+        except DhError as raised:
+            error = raised
+        if self.any(error is not None):
+            raise self.gather([] if error is None else [error])[0]
+        return made  # type: ignore[no-any-return]
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Put into each tensor the sum of what all processes have there, the same in all."""
+        if self.size > 1:
+            every = self._exchange([tensor.cpu() for tensor in tensors])
+            for own, *parts in zip(tensors, *every, strict=True):
+                own.copy_(reduce(add, parts))
+
+    def copy_first(self, tensors: Sequence[Tensor]) -> None:
+        """Put into each tensor what the first process has there."""
+        if self.size > 1:
+            for own, first in zip(tensors, self._first_of([x.cpu() for x in tensors]), strict=True):
+                own.copy_(first)
+
+    def _first_of(self, value: T) -> T:
+        """The `value` of the first process."""
+        return self._exchange(value)[0]
 
     def _exchange(self, value: T) -> list[T]:
         """The `value` of every process, in the order of their ranks."""

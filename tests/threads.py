@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dhcli.training.team import Team
+from dhcli.runtime.team import Team
 
 T = TypeVar("T")
 PATIENCE = 60

@@ -9,8 +9,8 @@ import pytest
 
 from dhcli.data.loading.batching import Share
 from dhcli.errors import ConfigError, DhError
-from dhcli.training.team import Team
-from tests.training.threads import PartedError, together
+from dhcli.runtime.team import Team
+from tests.threads import PartedError, together
 
 
 def test_alone_every_decision_is_its_own() -> None:
