@@ -477,7 +477,8 @@ def test_an_added_kind_of_model_is_as_good_as_a_shipped_one() -> None:
         (
             "model.head.samples=3",
             "unknown key `model.head.samples` in --set",
-            "`head` belongs to `model.kind` `two_stage` or `queries`, and the kind is `toy` (--set)",
+            "`head` belongs to `model.kind` `two_stage` or `queries`, "
+            "and the kind is `toy` (--set)",
         ),
     ],
 )
