@@ -1,10 +1,35 @@
-"""Situations that no folder holds: kills, full disks, hostile and huge inputs, as shell scripts.
+"""Faults: kills, full disks, hostile and huge inputs.
 
-Each runs in an empty folder with `dh` on its path, `$CASES` the folder of cases, `$DEMO` what
-`dh demo` made. Some need root (`mount`) and say so where they have none.
+    python benchmarks/faults.py --kills 200
+    python benchmarks/faults.py --kills 200 --processes 2
+
+kills small trainings by SIGKILL, half of them at a random moment, half in the middle of a save;
+resumes each, and compares its models and its whole state with those of a training that nobody
+killed. Adds a row to results/faults.csv; the exit code is 1 if a run is lost or differs.
+
+`FAULTS` are situations that no folder of cases holds, as shell scripts for cases.py. Each runs in
+an empty folder with `dh` on its path, `$CASES` the folder of cases, `$DEMO` what `dh demo` made.
+Some need root (`mount`) and say so where they have none.
 """
 
 from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 _TINY = """
 cat > tiny.yaml <<'END'
@@ -14,6 +39,27 @@ augment: {min_sizes: []}
 train: {batch_size: 2, workers: 0, schedule: {length: 4, warmup: 1}}
 END
 dh convert "$DEMO/shapes" data --to voc --limit 12 --split 0.75/0.25 >/dev/null 2>&1
+"""
+_WRITERS = """
+cat > tiny.yaml <<'END'
+extends: demo
+train: {schedule: {length: 2, warmup: 1}}
+END
+writers() {
+  w="$DEMO/run/best.safetensors" d="$DEMO/shapes"
+  one() { "$@" 2>&1 | grep error: || echo "NO ERROR: $*"; }
+  one dh train --preset tiny.yaml --data "$d" --out m/run
+  one dh finetune "$d" --weights "$w" --out m/tuned
+  one dh eval --weights "$w" --data "$d" --split val --out m/eval
+  one dh predict --weights "$w" "$d/JPEGImages" --out m/p
+  one dh export "$w" --out m/x.onnx
+  one dh convert "$d" m/yolo --to yolo
+  one dh convert "$d" m/tiles --to yolo --tile 48
+  one dh inspect "$d" --out m/pictures
+  one dh check "$d" --fix m/mended
+  one dh weights export "$w" --to torchvision --out m/x.pth
+  one dh demo --out m/demo
+}
 """
 _TRAIN = "dh train --preset tiny.yaml --data data --out run"
 
@@ -74,6 +120,308 @@ ls p/yolo""",
     + f"({_TRAIN} --set train.schedule.length=30 >/dev/null 2>&1) & sleep 7;"
     "pkill -9 -f 'preset tiny.yaml'; wait; dh train --resume run 2>&1 | tail -3; echo --;"
     f"{_TRAIN} 2>&1 | tail -2",
+    "30 every command on a full disk": """mkdir m; mount -t tmpfs -o size=1m none m || exit 77
+"""
+    + _WRITERS
+    + """head -c 2M /dev/zero > m/filler 2>/dev/null
+writers 2>&1 | grep -v 'cannot be written: No space left'; find m -name '*.part'; umount m""",
+    "31 every command in a read-only folder": """mkdir m
+mount -t tmpfs -o ro,size=1m none m || exit 77
+"""
+    + _WRITERS
+    + """writers 2>&1 | grep -v 'cannot be written: Read-only file system'; umount m""",
     "22 output that cannot be written": """dh inspect "$DEMO/shapes" --json > /dev/full
 PYTHONIOENCODING=ascii dh info "$DEMO/run/best.safetensors" 2>&1 | tail -2""",
 }
+
+TOY = """
+extends: demo
+input: {min_size: 64, max_size: 64}
+model:
+  backbone: {kind: timm, name: test_resnet, weights: none, norm: bn, frozen_stages: 0}
+  neck: {channels: 16}
+  rpn: {pre_nms_train: 40, pre_nms_test: 40, proposals_train: 20, proposals_test: 20, samples: 16}
+  head: {samples: 16, branches: {fc: {width: 16}, conv: {width: 16, residual: 1, non_local: 0}}}
+train:
+  batch_size: 2
+  workers: 0
+  ema: 0.9
+  save_minutes: 0.00001
+  eval_every: 1
+  schedule: {length: 8, steps: [6], warmup: 1}
+"""
+"""Two epochs of four iterations; all is saved after each of them."""
+CALLS = ("open", "os.rename", "os.link", "os.remove", "os.chmod")
+Step = Callable[[str], None]
+"""Takes "c" before a call by which a save touches a file, "w" amid a write."""
+
+
+def in_saves(step: Step) -> None:
+    """Have `step` called wherever a save of this process can be cut off."""
+    import dhcli.atomic as atomic
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CALLS and any(".part" in str(a) or "checkpoint" in str(a) for a in arguments):
+            step("c")
+
+    class Torn(atomic._WholeFile):
+        def write(self, data: Any) -> int:
+            half = len(data) // 2
+            done = super().write(data[:half])
+            if half > 1000:  # a buffer may hold back less
+                self.flush()
+                step("w")
+            return done + super().write(data[half:])
+
+    sys.addaudithook(audit)
+    atomic._WholeFile = Torn  # type: ignore[misc]
+
+
+COUNTS = (
+    *("resumed", "resumed_in_a_save", "resumed_at_the_end", "begun_anew", "lost_or_different"),
+    *("files_left", "files_still_there"),
+)
+
+
+@dataclass
+class Lab:
+    """Where trainings are run and killed.
+
+    steps    of all saves of a training that is not killed, where it is one process
+    seconds  until it had saved for the last time
+    """
+
+    folder: Path
+    processes: int
+    steps: str = ""
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+
+    @property
+    def straight(self) -> Path:
+        return self.folder / "straight"
+
+    def words(self, run: Path) -> list[str]:
+        preset, data = self.folder / "toy.yaml", self.folder / "data"
+        return ["train", "--preset", str(preset), "--data", str(data), "--out", str(run)]
+
+    def prepare(self) -> None:
+        """Draw the data, and train without a kill."""
+        from dhcli.data.shapes import draw_shapes
+
+        (self.folder / "toy.yaml").write_text(TOY, "utf-8")
+        draw_shapes(self.folder / "data", images=10, seed=0, size=(64, 64))
+        begun = time.time()
+        status = wait(self.begin(self.words(self.straight), count=self.folder / "steps"))
+        if status:
+            sys.exit((self.folder / "log.txt").read_text("utf-8"))
+        self.seconds = (self.straight / "checkpoint.pt").stat().st_mtime - begun
+        if self.processes == 1:
+            self.steps = (self.folder / "steps").read_text("ascii")
+
+    def begin(
+        self, words: Sequence[str], last: int | None = None, count: Path | None = None
+    ) -> int:
+        """Start `dh` with `words` in a session of its own; its process.
+
+        One process is forked of this one, which has imported everything: it starts at once. It is
+        killed at step `last` of its saves; `count` gets a letter per step.
+        """
+        words = [*words, "--device", "cpu"]
+        log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        if self.processes > 1:
+            line = [sys.executable, "-m", "dhcli", *words, "--nproc", str(self.processes)]
+            started = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+            os.close(log)
+            return started.pid
+        if pid := os.fork():
+            os.close(log)
+            return pid
+        os.setsid()
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        in_saves(_counter(last, count))
+        os._exit(_run(words))
+
+    def kill(self, run: Path, aimed: bool, random: random.Random) -> bool:
+        """Train into `run` and kill that; whether it was killed before it ended."""
+        if aimed and self.processes == 1:
+            kind = random.choice("cw")
+            last = random.choice([n for n, step in enumerate(self.steps, 1) if step == kind])
+            return wait(self.begin(self.words(run), last=last)) < 0
+        pid, begun = self.begin(self.words(run)), time.perf_counter()
+        after = random.uniform(0, self.seconds)
+        while time.perf_counter() - begun < after:
+            time.sleep(0.001)
+        while aimed and not list(run.glob(".*.part")) and os.waitpid(pid, os.WNOHANG)[0] == 0:
+            pass
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        return wait(pid) < 0
+
+    def trial(self, number: int, aimed: bool, random: random.Random) -> bool:
+        """Kill a training and go on with it; whether there was a state to resume."""
+        run = self.folder / f"run-{number}"
+        shutil.rmtree(run, ignore_errors=True)
+        if not self.kill(run, aimed, random):
+            return False
+        parts = list(run.glob(".*.part"))
+        for part in parts:  # a second is what a new one is given to be locked
+            os.utime(part, (time.time() - 9, time.time() - 9))
+        saved = any(run.glob("checkpoint*.pt"))
+        words = ["train", "--resume", str(run)] if saved else self.words(run)
+        if not saved and any(run.glob("*.safetensors")):  # killed in its first save
+            words.append("--overwrite")
+        failed = wait(self.begin(words))
+        log = (self.folder / "log.txt").read_text("utf-8")
+        if done := bool(failed) and "is finished: 2 of 2 epochs" in log:  # killed as it drew curves
+            failed = 0
+        wrong = failed or differences(run, self.straight, self.processes)
+        self._count("resumed" if saved else "begun_anew")
+        self._count("resumed_at_the_end", done)
+        self._count("resumed_in_a_save", saved and bool(parts))
+        self._count("lost_or_different", bool(wrong))
+        self._count("files_left", len(parts))
+        self._count("files_still_there", len(list(run.glob(".*.part"))))
+        if wrong:
+            print(f"{run}: {wrong}\n{log}")
+        else:
+            shutil.rmtree(run)
+        return saved
+
+    def _count(self, name: str, more: int = 1) -> None:
+        self.counts[name] += more
+
+
+def _counter(last: int | None, count: Path | None) -> Step:
+    """What counts steps, into a file if that is given, and kills this process at step `last`."""
+    done = 0
+    file = None if count is None else count.open("wb", buffering=0)
+
+    def step(kind: str) -> None:
+        nonlocal done
+        done += 1
+        if file is not None:
+            file.write(kind.encode())
+        if done == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return step
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run `dh` in this process; its exit code."""
+    from dhcli.cli import app
+
+    sys.argv = ["dh", *words]
+    try:
+        app(words)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def wait(pid: int) -> int:
+    """The exit code of a process; −9 where it was killed."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:  # it had ended before
+        return 0
+
+
+def differences(run: Path, straight: Path, processes: int) -> str:
+    """The first difference between two runs; "" where there is none.
+
+    To the bit for one process; to 1e-6 for several, whose sums may be taken in another order.
+    """
+    from safetensors.torch import load_file
+
+    from dhcli.training.checkpoint import load_checkpoint
+
+    tolerance = 0.0 if processes == 1 else 1e-6
+    for name in ("best.safetensors", "last.safetensors", "checkpoint.pt"):
+        load = load_checkpoint if name.endswith(".pt") else load_file
+        one, other = (dict(leaves(load(folder / name))) for folder in (run, straight))
+        if one.keys() != other.keys():
+            return f"{name} has other parts"
+        for key, value in one.items():
+            if not same(value, other[key], tolerance):
+                return f"{name}: {key}"
+    tables = [(folder / "metrics.csv").read_text("utf-8") for folder in (run, straight)]
+    return "metrics.csv" if processes == 1 and tables[0] != tables[1] else ""
+
+
+def leaves(tree: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """What lies in nested mappings and lists, with its place."""
+    if isinstance(tree, Mapping):
+        for key, item in tree.items():
+            yield from leaves(item, f"{place}/{key}")
+    elif isinstance(tree, list | tuple):
+        yield from leaves(dict(enumerate(tree)), place)
+    else:
+        yield place, tree
+
+
+def same(one: Any, other: Any, tolerance: float) -> bool:
+    """Whether two leaves are the same; numbers that are not, to `tolerance`."""
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        if not tolerance or not one.is_floating_point():
+            return torch.equal(one, other)
+        return torch.allclose(one, other, rtol=0, atol=tolerance, equal_nan=True)
+    if isinstance(one, float) and tolerance:
+        return repr(one) == repr(other) or math.isclose(one, other, abs_tol=tolerance)
+    return repr(one) == repr(other)
+
+
+def import_all() -> None:
+    """What a training imports, so that those that are forked start at once."""
+    import hotcoco  # noqa: F401
+    import timm  # noqa: F401
+    import torch
+
+    import dhcli.cli.train
+    import dhcli.models.build
+    import dhcli.report.curves
+    import dhcli.report.training
+    import dhcli.training.resume  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def main() -> None:
+    from record import RESULTS, about, add_row
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=200, help="kills that leave a state to resume")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "faults.csv")
+    words = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if words.processes == 1:
+        import_all()
+    chance, begun, resumed, number = random.Random(words.seed), time.perf_counter(), 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Lab(Path(folder), words.processes)
+        lab.prepare()
+        while resumed < words.kills:
+            number += 1
+            resumed += lab.trial(number, aimed=bool(resumed % 2), random=chance)
+            print(f"{number}: {lab.counts}", file=sys.stderr, flush=True)
+    steps = {"calls_in_saves": lab.steps.count("c"), "writes_in_saves": lab.steps.count("w")}
+    counts = {"processes": words.processes, **steps, **lab.counts}
+    row = {**counts, "minutes": round((time.perf_counter() - begun) / 60, 1), **about("torch")}
+    add_row(words.out, row)
+    sys.exit(bool(lab.counts["lost_or_different"] or lab.counts["files_still_there"]))
+
+
+if __name__ == "__main__":
+    main()

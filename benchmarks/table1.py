@@ -37,7 +37,7 @@ from dhcli.runtime.device import choose_device
 from dhcli.training.journal import Journal
 from dhcli.training.resume import resume
 from dhcli.training.run import Session, train
-from dhcli.training.run_folder import CHECKPOINT, CONFIG, METRICS
+from dhcli.training.run_folder import CHECKPOINT, CONFIG, METRICS, PREVIOUS
 
 FC: dict[str, Any] = {"kind": "fc", "width": 256}
 CONV: dict[str, Any] = {"kind": "conv", "width": 128, "residual": 3, "norm": "bn"}
@@ -119,7 +119,8 @@ def finish(run: Path, config: Config, device: str) -> dict[str, float]:
         outcome = train(config, session)
     if outcome.signal is not None:
         sys.exit(f"stopped; to go on: {line}")
-    (run / CHECKPOINT).unlink()  # large, and of no more use
+    for state in (CHECKPOINT, PREVIOUS):  # large, and of no more use
+        (run / state).unlink(missing_ok=True)
     stats = read_stats(run)
     assert stats is not None  # a finished training has been validated
     return stats

@@ -1,7 +1,8 @@
 """Writing files and folders so that a reader sees the old one or the new one, never half of one.
 
 What is being written lies beside its place as `.NAME.XXXXXXXX.part`, locked. Parts without a lock
-are what a killed process left: they go when something is next written into their folder.
+are what a killed process left: they go when something is next written into their folder, and are
+named to who listens.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from errno import EACCES
-from functools import cache
+from errno import EACCES, ENOENT
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +27,20 @@ except ImportError:  # Windows has no flock; nothing is cleaned up there
     fcntl = None  # type: ignore[assignment]
 
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+_cleaned: set[Path] = set()
+"""Folders where this process has looked for what others left."""
+_told: list[Callable[[str], None]] = []
+"""Who hears of what is cleaned, the last one alone; files are written by threads, too."""
+
+
+@contextmanager
+def cleaning_told(say: Callable[[str], None]) -> Iterator[None]:
+    """Within the block, `say` gets a line on what killed processes left and is removed."""
+    _told.append(say)
+    try:
+        yield
+    finally:
+        _told.remove(say)
 
 
 class _WholeFile(io.BufferedWriter):
@@ -41,18 +55,19 @@ class _WholeFile(io.BufferedWriter):
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]:
     """A binary file that takes its place at `path` when the block ends without an error.
 
     Written beside it, flushed to disk and renamed; within an `atomic_folder`, that flushes all at
-    its end. On any error the old file stays and nothing is left behind. Raises DhError where the
-    folder cannot be written or the disk is full.
+    its end. The file that was there is then at `previous`, if that is given. On any error the old
+    file stays and nothing is left behind. Raises DhError where the folder cannot be written or the
+    disk is full.
     """
     temporary: Path | None = None
     lasts = not any(map(_PART.fullmatch, path.parts))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clean(path.parent)
+        clean(path.parent)
         descriptor, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
         temporary = Path(name)
         with _WholeFile(io.FileIO(descriptor, "w")) as file:
@@ -63,6 +78,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             if lasts:
                 os.fsync(descriptor)
         temporary.chmod(0o666 & ~_umask())
+        if previous is not None and path.exists():
+            _keep(path, previous)
         temporary.replace(path)
         temporary = None
         if lasts:
@@ -83,7 +100,10 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     require_free(path, overwrite=overwrite)
     with folder_beside(path) as temporary:
+        begun = temporary.stat()
         yield temporary
+        if not os.path.samestat(begun, temporary.stat()):  # removed, and made anew by a late file
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), str(temporary))
         temporary.chmod(0o777 & ~_umask())
         os.sync()  # one wait for all files, where fsync would wait for each
         if overwrite and path.exists():
@@ -91,6 +111,15 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         else:
             temporary.replace(path)
         _sync_names(path.parent)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Have the file at `path` as `previous`, too; where there are no hard links, there alone."""
+    previous.unlink(missing_ok=True)
+    try:
+        previous.hardlink_to(path)
+    except OSError:  # FAT, some network drives, a file of another user
+        path.replace(previous)
 
 
 def _exchange(path: Path, new: Path) -> None:
@@ -115,7 +144,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
     lock = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clean(path.parent)
+        clean(path.parent)
         temporary = Path(tempfile.mkdtemp(".part", f".{path.name}.", path.parent))
         if fcntl is not None:
             lock = os.open(temporary, os.O_RDONLY)
@@ -181,25 +210,43 @@ def write_error(path: Path, error: OSError) -> DhError:
     )
 
 
-@cache
-def _clean(folder: Path) -> None:
-    """Remove what killed processes left in `folder`; looked for once per process."""
-    if fcntl is None:
+def clean(folder: Path) -> None:
+    """Remove what killed processes left in `folder`, and name it; looked for once per process.
+
+    A lock says that a process still writes. NFS and most others share locks between hosts, or have
+    none, and then nothing is removed; mounted so that each host has its own (`nolock`,
+    `localflock`), a folder should be written by one host at a time. Windows has no such locks.
+    """
+    if fcntl is None or folder in _cleaned:
         return
-    for entry in folder.iterdir():
+    _cleaned.add(folder)
+    parts = [entry for entry in folder.iterdir() if _PART.fullmatch(entry.name)]
+    for entry in parts:
         with suppress(OSError):  # locked, gone, or not ours
-            # A younger one may be just about to be locked.
-            if not _PART.fullmatch(entry.name) or time.time() - entry.lstat().st_mtime < 1:
-                continue
-            descriptor = os.open(entry, os.O_RDONLY)
-            try:
-                _lock(descriptor)
-                if entry.is_dir():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-            finally:
-                os.close(descriptor)
+            if time.time() - entry.lstat().st_mtime < 1:  # perhaps just about to be locked
+                _cleaned.discard(folder)
+            else:
+                _remove_unlocked(entry)
+
+
+def _remove_unlocked(part: Path) -> None:
+    """Remove a file or folder and say so. Raises OSError where a process holds it."""
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+    finally:
+        os.close(descriptor)
+    tell_removed(part)
+
+
+def tell_removed(left: Path) -> None:
+    """Have it said that `left`, of a command that was killed, is removed."""
+    if _told:
+        _told[-1](f"removed what a killed command left: {left}")
 
 
 def _lock(descriptor: int) -> None:

@@ -17,6 +17,7 @@ from dhcli import atomic
 from dhcli.atomic import (
     atomic_folder,
     atomic_write,
+    cleaning_told,
     folder_beside,
     require_free,
     require_free_file,
@@ -27,7 +28,7 @@ from dhcli.errors import DhError
 @pytest.fixture(autouse=True)
 def forget() -> None:
     """Folders are cleaned once per process."""
-    atomic._clean.cache_clear()
+    atomic._cleaned.clear()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -86,10 +87,69 @@ def test_what_a_killed_process_left_is_cleaned_and_what_a_living_one_writes_is_n
 
     process.kill()
     process.communicate()
-    atomic._clean.cache_clear()
+    atomic._cleaned.clear()
     with atomic_write(tmp_path / "other"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_what_is_cleaned_is_named_once_to_who_listens(tmp_path: Path) -> None:
+    left = [tmp_path / ".model.abcd_123.part", tmp_path / ".data.abcd_124.part"]
+    left[0].touch()
+    (left[1] / "images").mkdir(parents=True)
+    for part in left:
+        os.utime(part, (1, 1))
+    told: list[str] = []
+
+    with cleaning_told(told.append):
+        for _ in range(2):
+            with atomic_write(tmp_path / "x"):
+                pass
+
+    assert sorted(told) == sorted(f"removed what a killed command left: {part}" for part in left)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_was_too_young_to_be_cleaned_is_looked_at_again(tmp_path: Path) -> None:
+    left = tmp_path / ".model.abcd_123.part"
+    left.touch()
+    with atomic_write(tmp_path / "x"):
+        pass
+    assert left.exists()
+
+    os.utime(left, (1, 1))
+    with atomic_write(tmp_path / "x"):
+        pass
+
+    assert not left.exists()
+
+
+def test_a_folder_that_goes_away_while_it_is_written_is_never_put_in_place_in_part(
+    tmp_path: Path,
+) -> None:
+    def write() -> None:
+        with atomic_folder(tmp_path / "out/data") as folder:
+            (folder / "first").touch()
+            (tmp_path / "out").rename(tmp_path / "elsewhere")
+            with atomic_write(folder / "second"):  # makes the folders anew
+                pass
+
+    with pytest.raises(DhError, match="data: cannot be written: No such file or directory"):
+        write()
+
+    assert not (tmp_path / "out/data").exists()
+
+
+def test_the_file_before_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    place, previous = tmp_path / "x", tmp_path / "old"
+    for text in (b"1", b"2", b"3"):
+        with atomic_write(place, previous=previous) as file:
+            file.write(text)
+    with pytest.raises(ZeroDivisionError), atomic_write(place, previous=previous):
+        1 / 0  # noqa: B018
+
+    assert (place.read_bytes(), previous.read_bytes()) == (b"3", b"2")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_hidden_file_of_others_is_not_cleaned(tmp_path: Path) -> None:

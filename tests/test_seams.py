@@ -37,6 +37,7 @@ MAY_KNOW = {
     "data": "below the models: an import contract keeps it from knowing them",
     "config": "the settings of the parts",
     "weights/layouts": "the names of the parts in files of weights",
+    "studies": "the paper's analyses look into the head that it is about",
 }
 SETTINGS = re.compile(r"config\.model(\.\w+)+|model\.(head|neck|backbone|pool|rpn)\b")
 """A setting by its name is no part of a detector."""

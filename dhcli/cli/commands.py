@@ -24,6 +24,9 @@ COMMANDS = {
     "eval": Command("dhcli.cli.eval", "eval_", _WORK, "Measure average precision on a dataset"),
     "predict": Command("dhcli.cli.predict", "predict", _WORK, "Find the objects in images"),
     "bench": Command("dhcli.cli.bench", "bench", _FILES, "Measure how fast a detector is here"),
+    "study": Command(
+        "dhcli.cli.study", "study", _FILES, "Run one of the paper's analyses on a model"
+    ),
     "export": Command("dhcli.cli.export", "export", _FILES, "Write a model for other runtimes"),
     "check": Command("dhcli.cli.check", "check", _FILES, "Find what is wrong with a dataset"),
     "convert": Command("dhcli.cli.convert", "convert", _FILES, "Write a dataset in another format"),

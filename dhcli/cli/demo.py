@@ -50,12 +50,15 @@ def demo(
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:
-    from dhcli.atomic import require_free
+    from dhcli.atomic import require_free, write_error
 
     require_free(out, overwrite=overwrite)
-    if out.is_dir():
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        if out.is_dir():
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(out, error) from error
 
 
 def _draw(folder: Path, seed: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dhcli.cli.options import PUBLISHED, RUN, JsonFlag, model_argument
 
 if TYPE_CHECKING:
+    from dhcli.config.schema import Config
     from dhcli.weights.model_file import ModelHeader
 
 MOST_CLASSES = 20
@@ -97,6 +98,7 @@ def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
         ("classes", _class_line(header.classes)),
         ("input", f"shortest side {pixels.min_size}, longest {pixels.max_size} pixels"),
         *config.model.describe(),
+        ("read-out", _read_out_line(config)),
         ("weights", f"{sum(weights.values()):,}"),
         *((f"  {part}", f"{count:,}") for part, count in weights.items()),
     ]
@@ -121,6 +123,14 @@ def _threshold_rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
     if len(set(least.values())) > 1:
         rows.append(("  by class", _first([f"{name} {x:g}" for name, x in least.items()])))
     return rows
+
+
+def _read_out_line(config: Config) -> str:
+    """Whose scores and boxes a model gives; "" where it has one read-out anyway."""
+    from dhcli.config.heads import ONLY, choose_read_out
+
+    read_out = choose_read_out(config.model, None, None)
+    return "" if read_out == ONLY else f"scores {read_out.scores}, boxes {read_out.boxes}"
 
 
 def _class_line(classes: tuple[str, ...]) -> str:

@@ -63,12 +63,19 @@ def short_option(
 
 def model_argument(help: str) -> Any:
     """MODEL of a command: a file, or the run folder that has it."""
-    return typer.Argument(metavar="MODEL", help=help, callback=_one_model)
+    return typer.Argument(metavar="MODEL", help=help, callback=one_model)
 
 
 def weights_option(help: str) -> Any:
     """`--weights` of a command: a file, or the run folder that has it."""
-    return typer.Option("--weights", "-w", metavar="FILE|RUN", help=help, callback=_one_model)
+    return typer.Option("--weights", "-w", metavar="FILE|RUN", help=help, callback=one_model)
+
+
+def all_weights_option(help: str) -> Any:
+    """`--weights` of a command that takes several models: as `weights_option`."""
+    return typer.Option(
+        "--weights", "-w", metavar="FILE|RUN", help=f"{help} Can be repeated.", callback=_models
+    )
 
 
 def batch_size_option(default: str) -> Any:
@@ -78,7 +85,7 @@ def batch_size_option(default: str) -> Any:
     )
 
 
-def _one_model(ctx: typer.Context, path: Path | None) -> Path | None:
+def one_model(ctx: typer.Context, path: Path | None) -> Path | None:
     """The model of a run where its folder is named, which is said; all else as it is."""
     if ctx.resilient_parsing or path is None or not path.is_dir():
         return path
@@ -88,6 +95,11 @@ def _one_model(ctx: typer.Context, path: Path | None) -> Path | None:
     model, line = locate_model(path)
     err.print(line)
     return model
+
+
+def _models(ctx: typer.Context, paths: list[Path] | None) -> list[Path]:
+    """`one_model` of each."""
+    return [one for path in paths or () if (one := one_model(ctx, path)) is not None]
 
 
 Overwrite = Annotated[

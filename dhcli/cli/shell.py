@@ -46,10 +46,12 @@ class Shell(TyperGroup):
         return name, load_command(name) if name and found else None, rest
 
     def invoke(self, ctx: Any) -> None:
+        from dhcli.atomic import cleaning_told
         from dhcli.cli.processes import is_first
+        from dhcli.report.console import err
         from dhcli.report.counting import LongSteps
 
-        with watched_by(LongSteps()) if is_first() else nullcontext():
+        with watched_by(LongSteps()) if is_first() else nullcontext(), cleaning_told(err.print):
             super().invoke(ctx)  # what a command returns is no exit code
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dhcli.cli.options import RUN, JsonFlag, Overrides, Overwrite, model_argument
+from dhcli.cli.options import (
+    RUN,
+    Boxes,
+    JsonFlag,
+    Overrides,
+    Overwrite,
+    Scores,
+    model_argument,
+)
+from dhcli.errors import ConfigError
 from dhcli.words import counted
 
 if TYPE_CHECKING:
@@ -19,7 +28,7 @@ weights = typer.Typer(add_completion=False, no_args_is_help=True)
 
 @weights.callback()
 def group() -> None:
-    """Import and export checkpoints of MMDetection, torchvision and others.
+    """Import and export checkpoints of MMDetection, torchvision and others; set a read-out.
 
     For example:
       dh weights import dh_faster_rcnn_r50_fpn_1x_coco.pth -o model.safetensors
@@ -53,8 +62,9 @@ def import_(
 ) -> None:
     """Make a model file from another program's detector. It keeps that program's conventions.
 
-    Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN), maskrcnn-benchmark (the authors'
-    Double-Head-Ext, Faster R-CNN), torchvision and detectron2 (Faster R-CNN), all with FPN.
+    Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN, Cascade R-CNN), maskrcnn-benchmark
+    (the authors' Double-Head-Ext, Faster R-CNN), torchvision and detectron2 (Faster R-CNN), all
+    with FPN.
     No code in the file is run. A missing or unknown tensor is an error.
 
     For example:
@@ -104,6 +114,44 @@ def export(
     require_free_file(out, overwrite=overwrite, inputs=[model])
     for difference in export_weights(model, out, layout):
         err.print(f"warning: {difference}")
+    err.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@weights.command("set-read-out")
+def set_read_out(
+    model: Annotated[Path, model_argument(f"Model file, {RUN}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Model file to write.")],
+    scores: Scores = None,
+    boxes: Boxes = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Store in a model whose scores and boxes it is read by; its weights stay as they are.
+
+    Score thresholds and metrics that the model stores were measured with its former read-out, and
+    are left out where that changes. `dh study read-outs` compares the read-outs of a model.
+
+    For example:
+      dh weights set-read-out model.safetensors --scores fc --boxes conv -o fc-conv.safetensors
+    """
+    from dhcli.atomic import require_free_file
+    from dhcli.config.heads import choose_read_out
+    from dhcli.metrics.operating import KEY
+    from dhcli.report.console import err
+    from dhcli.weights.model_file import read_model, save_model
+    from dhcli.weights.set_read_out import set_read_out as store
+
+    if scores is None and boxes is None:
+        hint = "`dh study read-outs` compares those of a model"
+        raise ConfigError("give --scores, --boxes or both", hint=hint)
+    require_free_file(out, overwrite=overwrite, inputs=[model])
+    before = read_model(model)
+    after, gone = store(before, scores, boxes, measured=(KEY, "metrics"))
+    was, now = (choose_read_out(one.config.model, None, None) for one in (before, after))
+    save_model(out, after)
+    err.print(f"{out}: scores {now.scores}, boxes {now.boxes}; was {was.scores}, {was.boxes}")
+    if gone:
+        names = " and ".join(f"`{name}`" for name in gone)
+        err.print(f"note: {names} were measured with the former read-out, and are left out")
     err.print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")
 
 

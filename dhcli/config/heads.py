@@ -42,13 +42,47 @@ def choose_read_out(model: Section, scores: str | None, boxes: str | None) -> Re
     return ONLY
 
 
+def with_read_out(model: Section, scores: str | None, boxes: str | None) -> Section:
+    """The section `model` configured to be read so, None leaving a choice as it is.
+
+    Raises ConfigError as `choose_read_out`.
+    """
+    choose_read_out(model, scores, boxes)
+    if not isinstance(model, TwoStage):
+        return model  # `auto`, its only read-out
+    given = {"scores": scores, "boxes": boxes}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return model.model_copy(update={"head": model.head.model_copy(update=chosen)})
+
+
 def part_of(tensor: str, *, fine: bool = False) -> str:
     """The part of the network that a tensor of a state dict belongs to: `backbone`, `head fc`, ….
 
-    With `fine`, what of a branch too: `head fc cls`.
+    With `fine`, what of a branch too: `head fc cls`. In a cascade after its stage: `head 0 fc`.
     """
     first, *rest = tensor.split(".")
-    return " ".join(("head", *rest[1 : 3 if fine else 2])) if first == "head" else first
+    if first != "head":
+        return first
+    stage = rest[1:2] if rest[0] == "stages" else []
+    return " ".join(("head", *stage, *rest[2 * len(stage) + 1 :][: 2 if fine else 1]))
+
+
+def stage_heads(head: Head) -> list[Head]:
+    """The head of each stage of the cascade `head`: its branches, with what is the stage's own."""
+    return [
+        head.model_copy(
+            update={
+                "positive_iou": stage.positive_iou,
+                "box_std": stage.box_std,
+                "branches": tuple(
+                    branch.model_copy(update={"omega": branch.omega * stage.weight})
+                    for branch in head.branches
+                ),
+                "cascade": (),
+            }
+        )
+        for stage in head.cascade
+    ]
 
 
 def own_read_out(head: Head) -> ReadOut:

@@ -143,6 +143,8 @@ def _type_in_words(annotation: Any) -> str:
     if annotation in names:
         return names[annotation]
     kinds = sections_in(annotation)
+    if kinds and not any(kinds_of(section) for section in kinds):
+        return "list of sections"
     if kinds:
         return "list of sections of kind " + ", ".join(f"`{_kind(kind)}`" for kind in kinds)
     arguments = get_args(annotation)

@@ -7,7 +7,6 @@ half shapes, bars, ovals and arcs look like them and are none.
 from __future__ import annotations
 
 import colorsys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from dhcli.atomic import folder_beside, require_free
 from dhcli.data.formats import write_dataset
 from dhcli.data.table import DetectionTable, Flag, make_table
 
@@ -71,9 +71,10 @@ def draw_shapes(out: Path, *, images: int, seed: int, size: tuple[int, int] = (3
     The first four fifths are the split `train`, the rest `val`. The same for the same seed.
     Raises DhError if `out` is there already or cannot be written.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        table = shapes_table(Path(folder), images=images, seed=seed, size=size)
-        write_dataset(table, out, "voc")
+    require_free(out)
+    with folder_beside(out) as folder:
+        table = shapes_table(folder, images=images, seed=seed, size=size)
+        write_dataset(table, out, "voc", images="move")
     return out
 
 

@@ -96,6 +96,7 @@ class Evaluation:
     scored            classes that both sides know: the ones that count
     unknown_to_model  classes of the data that are not scored
     unknown_to_data   classes of the detections that are not scored
+    others            what boxes of classes that are not scored become, see `with_classes`
     results           what each metric found
     points            score thresholds of best F1, or that reach `target`
     target            the precision that was to be reached, if one was
@@ -109,6 +110,7 @@ class Evaluation:
     scored: tuple[str, ...]
     unknown_to_model: tuple[str, ...]
     unknown_to_data: tuple[str, ...]
+    others: str
     results: dict[Metric, ApResult]
     points: OperatingPoints
     target: float | None
@@ -124,6 +126,11 @@ class Evaluation:
     def per_class(self) -> dict[str, dict[str, float]]:
         """The numbers of the first metric by class and name; NaN where undefined."""
         return next(iter(self.results.values())).per_class
+
+    def compared(self) -> tuple[DetectionTable, DetectionTable]:
+        """Ground truth and detections of the classes that are scored, as COCO's metric has them."""
+        truth = self.truth.with_classes(self.scored, others=self.others)
+        return truth, match_classes(self.found, truth)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: fractions in [0, 1], null for what is undefined."""
@@ -280,6 +287,7 @@ def score(
         scored=scored,
         unknown_to_model=unknown_to_model,
         unknown_to_data=_without(found.classes, scored),
+        others=others,
         results={
             metric: kitti_ap(truth, found)
             if metric == "kitti"

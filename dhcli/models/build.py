@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dhcli.config.heads import stage_heads
 from dhcli.config.schema import (
     Backbone,
     Config,
@@ -27,6 +28,7 @@ from dhcli.models.necks import Fpn, LastFeatures
 from dhcli.models.select import Nms, Select
 from dhcli.models.torchvision import TorchVisionDetector
 from dhcli.models.two_stage.branches import Res5Trunk
+from dhcli.models.two_stage.cascade import Cascade
 from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.models.two_stage.head import Head
 from dhcli.models.two_stage.pool import Pool
@@ -74,7 +76,7 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
         backbone,
         neck,
         Rpn(neck.channels, neck.strides, model.anchors, model.rpn, rules, nms),
-        Head(model.head, pool, neck.channels, classes, rules, res5),
+        _build_head(model, pool, neck.channels, classes, rules, res5),
         Select(rules, nms, classes),
         model.detect,
     )
@@ -103,6 +105,13 @@ def _build_resnet(config: ResNet) -> Features:
 
 def _build_timm(config: TimmNet) -> Features:
     return TimmFeatures(config.name, config.norm, config.frozen_stages)
+
+
+def _build_head(model: TwoStage, *others: Any) -> Head | Cascade:
+    """The head, or one for each stage of a cascade, which share the pool; `others` as of `Head`."""
+    if not model.head.cascade:
+        return Head(model.head, *others)
+    return Cascade(model.head, [Head(stage, *others) for stage in stage_heads(model.head)])
 
 
 def _build_neck(

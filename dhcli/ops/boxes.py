@@ -39,7 +39,8 @@ def decode_boxes(
     in   deltas  (..., 4) float;  anchors  (..., 4) float xyxy, broadcast against it
     out  (..., 4) float32 xyxy
     """
-    deltas = deltas.float() * deltas.new_tensor(std, dtype=torch.float32)
+    deltas = deltas.float()
+    deltas = deltas * deltas.new_tensor(std)
     size = anchors[..., 2:] - anchors[..., :2]
     centre = anchors[..., :2] + size / 2 + deltas[..., :2] * size
     least = -MAX_LOG_SCALE if clamp_shrinking else None

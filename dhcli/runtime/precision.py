@@ -29,8 +29,11 @@ class Precision:
 def choose_precision(name: str, device: torch.device) -> Precision:
     """The precision called `name`; auto is the fastest that trains well on `device`.
 
-    bf16 on GPUs that compute in it, fp16 with scaled gradients on older ones, else fp32.
+    bf16 on GPUs that compute in it, fp16 with scaled gradients on older ones, else fp32. A CPU that
+    only imitates bf16 would take longer: there it is fp32.
     """
+    if name == "bf16" and device.type == "cpu" and not _cpu_computes_in_bf16():
+        return Precision("fp32", device)
     if name != "auto":
         return Precision(name, device)
     if device.type != "cuda":
@@ -50,5 +53,9 @@ def choose_detecting_precision(name: str, device: torch.device) -> Precision:
         hint = "use fp32 or bf16; auto chooses bf16 if the processor supports it"
         raise ConfigError("fp16 is for GPUs", where="--precision", hint=hint)
     if name == "auto":
-        name = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+        name = "bf16" if _cpu_computes_in_bf16() else "fp32"
     return Precision(name, device)
+
+
+def _cpu_computes_in_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -12,7 +12,7 @@ from dhcli.config.tree import as_tree, leaves
 from dhcli.errors import ConfigError, DataError
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
-from dhcli.training.checkpoint import load_checkpoint
+from dhcli.training.checkpoint import choose_checkpoint, load_checkpoint
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.loop import Trainer, TrainingResult
 from dhcli.training.run import Session, train_in, with_absolute_paths
@@ -55,6 +55,9 @@ def resume(
     """
     run = RunFolder(path)
     session.team.from_first(run.claim)
+    damage = session.team.from_first(lambda: choose_checkpoint(path / CHECKPOINT))
+    if damage:
+        session.journal.warn(damage)
     state = load_checkpoint(path / CHECKPOINT)
     config = with_absolute_paths(config)
     _check_changes(config_from_dict(state["config"]), config, origins or {})

@@ -261,13 +261,13 @@ def _load_same_classes(
 
 
 def _bytes_to_write(trainer: Trainer) -> int:
-    """About the bytes the run still adds: two models, the state, and a copy while it is written."""
+    """About the bytes the run still adds: two models, two states, and one that is being written."""
     model = _size(trainer.model.state_dict().values())
     trained = _size(weight for weight in trainer.detector.parameters() if weight.requires_grad)
     moments = 1 if trainer.config.train.optimizer == "sgd" else 2
     state = model * (2 if trainer.ema else 1) + trained * moments
     there = sum(file.stat().st_size for file in trainer.run.place(".").iterdir() if file.is_file())
-    return max(2 * model + 2 * state - there, state)
+    return max(2 * model + 3 * state - there, state)
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

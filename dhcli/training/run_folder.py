@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import math
+import os
+import platform
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from errno import ENOLCK, ENOSYS, ENOTSUP
+from errno import EACCES, EAGAIN, ENOLCK, ENOSYS, ENOTSUP
 from pathlib import Path
 from typing import Any, TextIO
 
-from dhcli.atomic import atomic_write, require_folder, write_error
+from dhcli.atomic import atomic_write, clean, require_folder, tell_removed, write_error
 from dhcli.errors import DhError
 
 try:
@@ -23,6 +26,7 @@ except ImportError:  # not POSIX
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, CHECKPOINT, METRICS = "config.yaml", "checkpoint.pt", "metrics.csv"
+PREVIOUS = "checkpoint-previous.pt"
 LOG, EVENTS = "train.log", "events.jsonl"
 COMMAND, MACHINE, LOCK = "command.txt", "env.json", "run.lock"
 DECODED = ("decoded-train.bin", "decoded-val.bin")
@@ -49,22 +53,52 @@ class RunFolder:
     def claim(self) -> None:
         """Be the one process that trains in the folder, until `close` or the process ends.
 
-        Raises DhError where another is. Where the file system has no locks, nobody is kept out.
+        Then what killed processes left in it is removed. Raises DhError where another process
+        trains, or nothing can be written. Where the file system has no locks, nobody is kept out.
         """
         if fcntl is None or self._lock is not None:
             return
         try:
-            self._lock = (self.path / LOCK).open("a", encoding="utf-8")
-            # not flock, which loading processes would inherit and hold when this one is killed
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            self._lock = None
-            what = "another process is training in this run folder"
-            hint = "wait until it ends, or stop it; another run needs another `--out`"
-            raise DhError(what, where=self.path, hint=hint) from error
+            self._lock = (self.path / LOCK).open("a+", encoding="utf-8")
         except OSError as error:
+            raise write_error(self.path / LOCK, error) from error
+        try:
+            # Not flock, which loading processes would inherit and hold when this one is killed. NFS
+            # shares it between hosts, unless mounted with `nolock`.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (EACCES, EAGAIN):
+                raise self._taken() from error
             if error.errno not in (ENOLCK, ENOTSUP, ENOSYS):
                 raise write_error(self.path / LOCK, error) from error
+        else:
+            self._move_in()
+
+    def _move_in(self) -> None:
+        """Write into the lock who has it, and remove what those before left."""
+        assert self._lock is not None
+        try:
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()} on {platform.node()}\n")
+            self._lock.flush()
+            clean(self.path)
+            for file in (self.path / name for name in DECODED):
+                if file.exists():
+                    file.unlink()
+                    tell_removed(file)
+        except OSError as error:
+            raise write_error(self.path / LOCK, error) from error
+
+    def _taken(self) -> DhError:
+        """The error that says who trains here; gives the file of the lock back."""
+        assert self._lock is not None
+        self._lock.seek(0)
+        who = self._lock.read(200).strip()
+        self._lock.close()
+        self._lock = None
+        what = f"another process is training in this run folder{who and f' ({who})'}"
+        hint = "wait until it ends, or stop it; another run needs another `--out`"
+        return DhError(what, where=self.path, hint=hint)
 
     def place(self, name: str) -> Path:
         """Where the file `name` is to be written. Raises DhError where the folder has gone."""
@@ -107,9 +141,10 @@ class RunFolder:
             raise DhError(what, where=self.path, hint=hint)
 
     def close(self) -> None:
-        """Close the growing files."""
+        """Close the growing files, and let others train here."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # told when it was written
+                file.close()
         self._files.clear()
         if self._lock is not None:
             self._lock.close()
@@ -134,11 +169,12 @@ def make_run(command: str, name: str, out: Path | None, *, overwrite: bool = Fal
     A run that ended before its first checkpoint is begun anew. Raises DhError if `out` holds other
     files already, another process is at it, or nothing can be written there.
     """
-    if out is not None and overwrite and out.is_dir():
-        _empty(out)
-    run = RunFolder(_claim(Path("runs", command, name)) if out is None else _take(out))
+    place = _claim(Path("runs", command, name)) if out is None else _take(out, overwrite=overwrite)
+    run = RunFolder(place)
     run.claim()
     try:
+        if overwrite:
+            _empty(run.path)
         for name in BEGUN - {LOCK}:
             (run.path / name).unlink(missing_ok=True)
         (run.path / LOG).touch()  # so that no other run takes the folder for empty
@@ -176,7 +212,7 @@ def require_new_run(out: Path | None, *, overwrite: bool = False) -> None:
 
 def _is_run(path: Path) -> bool:
     """Whether `path` holds a run that can be resumed."""
-    return (path / CHECKPOINT).exists()
+    return (path / CHECKPOINT).exists() or (path / PREVIOUS).exists()
 
 
 def _is_barely_begun(path: Path) -> bool:
@@ -192,24 +228,16 @@ def resume_command(run: Path) -> str:
 
 
 def _empty(path: Path) -> None:
-    """Remove what is in `path`. Raises DhError where another process trains there."""
-    run = RunFolder(path)
-    run.claim()
-    try:
-        for entry in path.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != LOCK:
-                entry.unlink()
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        run.close()
-    (path / LOCK).unlink(missing_ok=True)
+    """Remove what is in `path`, but for the lock."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:
+            entry.unlink()
 
 
-def _take(path: Path) -> Path:
-    require_new_run(path)
+def _take(path: Path, *, overwrite: bool) -> Path:
+    require_new_run(path, overwrite=overwrite)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

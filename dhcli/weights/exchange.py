@@ -21,6 +21,7 @@ from dhcli.weights.class_names import ClassNames, coco_names
 from dhcli.weights.foreign import Foreign, Row, convert, export_state, read_foreign
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName
 from dhcli.weights.model_file import ModelFile, read_model
+from dhcli.weights.recognise import save_plain
 from dhcli.words import counted
 
 SHORT = {"resnet18": "r18", "resnet34": "r34", "resnet50": "r50", "resnet101": "r101"}
@@ -80,7 +81,7 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
     if layout == "mmdet":
         content = {"meta": {**meta, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:
-        torch.save(content, file)
+        save_plain(content, file)
     file_name = "" if getattr(model.config.model.backbone, "bn_epsilon", 0) else path.name
     own = _settings(EXPORTS[layout].settings(state, file_name))
     return list(_differences(model.config, own))
@@ -142,7 +143,7 @@ def _settings(values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Confi
 def _name_classes(foreign: Foreign, given: ClassNames | None) -> tuple[ClassNames, list[str]]:
     """The names of the classes: as given, of the file, COCO's, or numbers."""
     layout = LAYOUTS[foreign.layout]
-    count = len(foreign.state[layout.CLASSIFIER]) - 1
+    count = layout.count_classes(foreign.state)
     if given is not None:
         if len(given.names) != count:
             what = f"has {counted(count, 'class')}, and --classes names {len(given.names)}"

@@ -67,7 +67,7 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as the detector itself names them, where a wrapper has it as one of its parts."""
-    ends = tuple(f".{one.CLASSIFIER}" for one in LAYOUTS.values())
+    ends = tuple(f".{name}" for one in LAYOUTS.values() for name in one.CLASSIFIERS)
     inner = {end[1:] for end in ends} & state.keys()
     wrapped = next((name for name in state if name.endswith(ends)), None)
     if inner or wrapped is None:

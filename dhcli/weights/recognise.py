@@ -6,6 +6,7 @@ import re
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -125,6 +126,18 @@ def load_plain(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # an unpickler raises almost anything on damaged bytes
         raise ValueError(str(error)) from error
+
+
+def save_plain(content: object, file: Any) -> None:
+    """Write tensors and plain values for `load_plain`; `file` has `write`. Raises OSError."""
+    import torch
+
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # torch's writer hides the disk's error behind its own
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _look_at_name(path: Path) -> str | None:

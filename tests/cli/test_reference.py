@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from dhcli.cli.commands import COMMANDS
 from dhcli.cli.finetune import finetune
@@ -18,10 +19,19 @@ from dhcli.cli.shell import load_command
 from dhcli.cli.train import train
 
 PAGE = Path(__file__).parents[2] / "docs/cli.md"
+
+
+def functions_of(target: Any) -> list[Any]:
+    """The function of a command, or those of a group's commands."""
+    if isinstance(target, typer.Typer):
+        return [one.callback for one in target.registered_commands]
+    return [target]
+
+
 FUNCTIONS = [
-    getattr(import_module(one.module), one.name)
-    for name, one in COMMANDS.items()
-    if name not in ("presets", "weights")
+    function
+    for one in COMMANDS.values()
+    for function in functions_of(getattr(import_module(one.module), one.name))
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dhcli.cli.commands import COMMANDS
-from dhcli.cli.options import _one_model
+from dhcli.cli.options import one_model
 from dhcli.cli.reference import options_of
 from dhcli.cli.weights import export as export_weights
 
@@ -25,19 +25,19 @@ def test_every_command_that_takes_a_model_takes_a_run(name: str) -> None:
     function = getattr(import_module(entry.module), entry.name)
 
     [option] = models_of(function)
-    assert option.info.callback is _one_model
+    assert option.info.callback is one_model
     assert "a run folder (its best model)" in option.info.help
 
 
 def test_so_does_the_export_to_another_program() -> None:
     [option] = models_of(export_weights)
 
-    assert option.info.callback is _one_model
+    assert option.info.callback is one_model
 
 
 def test_no_other_command_takes_a_model() -> None:
     others = {name: one for name, one in COMMANDS.items() if name not in TAKES_A_MODEL}
     functions = {n: getattr(import_module(c.module), c.name) for n, c in others.items()}
 
-    plain = {n: f for n, f in functions.items() if n not in ("weights", "presets")}
+    plain = {n: f for n, f in functions.items() if n not in ("weights", "presets", "study")}
     assert [name for name, function in plain.items() if models_of(function)] == []

@@ -39,6 +39,8 @@ FOCUSED = [
     {"kind": "conv", "width": 32, "residual": 2, "norm": "gn", "roi_scale": 1.3},
 ]
 
+CASCADE: dict[str, Any] = {"cascade": [{}, {"positive_iou": 0.6, "weight": 0.5}]}
+
 
 def batch_of(image: Pixels) -> ImageBatch:
     return collate_images([image], [image.shape[:2]], 32)
@@ -48,7 +50,7 @@ def inputs_of(batch: ImageBatch) -> tuple[torch.Tensor, ...]:
     return batch.pixels, batch.sizes[0], batch.originals[0]
 
 
-@pytest.mark.parametrize("head", [{}, {"branches": FOCUSED}, {"class_agnostic": True}])
+@pytest.mark.parametrize("head", [{}, {"branches": FOCUSED}, {"class_agnostic": True}, CASCADE])
 @pytest.mark.parametrize(("width", "height"), [(96, 70), (32, 32), (1, 200)])
 def test_the_graph_detects_what_the_detector_detects(
     small_model: Callable[..., ModelFile], head: dict[str, Any], width: int, height: int
@@ -163,6 +165,7 @@ def test_what_is_exported_agrees_at_three_sizes_and_says_what_it_is(
     ("head", "pool"),
     [
         ({}, {}),
+        (CASCADE, {}),
         ({"class_agnostic": True, "scores": "max"}, {"sampling_ratio": 2, "aligned": False}),
     ],
 )

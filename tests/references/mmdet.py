@@ -34,16 +34,7 @@ HEAD = "roi_head.bbox_head"
 def detect(state: State, image: NDArray[np.uint8], short: int, long: int) -> Found:
     """Label (0 … K-1), score and xyxy in pixels of `image` (H, W, 3) RGB of each detection."""
     height, width = image.shape[:2]
-    scale = min(long / max(height, width), short / min(height, width))
-    new_w, new_h = int(width * scale + 0.5), int(height * scale + 0.5)
-    resized = cv2.resize(image[:, :, ::-1], (new_w, new_h), interpolation=cv2.INTER_LINEAR)
-    pixels = resized[:, :, ::-1].astype(np.float64)
-    pixels = (pixels - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
-    x = pad_to_32(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())
-    name = "backbone.{}".format
-    features = resnet50(x, state, name, stride_in_1x1=False, eps=1e-5)
-    lateral, out = "neck.lateral_convs.{}.conv".format, "neck.fpn_convs.{}.conv".format
-    levels = pyramid(features, state, lateral, out)
+    levels, (new_h, new_w) = prepare(state, image, short, long)
     proposals = propose(state, levels, (new_h, new_w))
     scores, deltas = run_head(state, levels, proposals)
     classes = scores.shape[1] - 1
@@ -58,6 +49,24 @@ def detect(state: State, image: NDArray[np.uint8], short: int, long: int) -> Fou
         boxes, own = decoded[rows, k], scores[rows, k]
         found += [(k, own[i], boxes[i].tolist()) for i in nms(boxes, own, 0.5, 0)]
     return sorted(found, key=lambda one: -one[1])[:100]
+
+
+def prepare(
+    state: State, image: NDArray[np.uint8], short: int, long: int
+) -> tuple[list[Tensor], tuple[int, int]]:
+    """P2 … P6 of `image` (H, W, 3) RGB, and its height and width when it was resized."""
+    height, width = image.shape[:2]
+    scale = min(long / max(height, width), short / min(height, width))
+    new_w, new_h = int(width * scale + 0.5), int(height * scale + 0.5)
+    resized = cv2.resize(image[:, :, ::-1], (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+    pixels = resized[:, :, ::-1].astype(np.float64)
+    pixels = (pixels - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
+    x = pad_to_32(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())
+    name = "backbone.{}".format
+    features = resnet50(x, state, name, stride_in_1x1=False, eps=1e-5)
+    lateral, out = "neck.lateral_convs.{}.conv".format, "neck.fpn_convs.{}.conv".format
+    levels = pyramid(features, state, lateral, out)
+    return levels, (new_h, new_w)
 
 
 def anchors_of(height: int, width: int, stride: int) -> Boxes:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -696,8 +697,8 @@ def test_first_line_comes_within_seconds(
     trainer = make_trainer(make_config(log_every=100, schedule={"length": 2}))
     trainer.epoch_length, trainer.total = 40, 80
     trainer.watch.now, trainer.watch.begun = lambda: trainer.iteration * 2.0, 0.0
-    trainer.loader.epoch = lambda *_, **__: iter([batch] * 40)
     batch = next(make_trainer(make_config(), "other").loader.epoch(0))
+    trainer.loader = SimpleNamespace(epoch=lambda *_, **__: iter([batch] * 40), whole=40)  # type: ignore[assignment]
 
     trainer._train_epoch(_NoStop())
 

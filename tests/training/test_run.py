@@ -153,6 +153,25 @@ def test_real_detector_resumes_to_the_bit(small_config: Any, session: Any, recor
     assert any("resumed after iteration 2 of epoch 1" in line for line in recorder.lines)
 
 
+def test_a_damaged_state_is_said_and_the_run_resumes_from_the_one_before(
+    small_config: Any, session: Any, recorder: Any
+) -> None:
+    config = small_config("train.schedule.length=2")
+    run = train(config, session()).run.path
+    straight = read_model(run / "last.safetensors").state
+    checkpoint = run / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+
+    resumed = resume(run, load_config(file=run / "config.yaml").config, session())
+
+    [line] = [line for line in recorder.warnings if "checkpoint.pt" in line]
+    assert line.endswith("; resumes from the state saved before it, checkpoint-previous.pt")
+    assert line in (run / "train.log").read_text()
+    model = read_model(run / "last.safetensors").state
+    assert resumed.status == "finished"
+    assert all(torch.equal(value, straight[name]) for name, value in model.items())
+
+
 def test_rare_classes_are_said_and_their_images_repeated(
     small_config: Any, session: Any, recorder: Any, whole: DetectionTable
 ) -> None:

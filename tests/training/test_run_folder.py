@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any, NoReturn
 
 import pytest
 
+from dhcli.atomic import cleaning_told
 from dhcli.errors import DhError
-from dhcli.training.run_folder import RunFolder, make_run, require_new_run
+from dhcli.training.run_folder import DECODED, RunFolder, make_run, require_new_run
 
 
 def test_names_are_numbered_and_no_run_is_written_over(
@@ -148,9 +150,51 @@ def test_only_one_process_trains_in_a_run(
     def other() -> str:
         return subprocess.check_output([sys.executable, "-c", OTHER, way], text=True)
 
-    assert "run: another process is training in this run folder" in other()
+    assert "run: another process is training in this run folder" in (said := other())
+    assert f"(process {os.getpid()} on {platform.node()})" in said
     run.close()
     assert other() == "taken\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX's")
+def test_a_run_is_replaced_only_by_who_holds_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = make_run("train", "x", Path("run"))
+    code = OTHER.replace('Path("run"))', 'Path("run"), overwrite=True)')
+
+    said = subprocess.check_output([sys.executable, "-c", code, "new"], text=True)
+
+    assert "another process is training" in said
+    assert (run.path / "train.log").exists()
+
+
+def test_a_folder_that_may_not_be_written_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_: Any, **__: Any) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+    with pytest.raises(DhError, match=r"run.lock: cannot be written: Permission denied"):
+        RunFolder(tmp_path).claim()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are POSIX's")
+def test_who_takes_a_run_removes_and_names_what_a_killed_one_left(tmp_path: Path) -> None:
+    left = [tmp_path / ".checkpoint.pt.abcd_123.part", *(tmp_path / name for name in DECODED)]
+    for file in left:
+        file.touch()
+        os.utime(file, (1, 1))
+    told: list[str] = []
+
+    with cleaning_told(told.append):
+        RunFolder(tmp_path).claim()
+
+    assert told == [f"removed what a killed command left: {file}" for file in left]
+    assert [file.name for file in tmp_path.iterdir()] == ["run.lock"]
 
 
 def test_run_folder_that_has_gone_is_not_made_anew(tmp_path: Path) -> None:

@@ -102,9 +102,14 @@ def test_network_runs_in_the_precision(name: str) -> None:
     assert product.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
-def test_auto_is_full_precision_on_the_cpu() -> None:
+@pytest.mark.parametrize(("native", "name"), [(True, "bf16"), (False, "fp32")])
+def test_a_cpu_that_does_not_compute_in_bf16_takes_full_precision(
+    monkeypatch: pytest.MonkeyPatch, native: bool, name: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+
     assert choose_precision("auto", CPU).name == "fp32"
-    assert choose_precision("bf16", CPU).name == "bf16"
+    assert choose_precision("bf16", CPU).name == name
 
 
 def test_auto_asks_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

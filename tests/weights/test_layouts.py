@@ -19,7 +19,13 @@ from dhcli.weights.model_file import save_model
 from tests.references.network import STRIDES
 
 KEYS = Path(__file__).parent / "keys"
-LISTS = {"mmdet": "mmdet_double_head_r50", "maskrcnn-benchmark": "authors_double_head_ext_r50"}
+LISTS = {
+    "mmdet": "mmdet_double_head_r50",
+    "maskrcnn-benchmark": "authors_double_head_ext_r50",
+    "cascade": "mmdet_cascade_r50",
+}
+PROGRAMS = {"cascade": "mmdet"}
+"""Whose another list is."""
 
 
 def key_list(layout: str, *, depth: int = 6) -> dict[str, tuple[int, ...]]:
@@ -60,14 +66,14 @@ def fill(keys: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("layout", list(LISTS))
 def test_names_shapes_and_order_are_the_origins(tmp_path: Path, layout: str, depth: int) -> None:
     keys = key_list(layout, depth=depth)
-    holder = {"mmdet": "state_dict", "maskrcnn-benchmark": "model"}[layout]
+    holder = {"maskrcnn-benchmark": "model"}.get(layout, "state_dict")
     torch.save({holder: fill(keys)}, tmp_path / "w.pth")
 
     found = import_weights(tmp_path / "w.pth")  # it compares shapes with those of the detector
 
     config = found.model.config
     assert config.model.backbone.name == ("resnet50" if depth == 6 else "resnet101")
-    names = [one.theirs for one in LAYOUTS[layout].pairs(config)]
+    names = [one.theirs for one in LAYOUTS[PROGRAMS.get(layout, layout)].pairs(config)]
     bare = [name.removeprefix("module.") for name in keys if "cell_anchors" not in name]
     assert names == bare
     assert sum(row.tensors for row in found.rows) == len(keys)
@@ -90,10 +96,11 @@ def test_background_goes_from_last_to_first(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("layout", ["mmdet", "torchvision"])
+@pytest.mark.parametrize("layout", ["mmdet", "cascade", "torchvision"])
 def test_there_and_back_byte_for_byte(tmp_path: Path, layout: Any) -> None:
-    if layout == "mmdet":
-        state, holder = fill(key_list("mmdet")), "state_dict"
+    program = PROGRAMS.get(layout, layout)
+    if program == "mmdet":
+        state, holder = fill(key_list(layout)), "state_dict"
         meta = {"CLASSES": tuple(f"c{i}" for i in range(80)), "epoch": 12}
         torch.save({"meta": meta, "state_dict": state}, tmp_path / "w.pth")
     else:
@@ -104,15 +111,27 @@ def test_there_and_back_byte_for_byte(tmp_path: Path, layout: Any) -> None:
     found = import_weights(tmp_path / "w.pth")
     save_model(tmp_path / "m.safetensors", found.model)
 
-    differences = export_weights(tmp_path / "m.safetensors", tmp_path / "back.pth", layout)
+    differences = export_weights(tmp_path / "m.safetensors", tmp_path / "back.pth", program)
 
     back = torch.load(tmp_path / "back.pth", weights_only=True)
-    if layout == "mmdet":
+    if program == "mmdet":
         assert back["meta"]["CLASSES"] == meta["CLASSES"]
         back = back[holder]
     assert list(back) == list(state)
     assert all(torch.equal(back[k], x) and back[k].dtype == x.dtype for k, x in state.items())
     assert differences == []
+
+
+def test_a_cascade_has_its_programs_stages_and_proposals(tmp_path: Path) -> None:
+    torch.save({"state_dict": fill(key_list("cascade"))}, tmp_path / "w.pth")
+
+    model = import_weights(tmp_path / "w.pth").model.config.model
+
+    stages = [(one.positive_iou, one.box_std[0], one.weight) for one in model.head.cascade]
+    assert stages == [(0.5, 0.1, 1), (0.6, 0.05, 0.5), (0.7, 0.033, 0.25)]
+    assert model.head.class_agnostic
+    assert (model.rpn.proposals_train, model.rpn.allowed_border) == (2000, 0)
+    assert model.rpn.smooth_l1_beta == pytest.approx(1 / 9)
 
 
 def test_a_prefix_goes_only_where_every_name_has_it(tmp_path: Path) -> None:
@@ -151,7 +170,7 @@ def test_what_a_wrapper_has_beside_its_detector_is_named(tmp_path: Path) -> None
         import_weights(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("layout", ["mmdet", "maskrcnn-benchmark"])
+@pytest.mark.parametrize("layout", list(LISTS))
 def test_another_detector_of_a_known_program_is_one_error(layout: str, tmp_path: Path) -> None:
     """As MMDetection's SABL is: every tensor alone may be the one that is not there."""
     state = fill(key_list(layout))

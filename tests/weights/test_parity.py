@@ -24,7 +24,7 @@ from dhcli.data.loading.transforms import resize, resized_size
 from dhcli.runtime.eager import restore_detector
 from dhcli.weights.exchange import import_weights
 from dhcli.weights.model_file import save_model
-from tests.references import maskrcnn_benchmark, mmdet
+from tests.references import cascade, maskrcnn_benchmark, mmdet
 from tests.references.network import STRIDES
 
 KEYS = Path(__file__).parent / "keys"
@@ -159,6 +159,20 @@ def test_mmdetections_double_head(tmp_path: Path, photos: dict[str, NDArray[np.u
 
     for name, pixels in photos.items():
         theirs = mmdet.detect(state, pixels, SHORT, LONG)
+        assert len(theirs) > 10
+        assert_same(ours[name], theirs)
+
+
+def test_mmdetections_cascade(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> None:
+    state = draw_state(narrow_shapes("mmdet_cascade_r50"))
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    model = import_weights(tmp_path / "w.pth", overrides=SMALL).model
+    save_model(tmp_path / "m.safetensors", model)
+
+    ours = predict(tmp_path, tmp_path / "m.safetensors", photos)
+
+    for name, pixels in photos.items():
+        theirs = cascade.detect(state, pixels, SHORT, LONG)
         assert len(theirs) > 10
         assert_same(ours[name], theirs)
 

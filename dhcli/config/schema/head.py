@@ -29,6 +29,17 @@ Focus = Annotated[
 ]
 
 
+class Deltas(Section):
+    """How a branch says a box: a shift and a change of size."""
+
+    kind: Literal["deltas"] = "deltas"
+    """deltas: a shift and a change of size of the RoI (R-CNN)."""
+
+
+AnyRegressor: TypeAlias = Deltas
+"""Every way to say a box."""
+
+
 class BranchBase(Section):
     """What every branch has: its name, and how its losses are weighed."""
 
@@ -42,6 +53,7 @@ class BranchBase(Section):
     roi_scale: Positive = 1.0
     """Factor that enlarges the RoI about its centre before pooling (public implementations: 1.3 for
     the conv branch)."""
+    reg: Annotated[AnyRegressor, ByKind("deltas")] = Deltas()
 
     def describe(self) -> list[tuple[str, str]]:
         """Its kind and weights."""
@@ -108,6 +120,20 @@ AnyBranch: TypeAlias = FcBranch | ConvBranch | Res5Branch
 """Every kind of branch."""
 
 
+Deviations: TypeAlias = tuple[Positive, Positive, Positive, Positive]
+
+
+class Stage(Section):
+    """A stage of a cascade: the head again, on the boxes of the stage before."""
+
+    positive_iou: Fraction = 0.5
+    """A box with at least this IoU is an object."""
+    box_std: Deviations = (0.1, 0.1, 0.2, 0.2)
+    """Standard deviations that its box deltas are divided by."""
+    weight: Positive = 1.0
+    """Weight of its losses; ω is multiplied by it."""
+
+
 class Head(Section):
     """One or two branches on the proposals. Every detector of the paper is a choice of branches."""
 
@@ -133,11 +159,17 @@ class Head(Section):
     """Largest share of objects among `samples`."""
     smooth_l1_beta: NonNegative = 1.0
     """Where the regression loss turns from quadratic to linear (0: plain L1)."""
-    box_std: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)
+    box_std: Deviations = (0.1, 0.1, 0.2, 0.2)
     """Standard deviations that the box deltas are divided by."""
+    cascade: tuple[Stage, ...] = ()
+    """Stages of a cascade ("Cascade R-CNN"), each with branches of its own: it learns and refines
+    the boxes of the stage before. Their `positive_iou` and `box_std` replace the head's. A list of
+    `{positive_iou: 0.5, box_std: [0.1, 0.1, 0.2, 0.2], weight: 1}`; empty: one stage."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.cascade and any(isinstance(branch, Res5Branch) for branch in self.branches):
+            raise ValueError("`cascade`: each stage needs layers of its own; there is one `res5`")
         names = [branch.name for branch in self.branches]
         if len(set(names)) != len(names):
             raise ValueError(f"two branches are named `{names[0]}`; give one another name")
@@ -148,6 +180,13 @@ class Head(Section):
             if problem := read_out_problem(value, self.branches, task):
                 raise ValueError(f"`{key}`: {problem}")
         return self
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The stages, if it is a cascade."""
+        if not self.cascade:
+            return []
+        ious = ", ".join(f"{stage.positive_iou:g}" for stage in self.cascade)
+        return [("cascade", f"{len(self.cascade)} stages of these branches, IoU {ious}")]
 
 
 FUSIONS = ("max", "average", "complementary")

@@ -60,7 +60,7 @@ class TwoStage(Section):
     def describe(self) -> list[tuple[str, str]]:
         """Its backbone, and each branch of its head."""
         branches = [row for branch in self.head.branches for row in branch.describe()]
-        return self.backbone.describe() + branches
+        return self.backbone.describe() + branches + self.head.describe()
 
 
 Model: TypeAlias = TwoStage | TorchVision

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
+from pydantic import Field
+
 from dhcli.config.schema.base import (
     AtLeastOne,
     Count,
@@ -64,6 +66,9 @@ class Rpn(Section):
     """An anchor with at least this IoU is an object."""
     negative_iou: Fraction = 0.3
     """An anchor with an IoU below this is background."""
+    allowed_border: Annotated[float, Field(ge=-1)] = -1
+    """An anchor that is outside its image by this many pixels or more is not trained (Cascade R-CNN
+    of MMDetection: 0; -1: all are)."""
     samples: AtLeastOne = 256
     """Anchors per image used in the loss."""
     positive_fraction: Fraction = 0.5

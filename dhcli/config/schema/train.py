@@ -66,7 +66,8 @@ class Train(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a moving average of the weights, which is validated and saved (0: no average)."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU."""
+    """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU. bf16 is fp32 on a CPU that does
+    not compute in it."""
     sync_bn: bool = False
     """With several processes on GPUs, batch norms (bn) take their statistics over the batches of
     all of them, not of each. Without it, running statistics are the mean over the processes."""

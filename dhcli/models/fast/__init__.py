@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dhcli.models.backbones.resnet import ResNetFeatures
+from dhcli.models.fast.depthwise import FLOAT_DEPTHWISE, is_depthwise
 from dhcli.models.fast.fold import fold_norms
 from dhcli.models.fast.norms import FastBasicBlock, FastBottleneck, FastConvNorms, FastResNet
 from dhcli.models.fast.objects_only import (
@@ -53,6 +54,8 @@ def prepare_for_training(detector: nn.Module) -> None:
             for conv in part.modules():
                 if type(conv) is nn.Conv2d and suits(conv):
                     conv.__class__ = FastConv
+        if is_depthwise(part):
+            part.__class__ = FLOAT_DEPTHWISE.get(type(part), type(part))
     _swap(detector, TRAINING)
 
 
@@ -71,7 +74,8 @@ def prepare_for_detecting(detector: nn.Module, *, winograd: bool) -> None:
 
 def make_plain(detector: nn.Module) -> None:
     """Take back what `prepare_for_training` did."""
-    _swap(detector, {fast: plain for plain, fast in TRAINING.items()} | {FastConv: nn.Conv2d})
+    swaps = (TRAINING | FLOAT_DEPTHWISE).items()
+    _swap(detector, {fast: plain for plain, fast in swaps} | {FastConv: nn.Conv2d})
 
 
 def _swap(network: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -> None:

@@ -23,36 +23,50 @@ from dhcli.models.fast.norms import take_rows
 from dhcli.models.two_stage.branches import (
     BottleneckBlock,
     Branch,
+    BranchOutput,
     ConvTrunk,
     WideningBlock,
 )
-from dhcli.models.two_stage.head import Head
-from dhcli.ops.batch import Target
+from dhcli.models.two_stage.head import Head, join_outputs
+from dhcli.models.two_stage.rois import Rois
 
 
 class ObjectsHead(Head):
     """A head that runs its branches on the RoIs that their losses read."""
 
-    def losses(
-        self, levels: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        rois = self.sample(proposals, targets)
-        goals, objects = self.goals(rois), _objects(rois.classes)
+    def learn(
+        self, levels: Sequence[Tensor], rois: Rois, *, of_all: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, BranchOutput]]:
+        objects = _objects(rois.classes)
         losses: dict[str, Tensor] = {}
+        outputs = {}
         for name in self.branches:
             branch = self.branch(name)
             inside = slice(None) if why_all(branch) else objects
             pooled = self.pooled(name, levels, rois.boxes[inside], rois.images[inside])
             rows: Tensor | slice = inside
-            if why_all(branch) and _can_leave_out(branch):
+            if not of_all and why_all(branch) and _can_leave_out(branch):
                 rows = objects
                 output = branch.predict(branch.trunk(pooled, objects))
             else:
                 output = branch(pooled)
-            losses |= self.branch_losses(
-                name, output, rois.classes[rows], goals[rows], len(rois.classes)
-            )
-        return losses
+            losses |= self.branch_losses(name, output, rois.take(rows), len(rois.classes))
+            if of_all and isinstance(rows, Tensor):
+                output = self._with_others(name, output, levels, rois, rows)
+            outputs[name] = output
+        return losses, outputs
+
+    @torch.no_grad()
+    def _with_others(
+        self, name: str, output: BranchOutput, levels: Sequence[Tensor], rois: Rois, rows: Tensor
+    ) -> BranchOutput:
+        """What a branch says of all `rois`, of what it says of `rows`: the others have no loss."""
+        others = torch.ones_like(rois.classes, dtype=torch.bool)
+        others[rows] = False
+        rest = torch.nonzero(others).flatten()
+        said = self.run(name, levels, rois.boxes[rest], rois.images[rest])
+        back = torch.argsort(torch.cat([rows, rest]))
+        return join_outputs([output, said]).take(back)
 
     def notes(self) -> list[str]:
         branches = {name: self.branch(name) for name in self.branches}

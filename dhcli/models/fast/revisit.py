@@ -26,7 +26,7 @@ class RevisitingRpn(Rpn):
         # Autocast keeps weights as it cast them; in older torch, those without a gradient too
         torch.clear_autocast_cache()
         proposals = self.propose(output, sizes, training=True)
-        sampled = self.sample(output, targets)
+        sampled = self.sample(output, targets, sizes)
         again = self.revisit(levels, output.counts, sampled.images, sampled.anchors)
         return proposals, self.losses(*again, sampled)
 

@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from dhcli.config.schema import AnyBranch as BranchConfig
 from dhcli.config.schema import ConvBranch, FcBranch, Res5Branch, predicts
 from dhcli.config.schema import Head as HeadConfig
+from dhcli.models.contract import Predictor
 from dhcli.models.init import init_normal
 from dhcli.models.norms import ConvNorms, norm_layer
+from dhcli.models.two_stage.regressor import REGRESSORS, Regressor
+from dhcli.ops.box_rules import PLAIN, BoxRules
 
 Norm = Callable[[int], nn.Module]
 
@@ -26,6 +29,10 @@ class Trunk(nn.Module):
     """What a branch begins with: (N, C, S, S) pooled RoIs to (N, `width`) vectors."""
 
     width: int
+
+    def output_map(self, x: Tensor) -> Tensor:
+        """(N, C, S, S) to (N, D, s, s): the last map by cells, before the RoI becomes a vector."""
+        raise NotImplementedError
 
 
 class FcTrunk(Trunk, nn.Sequential):
@@ -43,6 +50,18 @@ class FcTrunk(Trunk, nn.Sequential):
             nn.init.constant_(layer.bias, 0)
         super().__init__(nn.Flatten(), *(part for layer in linear for part in (layer, nn.ReLU())))
         self.width = width
+
+    def output_map(self, x: Tensor) -> Tensor:
+        """The first layer split by cells, without its bias: (N, width, S, S) (appendix A).
+
+        Each cell times its own matrix (C, width): the sum over the cells, plus the bias, is what
+        the layer gives.
+        """
+        first = self[1]
+        assert isinstance(first, nn.Linear)
+        weight = first.weight.view(first.out_features, x.shape[1], -1)  # (width, C, cells)
+        parts = torch.bmm(x.flatten(2).permute(2, 0, 1), weight.permute(2, 1, 0))
+        return parts.permute(1, 2, 0).reshape(len(x), -1, *x.shape[2:])
 
 
 class ConvTrunk(Trunk, nn.Sequential):
@@ -72,6 +91,12 @@ class ConvTrunk(Trunk, nn.Sequential):
         super().__init__(*blocks, CellMean())
         self.width = width
 
+    def output_map(self, x: Tensor) -> Tensor:
+        """What is averaged: (N, width, S, S)."""
+        for block in list(self)[:-1]:
+            x = block(x)
+        return x
+
 
 class Res5Trunk(Trunk):
     """The backbone's last stage, with its stride of 2, and an average over the cells (C4 head).
@@ -87,8 +112,13 @@ class Res5Trunk(Trunk):
         self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        means: Tensor = self.mean(self.layer4(x))
+        means: Tensor = self.mean(self.output_map(x))
         return means
+
+    def output_map(self, x: Tensor) -> Tensor:
+        """What is averaged: (N, width, s, s)."""
+        out: Tensor = self.layer4(x)
+        return out
 
 
 class CellMean(nn.Module):
@@ -183,12 +213,16 @@ def _conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
 
 
 class BranchOutput(NamedTuple):
-    """logits (N, K+1) float, background first; deltas (N, K or 1, 4) float; None: not predicted."""
+    """What a branch says of N RoIs; None: it does not predict that.
+
+    logits  (N, K+1) float, background first
+    boxes   (N, …) float, as its regressor reads them: deltas (N, K or 1, 4) float
+    """
 
     logits: Tensor | None
-    deltas: Tensor | None
+    boxes: Tensor | None
 
-    def take(self, rows: Tensor) -> BranchOutput:
+    def take(self, rows: Tensor | slice) -> BranchOutput:
         """The rows (n,) of what is predicted."""
         return BranchOutput(*(part if part is None else part[rows] for part in self))
 
@@ -200,14 +234,25 @@ class Branch(nn.Module):
     out  BranchOutput
     """
 
-    def __init__(self, config: BranchConfig, trunk: Trunk, classes: int, head: HeadConfig) -> None:
+    def __init__(
+        self,
+        config: BranchConfig,
+        trunk: Trunk,
+        classes: int,
+        head: HeadConfig,
+        rules: BoxRules = PLAIN,
+    ) -> None:
         super().__init__()
         self.config = config
         self.trunk = trunk
-        self.first_box = int(head.background_box)
-        boxes = (1 if head.class_agnostic else classes) + self.first_box
-        self.cls = _predictor(self, "cls", classes + 1, std=0.01)
-        self.reg = _predictor(self, "reg", boxes * 4, std=0.001)
+        self.cls: nn.Linear | None = None
+        self.reg: Regressor | None = None
+        if predicts(config, "cls"):
+            self.cls = nn.Linear(trunk.width, classes + 1)
+            init_normal(self.cls, std=0.01)
+        if predicts(config, "reg"):
+            make = REGRESSORS[type(config.reg)]
+            self.reg = make(config.reg, trunk.width, classes, head, rules)
 
     def forward(self, pooled: Tensor) -> BranchOutput:
         return self.predict(self.trunk(pooled))
@@ -215,9 +260,16 @@ class Branch(nn.Module):
     def predict(self, x: Tensor) -> BranchOutput:
         """What the predictors read from the trunk's vectors (N, D)."""
         logits = self.cls(x) if self.cls is not None else None
-        if self.reg is None:
-            return BranchOutput(logits, None)
-        return BranchOutput(logits, self.reg(x).unflatten(1, (-1, 4))[:, self.first_box :])
+        return BranchOutput(logits, self.reg.read(x) if self.reg is not None else None)
+
+    def predictors(self) -> dict[str, Predictor]:
+        """Its tensors that have rows by class; see the contract."""
+        found: dict[str, Predictor] = {}
+        if self.cls is not None:
+            found |= {f"cls.{part}": Predictor(1, "first") for part in ("weight", "bias")}
+        if self.reg is not None:
+            found |= {f"reg.{name}": rows for name, rows in self.reg.predictors().items()}
+        return found
 
     def weight(self, task: str) -> float:
         """ω times λ or 1 − λ: the weight of the branch's loss for `task` (Eq. 1, 2, 3)."""
@@ -255,11 +307,3 @@ TRUNKS: dict[type[Any], Callable[[Any, int, int], Trunk]] = {
     ConvBranch: _build_conv,
 }
 """What builds a trunk by the class of its branch: of that section, and C and S of pooled RoIs."""
-
-
-def _predictor(branch: Branch, task: str, outputs: int, std: float) -> nn.Linear | None:
-    if not predicts(branch.config, task):
-        return None
-    layer = nn.Linear(branch.trunk.width, outputs)
-    init_normal(layer, std)
-    return layer

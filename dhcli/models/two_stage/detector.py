@@ -13,6 +13,7 @@ from dhcli.config.schema import Detect
 from dhcli.models.contract import Features, Predictor
 from dhcli.models.detector import FeatureDetector, Pixels
 from dhcli.models.select import Select
+from dhcli.models.two_stage.cascade import Cascade
 from dhcli.models.two_stage.head import Head, Scored
 from dhcli.models.two_stage.rpn import Rpn
 from dhcli.ops.batch import Detections, ImageBatch, Target
@@ -27,7 +28,7 @@ class TwoStageDetector(FeatureDetector):
         backbone: Features,
         neck: nn.Module,
         rpn: Rpn,
-        head: Head,
+        head: Head | Cascade,
         select: Select,
         rule: Detect,
     ) -> None:
@@ -41,47 +42,35 @@ class TwoStageDetector(FeatureDetector):
         """The parts of L = ω_fc L_fc + ω_conv L_conv + L_rpn (Eq. 1); see the contract."""
         levels = self.extract(images)
         proposals, losses = self.rpn.learn(levels, images.sizes, targets)
-        return losses | self.head.losses(levels, proposals, targets)
+        return losses | self.head.losses(levels, proposals, targets, images.sizes)
 
     def detect(
         self, images: ImageBatch, options: DetectOptions = AS_CONFIGURED
     ) -> list[list[Detections]]:
         """What is in each image by each read-out; the network runs once for all of them."""
+        return self.find(self.extract(images), images, options)
+
+    def find(
+        self, levels: Sequence[Tensor], images: ImageBatch, options: DetectOptions = AS_CONFIGURED
+    ) -> list[list[Detections]]:
+        """As `detect`, from the `levels` that `extract` gives of the images."""
         rule = options.over(self.rule)
-        levels = self.extract(images)
         wanted = options.most or 0
         proposals = self.rpn.propose(self.rpn(levels), images.sizes, training=False, wanted=wanted)
         owners = [torch.full_like(p[:, 0], i).long() for i, p in enumerate(proposals)]
         boxes, owner = torch.cat(proposals), torch.cat(owners)
         read_outs = options.read_outs or (self.head.read_out,)
-        every = self.head.detect(read_outs, levels, boxes, owner, rule.score_threshold, rule.gate)
+        every = self.head.detect(
+            read_outs, levels, boxes, owner, images.sizes, rule.score_threshold, rule.gate
+        )
         return [self._divide(scored, owner[scored.rows], images, rule) for scored in every]
 
     def parts(self) -> dict[str, nn.Module]:
-        branches = {f"{name} branch": self.head.branch(name) for name in self.head.branches}
-        return {
-            "backbone": self.backbone,
-            "neck": self.neck,
-            "RPN": self.rpn,
-            "pool": self.head.pool,
-            **branches,
-            "NMS": self.select.nms,
-        }
+        first = {"backbone": self.backbone, "neck": self.neck, "RPN": self.rpn}
+        return first | self.head.parts() | {"NMS": self.select.nms}
 
     def predictors(self) -> dict[str, Predictor]:
-        config = self.head.config
-        found: dict[str, Predictor] = {}
-        boxes = Predictor(
-            4, "first" if config.background_box else "none", not config.class_agnostic
-        )
-        for name in self.head.branches:
-            branch = self.head.branch(name)
-            kinds = (("cls", branch.cls, Predictor(1, "first")), ("reg", branch.reg, boxes))
-            for task, layer, predictor in kinds:
-                if layer is not None:
-                    place = f"head.branches.{name}.{task}"
-                    found |= {f"{place}.{part}": predictor for part in ("weight", "bias")}
-        return found
+        return {f"head.{name}": rows for name, rows in self.head.predictors().items()}
 
     def read_outs(self) -> list[ReadOut]:
         return all_read_outs(self.head.config)

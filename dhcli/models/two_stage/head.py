@@ -14,31 +14,20 @@ from torch import Tensor, nn
 from dhcli.config.heads import ReadOut, own_read_out
 from dhcli.config.schema import FUSIONS
 from dhcli.config.schema import Head as HeadConfig
-from dhcli.models.losses import classification_loss, regression_loss
+from dhcli.models.contract import Predictor
+from dhcli.models.losses import classification_loss
 from dhcli.models.two_stage.branches import Branch, BranchOutput, Res5Trunk, build_trunk
 from dhcli.models.two_stage.pool import Pool
+from dhcli.models.two_stage.regressor import Regressor
+from dhcli.models.two_stage.rois import Rois
 from dhcli.ops.batch import Target
 from dhcli.ops.box_rules import PLAIN, BoxRules
-from dhcli.ops.boxes import encode_boxes
 from dhcli.ops.match import match_boxes, sample_matches
 
 GROUP = 256
 """RoIs that a CPU runs through a branch at a time: 50 MB an activation of the conv branch."""
 
-
-class Rois(NamedTuple):
-    """Sampled proposals of a batch and what they should become.
-
-    boxes    (N, 4) float32 xyxy
-    images   (N,) int64, the image each lies in
-    classes  (N,) int64, 0 for background, else label + 1
-    goals    (N, 4) float32, the object's box; the proposal's own for background
-    """
-
-    boxes: Tensor
-    images: Tensor
-    classes: Tensor
-    goals: Tensor
+NOTHING: Mapping[str, Sequence[Tensor]] = {}
 
 
 class Scored(NamedTuple):
@@ -75,7 +64,7 @@ class Head(nn.Module):
         self.branches = nn.ModuleDict()
         for branch in config.branches:
             trunk = build_trunk(branch, channels, pool.size, res5)
-            self.branches[branch.name] = Branch(branch, trunk, classes, config)
+            self.branches[branch.name] = Branch(branch, trunk, classes, config, rules)
         self.read_out = own_read_out(config)
 
     def run(
@@ -98,8 +87,7 @@ class Head(nn.Module):
             return self._run_exported(name, levels, boxes, images)
         size = GROUP if boxes.is_cpu else max(len(boxes), 1)
         groups = zip(torch.split(boxes, size), torch.split(images, size), strict=True)
-        logits, deltas = zip(*(self.run(name, levels, *group) for group in groups), strict=True)
-        return BranchOutput(*(None if of[0] is None else torch.cat(of) for of in (logits, deltas)))
+        return join_outputs([self.run(name, levels, *group) for group in groups])
 
     def _run_exported(
         self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
@@ -119,38 +107,61 @@ class Head(nn.Module):
         assert isinstance(branch, Branch)
         return branch
 
-    def losses(
-        self, levels: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        """loss_<branch>_cls and loss_<branch>_reg, weighted by ω and λ."""
-        rois = self.sample(proposals, targets)
-        goals = self.goals(rois)
-        losses: dict[str, Tensor] = {}
-        for name in self.branches:
-            output = self.run(name, levels, rois.boxes, rois.images)
-            losses |= self.branch_losses(name, output, rois.classes, goals, len(goals))
-        return losses
+    def regressor(self, name: str) -> Regressor:
+        """How the branch `name` says a box."""
+        regressor = self.branch(name).reg
+        assert regressor is not None  # the configuration was checked: this branch predicts boxes
+        return regressor
 
-    def goals(self, rois: Rois) -> Tensor:
-        """The deltas (N, 4) that would take each RoI to its object."""
-        return encode_boxes(rois.goals, rois.boxes, self.config.box_std)
+    def losses(
+        self,
+        levels: Sequence[Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Target],
+        sizes: Tensor,
+    ) -> dict[str, Tensor]:
+        """loss_<branch>_cls and loss_<branch>_reg, weighted by ω and λ.
+
+        in   proposals  (n, 4) float32 xyxy of each image;  sizes  (B, 2) int64 height, width
+        """
+        return self.learn(levels, self.sample(proposals, targets))[0]
+
+    def learn(
+        self, levels: Sequence[Tensor], rois: Rois, *, of_all: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, BranchOutput]]:
+        """The losses, and what each branch says of the `rois` that its loss reads, or `of_all`."""
+        losses: dict[str, Tensor] = {}
+        outputs = {}
+        for name in self.branches:
+            outputs[name] = self.run(name, levels, rois.boxes, rois.images)
+            losses |= self.branch_losses(name, outputs[name], rois, len(rois.classes))
+        return losses, outputs
 
     def branch_losses(
-        self, name: str, output: BranchOutput, classes: Tensor, goals: Tensor, sampled: int
+        self, name: str, output: BranchOutput, rois: Rois, sampled: int
     ) -> dict[str, Tensor]:
-        """The weighted losses of one branch, of what it says about n of the `sampled` RoIs.
-
-        in   output   of n RoIs;  classes (n,) int64, 0 for background;  goals (n, 4) float32
-        """
+        """The weighted losses of one branch, of what it says about n `rois` of the `sampled`."""
         branch = self.branch(name)
         losses: dict[str, Tensor] = {}
         if output.logits is not None:
-            loss = classification_loss(output.logits, classes)
+            loss = classification_loss(output.logits, rois.classes)
             losses[f"loss_{name}_cls"] = loss * branch.weight("cls")
-        if output.deltas is not None:
-            loss = self._box_loss(output.deltas, goals, classes, sampled)
+        if output.boxes is not None and branch.reg is not None:
+            loss = branch.reg.loss(output.boxes, rois, sampled)
             losses[f"loss_{name}_reg"] = loss * branch.weight("reg")
         return losses
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules by name, in the order they run."""
+        return {"pool": self.pool} | {f"{name} branch": x for name, x in self.branches.items()}
+
+    def predictors(self) -> dict[str, Predictor]:
+        """The tensors that have rows by class; see the contract."""
+        return {
+            f"branches.{name}.{tensor}": rows
+            for name in self.branches
+            for tensor, rows in self.branch(name).predictors().items()
+        }
 
     def notes(self) -> list[str]:
         """What a user should know of how the branches train."""
@@ -162,6 +173,7 @@ class Head(nn.Module):
         config = self.config
         parts = []
         for index, (boxes, target) in enumerate(zip(proposals, targets, strict=True)):
+            added = torch.arange(len(boxes) + len(target.boxes), device=boxes.device) >= len(boxes)
             boxes = torch.cat([boxes, target.boxes])
             matches = match_boxes(
                 boxes,
@@ -174,7 +186,8 @@ class Head(nn.Module):
             chosen, objects = torch.cat([positive, negative]), matches[positive]
             classes = torch.cat([target.labels[objects] + 1, torch.zeros_like(negative)])
             goals = torch.cat([target.boxes[objects], boxes[negative]])
-            parts.append((boxes[chosen], torch.full_like(chosen, index), classes, goals))
+            images = torch.full_like(chosen, index)
+            parts.append((boxes[chosen], images, classes, goals, added[chosen]))
         return Rois(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def detect(
@@ -183,8 +196,10 @@ class Head(nn.Module):
         levels: Sequence[Tensor],
         boxes: Tensor,
         images: Tensor,
+        sizes: Tensor,
         threshold: float,
         gate: float = 0.0,
+        earlier: Mapping[str, Sequence[Tensor]] = NOTHING,
     ) -> list[Scored]:
         """By each of `read_outs`, every class of every proposal that scores above `threshold`.
 
@@ -193,50 +208,99 @@ class Head(nn.Module):
         same. Fused scores need both branches on all proposals; a `gate` leaves out those that no
         class scores that high in the first branch, which does change the result.
 
-        in   boxes  (N, 4) float32 xyxy;  images  (N,) int64
+        in   boxes  (N, 4) float32 xyxy;  images  (N,) int64;  sizes  (B, 2) int64 height, width
+             earlier  logits (N, K+1) that others gave by branch, to be averaged with its own
         """
-        scorers = {name for read_out in read_outs for name in self.scorers(read_out)}
-        first, *others = (name for name in self.branches if name in scorers)
-        outputs = {first: self.run_in_groups(first, levels, boxes, images)}
+        first, *others = self.all_scorers(read_outs)
+        outputs = {first: self._average(first, levels, boxes, images, earlier)}
         passed = torch.arange(boxes.shape[0], device=boxes.device)
         if gate and others:
             passed = _pass_gate(outputs[first], gate)
             outputs[first] = outputs[first].take(passed)
             boxes, images = boxes[passed], images[passed]
-        outputs |= {name: self.run_in_groups(name, levels, boxes, images) for name in others}
+            earlier = {name: [x[passed] for x in given] for name, given in earlier.items()}
+        outputs |= {name: self._average(name, levels, boxes, images, earlier) for name in others}
         found = []
         for read_out in read_outs:
-            scores = self.scores(read_out, outputs)
-            above = scores[:, 1:] > threshold
-            rows, labels = torch.nonzero(above, as_tuple=True)
-            if read_out.boxes in outputs:
-                deltas, own = outputs[read_out.boxes].deltas, rows
-            else:  # a branch that does not score: the head has no other read-out with its boxes
-                deltas, own = self._refine_alive(read_out.boxes, levels, boxes, images, above)
-                own = own[rows]
-            assert deltas is not None  # the configuration was checked: this branch predicts boxes
-            chosen = deltas[own, torch.zeros_like(labels) if self.config.class_agnostic else labels]
-            refined = self.rules.decode(chosen, boxes[rows], self.config.box_std)
-            found.append(Scored(passed[rows], labels, scores[rows, labels + 1], refined))
+            scored = self._read(read_out, outputs, levels, boxes, images, threshold)
+            found.append(scored._replace(rows=passed[scored.rows]))
         return found
 
-    def _refine_alive(
+    def _average(
         self,
         name: str,
         levels: Sequence[Tensor],
         boxes: Tensor,
         images: Tensor,
-        above: Tensor,
-    ) -> tuple[Tensor | None, Tensor]:
-        """What the branch `name` says of the proposals that have a class above the threshold.
+        earlier: Mapping[str, Sequence[Tensor]],
+    ) -> BranchOutput:
+        """What the branch `name` says, its logits averaged with the `earlier` ones."""
+        output = self.run_in_groups(name, levels, boxes, images)
+        if not earlier or output.logits is None:
+            return output
+        every = [*earlier[name], output.logits]
+        return output._replace(logits=torch.stack(every).mean(0))
 
-        in   above   (N, K) bool
-        out  deltas  (n, K or 1, 4) float of those; their places (N,) among them
+    def _read(
+        self,
+        read_out: ReadOut,
+        outputs: Mapping[str, BranchOutput],
+        levels: Sequence[Tensor],
+        boxes: Tensor,
+        images: Tensor,
+        threshold: float,
+    ) -> Scored:
+        """What `read_out` finds in what the branches say of `boxes`."""
+        scores = self.scores(read_out, outputs)
+        above = scores[:, 1:] > threshold
+        rows, labels = torch.nonzero(above, as_tuple=True)
+        output, own = outputs.get(read_out.boxes), rows
+        if output is None:  # a branch that does not score: no other read-out has its boxes
+            alive = above.any(dim=1)
+            kept = torch.nonzero(alive).flatten()
+            boxes = boxes[kept]
+            output = self.run_in_groups(read_out.boxes, levels, boxes, images[kept])
+            own = (alive.long().cumsum(0) - 1)[rows]
+        said, regressor = output.boxes, self.regressor(read_out.boxes)
+        assert said is not None  # the configuration was checked: this branch predicts boxes
+        found, confidence = scores[rows, labels + 1], regressor.confidence(said, own)
+        found = found if confidence is None else found * confidence
+        return Scored(rows, labels, found, regressor.decode(said, boxes, own, labels))
+
+    def all_scorers(self, read_outs: Sequence[ReadOut]) -> list[str]:
+        """The branches whose scores some of `read_outs` needs, in their order."""
+        wanted = {name for read_out in read_outs for name in self.scorers(read_out)}
+        return [name for name in self.branches if name in wanted]
+
+    @torch.no_grad()
+    def refine(
+        self,
+        outputs: Mapping[str, BranchOutput],
+        boxes: Tensor,
+        images: Tensor,
+        sizes: Tensor,
+        classes: Tensor | None = None,
+    ) -> Tensor:
+        """The boxes (N, 4) that what is said of `boxes` makes of them, within their images.
+
+        The branch is that of the configured read-out. A box of each class is that of the class
+        that an object is known to have, else of the one that scores best.
+
+        in   boxes  (N, 4) float32 xyxy;  images  (N,) int64;  sizes  (B, 2) int64 height, width
+             classes  (N,) int64 in training, 0 for background, else label + 1
         """
-        alive = above.any(dim=1)
-        rows = torch.nonzero(alive).flatten()
-        deltas = self.run_in_groups(name, levels, boxes[rows], images[rows]).deltas
-        return deltas, alive.long().cumsum(0) - 1
+        regressor, said = self.regressor(self.read_out.boxes), outputs[self.read_out.boxes].boxes
+        assert said is not None  # see `regressor`
+        labels = self._rank(outputs)[:, 1:].argmax(1)
+        if classes is not None:
+            labels = torch.where(classes > 0, classes - 1, labels)
+        rows = torch.arange(boxes.shape[0], device=boxes.device)
+        return self.rules.clip(regressor.decode(said, boxes, rows, labels), sizes[images])
+
+    def _rank(self, outputs: Mapping[str, BranchOutput]) -> Tensor:
+        """What orders the classes (N, K+1): logits, which do not vanish, if one branch scores."""
+        logits = outputs[self.read_out.scores].logits if self.read_out.scores in outputs else None
+        return self.scores(self.read_out, outputs) if logits is None else logits
 
     def scorers(self, read_out: ReadOut) -> list[str]:
         """The branches whose scores `read_out` needs."""
@@ -252,11 +316,11 @@ class Head(nn.Module):
             return scores[0]
         return fuse_scores(scores[0], scores[1], read_out.scores)
 
-    def _box_loss(self, deltas: Tensor, goals: Tensor, classes: Tensor, sampled: int) -> Tensor:
-        rows = torch.nonzero(classes).flatten()
-        column = torch.zeros_like(rows) if self.config.class_agnostic else classes[rows] - 1
-        beta = self.config.smooth_l1_beta
-        return regression_loss(deltas[rows, column], goals[rows], beta, sampled)
+
+def join_outputs(outputs: Sequence[BranchOutput]) -> BranchOutput:
+    """What a branch says of some RoIs after others as one."""
+    columns = zip(*outputs, strict=True)
+    return BranchOutput(*(None if of[0] is None else torch.cat(of) for of in columns))
 
 
 def _pass_gate(output: BranchOutput, gate: float) -> Tensor:

@@ -18,7 +18,7 @@ from dhcli.ops.anchors import grid_anchors, level_anchors
 from dhcli.ops.batch import Target
 from dhcli.ops.box_rules import BoxRules
 from dhcli.ops.boxes import encode_boxes
-from dhcli.ops.match import match_boxes, sample_matches
+from dhcli.ops.match import UNDECIDED, match_boxes, sample_matches
 from dhcli.ops.nms import Limits
 
 UNIT_STD = (1.0, 1.0, 1.0, 1.0)
@@ -108,7 +108,7 @@ class Rpn(nn.Module):
         """
         output = self(levels)
         proposals = self.propose(output, sizes, training=True)
-        sampled = self.sample(output, targets)
+        sampled = self.sample(output, targets, sizes)
         chosen = sampled.images, sampled.anchors
         return proposals, self.losses(output.logits[chosen], output.deltas[chosen], sampled)
 
@@ -137,19 +137,15 @@ class Rpn(nn.Module):
         return _best_of_batch(kept, limit) if per_batch else [box for box, _ in kept]
 
     @torch.no_grad()
-    def sample(self, output: RpnOutput, targets: Sequence[Target]) -> Sampled:
-        """A random choice of the anchors that carry a loss, image by image."""
+    def sample(self, output: RpnOutput, targets: Sequence[Target], sizes: Tensor) -> Sampled:
+        """A random choice of the anchors that carry a loss, image by image.
+
+        in   sizes  (B, 2) int64 height, width
+        """
         config = self.config
         images, anchors, is_object, goals = [], [], [], []
         for index, target in enumerate(targets):
-            matches = match_boxes(
-                output.anchors,
-                target.boxes,
-                target.ignore,
-                positive_iou=config.positive_iou,
-                negative_iou=config.negative_iou,
-                best_for_each=True,
-            )
+            matches = self._match(output.anchors, target, sizes[index])
             positive, negative = sample_matches(matches, config.samples, config.positive_fraction)
             anchors.append(torch.cat([positive, negative]))
             images.append(torch.full_like(anchors[-1], index))
@@ -158,6 +154,27 @@ class Rpn(nn.Module):
             goals.append(encode_boxes(objects, output.anchors[positive], UNIT_STD))
         return Sampled(
             torch.cat(images), torch.cat(anchors), torch.cat(is_object).float(), torch.cat(goals)
+        )
+
+    def _match(self, anchors: Tensor, target: Target, size: Tensor) -> Tensor:
+        """As `match_boxes` for each of `anchors` (N, 4); UNDECIDED where it is too far outside."""
+        config, border = self.config, self.config.allowed_border
+        rows = None
+        if border >= 0:
+            low, high = anchors[:, :2] >= -border, anchors[:, 2:] < size.flip(0) + border
+            rows = torch.nonzero((low & high).all(dim=1)).flatten()
+        matches = match_boxes(
+            anchors if rows is None else anchors[rows],
+            target.boxes,
+            target.ignore,
+            positive_iou=config.positive_iou,
+            negative_iou=config.negative_iou,
+            best_for_each=True,
+        )
+        if rows is None:
+            return matches
+        return torch.full_like(anchors[:, 0], UNDECIDED, dtype=torch.int64).scatter(
+            0, rows, matches
         )
 
     def losses(self, logits: Tensor, deltas: Tensor, sampled: Sampled) -> dict[str, Tensor]:

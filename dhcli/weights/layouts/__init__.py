@@ -19,20 +19,23 @@ class Layout(Protocol):
     """What a module here holds.
 
     TITLE         name of the program
-    CLASSIFIER    name of the tensor (K+1, width) that scores the classes
+    CLASSIFIERS   names of tensors that score the classes; a file has one of them
     ANCHORS       name of the anchors of a cell on `{level}`, "" where they are not in the file
     LEFT          pattern of names that are not read → why
     COCO_CLASSES  K of a model of COCO
     """
 
     TITLE: str
-    CLASSIFIER: str
+    CLASSIFIERS: tuple[str, ...]
     ANCHORS: str
     LEFT: dict[str, str]
     COCO_CLASSES: int
 
     def recognise(self, state: Mapping[str, Tensor], /) -> bool:
         """Whether a file's names are of this layout."""
+
+    def count_classes(self, state: Mapping[str, Tensor], /) -> int:
+        """K of the detector in the file."""
 
     def settings(self, state: Mapping[str, Tensor], file: str, /) -> dict[str, Any]:
         """The configuration, as far as it is not the default: architecture and conventions."""

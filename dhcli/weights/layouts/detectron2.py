@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "detectron2"
-CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
+CLASSIFIERS: tuple[str, ...] = ("roi_heads.box_predictor.cls_score.weight",)
 ANCHORS = "proposal_generator.anchor_generator.cell_anchors.{level}"
 LEFT: dict[str, str] = {
     r"proposal_generator\.anchor_generator\.cell_anchors\.\d": (
@@ -46,7 +46,12 @@ BODY, HEAD = "backbone.bottom_up", "roi_heads"
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are detectron2's."""
-    return CLASSIFIER in state and "backbone.fpn_lateral2.weight" in state
+    return CLASSIFIERS[0] in state and "backbone.fpn_lateral2.weight" in state
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K: one row is the background's."""
+    return len(state[CLASSIFIERS[0]]) - 1
 
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "maskrcnn-benchmark"
-CLASSIFIER = "roi_heads.box.predictor.cls_score.weight"
+CLASSIFIERS: tuple[str, ...] = ("roi_heads.box.predictor.cls_score.weight",)
 ANCHORS = "rpn.anchor_generator.cell_anchors.{level}"
 LEFT: dict[str, str] = {
     r"rpn\.anchor_generator\.cell_anchors\.\d": "anchors of a cell: compared, they are ours"
@@ -47,7 +47,12 @@ BOX, TRUNK = "roi_heads.box.predictor", "roi_heads.box.feature_extractor"
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are maskrcnn-benchmark's."""
-    return CLASSIFIER in state and "backbone.fpn.fpn_inner1.weight" in state
+    return CLASSIFIERS[0] in state and "backbone.fpn.fpn_inner1.weight" in state
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K: one row is the background's."""
+    return len(state[CLASSIFIERS[0]]) - 1
 
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:

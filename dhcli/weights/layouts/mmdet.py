@@ -1,7 +1,8 @@
-"""MMDetection 2 and 3: Double-Head and Faster R-CNN with FPN.
+"""MMDetection 2 and 3: Double-Head, Faster R-CNN and Cascade R-CNN with FPN.
 
 Background is the last class, and boxes have none; the conv branch has no non-local blocks.
-Conventions of `dh_faster_rcnn_r50_fpn_1x_coco` and `faster_rcnn_r50_fpn_1x_coco`.
+Conventions of `dh_faster_rcnn_r50_fpn_1x_coco`, `faster_rcnn_r50_fpn_1x_coco` and
+`cascade_rcnn_r50_fpn_1x_coco`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "MMDetection"
-CLASSIFIER = "roi_head.bbox_head.fc_cls.weight"
+HEAD = "roi_head.bbox_head"
+CLASSIFIERS: tuple[str, ...] = (f"{HEAD}.fc_cls.weight", f"{HEAD}.0.fc_cls.weight")
+"""Of a head, and of the first of a cascade."""
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",
@@ -34,30 +37,47 @@ MODEL = {
     "clamp_shrinking": True,
     "nms": "mmdet",
 }
-
-HEAD = "roi_head.bbox_head"
+CASCADE_RPN = {"proposals_train": 2000, "smooth_l1_beta": 1 / 9, "allowed_border": 0}
+STAGES = (
+    {"positive_iou": 0.5, "box_std": [0.1, 0.1, 0.2, 0.2], "weight": 1.0},
+    {"positive_iou": 0.6, "box_std": [0.05, 0.05, 0.1, 0.1], "weight": 0.5},
+    {"positive_iou": 0.7, "box_std": [0.033, 0.033, 0.067, 0.067], "weight": 0.25},
+)
 
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are MMDetection's."""
-    return CLASSIFIER in state and "neck.lateral_convs.0.conv.weight" in state
+    return _first(state) is not None and "neck.lateral_convs.0.conv.weight" in state
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K: one row is the background's."""
+    return next(len(state[name]) for name in CLASSIFIERS if name in state) - 1
+
+
+def _first(state: Mapping[str, Tensor]) -> str | None:
+    """What the head is called, or the first of a cascade."""
+    found = next((name for name in CLASSIFIERS if name in state), None)
+    return found and found.removesuffix(".fc_cls.weight")
 
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes say of the architecture, and the conventions."""
     channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
-    double = f"{HEAD}.res_block.conv1.conv.weight" in state
-    layers = "fc_branch" if double else "shared_fcs"
-    first = state[f"{HEAD}.{layers}.0.weight"]
-    count = sum(f"{HEAD}.{layers}.{i}.weight" in state for i in range(9))
+    place, double = _first(state), f"{HEAD}.res_block.conv1.conv.weight" in state
+    layers = f"{place}.{'fc_branch' if double else 'shared_fcs'}"
+    first = state[f"{layers}.0.weight"]
+    count = sum(f"{layers}.{i}.weight" in state for i in range(9))
     head = _double(state, count) if double else p.single_fc(count, first.shape[0])
-    boxes, classes = (state[f"{HEAD}.{name}.weight"].shape[0] for name in ("fc_reg", "fc_cls"))
+    boxes, classes = (state[f"{place}.{name}.weight"].shape[0] for name in ("fc_reg", "fc_cls"))
     head["class_agnostic"] = boxes == 4 and classes > 2
+    stages = sum(f"{HEAD}.{stage}.fc_cls.weight" in state for stage in range(9))
+    head["cascade"] = [STAGES[stage] for stage in range(stages)]
     pool = {**MODEL["pool"], "size": p.side_of(first, channels)}  # type: ignore[dict-item]
     backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
-    neck = {"channels": channels}
-    model = {**MODEL, "backbone": backbone, "neck": neck, "rpn": RPN, "pool": pool, "head": head}
-    kind = "Double-Head" if double else "Faster R-CNN"
+    neck, rpn = {"channels": channels}, CASCADE_RPN if stages else RPN
+    model = {**MODEL, "backbone": backbone, "neck": neck, "rpn": rpn, "pool": pool, "head": head}
+    kind = "Double-Head" if double else "Cascade R-CNN" if stages else "Faster R-CNN"
     return {"about": kind, "input": INPUT, "model": model}
 
 
@@ -78,15 +98,23 @@ def pairs(config: Config) -> p.Pairs:
             yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
     for part in ("conv", "cls", "reg"):
         yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")
+    cascade = p.model_of(config).head.cascade
+    places = [(f"{HEAD}.{i}", f"head.stages.{i}") for i in range(len(cascade))]
+    for theirs, head in places or [(HEAD, "head")]:
+        yield from _head(config, theirs, head)
+
+
+def _head(config: Config, theirs: str, ours: str) -> p.Pairs:
+    """A head, or that of a stage."""
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     assert fc is not None  # `misfit` was asked
     boxes = conv or fc
-    yield from p.layer(f"{HEAD}.fc_cls", f"head.branches.{fc.name}.cls", last_first=True)
-    yield from p.layer(f"{HEAD}.fc_reg", f"head.branches.{boxes.name}.reg")
+    yield from p.layer(f"{theirs}.fc_cls", f"{ours}.branches.{fc.name}.cls", last_first=True)
+    yield from p.layer(f"{theirs}.fc_reg", f"{ours}.branches.{boxes.name}.reg")
     if conv is not None:
-        yield from _conv_branch(f"head.branches.{conv.name}.trunk", conv.residual - 1)
+        yield from _conv_branch(f"{ours}.branches.{conv.name}.trunk", conv.residual - 1)
     layers = "fc_branch" if conv is not None else "shared_fcs"
-    yield from p.fc_layers(fc, [f"{HEAD}.{layers}.{i}" for i in range(fc.layers)])
+    yield from p.fc_layers(fc, [f"{theirs}.{layers}.{i}" for i in range(fc.layers)], ours)
 
 
 def _conv_branch(ours: str, bottlenecks: int) -> p.Pairs:
@@ -111,6 +139,8 @@ def misfit(config: Config) -> str | None:
         return "it has a box regression for the background"
     if conv is None and len(p.model_of(config).head.branches) == 1:
         return None
+    if p.model_of(config).head.cascade:
+        return "its cascades have one fc branch in each stage"
     if conv is None or conv.non_local or conv.norm == "gn":
         return "its second branch does not consist of residual blocks with batch norm only"
     one_each = (fc.focus, fc.lambda_, conv.focus, conv.lambda_) == ("cls", 1, "reg", 1)

@@ -133,10 +133,10 @@ def conv_branch(config: Config) -> ConvBranch | None:
     return next((b for b in model_of(config).head.branches if isinstance(b, ConvBranch)), None)
 
 
-def fc_layers(branch: FcBranch, names: Sequence[str]) -> Pairs:
+def fc_layers(branch: FcBranch, names: Sequence[str], head: str = "head") -> Pairs:
     """The layers of a fully connected branch, called `names`."""
     for index, name in enumerate(names):
-        yield from layer(name, f"head.branches.{branch.name}.trunk.{2 * index + 1}")
+        yield from layer(name, f"{head}.branches.{branch.name}.trunk.{2 * index + 1}")
 
 
 def single_fc(layers: int, width: int, **others: Any) -> dict[str, Any]:

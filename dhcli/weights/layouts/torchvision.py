@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "torchvision"
-CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
+CLASSIFIERS: tuple[str, ...] = ("roi_heads.box_predictor.cls_score.weight",)
 ANCHORS = ""
 LEFT: dict[str, str] = {}
 COCO_CLASSES = 90
@@ -44,7 +44,7 @@ PUBLISHED = "258fb6c6"
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are those of torchvision's detectors. Raises ModelError for a `_v2`."""
-    if CLASSIFIER not in state or not any(name.startswith("backbone.fpn.") for name in state):
+    if CLASSIFIERS[0] not in state or not any(name.startswith("backbone.fpn.") for name in state):
         return False
     if "rpn.head.conv.1.0.weight" in state:
         what = "is torchvision's `fasterrcnn_resnet50_fpn_v2`, whose RPN, pyramid and head have "
@@ -58,6 +58,11 @@ def modern(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if "backbone.fpn.inner_blocks.0.weight" not in state:
         return dict(state)
     return {re.sub(OLD, r"\g<0>.0", re.sub(OLD_CONV, r"\g<0>.0.0", k)): x for k, x in state.items()}
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K: one row is the background's."""
+    return len(state[CLASSIFIERS[0]]) - 1
 
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
@@ -100,6 +105,8 @@ def misfit(config: Config) -> str | None:
     fc = p.fc_branch(config)
     if fc is None or len(p.model_of(config).head.branches) > 1:
         return "its head is not a single fc branch"
+    if p.model_of(config).head.cascade:
+        return "its head is a cascade"
     if not p.model_of(config).head.background_box:
         return "it has no box regression for the background (model.head.background_box)"
     return None if fc.layers == 2 else f"its branch has {fc.layers} layers, not 2"

@@ -21,6 +21,7 @@ from dhcli.ops.batch import Target
 FC: dict[str, Any] = {"kind": "fc", "width": 32, "lambda": 1.0}
 CONV: dict[str, Any] = {"kind": "conv", "width": 64, "residual": 2, "roi_scale": 1.3}
 NONE = torch.zeros(0, 4)
+SIZES = torch.tensor([[128, 128]] * 2)
 
 
 def make_head(**conv: Any) -> Head:
@@ -47,7 +48,7 @@ def test_training_on_objects_alone_changes_nothing(objects: int, norm: str) -> N
 
     def losses_and_gradients(head: Head) -> list[Tensor]:
         torch.manual_seed(0)
-        losses = head.losses(features, [boxes, boxes], [some, some])
+        losses = head.losses(features, [boxes, boxes], [some, some], SIZES)
         given = [*features, *head.parameters()]
         total = sum(losses.values())
         return [*losses.values(), *torch.autograd.grad(total, given, materialize_grads=True)]

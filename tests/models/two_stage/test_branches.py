@@ -121,3 +121,24 @@ def test_fusion(how: str, expected: float) -> None:
 
     assert fuse_scores(fc, conv, how).item() == pytest.approx(expected)
     assert torch.equal(fuse_scores(fc, conv, how), fuse_scores(conv, fc, how))
+
+
+def test_output_map_of_an_fc_trunk_adds_up_to_its_first_layer() -> None:
+    trunk = FcTrunk(3, 4, width=5)
+    trunk[1].bias.data.uniform_(-1, 1)
+    x = torch.randn(2, 3, 4, 4)
+    cells = trunk.output_map(x.contiguous(memory_format=torch.channels_last))
+    assert cells.shape == (2, 5, 4, 4)
+    torch.testing.assert_close(cells.sum(dim=(2, 3)) + trunk[1].bias, trunk[1](x.flatten(1)))
+    alone = torch.zeros_like(x)
+    alone[:, :, 2, 1] = x[:, :, 2, 1]
+    expected = trunk[1](alone.flatten(1)) - trunk[1].bias
+    torch.testing.assert_close(cells[:, :, 2, 1], expected)
+
+
+def test_output_map_of_a_conv_trunk_has_its_vector_as_mean() -> None:
+    trunk = ConvTrunk(8, BN, width=16, residual=2, non_local=1).eval()
+    x = torch.randn(2, 8, 7, 7)
+    cells = trunk.output_map(x)
+    assert cells.shape == (2, 16, 7, 7)
+    torch.testing.assert_close(cells.mean(dim=(2, 3)), trunk(x))

@@ -22,6 +22,7 @@ EXT = [{**FC, "lambda": 0.7, "omega": 2.0}, {**CONV, "lambda": 0.8, "omega": 2.5
 CLASSES = 3
 STRIDES = (4, 8, 16, 32)
 NONE = torch.zeros(0, 4)
+SIZES = torch.tensor([[128, 128]] * 2)
 
 
 def make_head(branches: list[dict[str, Any]], **settings: Any) -> Head:
@@ -32,7 +33,7 @@ def make_head(branches: list[dict[str, Any]], **settings: Any) -> Head:
 def detect(
     head: Head, features: list[Tensor], boxes: Tensor, images: Tensor, threshold: float
 ) -> Scored:
-    return head.detect([head.read_out], features, boxes, images, threshold)[0]
+    return head.detect([head.read_out], features, boxes, images, SIZES, threshold)[0]
 
 
 def levels() -> list[Tensor]:
@@ -90,17 +91,17 @@ def test_losses_are_cross_entropy_and_smooth_l1_over_all_sampled() -> None:
         Target(NONE, torch.zeros(0, dtype=torch.int64), NONE),
     ]
 
-    losses = head.losses(features, [torch.cat([near, far]), far], targets)
+    losses = head.losses(features, [torch.cat([near, far]), far], targets, SIZES)
 
     boxes = torch.cat([near, objects, far, far])  # the object itself is a proposal too
     images = torch.tensor([0, 0, 0, 1])
     output = head.run("conv", features, boxes, images)
     assert output.logits is not None
-    assert output.deltas is not None
+    assert output.boxes is not None
     classes = torch.tensor([2, 2, 0, 0])
     cls = F.cross_entropy(output.logits, classes) * 0.5
     goal = torch.tensor([[-0.5, -0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])  # −2 px of 40, over 0.1
-    reg = F.smooth_l1_loss(output.deltas[:2, 1], goal, reduction="sum") / 4 * 2.0
+    reg = F.smooth_l1_loss(output.boxes[:2, 1], goal, reduction="sum") / 4 * 2.0
     assert losses["loss_conv_cls"].item() == pytest.approx(cls.item(), rel=1e-4)
     assert losses["loss_conv_reg"].item() == pytest.approx(reg.item(), rel=1e-4)
     assert set(losses) == {f"loss_{b}_{t}" for b in ("fc", "conv") for t in ("cls", "reg")}
@@ -127,7 +128,7 @@ def test_refining_only_what_can_become_a_detection_changes_nothing(threshold: fl
     rows, labels, scores, refined = detect(head, features, boxes, images, threshold)
 
     all_scores = head.run("fc", features, boxes, images).logits.softmax(1)[:, 1:]
-    deltas = head.run("conv", features, boxes, images).deltas
+    deltas = head.run("conv", features, boxes, images).boxes
     expected = torch.nonzero(all_scores > threshold)
     assert torch.stack([rows, labels], 1).tolist() == expected.tolist()
     assert torch.allclose(scores, all_scores[rows, labels])
@@ -185,7 +186,7 @@ def test_all_read_outs_at_once_are_those_of_a_head_for_each() -> None:
     for name in head.branches:
         head.branch(name).register_forward_hook(lambda *_, name=name: ran.append(name))
 
-    every = head.detect(all_read_outs(head.config), features, boxes, images, threshold=0.26)
+    every = head.detect(all_read_outs(head.config), features, boxes, images, SIZES, 0.26)
 
     assert ran == ["fc", "conv"]
     for read_out, together in zip(all_read_outs(head.config), every, strict=True):
@@ -213,7 +214,7 @@ def test_the_backgrounds_box_is_there_and_unused() -> None:
     branch = head.branch("fc")
     pooled = torch.randn(5, 16, 7, 7)
 
-    deltas = branch(pooled).deltas
+    deltas = branch(pooled).boxes
 
     assert branch.reg is not None
     every = branch.reg(branch.trunk(pooled)).unflatten(1, (-1, 4))
@@ -229,7 +230,7 @@ def test_a_gate_leaves_out_what_the_first_branch_scores_below_it() -> None:
     gate = best.median().item()
 
     full = detect(head, features, boxes, images, threshold=0.1)
-    gated = head.detect([head.read_out], features, boxes, images, 0.1, gate)[0]
+    gated = head.detect([head.read_out], features, boxes, images, SIZES, 0.1, gate)[0]
 
     passed = best[full[0]] >= gate
     assert 0 < len(gated[0]) < len(full[0])

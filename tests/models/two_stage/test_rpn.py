@@ -93,9 +93,23 @@ def output_of(
 
 def losses_of(rpn: Rpn, output: RpnOutput, target: Target) -> dict[str, torch.Tensor]:
     """Losses where the RPN says `output` of its one image."""
-    sampled = rpn.sample(output, [target])
+    sampled = rpn.sample(output, [target], SIZES)
     at = sampled.images, sampled.anchors
     return rpn.losses(output.logits[at], output.deltas[at], sampled)
+
+
+@pytest.mark.parametrize(
+    ("border", "trained"), [(-1, [0, 1, 2, 3]), (0, [1, 2]), (5, [0, 1, 2, 3]), (4, [0, 1, 2])]
+)
+def test_anchors_that_leave_their_image_are_not_trained(border: int, trained: list[int]) -> None:
+    """As MMDetection compares: outside by the border on the left, but less than it on the right."""
+    rpn = make_rpn(allowed_border=border)
+    anchors = [[-4.0, 0, 6, 10], [0, 0, 10, 10], [139.5, 0, 149.5, 10], [144, 0, 154, 10]]
+    output = output_of([0.0] * 4, [[0.0] * 4] * 4, anchors)
+
+    sampled = rpn.sample(output, [Target(NONE, torch.zeros(0, dtype=torch.int64), NONE)], SIZES)
+
+    assert sorted(sampled.anchors.tolist()) == trained
 
 
 def test_losses_by_hand() -> None:
