@@ -331,13 +331,14 @@ class Trainer:
         In an epoch's last step some process may have a batch that another had already, or none.
         With sync_bn it must take part in the forward pass: the batch then counts again.
         """
-        size, train = self.team.size, self.config.train
+        size = self.team.size
+        every = size == 1 or self.config.train.sync_bn
         first = self.position.iteration * self.accumulate * size
         numbered = {self.team.rank + k * size: batch for k, batch in enumerate(loaded)}
         return {
             number: batch
             for number, batch in numbered.items()
-            if len(batch) and (train.sync_bn or first + number < self.loader.whole)
+            if len(batch) and (every or first + number < self.loader.whole)
         }
 
     def _iterate(self, loaded: list[Batch]) -> None:

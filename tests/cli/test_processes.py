@@ -85,9 +85,9 @@ def _wait_for(run: Path, event: str, times: int) -> None:
     raise TimeoutError(event)
 
 
-def _rows(run: Path) -> list[dict[str, float]]:
+def _rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
 
 
 def _weights(run: Path) -> dict[str, torch.Tensor]:
@@ -213,7 +213,7 @@ def test_a_signal_saves_the_state_and_the_run_goes_on_in_one_process(
     )
     assert "1 process instead of 2, and the same 6 images per step: exact" in result.stderr
     for one, other in zip(_rows(tmp_path / "whole"), _rows(tmp_path / "run"), strict=True):
-        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+        assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-5)
 
 
 @pytest.mark.slow
