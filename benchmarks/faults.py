@@ -57,7 +57,7 @@ writers() {
   one dh convert "$d" m/tiles --to yolo --tile 48
   one dh inspect "$d" --out m/pictures
   one dh check "$d" --fix m/mended
-  one dh weights export "$w" --to torchvision --out m/x.pth
+  one dh weights set-read-out "$w" --scores fc --out m/x.safetensors
   one dh demo --out m/demo
 }
 """
