@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from errno import EACCES, ENOENT
+from errno import EACCES, ENOENT, EROFS
 from pathlib import Path
 from typing import BinaryIO
 
@@ -198,7 +198,12 @@ def require_folder(path: Path) -> None:
     if not there.is_dir():
         raise DhError("cannot be written: not a folder", where=there, hint="name another place")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise write_error(path, PermissionError(EACCES, os.strerror(EACCES)))
+        number = EROFS if _is_mounted_read_only(there) else EACCES
+        raise write_error(path, OSError(number, os.strerror(number)))
+
+
+def _is_mounted_read_only(folder: Path) -> bool:
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def write_error(path: Path, error: OSError) -> DhError:

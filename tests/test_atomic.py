@@ -313,6 +313,10 @@ def test_a_place_that_may_not_be_written_is_an_error_before_the_work(
 
     with pytest.raises(DhError, match="cannot be written: Permission denied"):
         require_free(tmp_path / "out/deeper")
+    flags = type("Flags", (), {"f_flag": os.ST_RDONLY})
+    monkeypatch.setattr(os, "statvfs", lambda _: flags)
+    with pytest.raises(DhError, match="cannot be written: Read-only file system"):
+        require_free(tmp_path / "out/deeper")
 
 
 def test_a_folder_is_no_place_for_a_file_and_an_empty_one_is_free_for_a_folder(
