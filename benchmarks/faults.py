@@ -124,7 +124,8 @@ ls p/yolo""",
 """
     + _WRITERS
     + """head -c 2M /dev/zero > m/filler 2>/dev/null
-writers 2>&1 | sed 's/: .*: cannot/: … cannot/' | sort | uniq -c; find m -name '*.part'; umount m""",
+writers 2>&1 | sed 's/: .*: cannot/: … cannot/' | sort | uniq -c
+find m -name '*.part'; umount m""",
     "31 every command in a read-only folder": """mkdir m
 mount -t tmpfs -o ro,size=1m none m || exit 77
 """
