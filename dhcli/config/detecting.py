@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from dhcli.config.heads import ReadOut
-from dhcli.config.schema import Detect, DetectBest, TwoStage, predicts
+from dhcli.config.schema import Detect, DetectBest, TwoStage, predicts, says_buckets
 from dhcli.config.schema.base import Section
 from dhcli.config.schema.detect import HardNms, SoftNms, Suppression
 from dhcli.errors import ConfigError
@@ -83,6 +83,19 @@ class DetectOptions:
 
 
 AS_CONFIGURED = DetectOptions()
+
+
+def lowest_score(model: Section, options: DetectOptions) -> float:
+    """The lowest score that a detection can have, of a model with the section `model`.
+
+    A threshold that is asked for holds for what comes out, a configured one for the classes' scores
+    alone, which the confidence of boxes may lower.
+    """
+    lowered = isinstance(model, TwoStage) and any(map(says_buckets, model.head.branches))
+    if lowered and options.threshold is None:
+        return 0.0
+    configured: DetectBest = getattr(model, "detect")  # noqa: B009 - every kind of model has it
+    return options.over(configured).lowest()
 
 
 def check_gate(model: Section, gate: float | None) -> None:

@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dhcli.config.schema import FUSIONS, Head, TwoStage, predicts, read_out_problem
+from dhcli.config.schema import (
+    FUSIONS,
+    AnyBranch,
+    Buckets,
+    Head,
+    TwoStage,
+    predicts,
+    read_out_problem,
+)
 from dhcli.config.schema.base import Section
+from dhcli.config.schema.head import Stage
 from dhcli.errors import ConfigError
 
 
@@ -74,15 +83,20 @@ def stage_heads(head: Head) -> list[Head]:
             update={
                 "positive_iou": stage.positive_iou,
                 "box_std": stage.box_std,
-                "branches": tuple(
-                    branch.model_copy(update={"omega": branch.omega * stage.weight})
-                    for branch in head.branches
-                ),
+                "branches": tuple(_of_stage(branch, stage) for branch in head.branches),
                 "cascade": (),
             }
         )
         for stage in head.cascade
     ]
+
+
+def _of_stage(branch: AnyBranch, stage: Stage) -> AnyBranch:
+    """`branch` with what is the own of `stage`."""
+    own: dict[str, object] = {"omega": branch.omega * stage.weight}
+    if stage.bucket_scale is not None and isinstance(branch.reg, Buckets):
+        own["reg"] = branch.reg.model_copy(update={"scale": stage.bucket_scale})
+    return branch.model_copy(update=own)
 
 
 def own_read_out(head: Head) -> ReadOut:

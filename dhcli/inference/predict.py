@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.atomic import atomic_folder, require_free
-from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, lowest_score
 from dhcli.config.heads import choose_read_out
 from dhcli.data.formats.naming import spelled
 from dhcli.data.io.progress import Count
@@ -184,7 +184,7 @@ def _choose_thresholds(
     if request.score == "best":
         best = require_stored(runner, read_out, "--score-threshold")
         return best, best
-    lowest = options.over(runner.config.model.detect).lowest()
+    lowest = lowest_score(runner.config.model, options)
     kept = same_for_all(lowest, runner)
     if request.score is not None:
         return kept, kept

@@ -66,6 +66,7 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
     backbone = _build_backbone(model.backbone)
     neck, pooled, res5 = _build_neck(backbone, model.neck)
     rules, nms = BoxRules(model.legacy_plus_one, model.clamp_shrinking), Nms(model.nms)
+    ends = rules._replace(last_pixel=model.clip == "last_pixel")
     pool = Pool(
         model.pool.size,
         model.pool.sampling_ratio,
@@ -79,8 +80,8 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
         backbone,
         neck,
         Rpn(neck.channels, neck.strides, model.anchors, model.rpn, rules, nms),
-        _build_head(model, pool, neck.channels, classes, rules, res5),
-        Select(rules, nms, classes),
+        _build_head(model, pool, neck.channels, classes, ends, res5),
+        Select(ends, nms, classes),
         model.detect,
     )
 

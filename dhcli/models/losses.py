@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from dhcli.ops.buckets import BucketGoals
+
 
 def classification_loss(logits: Tensor, classes: Tensor) -> Tensor:
     """Cross entropy, the mean over N RoIs: () float32; 0 if N is 0.
@@ -31,3 +33,19 @@ def regression_loss(deltas: Tensor, goals: Tensor, beta: float, sampled: int) ->
     in   deltas, goals  (P, 4) float
     """
     return F.smooth_l1_loss(deltas.float(), goals, beta=beta, reduction="sum") / max(sampled, 1)
+
+
+def bucket_loss(said: Tensor, goals: BucketGoals, beta: float, sampled: int) -> Tensor:
+    """What the sides of P objects cost ("Side-Aware Boundary Localization", §3.4): () float32.
+
+    Binary cross entropy of the buckets, per side of all `sampled` RoIs, and smooth L1 of the
+    offsets, per sampled RoI.
+
+    in   said  (P, 4, b, 2) float, logits and offsets of b buckets of a side
+    """
+    logits, offsets = said.float().unbind(-1)
+    count = max(sampled, 1)
+    one_hot = goals.nearest.to(logits)
+    entropy = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
+    off = F.smooth_l1_loss(offsets, goals.offsets, beta=beta, reduction="none")
+    return (entropy * goals.judged).sum() / (4 * count) + (off * goals.placed).sum() / count

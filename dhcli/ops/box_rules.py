@@ -15,6 +15,7 @@ class BoxRules(NamedTuple):
 
     legacy_plus_one: bool = False
     clamp_shrinking: bool = True
+    last_pixel: bool = False
 
     def decode(self, deltas: Tensor, anchors: Tensor, std: tuple[float, ...]) -> Tensor:
         """See `decode_boxes`."""
@@ -22,7 +23,9 @@ class BoxRules(NamedTuple):
 
     def clip(self, boxes: Tensor, sizes: Tensor) -> Tensor:
         """See `clip_boxes`."""
-        return clip_boxes(boxes, sizes, legacy_plus_one=self.legacy_plus_one)
+        return clip_boxes(
+            boxes, sizes, legacy_plus_one=self.legacy_plus_one, last_pixel=self.last_pixel
+        )
 
     def has_area(self, boxes: Tensor, least: float = 0.0) -> Tensor:
         """Whether each of `boxes` (N, 4) has sides of `least` pixels or, at 0, any: (N,) bool.

@@ -51,12 +51,16 @@ def decode_boxes(
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def clip_boxes(boxes: Tensor, sizes: Tensor, *, legacy_plus_one: bool = False) -> Tensor:
-    """Boxes within their images.
+def clip_boxes(
+    boxes: Tensor, sizes: Tensor, *, legacy_plus_one: bool = False, last_pixel: bool = False
+) -> Tensor:
+    """Boxes within their images; with `last_pixel` none reaches beyond W − 1, H − 1.
 
     in   boxes  (..., 4) float xyxy;  sizes  (..., 2) height, width, broadcast against it
     """
     limit = sizes.flip(-1).to(boxes.dtype)
+    if last_pixel:
+        limit = limit - 1
     one = 1.0 if legacy_plus_one else 0.0
     low = torch.minimum(boxes[..., :2].clamp(min=0), limit - one)
     high = torch.minimum(boxes[..., 2:].clamp(min=one), limit)

@@ -17,13 +17,16 @@ from dhcli.config.schema.head import (
     FUSIONS,
     AnyBranch,
     BranchBase,
+    Buckets,
     ConvBranch,
     Deltas,
     FcBranch,
     Head,
     Res5Branch,
+    SideBranch,
     predicts,
     read_out_problem,
+    says_buckets,
 )
 from dhcli.config.schema.input import Input
 from dhcli.config.schema.model import Model, TwoStage
@@ -43,6 +46,7 @@ __all__ = [
     "Augment",
     "Backbone",
     "BranchBase",
+    "Buckets",
     "ByKind",
     "Config",
     "ConvBranch",
@@ -67,6 +71,7 @@ __all__ = [
     "Schedule",
     "Section",
     "SetLoss",
+    "SideBranch",
     "SparseHead",
     "TimmNet",
     "TorchVision",
@@ -75,4 +80,5 @@ __all__ = [
     "TwoStage",
     "predicts",
     "read_out_problem",
+    "says_buckets",
 ]

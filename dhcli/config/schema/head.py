@@ -36,7 +36,21 @@ class Deltas(Section):
     """deltas: a shift and a change of size of the RoI (R-CNN)."""
 
 
-AnyRegressor: TypeAlias = Deltas
+class Buckets(Section):
+    """How a branch says a box: each side on its own, a bucket and an offset within it."""
+
+    kind: Literal["buckets"] = "buckets"
+    """buckets: for each side one of the places around the RoI where it can be, and how far from
+    there (SABL). How sure the places are multiplies the score. All classes share them."""
+    count: Annotated[int, Field(ge=4, le=256, multiple_of=2)] = 14
+    """Buckets that the enlarged RoI is cut into, as wide and as high; half of them for a side."""
+    scale: Positive = 1.7
+    """Factor that enlarges the RoI about its centre before it is cut."""
+    beta: NonNegative = 0.1
+    """Where the loss of the offsets turns from quadratic to linear, in buckets (0: plain L1)."""
+
+
+AnyRegressor: TypeAlias = Deltas | Buckets
 """Every way to say a box."""
 
 
@@ -58,7 +72,8 @@ class BranchBase(Section):
     def describe(self) -> list[tuple[str, str]]:
         """Its kind and weights."""
         text = f"{self.kind}, focus {self.focus}, ω {self.omega:g}, λ {self.lambda_:g}, "
-        return [(f"{self.name} branch", f"{text}RoI × {self.roi_scale:g}")]
+        boxes = ", boxes by buckets" if says_buckets(self) else ""
+        return [(f"{self.name} branch", f"{text}RoI × {self.roi_scale:g}{boxes}")]
 
 
 class FcBranch(BranchBase):
@@ -105,6 +120,28 @@ class ConvBranch(BranchBase):
         return self
 
 
+class SideBranch(BranchBase):
+    """Convolutions, then a row and a column that are looked at for each side: good at locating."""
+
+    kind: Literal["side"]
+    """side: features of the four sides (SABL). It only places boxes, by buckets."""
+    name: BranchName = "side"
+    focus: Focus = "reg"
+    width: Channels = 256
+    """Channels of all layers."""
+    pre: Count = 2
+    """3×3 convolutions before the cells become a row and a column."""
+    post: Count = 1
+    """Convolutions along the row, and along the column."""
+    reg: Annotated[Buckets, ByKind("buckets")] = Buckets()
+
+    @model_validator(mode="after")
+    def _only_boxes(self) -> Self:
+        if self.focus != "reg" or self.lambda_ != 1:
+            raise ValueError("a `side` branch only places boxes: `focus: reg` and `lambda: 1`")
+        return self
+
+
 class Res5Branch(BranchBase):
     """The backbone's last stage on each RoI of C4, as in Faster R-CNN before the pyramid.
 
@@ -116,7 +153,7 @@ class Res5Branch(BranchBase):
     name: BranchName = "res5"
 
 
-AnyBranch: TypeAlias = FcBranch | ConvBranch | Res5Branch
+AnyBranch: TypeAlias = FcBranch | ConvBranch | SideBranch | Res5Branch
 """Every kind of branch."""
 
 
@@ -130,6 +167,8 @@ class Stage(Section):
     """A box with at least this IoU is an object."""
     box_std: Deviations = (0.1, 0.1, 0.2, 0.2)
     """Standard deviations that its box deltas are divided by."""
+    bucket_scale: Positive | None = None
+    """Replaces the `scale` of boxes by buckets; none: as the branch has it."""
     weight: Positive = 1.0
     """Weight of its losses; ω is multiplied by it."""
 
@@ -193,9 +232,14 @@ FUSIONS = ("max", "average", "complementary")
 """Ways to fuse the scores of two classifiers (Table 3)."""
 
 
-def predicts(branch: AnyBranch, task: str) -> bool:
+def predicts(branch: BranchBase, task: str) -> bool:
     """Whether `branch` has a predictor for `task` ("cls" or "reg"): its weight is not 0."""
     return branch.lambda_ > 0 if branch.focus == task else branch.lambda_ < 1
+
+
+def says_buckets(branch: BranchBase) -> bool:
+    """Whether `branch` says boxes by buckets."""
+    return predicts(branch, "reg") and isinstance(branch.reg, Buckets)
 
 
 def read_out_problem(value: str, branches: Sequence[AnyBranch], task: str) -> str:

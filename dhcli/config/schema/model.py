@@ -9,7 +9,7 @@ from pydantic import model_validator
 from dhcli.config.schema.backbone import Backbone, ResNet
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.detect import Detect
-from dhcli.config.schema.head import Head, Res5Branch
+from dhcli.config.schema.head import Head, Res5Branch, SideBranch
 from dhcli.config.schema.neck import Neck, Pyramid
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.queries import Queries
@@ -31,6 +31,9 @@ class TwoStage(Section):
     detect: Detect = Detect()
     legacy_plus_one: bool = False
     """Count pixels as maskrcnn-benchmark does: a box's width is x2 − x1 + 1."""
+    clip: Literal["size", "last_pixel"] = "size"
+    """Where the head's boxes end at most: at the image's width and height W and H, or at W − 1 and
+    H − 1 (MMDetection's boxes by buckets)."""
     clamp_shrinking: bool = True
     """Limit how far a box may shrink (to 1/62.5, as MMDetection does). Growth is always limited."""
     nms: Literal["exact", "mmdet", "torchvision"] = "exact"
@@ -45,6 +48,10 @@ class TwoStage(Section):
             raise ValueError("`backbone.frozen_stages` is at most 4 beside a `res5` branch")
         if self.neck.kind == "none" and self.backbone.kind != "resnet":
             raise ValueError("a `res5` branch takes its last stage from `backbone.kind: resnet`")
+        for branch in self.head.branches:
+            if isinstance(branch, SideBranch) and branch.reg.count % self.pool.size:
+                what = f"{branch.reg.count} buckets are no multiple of `pool.size` {self.pool.size}"
+                raise ValueError(f"`{branch.name}`: {what}")
         sizes = self.anchors.sizes
         if self.neck.kind == "none" and sizes == "auto":
             raise ValueError("`anchors.sizes: auto` needs a pyramid, not `neck.kind: none`")

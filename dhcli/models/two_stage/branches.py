@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhcli.config.schema import AnyBranch as BranchConfig
-from dhcli.config.schema import ConvBranch, FcBranch, Res5Branch, predicts
+from dhcli.config.schema import ConvBranch, FcBranch, Res5Branch, SideBranch, predicts
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.contract import Predictor
 from dhcli.models.init import init_normal
@@ -26,9 +26,13 @@ Norm = Callable[[int], nn.Module]
 
 
 class Trunk(nn.Module):
-    """What a branch begins with: (N, C, S, S) pooled RoIs to (N, `width`) vectors."""
+    """What a branch begins with: (N, C, S, S) pooled RoIs to (N, `width`) vectors.
+
+    With several `places`, to (N, places, width): a vector for each place that boxes are said of.
+    """
 
     width: int
+    places = 1
 
     def output_map(self, x: Tensor) -> Tensor:
         """(N, C, S, S) to (N, D, s, s): the last map by cells, before the RoI becomes a vector."""
@@ -96,6 +100,72 @@ class ConvTrunk(Trunk, nn.Sequential):
         for block in list(self)[:-1]:
             x = block(x)
         return x
+
+
+class SideTrunk(Trunk):
+    """A vector for each bucket of each side ("Side-Aware Boundary Localization", §3.2).
+
+    Convolutions; the cells of each column, and of each row, as one by attention; convolutions along
+    the row and the column that this gives, and more places in them. Their outer halves are the
+    sides: the left and the top, the right and the bottom mirrored.
+
+    in   (N, C, S, S) float
+    out  (N, places, width) float: left, right, top, bottom, each from the outside in
+    """
+
+    def __init__(self, channels: int, side: int, config: SideBranch) -> None:
+        super().__init__()
+        count, self.width = config.reg.count, config.width
+        self.places = 2 * count
+        inputs = [channels, *[config.width] * config.pre]
+        self.pre = nn.ModuleList(_plain_conv(n, config.width, (3, 3)) for n in inputs[:-1])
+        last = inputs[-1]
+        self.attend_x, self.attend_y = nn.Conv2d(last, 1, 1), nn.Conv2d(last, 1, 1)
+        for layer in (self.attend_x, self.attend_y):
+            init_normal(layer, std=0.01)
+        inputs = [last, *[config.width] * config.post]
+        self.post_x = nn.ModuleList(_plain_conv(n, config.width, (1, 3)) for n in inputs[:-1])
+        self.post_y = nn.ModuleList(_plain_conv(n, config.width, (3, 1)) for n in inputs[:-1])
+        times = count // side
+        self.more_x = nn.ConvTranspose1d(inputs[-1], config.width, times, times)
+        self.more_y = nn.ConvTranspose1d(inputs[-1], config.width, times, times)
+        for more in (self.more_x, self.more_y):
+            nn.init.kaiming_normal_(more.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(more.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.output_map(x)
+        row, column = _attend(x, self.attend_x, 2), _attend(x, self.attend_y, 3)
+        for conv in self.post_x:
+            row = F.relu(conv(row))
+        for conv in self.post_y:
+            column = F.relu(conv(column))
+        sides = []
+        for more, line in ((self.more_x, row[:, :, 0]), (self.more_y, column[..., 0])):
+            places = F.relu(more(line)).transpose(1, 2)  # (N, count, width)
+            half = places.shape[1] // 2
+            sides += [places[:, :half], places[:, half:].flip(1)]
+        return torch.cat(sides, dim=1)
+
+    def output_map(self, x: Tensor) -> Tensor:
+        """What the row and the column are taken from: (N, width, S, S)."""
+        for conv in self.pre:
+            x = F.relu(conv(x))
+        return x
+
+
+def _attend(x: Tensor, layer: nn.Module, along: int) -> Tensor:
+    """The mean of `x` (N, C, S, S) along 2, its rows, or 3, weighed by what `layer` says."""
+    weights: Tensor = layer(x).sigmoid()
+    return (x * (weights / weights.sum(along, keepdim=True))).sum(along, keepdim=True)
+
+
+def _plain_conv(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Conv2d:
+    """With a bias, for no norm follows it."""
+    conv = nn.Conv2d(inputs, outputs, size, padding=(size[0] // 2, size[1] // 2))
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.constant_(conv.bias, 0)
+    return conv
 
 
 class Res5Trunk(Trunk):
@@ -216,7 +286,7 @@ class BranchOutput(NamedTuple):
     """What a branch says of N RoIs; None: it does not predict that.
 
     logits  (N, K+1) float, background first
-    boxes   (N, …) float, as its regressor reads them: deltas (N, K or 1, 4) float
+    boxes   (N, …) float, as its regressor reads them, such as deltas (N, K or 1, 4)
     """
 
     logits: Tensor | None
@@ -252,7 +322,7 @@ class Branch(nn.Module):
             init_normal(self.cls, std=0.01)
         if predicts(config, "reg"):
             make = REGRESSORS[type(config.reg)]
-            self.reg = make(config.reg, trunk.width, classes, head, rules)
+            self.reg = make(config.reg, trunk.width, trunk.places, classes, head, rules)
 
     def forward(self, pooled: Tensor) -> BranchOutput:
         return self.predict(self.trunk(pooled))
@@ -302,8 +372,13 @@ def _build_conv(config: ConvBranch, channels: int, side: int) -> Trunk:
     )
 
 
+def _build_side(config: SideBranch, channels: int, side: int) -> Trunk:
+    return SideTrunk(channels, side, config)
+
+
 TRUNKS: dict[type[Any], Callable[[Any, int, int], Trunk]] = {
     FcBranch: _build_fc,
     ConvBranch: _build_conv,
+    SideBranch: _build_side,
 }
 """What builds a trunk by the class of its branch: of that section, and C and S of pooled RoIs."""

@@ -63,6 +63,8 @@ class TwoStageDetector(FeatureDetector):
         every = self.head.detect(
             read_outs, levels, boxes, owner, images.sizes, rule.score_threshold, rule.gate
         )
+        if options.threshold is not None:  # also where a box's confidence has lowered a score
+            every = [scored.above(options.threshold) for scored in every]
         return [self._divide(scored, owner[scored.rows], images, rule) for scored in every]
 
     def parts(self) -> dict[str, nn.Module]:

@@ -44,6 +44,11 @@ class Scored(NamedTuple):
     scores: Tensor
     boxes: Tensor
 
+    def above(self, threshold: float) -> Scored:
+        """Those that score above `threshold`."""
+        kept = torch.nonzero(self.scores > threshold).flatten()
+        return Scored(*(column[kept] for column in self))
+
 
 class Head(nn.Module):
     """Branches, their losses, and scores and boxes read from them."""

@@ -1,6 +1,6 @@
 """MMDetection 2 and 3: Double-Head, Faster R-CNN and Cascade R-CNN with FPN.
 
-Sparse R-CNN, which has other conventions, is in `mmdet_sparse`.
+Sparse R-CNN, which has other conventions, is in `mmdet_sparse`; SABL's head is in `mmdet_sabl`.
 
 Background is the last class, and boxes have none; the conv branch has no non-local blocks.
 Conventions of `dh_faster_rcnn_r50_fpn_1x_coco`, `faster_rcnn_r50_fpn_1x_coco` and
@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Queries
+from dhcli.config.schema import Config, Queries, says_buckets
+from dhcli.weights.layouts import mmdet_sabl as sabl
 from dhcli.weights.layouts import mmdet_sparse as sparse
 from dhcli.weights.layouts import pairs as p
 
@@ -74,19 +75,37 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
         return {"about": "Sparse R-CNN", "input": INPUT, "model": model}
     channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
     place, double = _first(state), f"{HEAD}.res_block.conv1.conv.weight" in state
-    layers = f"{place}.{'fc_branch' if double else 'shared_fcs'}"
+    assert place is not None  # `recognise` was asked
+    sides = sabl.recognise(state, place)
+    layers = f"{place}.{'cls_fcs' if sides else 'fc_branch' if double else 'shared_fcs'}"
     first = state[f"{layers}.0.weight"]
+    size = p.side_of(first, channels)
     count = sum(f"{layers}.{i}.weight" in state for i in range(9))
-    head = _double(state, count) if double else p.single_fc(count, first.shape[0])
-    boxes, classes = (state[f"{place}.{name}.weight"].shape[0] for name in ("fc_reg", "fc_cls"))
-    head["class_agnostic"] = boxes == 4 and classes > 2
     stages = sum(f"{HEAD}.{stage}.fc_cls.weight" in state for stage in range(9))
-    head["cascade"] = [STAGES[stage] for stage in range(stages)]
-    pool = {**MODEL["pool"], "size": p.side_of(first, channels)}  # type: ignore[dict-item]
+    cascade = [{**STAGES[stage]} for stage in range(stages)]
+    if sides:
+        head: dict[str, Any] = {"branches": sabl.branches(state, place, size)}
+        cascade = [
+            {"positive_iou": one["positive_iou"], "weight": one["weight"], "bucket_scale": scale}
+            for one, scale in zip(STAGES[:stages], sabl.SCALES, strict=False)
+        ]
+    else:
+        head = _double(state, count) if double else p.single_fc(count, first.shape[0])
+        head["class_agnostic"] = _share_boxes(state, place)
+    head["cascade"] = cascade
+    pool = {**MODEL["pool"], "size": size}  # type: ignore[dict-item]
     neck, rpn = {"channels": channels}, CASCADE_RPN if stages else RPN
     model = {**MODEL, "backbone": backbone, "neck": neck, "rpn": rpn, "pool": pool, "head": head}
+    if sides:
+        model["clip"] = "last_pixel"
     kind = "Double-Head" if double else "Cascade R-CNN" if stages else "Faster R-CNN"
-    return {"about": kind, "input": INPUT, "model": model}
+    return {"about": f"SABL {kind}" if sides else kind, "input": INPUT, "model": model}
+
+
+def _share_boxes(state: Mapping[str, Tensor], place: str) -> bool:
+    """Whether all classes share the boxes of the head called `place`."""
+    boxes, classes = (state[f"{place}.{name}.weight"].shape[0] for name in ("fc_reg", "fc_cls"))
+    return boxes == 4 and classes > 2
 
 
 def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
@@ -117,6 +136,9 @@ def pairs(config: Config) -> p.Pairs:
 
 def _head(config: Config, theirs: str, ours: str) -> p.Pairs:
     """A head, or that of a stage."""
+    if sabl.side_branch(config) is not None:
+        yield from sabl.pairs(config, theirs, ours)
+        return
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     assert fc is not None  # `misfit` was asked
     boxes = conv or fc
@@ -145,9 +167,13 @@ def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
     if isinstance(config.model, Queries):
         return sparse.misfit(config.model)
+    if sabl.side_branch(config) is not None:
+        return sabl.misfit(config)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"
+    if any(says_buckets(branch) for branch in p.model_of(config).head.branches):
+        return "its boxes are said by buckets, but not by a branch of sides"
     if p.model_of(config).head.background_box:
         return "it has a box regression for the background"
     if conv is None and len(p.model_of(config).head.branches) == 1:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, TwoStage
+from dhcli.config.schema import Config, TwoStage, says_buckets
 from dhcli.errors import ModelError
 from dhcli.weights.layouts import pairs as p
 
@@ -107,6 +107,8 @@ def misfit(config: Config) -> str | None:
     fc = p.fc_branch(config)
     if fc is None or len(p.model_of(config).head.branches) > 1:
         return "its head is not a single fc branch"
+    if says_buckets(fc):
+        return "its boxes are said by buckets"
     if p.model_of(config).head.cascade:
         return "its head is a cascade"
     if not p.model_of(config).head.background_box:
