@@ -31,7 +31,9 @@ def places(state: State) -> list[str]:
     return [f"{HEAD}.{stage}" for stage in range(3)]
 
 
-def detect(state: State, image: NDArray[np.uint8], short: int, long: int) -> Found:
+def detect(
+    state: State, image: NDArray[np.uint8], short: int, long: int, *, most: int = 100
+) -> Found:
     """Label (0 … K-1), score and xyxy in pixels of `image` (H, W, 3) RGB of each detection."""
     height, width = image.shape[:2]
     levels, size = prepare(state, image, short, long)
@@ -52,7 +54,7 @@ def detect(state: State, image: NDArray[np.uint8], short: int, long: int) -> Fou
         rows = np.flatnonzero(scores[:, k] > 0.05)
         at, own = boxes[rows], scores[rows, k] * sure[rows]
         found += [(k, own[i], at[i].tolist()) for i in nms(at, own, 0.5, 0)]
-    return sorted(found, key=lambda one: -one[1])[:100]
+    return sorted(found, key=lambda one: -one[1])[:most]
 
 
 def classify(x: Tensor, state: State, place: str) -> Tensor:
