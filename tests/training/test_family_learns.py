@@ -16,6 +16,7 @@ STAGES = (
     " {positive_iou: 0.7, box_std: [0.033, 0.033, 0.067, 0.067], weight: 0.25}]"
 )
 ONE_FC = "[{kind: fc, width: 256, omega: 2, lambda: 0.5}]"
+SABL = "[{kind: fc, width: 256, layers: 1}, {kind: side, width: 64}]"
 SYSTEMS = {
     "cascade": [f"model.head.branches={ONE_FC}", f"model.head.cascade={STAGES}"],
     "cascade-double-head": [
@@ -23,8 +24,21 @@ SYSTEMS = {
         "model.head.branches.conv.lambda=1",
         f"model.head.cascade={STAGES}",
     ],
+    "sabl": [f"model.head.branches={SABL}"],
+    "sabl-cascade": [f"model.head.branches={SABL}", f"model.head.cascade={STAGES}"],
+    "double-head-buckets": [
+        "model.head.branches.fc.lambda=1",
+        "model.head.branches.conv.lambda=1",
+        "model.head.branches.conv.reg.kind=buckets",
+    ],
 }
-LEAST = {"cascade": 0.4, "cascade-double-head": 0.4}
+LEAST = {
+    "cascade": 0.4,
+    "cascade-double-head": 0.4,
+    "sabl": 0.4,
+    "sabl-cascade": 0.4,
+    "double-head-buckets": 0.4,
+}
 """AP50 on unseen images after the demo's 240 steps."""
 
 

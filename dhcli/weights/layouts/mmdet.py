@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Queries, says_buckets
+from dhcli.config.schema import Config, ConvBranch, FcBranch, Queries, says_buckets
 from dhcli.weights.layouts import mmdet_sabl as sabl
 from dhcli.weights.layouts import mmdet_sparse as sparse
 from dhcli.weights.layouts import pairs as p
@@ -178,6 +178,11 @@ def misfit(config: Config) -> str | None:
         return "it has a box regression for the background"
     if conv is None and len(p.model_of(config).head.branches) == 1:
         return None
+    return _double_misfit(config, fc, conv)
+
+
+def _double_misfit(config: Config, fc: FcBranch, conv: ConvBranch | None) -> str | None:
+    """Why a head of two branches is not MMDetection's Double-Head."""
     if p.model_of(config).head.cascade:
         return "its cascades have one fc branch in each stage"
     if conv is None or conv.non_local or conv.norm == "gn":

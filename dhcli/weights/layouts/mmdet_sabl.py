@@ -46,7 +46,8 @@ def _count(state: Mapping[str, Tensor], name: str) -> int:
 def pairs(config: Config, theirs: str, ours: str) -> p.Pairs:
     """A head or that of a stage, in the order of MMDetection's state dict."""
     fc, side = p.fc_branch(config), side_branch(config)
-    assert fc is not None and side is not None  # `misfit` was asked
+    assert fc is not None  # `misfit` was asked
+    assert side is not None
     yield from p.fc_layers(fc, [f"{theirs}.cls_fcs.{i}" for i in range(fc.layers)], ours)
     place = f"{ours}.branches.{side.name}"
     for axis in "xy":

@@ -1,4 +1,4 @@
-"""Boxes by buckets: losses beside a plain transcription, every branch that can say them, learning."""
+"""Boxes by buckets: losses beside a plain transcription, the branches that can say them."""
 
 from __future__ import annotations
 
