@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from dhcli.config.heads import ReadOut
 from dhcli.config.schema import Detect, DetectBest, TwoStage, predicts, says_buckets
 from dhcli.config.schema.base import Section
-from dhcli.config.schema.detect import HardNms, SoftNms, Suppression
+from dhcli.config.schema.detect import GuidedNms, HardNms, SoftNms, Suppression
 from dhcli.errors import ConfigError
 
 AnyDetect = TypeVar("AnyDetect", bound=DetectBest)
@@ -91,11 +91,17 @@ def lowest_score(model: Section, options: DetectOptions) -> float:
     A threshold that is asked for holds for what comes out, a configured one for the classes' scores
     alone, which the confidence of boxes may lower.
     """
-    lowered = isinstance(model, TwoStage) and any(map(says_buckets, model.head.branches))
+    lowered = isinstance(model, TwoStage) and (
+        any(map(says_buckets, model.head.branches)) or _multiplies(model.detect.nms)
+    )
     if lowered and options.threshold is None:
         return 0.0
     configured: DetectBest = getattr(model, "detect")  # noqa: B009 - every kind of model has it
     return options.over(configured).lowest()
+
+
+def _multiplies(nms: Suppression) -> bool:
+    return isinstance(nms, GuidedNms) and nms.multiply
 
 
 def check_gate(model: Section, gate: float | None) -> None:

@@ -97,8 +97,9 @@ def _obstacle(model: Section) -> str | None:
         return None
     if not isinstance(model, TwoStage):
         return f"a detector of kind `{getattr(model, 'kind', '')}`"
-    soft = model.detect.nms.kind == "soft"
-    return "Soft-NMS (`model.detect.nms.kind: soft`)" if soft else None
+    names = {"soft": "Soft-NMS", "guided": "IoU-guided NMS"}
+    kind = model.detect.nms.kind
+    return f"{names[kind]} (`model.detect.nms.kind: {kind}`)" if kind in names else None
 
 
 def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:

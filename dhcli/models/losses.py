@@ -35,6 +35,15 @@ def regression_loss(deltas: Tensor, goals: Tensor, beta: float, sampled: int) ->
     return F.smooth_l1_loss(deltas.float(), goals, beta=beta, reduction="sum") / max(sampled, 1)
 
 
+def iou_loss(logits: Tensor, ious: Tensor) -> Tensor:
+    """Binary cross entropy of predicted IoUs, the mean over N boxes: () float32; 0 if N is 0.
+
+    in   logits  (N,) float;  ious  (N,) float in [0, 1]
+    """
+    total = F.binary_cross_entropy_with_logits(logits.float(), ious, reduction="sum")
+    return total / max(len(ious), 1)
+
+
 def bucket_loss(said: Tensor, goals: BucketGoals, beta: float, sampled: int) -> Tensor:
     """What the sides of P objects cost ("Side-Aware Boundary Localization", §3.4): () float32.
 

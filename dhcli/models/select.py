@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from dhcli.config.schema import Detect, DetectBest
-from dhcli.config.schema.detect import SoftNms
+from dhcli.config.schema.detect import GuidedNms, SoftNms
 from dhcli.ops.batch import Detections
 from dhcli.ops.box_rules import BoxRules
+from dhcli.ops.guided_nms import guided_nms
 from dhcli.ops.nms import UNLIMITED, Limits, best_of_groups
 from dhcli.ops.soft_nms import Decay, soft_nms
 
@@ -50,6 +51,25 @@ class Soften(nn.Module):
         return soft_nms(boxes, scores, groups, decay, limits, how=self.how)
 
 
+class Guide(nn.Module):
+    """IoU-guided NMS as a module, beside `Nms`. See `guided_nms`."""
+
+    def __init__(self, how: str = "exact") -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        groups: Tensor,
+        ranks: Tensor,
+        iou_threshold: float,
+        limits: Limits,
+    ) -> tuple[Tensor, Tensor]:
+        return guided_nms(boxes, scores, groups, ranks, iou_threshold, limits, self.how)
+
+
 class Select(nn.Module):
     """Of the scored boxes of one image, the best of each overlapping group.
 
@@ -58,6 +78,7 @@ class Select(nn.Module):
 
     in   boxes (D, 4) float32 xyxy in resized pixels, scores (D,), labels (D,) int64
          size, original  (2,) int64 height, width of the resized and of the original image
+         ious  (D,) float32, the predicted ones, for IoU-guided NMS
     out  Detections in pixels of the original image
     """
 
@@ -66,6 +87,7 @@ class Select(nn.Module):
         self.rules = rules
         self.nms = nms
         self.soft_nms = Soften(nms.how)
+        self.guided_nms = Guide(nms.how)
         self.classes = classes
 
     def forward(
@@ -76,11 +98,13 @@ class Select(nn.Module):
         size: Tensor,
         original: Tensor,
         rule: Detect,
+        ious: Tensor | None = None,
     ) -> Detections:
         boxes = self.rules.clip(boxes, size)
         if rule.min_size:
             large = torch.nonzero(self.rules.has_area(boxes, rule.min_size)).flatten()
             boxes, scores, labels = boxes[large], scores[large], labels[large]
+            ious = None if ious is None else ious[large]
         rescaled = self.rules.rescale(boxes, (original / size).flip(0).to(boxes.dtype))
         measured = rescaled if rule.nms_on == "original" else boxes
         limits = Limits(rule.max_detections, keep_ties=rule.keep_ties)
@@ -88,6 +112,13 @@ class Select(nn.Module):
         if isinstance(rule.nms, SoftNms):
             decay = Decay(rule.nms.method, rule.nms_threshold, rule.nms.sigma, rule.nms.min_score)
             keep, scores = self.soft_nms(measured, scores, labels, decay, of_classes)
+        elif isinstance(rule.nms, GuidedNms):
+            assert ious is not None  # the configuration was checked: a branch predicts them
+            ranks = ious if rule.nms.rank == "iou" else ious * scores
+            iou = rule.nms_threshold
+            keep, scores = self.guided_nms(measured, scores, labels, ranks, iou, of_classes)
+            scores = scores * ious if rule.nms.multiply and not rule.nms.refine else scores
+            keep = keep[scores[keep].argsort(descending=True, stable=True)]
         else:
             keep = self.nms(measured, scores, labels, rule.nms_threshold, of_classes, self.classes)
         if rule.across_classes:
@@ -98,7 +129,8 @@ class Select(nn.Module):
 
     def suppressor(self, rule: Detect) -> nn.Module:
         """What runs NMS within classes by `rule`."""
-        return self.soft_nms if isinstance(rule.nms, SoftNms) else self.nms
+        others = {SoftNms: self.soft_nms, GuidedNms: self.guided_nms}
+        return others.get(type(rule.nms), self.nms)
 
 
 class SelectBest(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
@@ -75,8 +76,8 @@ class Subject:
 
     @property
     def can_score(self) -> bool:
-        """Whether the branch classifies."""
-        return self.module.cls is not None
+        """Whether the branch scores boxes: by class, or by the IoU that it predicts."""
+        return self.module.cls is not None or self.module.iou is not None
 
     @property
     def can_refine(self) -> bool:
@@ -132,6 +133,8 @@ class Subject:
     ) -> Judgement:
         output = self.head.run_in_groups(self.branch, levels, boxes, images)
         scores = None if output.logits is None else output.logits.float().softmax(dim=1)
+        if output.ious is not None:  # of no background
+            scores = F.pad(output.ious.float().sigmoid(), (1, 0))
         if output.boxes is None:
             return Judgement(scores, None)
         rows = torch.arange(len(labels), device=labels.device)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from dhcli.config.schema.base import AtLeastOne, ByKind, Fraction, NonNegative, Positive, Section
+from dhcli.config.schema.base import (
+    AtLeastOne,
+    ByKind,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Section,
+)
 
 
 class DetectBest(Section):
@@ -51,7 +59,24 @@ class SoftNms(Section):
     """Drop a box when its score falls below this."""
 
 
-Suppression: TypeAlias = HardNms | SoftNms
+class GuidedNms(Section):
+    """What NMS does to the lower-scored of two boxes that overlap too much."""
+
+    kind: Literal["guided"]
+    """guided: the box with the higher predicted IoU stays, with the best score of those that it
+    drops (IoU-Net). It needs a branch with `focus: iou`."""
+    rank: Literal["iou", "product"] = "iou"
+    """What decides which box stays: the predicted IoU, or it times the score."""
+    multiply: bool = False
+    """Multiply the score by the predicted IoU at the end."""
+    refine: Count = 0
+    """Most steps by which a box that stayed climbs the gradient of its predicted IoU (the paper: 5;
+    0: none)."""
+    step: Positive = 0.5
+    """Length of a step, in sides of the box times the gradient."""
+
+
+Suppression: TypeAlias = HardNms | SoftNms | GuidedNms
 """Every kind of NMS."""
 
 

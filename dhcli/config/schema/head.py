@@ -22,9 +22,10 @@ BranchName = Annotated[
     str, Field(description="Name of the branch in weights, losses and read-outs.")
 ]
 Focus = Annotated[
-    Literal["cls", "reg"],
+    Literal["cls", "reg", "iou"],
     Field(
-        description="The task with weight λ. The other has 1 − λ, and no predictor if that is 0."
+        description="The task with weight λ. The other has 1 − λ, and no predictor if that is 0. "
+        "iou: it only predicts the IoU of boxes, λ is 1."
     ),
 ]
 
@@ -153,6 +154,15 @@ class Res5Branch(BranchBase):
     name: BranchName = "res5"
 
 
+class Jitter(Section):
+    """The boxes that a branch with focus `iou` learns from: made around objects (IoU-Net)."""
+
+    samples: AtLeastOne = 1000
+    """Boxes per image, as many of each object and of each tenth of IoU."""
+    least_iou: Annotated[float, Field(ge=0.3, le=0.9)] = 0.5
+    """Lowest IoU with the object, in tenths."""
+
+
 AnyBranch: TypeAlias = FcBranch | ConvBranch | SideBranch | Res5Branch
 """Every kind of branch."""
 
@@ -177,9 +187,10 @@ class Head(Section):
     """One or two branches on the proposals. Every detector of the paper is a choice of branches."""
 
     branches: Annotated[
-        tuple[Annotated[AnyBranch, ByKind()], ...], Field(min_length=1, max_length=2)
+        tuple[Annotated[AnyBranch, ByKind()], ...], Field(min_length=1, max_length=3)
     ] = (FcBranch(kind="fc"), ConvBranch(kind="conv"))
-    """The branches. `--set` finds one by its name: `model.head.branches.fc.omega=2`."""
+    """The branches: one or two, and one with `focus: iou`. `--set` finds one by its name:
+    `model.head.branches.fc.omega=2`."""
     scores: str = "auto"
     """A branch's name, or `max`, `average`, `complementary` (Eq. 4) of both; auto: complementary
     if both branches classify, else the one that does."""
@@ -200,6 +211,7 @@ class Head(Section):
     """Where the regression loss turns from quadratic to linear (0: plain L1)."""
     box_std: Deviations = (0.1, 0.1, 0.2, 0.2)
     """Standard deviations that the box deltas are divided by."""
+    jitter: Jitter = Jitter()
     cascade: tuple[Stage, ...] = ()
     """Stages of a cascade ("Cascade R-CNN"), each with branches of its own: it learns and refines
     the boxes of the stage before. Their `positive_iou` and `box_std` replace the head's. A list of
@@ -209,6 +221,8 @@ class Head(Section):
     def _consistent(self) -> Self:
         if self.cascade and any(isinstance(branch, Res5Branch) for branch in self.branches):
             raise ValueError("`cascade`: each stage needs layers of its own; there is one `res5`")
+        if problem := _judge_problem(self):
+            raise ValueError(problem)
         names = [branch.name for branch in self.branches]
         if len(set(names)) != len(names):
             raise ValueError(f"two branches are named `{names[0]}`; give one another name")
@@ -232,8 +246,22 @@ FUSIONS = ("max", "average", "complementary")
 """Ways to fuse the scores of two classifiers (Table 3)."""
 
 
+def _judge_problem(head: Head) -> str:
+    """Why the branches that predict IoU cannot stand there; "" if they can."""
+    judges = [branch for branch in head.branches if branch.focus == "iou"]
+    if len(head.branches) - len(judges) > 2 or len(judges) > 1:
+        return "there are at most two branches for scores and boxes, and one with `focus: iou`"
+    if any(branch.lambda_ != 1 or isinstance(branch, Res5Branch) for branch in judges):
+        return "a branch with `focus: iou` is `fc` or `conv`, and its `lambda` is 1"
+    if judges and head.cascade:
+        return "a cascade has no branch with `focus: iou`"
+    return ""
+
+
 def predicts(branch: BranchBase, task: str) -> bool:
-    """Whether `branch` has a predictor for `task` ("cls" or "reg"): its weight is not 0."""
+    """Whether `branch` has a predictor for `task` ("cls", "reg" or "iou"): its weight is not 0."""
+    if "iou" in (branch.focus, task):
+        return branch.focus == task
     return branch.lambda_ > 0 if branch.focus == task else branch.lambda_ < 1
 
 

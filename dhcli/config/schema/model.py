@@ -48,10 +48,6 @@ class TwoStage(Section):
             raise ValueError("`backbone.frozen_stages` is at most 4 beside a `res5` branch")
         if self.neck.kind == "none" and self.backbone.kind != "resnet":
             raise ValueError("a `res5` branch takes its last stage from `backbone.kind: resnet`")
-        for branch in self.head.branches:
-            if isinstance(branch, SideBranch) and branch.reg.count % self.pool.size:
-                what = f"{branch.reg.count} buckets are no multiple of `pool.size` {self.pool.size}"
-                raise ValueError(f"`{branch.name}`: {what}")
         sizes = self.anchors.sizes
         if self.neck.kind == "none" and sizes == "auto":
             raise ValueError("`anchors.sizes: auto` needs a pyramid, not `neck.kind: none`")
@@ -63,6 +59,17 @@ class TwoStage(Section):
             got, levels = len(sizes), self.neck.levels()
             each = f"{levels[0]} … {levels[-1]}" if len(levels) > 1 else levels[0]
             raise ValueError(f"`anchors.sizes` needs one for each of {each}, got {got}")
+        return self
+
+    @model_validator(mode="after")
+    def _fitting_branches(self) -> Self:
+        judged = any(branch.focus == "iou" for branch in self.head.branches)
+        if self.detect.nms.kind == "guided" and not judged:
+            raise ValueError("`detect.nms.kind: guided` needs a branch with `focus: iou`")
+        for branch in self.head.branches:
+            if isinstance(branch, SideBranch) and branch.reg.count % self.pool.size:
+                what = f"{branch.reg.count} buckets are no multiple of `pool.size` {self.pool.size}"
+                raise ValueError(f"`{branch.name}`: {what}")
         return self
 
     def describe(self) -> list[tuple[str, str]]:

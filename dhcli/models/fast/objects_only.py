@@ -40,7 +40,7 @@ class ObjectsHead(Head):
         objects = _objects(rois.classes)
         losses: dict[str, Tensor] = {}
         outputs = {}
-        for name in self.branches:
+        for name in self.taught:
             branch = self.branch(name)
             inside = slice(None) if why_all(branch) else objects
             pooled = self.pooled(name, levels, rois.boxes[inside], rois.images[inside])

@@ -287,10 +287,12 @@ class BranchOutput(NamedTuple):
 
     logits  (N, K+1) float, background first
     boxes   (N, …) float, as its regressor reads them, such as deltas (N, K or 1, 4)
+    ious    (N, K) float logits of the IoU that a RoI has with an object of each class
     """
 
     logits: Tensor | None
     boxes: Tensor | None
+    ious: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> BranchOutput:
         """The rows (n,) of what is predicted."""
@@ -298,7 +300,7 @@ class BranchOutput(NamedTuple):
 
 
 class Branch(nn.Module):
-    """A trunk and up to two predictors, `cls` and `reg`; a predictor of weight 0 is not there.
+    """A trunk and what reads from it: `cls` and `reg`, or one of them, or `iou`.
 
     in   (N, C, S, S) float pooled RoIs
     out  BranchOutput
@@ -317,6 +319,7 @@ class Branch(nn.Module):
         self.trunk = trunk
         self.cls: nn.Linear | None = None
         self.reg: Regressor | None = None
+        self.iou: nn.Linear | None = None
         if predicts(config, "cls"):
             self.cls = nn.Linear(trunk.width, classes + 1)
             init_normal(self.cls, std=0.01)
@@ -324,19 +327,26 @@ class Branch(nn.Module):
             make = REGRESSORS[type(config.reg)]
             self.reg = make(config.reg, trunk.width, trunk.places, classes, head, rules)
 
+        if predicts(config, "iou"):
+            self.iou = nn.Linear(trunk.width, classes)
+            init_normal(self.iou, std=0.01)
+
     def forward(self, pooled: Tensor) -> BranchOutput:
         return self.predict(self.trunk(pooled))
 
     def predict(self, x: Tensor) -> BranchOutput:
         """What the predictors read from the trunk's vectors (N, D)."""
         logits = self.cls(x) if self.cls is not None else None
-        return BranchOutput(logits, self.reg.read(x) if self.reg is not None else None)
+        boxes = self.reg.read(x) if self.reg is not None else None
+        return BranchOutput(logits, boxes, self.iou(x) if self.iou is not None else None)
 
     def predictors(self) -> dict[str, Predictor]:
         """Its tensors that have rows by class; see the contract."""
         found: dict[str, Predictor] = {}
         if self.cls is not None:
             found |= {f"cls.{part}": Predictor(1, "first") for part in ("weight", "bias")}
+        if self.iou is not None:
+            found |= {f"iou.{part}": Predictor(1) for part in ("weight", "bias")}
         if self.reg is not None:
             found |= {f"reg.{name}": rows for name, rows in self.reg.predictors().items()}
         return found

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.config.heads import ReadOut, all_read_outs
 from dhcli.config.schema import Detect
+from dhcli.config.schema.detect import GuidedNms
 from dhcli.models.contract import Features, Predictor
 from dhcli.models.detector import FeatureDetector, Pixels
 from dhcli.models.select import Select
@@ -65,7 +66,7 @@ class TwoStageDetector(FeatureDetector):
         )
         if options.threshold is not None:  # also where a box's confidence has lowered a score
             every = [scored.above(options.threshold) for scored in every]
-        return [self._divide(scored, owner[scored.rows], images, rule) for scored in every]
+        return [self._divide(scored, owner[scored.rows], levels, images, rule) for scored in every]
 
     def parts(self) -> dict[str, nn.Module]:
         first = {"backbone": self.backbone, "neck": self.neck, "RPN": self.rpn}
@@ -81,9 +82,16 @@ class TwoStageDetector(FeatureDetector):
         return self.head.notes()
 
     def _divide(
-        self, scored: Scored, owner: Tensor, images: ImageBatch, rule: Detect
+        self,
+        scored: Scored,
+        owner: Tensor,
+        levels: Sequence[Tensor],
+        images: ImageBatch,
+        rule: Detect,
     ) -> list[Detections]:
         """The detections of each image, of scored boxes that lie in the images `owner` (D,)."""
+        if isinstance(rule.nms, GuidedNms):
+            return self._guide(scored, owner, levels, images, rule, rule.nms)
         found = []
         for i in range(images.sizes.shape[0]):
             mine = torch.nonzero(owner == i).flatten()
@@ -92,3 +100,47 @@ class TwoStageDetector(FeatureDetector):
                 self.select(boxes, scores, labels, images.sizes[i], images.originals[i], rule)
             )
         return found
+
+    def _guide(
+        self,
+        scored: Scored,
+        owner: Tensor,
+        levels: Sequence[Tensor],
+        images: ImageBatch,
+        rule: Detect,
+        guide: GuidedNms,
+    ) -> list[Detections]:
+        """As `_divide`, by the IoUs that a branch predicts; boxes may then be moved by them."""
+        assert isinstance(self.head, Head)  # the configuration was checked: not of a cascade
+        boxes = self.select.rules.clip(scored.boxes, images.sizes[owner])
+        ious = self.head.judge(levels, boxes, owner, scored.labels)
+        found = []
+        for i in range(images.sizes.shape[0]):
+            mine = torch.nonzero(owner == i).flatten()
+            own = (boxes[mine], scored.scores[mine], scored.labels[mine])
+            size, original = images.sizes[i], images.originals[i]
+            one = self.select(*own, size, original, rule, ious[mine])
+            if guide.refine:
+                one = self._climb(one, levels, i, size, original, guide)
+            found.append(one)
+        return found
+
+    def _climb(
+        self,
+        found: Detections,
+        levels: Sequence[Tensor],
+        image: int,
+        size: Tensor,
+        original: Tensor,
+        guide: GuidedNms,
+    ) -> Detections:
+        """Detections in original pixels, refined by the gradient of their predicted IoU."""
+        assert isinstance(self.head, Head)
+        rules, scale = self.select.rules, (original / size).flip(0).to(found.boxes.dtype)
+        boxes = rules.rescale(found.boxes, 1 / scale)
+        images = torch.full_like(found.labels, image)
+        boxes, ious = self.head.climb(levels, boxes, images, found.labels, guide.refine, guide.step)
+        boxes = rules.rescale(rules.clip(boxes, size), scale)
+        scores = found.scores * ious if guide.multiply else found.scores
+        order = scores.argsort(descending=True, stable=True)
+        return Detections(boxes[order], scores[order], found.labels[order])

@@ -15,17 +15,21 @@ from dhcli.config.heads import ReadOut, own_read_out
 from dhcli.config.schema import FUSIONS
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.contract import Predictor
-from dhcli.models.losses import classification_loss
+from dhcli.models.losses import classification_loss, iou_loss
 from dhcli.models.two_stage.branches import Branch, BranchOutput, Res5Trunk, build_trunk
 from dhcli.models.two_stage.pool import Pool
 from dhcli.models.two_stage.regressor import Regressor
 from dhcli.models.two_stage.rois import Rois
 from dhcli.ops.batch import Target
 from dhcli.ops.box_rules import PLAIN, BoxRules
+from dhcli.ops.jitter import jitter_boxes, paired_iou
 from dhcli.ops.match import match_boxes, sample_matches
 
 GROUP = 256
 """RoIs that a CPU runs through a branch at a time: 50 MB an activation of the conv branch."""
+
+STILL, WORSE = 0.001, 0.01
+"""Change and loss of predicted IoU at which a box is refined no more (Ω1, −Ω2 of IoU-Net)."""
 
 NOTHING: Mapping[str, Sequence[Tensor]] = {}
 
@@ -50,6 +54,21 @@ class Scored(NamedTuple):
         return Scored(*(column[kept] for column in self))
 
 
+class Judged(NamedTuple):
+    """Boxes whose IoU is known.
+
+    boxes   (N, 4) float32 xyxy
+    images  (N,) int64, the image each lies in
+    labels  (N,) int64 in 0…K-1
+    ious    (N,) float32 with an object of that class
+    """
+
+    boxes: Tensor
+    images: Tensor
+    labels: Tensor
+    ious: Tensor
+
+
 class Head(nn.Module):
     """Branches, their losses, and scores and boxes read from them."""
 
@@ -71,6 +90,8 @@ class Head(nn.Module):
             trunk = build_trunk(branch, channels, pool.size, res5)
             self.branches[branch.name] = Branch(branch, trunk, classes, config, rules)
         self.read_out = own_read_out(config)
+        self.judges = [one.name for one in config.branches if one.focus == "iou"]
+        self.taught = [one.name for one in config.branches if one.focus != "iou"]
 
     def run(
         self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
@@ -129,7 +150,83 @@ class Head(nn.Module):
 
         in   proposals  (n, 4) float32 xyxy of each image;  sizes  (B, 2) int64 height, width
         """
-        return self.learn(levels, self.sample(proposals, targets))[0]
+        learnt = self.learn(levels, self.sample(proposals, targets))[0]
+        return learnt | self.judge_losses(levels, targets, sizes) if self.judges else learnt
+
+    def judge_losses(
+        self, levels: Sequence[Tensor], targets: Sequence[Target], sizes: Tensor
+    ) -> dict[str, Tensor]:
+        """loss_<branch>_iou, weighted by ω, of boxes that are made around the objects."""
+        [name] = self.judges
+        made = self.jitter(targets, sizes)
+        empty = not len(made.boxes)
+        if empty:  # any box, so that all weights take part
+            box, zero = made.boxes.new_tensor([[0, 0, 32, 32]]), made.labels.new_zeros(1)
+            made = Judged(box, zero, zero, made.ious)
+        output = self.run(name, levels, made.boxes, made.images)
+        assert output.ious is not None  # it is what this branch is for
+        said = output.ious.gather(1, made.labels[:, None])[:, 0]
+        loss = said.sum() * 0 if empty else iou_loss(said, made.ious)
+        return {f"loss_{name}_iou": loss * self.branch(name).weight("iou")}
+
+    @torch.no_grad()
+    def jitter(self, targets: Sequence[Target], sizes: Tensor) -> Judged:
+        """Boxes around the objects of each image, and the IoU that each has with its object."""
+        config, parts = self.config.jitter, []
+        for index, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+            boxes, rows = jitter_boxes(target.boxes, config.samples, config.least_iou, size)
+            ious = paired_iou(boxes, target.boxes[rows])
+            parts.append((boxes, torch.full_like(rows, index), target.labels[rows], ious))
+        return Judged(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def judge(
+        self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, labels: Tensor
+    ) -> Tensor:
+        """The IoU (N,) float32 that boxes (N, 4) of classes `labels` (N,) are predicted to have."""
+        [name] = self.judges
+        said = self.run_in_groups(name, levels, boxes, images).ious
+        assert said is not None  # it is what this branch is for
+        return said.gather(1, labels[:, None])[:, 0].float().sigmoid()
+
+    def climb(
+        self,
+        levels: Sequence[Tensor],
+        boxes: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        steps: int,
+        length: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Boxes (N, 4) moved up the gradient of their predicted IoU, and that IoU (N,).
+
+        Δ = λ ∂IoU/∂b · (w, h, w, h) ("Acquisition of Localization Confidence", Alg. 2). A box stops
+        when a step changes its IoU by less than `STILL`, or lowers it by more than `WORSE`: that
+        step is taken back.
+        """
+        [name] = self.judges
+        with torch.inference_mode(False), torch.enable_grad():
+            levels = [level.clone() for level in levels]
+            boxes, images, labels = boxes.clone(), images.clone(), labels.clone()
+
+            def look(at: Tensor) -> Tensor:
+                scale = self.branch(name).config.roi_scale
+                said = self.branch(name)(self.pool.integrate(levels, at, images, scale)).ious
+                return said.gather(1, labels[:, None])[:, 0].float().sigmoid()
+
+            moving = torch.ones_like(labels, dtype=torch.bool)
+            before = look(boxes.requires_grad_())
+            for _ in range(steps if len(boxes) else 0):
+                [slope] = torch.autograd.grad(before.sum(), boxes)
+                sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+                moved = (boxes + length * slope * sides * moving[:, None]).detach()
+                after = look(moved.requires_grad_())
+                worse = after - before < -WORSE
+                moving = moving & ((after - before).abs() >= STILL) & ~worse
+                boxes = torch.where(worse[:, None], boxes, moved).detach().requires_grad_()
+                if not moving.any():
+                    break
+                before = look(boxes)
+            return boxes.detach(), look(boxes).detach()
 
     def learn(
         self, levels: Sequence[Tensor], rois: Rois, *, of_all: bool = False
@@ -137,7 +234,7 @@ class Head(nn.Module):
         """The losses, and what each branch says of the `rois` that its loss reads, or `of_all`."""
         losses: dict[str, Tensor] = {}
         outputs = {}
-        for name in self.branches:
+        for name in self.taught:
             outputs[name] = self.run(name, levels, rois.boxes, rois.images)
             losses |= self.branch_losses(name, outputs[name], rois, len(rois.classes))
         return losses, outputs

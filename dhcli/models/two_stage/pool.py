@@ -63,6 +63,25 @@ class Pool(nn.Module):
             rois = rois - rois.new_tensor([0, 0, 0, 1, 1])
         return self.align(levels[: len(self.strides)], level_of, rois)
 
+    def integrate(
+        self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, scale: float = 1.0
+    ) -> Tensor:
+        """As `forward`, by the exact mean of the bilinear surface: it has a gradient to `boxes`.
+
+        Precise RoI pooling ("Acquisition of Localization Confidence", §3.3).
+        """
+        level_of = choose_levels(boxes.detach(), self.strides, self.level_epsilon)
+        rois = enlarge_boxes(boxes, scale)
+        if self.legacy_plus_one:
+            rois = rois - rois.new_tensor([0, 0, 1, 1])
+        half = 0.5 if self.aligned else 0.0
+        cells = [
+            precise_pool(levels[level][image], roi / self.strides[level] - half, self.size)
+            for level, image, roi in zip(level_of.tolist(), images.tolist(), rois, strict=True)
+        ]
+        empty = levels[0].new_zeros(0, levels[0].shape[1], self.size, self.size)
+        return torch.stack(cells) if cells else empty
+
     def align(self, levels: Sequence[Tensor], level_of: Tensor, rois: Tensor) -> Tensor:
         """The cells (N, C, size, size) of `rois` (N, 5: image, xyxy), each from its level (N,)."""
         # `len` of a number that only the data tell is refused by export
@@ -76,3 +95,29 @@ class Pool(nn.Module):
             pooled = roi_align(features, rois[rows], self.size, 1 / stride, ratio, self.aligned)
             out = out.index_put((rows,), pooled.to(out.dtype))
         return out
+
+
+def precise_pool(features: Tensor, box: Tensor, size: int) -> Tensor:
+    """Means (C, size, size) over the cells of one box of the bilinear surface through a map.
+
+    The surface is Σ F_ij hat(y − i) hat(x − j), 0 beyond the map. So the mean over a cell is a
+    product of one integral of hats along each axis and the map.
+
+    in   features  (C, h, w) float;  box  (4,) float xyxy in cells of the map, 0 the first's centre
+    """
+    low, side = box[:2], (box[2:] - box[:2]) / size
+    steps = torch.arange(size + 1, device=box.device, dtype=box.dtype)
+    along = []
+    for axis, count in ((0, features.shape[2]), (1, features.shape[1])):
+        edges = low[axis] + steps * side[axis]
+        places = torch.arange(count, device=box.device, dtype=box.dtype)
+        risen = _integrate_hat(edges[:, None] - places)  # (size + 1, count)
+        along.append((risen[1:] - risen[:-1]) / side[axis].clamp(min=1e-6))
+    x, y = along
+    return torch.einsum("sh,chw,tw->cst", y, features, x)
+
+
+def _integrate_hat(t: Tensor) -> Tensor:
+    """∫ max(0, 1 − |u|) du from −1 to `t`."""
+    t = t.clamp(-1, 1)
+    return torch.where(t < 0, (t + 1) ** 2 / 2, 1 - (1 - t) ** 2 / 2)
