@@ -42,6 +42,8 @@ FOCUSED = [
 
 CASCADE: dict[str, Any] = {"cascade": [{}, {"positive_iou": 0.6, "weight": 0.5}]}
 
+SIDES: dict[str, Any] = {"branches": [{"kind": "fc", "width": 24}, {"kind": "side", "width": 8}]}
+
 
 def batch_of(image: Pixels) -> ImageBatch:
     return collate_images([image], [image.shape[:2]], 32)
@@ -51,7 +53,9 @@ def inputs_of(batch: ImageBatch) -> tuple[torch.Tensor, ...]:
     return batch.pixels, batch.sizes[0], batch.originals[0]
 
 
-@pytest.mark.parametrize("head", [{}, {"branches": FOCUSED}, {"class_agnostic": True}, CASCADE])
+@pytest.mark.parametrize(
+    "head", [{}, {"branches": FOCUSED}, {"class_agnostic": True}, CASCADE, SIDES]
+)
 @pytest.mark.parametrize(("width", "height"), [(96, 70), (32, 32), (1, 200)])
 def test_the_graph_detects_what_the_detector_detects(
     small_model: Callable[..., ModelFile], head: dict[str, Any], width: int, height: int
@@ -167,6 +171,7 @@ def test_what_is_exported_agrees_at_three_sizes_and_says_what_it_is(
     [
         ({}, {}),
         (CASCADE, {}),
+        (SIDES, {}),
         ({"class_agnostic": True, "scores": "max"}, {"sampling_ratio": 2, "aligned": False}),
     ],
 )

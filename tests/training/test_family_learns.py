@@ -31,6 +31,11 @@ SYSTEMS = {
         "model.head.branches.conv.lambda=1",
         "model.head.branches.conv.reg.kind=buckets",
     ],
+    "iou": [
+        "model.head.branches=[{kind: fc, width: 256, omega: 2, lambda: 0.5},"
+        " {kind: fc, name: iou, focus: iou, width: 256, omega: 5}]",
+        "model.detect.nms.kind=guided",
+    ],
 }
 LEAST = {
     "cascade": 0.4,
@@ -38,6 +43,7 @@ LEAST = {
     "sabl": 0.4,
     "sabl-cascade": 0.4,
     "double-head-buckets": 0.4,
+    "iou": 0.4,
 }
 """AP50 on unseen images after the demo's 240 steps."""
 

@@ -152,3 +152,31 @@ def test_rows_of_boxes_are_found_behind_the_backgrounds(small_model) -> None:
     assert torch.equal(started[f"{REG}.weight"][:4], source.state[f"{REG}.weight"][:4])
     assert torch.equal(started[f"{REG}.weight"][8:], fresh.state_dict()[f"{REG}.weight"][8:])
     assert table.fresh == ()
+
+
+def test_boxes_by_buckets_are_of_all_classes_and_go_along(small_model) -> None:
+    branches = [{"kind": "fc", "width": 8}, {"kind": "side", "width": 8}]
+    source = small_model("car", "person", seed=1, branches=branches)
+    fresh = detector(small_model("tram", "person", "bus", seed=2, branches=branches))
+
+    started, table = transfer(source, fresh, ("tram", "person", "bus"), {})
+
+    sides = [name for name in started if ".side." in name]
+    assert len(sides) == 20
+    assert all(torch.equal(started[name], source.state[name]) for name in sides)
+    cls = f"{CLS}.weight"
+    assert torch.equal(started[cls][[0, 2]], source.state[cls][[0, 2]])
+    assert table.fresh == ()
+
+
+def test_predicted_ious_go_with_their_classes(small_model) -> None:
+    judge = {"kind": "fc", "name": "iou", "focus": "iou", "width": 8}
+    branches = [{"kind": "fc", "width": 8, "lambda": 0.5}, judge]
+    source = small_model("car", "person", seed=1, branches=branches)
+    fresh = detector(small_model("tram", "person", "bus", seed=2, branches=branches))
+
+    started, _ = transfer(source, fresh, ("tram", "person", "bus"), {})
+
+    name = "head.branches.iou.iou.weight"
+    assert torch.equal(started[name][1], source.state[name][1])
+    assert torch.equal(started[name][0], fresh.state_dict()[name][0])

@@ -190,9 +190,9 @@ def test_a_threshold_that_is_asked_for_holds_for_the_lowered_scores(
     [configured] = detector.detect(batch)
     [asked] = detector.detect(batch, DetectOptions(threshold=0.12))
 
-    lowest = min(found.scores.min().item() for found in configured)
-    assert 0 < lowest < detector.rule.score_threshold or lowest < 0.12
-    assert all((found.scores > 0.12).all() for found in asked)
+    # A class scores about 1/4, and two buckets of seven are taken: both know nothing yet
+    assert all(len(found) > 0 and found.scores.max() < 0.12 for found in configured)
+    assert all(len(found) == 0 for found in asked)
 
 
 @pytest.mark.parametrize(
