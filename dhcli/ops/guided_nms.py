@@ -28,7 +28,7 @@ def guided_nms(
     """
     keep = grouped_nms(boxes, ranks, groups, iou_threshold, how)
     best = scores.clone()
-    for group in groups[keep].unique():
+    for group in set(groups[keep].tolist()):
         mine = torch.nonzero(groups == group).flatten()
         kept = keep[groups[keep] == group]  # best rank first
         over = iou_matrix(boxes[mine], boxes[kept]) > iou_threshold

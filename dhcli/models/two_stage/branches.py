@@ -131,6 +131,7 @@ class SideTrunk(Trunk):
         self.more_y = nn.ConvTranspose1d(inputs[-1], config.width, times, times)
         for more in (self.more_x, self.more_y):
             nn.init.kaiming_normal_(more.weight, mode="fan_out", nonlinearity="relu")
+            assert more.bias is not None
             nn.init.zeros_(more.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,7 +165,8 @@ def _plain_conv(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Conv2d:
     """With a bias, for no norm follows it."""
     conv = nn.Conv2d(inputs, outputs, size, padding=(size[0] // 2, size[1] // 2))
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    nn.init.constant_(conv.bias, 0)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
     return conv
 
 

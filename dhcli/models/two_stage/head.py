@@ -203,30 +203,33 @@ class Head(nn.Module):
         when a step changes its IoU by less than `STILL`, or lowers it by more than `WORSE`: that
         step is taken back.
         """
-        [name] = self.judges
         with torch.inference_mode(False), torch.enable_grad():
             levels = [level.clone() for level in levels]
             boxes, images, labels = boxes.clone(), images.clone(), labels.clone()
-
-            def look(at: Tensor) -> Tensor:
-                scale = self.branch(name).config.roi_scale
-                said = self.branch(name)(self.pool.integrate(levels, at, images, scale)).ious
-                return said.gather(1, labels[:, None])[:, 0].float().sigmoid()
-
             moving = torch.ones_like(labels, dtype=torch.bool)
-            before = look(boxes.requires_grad_())
+            before = self._judge_precisely(levels, boxes.requires_grad_(), images, labels)
             for _ in range(steps if len(boxes) else 0):
                 [slope] = torch.autograd.grad(before.sum(), boxes)
                 sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
                 moved = (boxes + length * slope * sides * moving[:, None]).detach()
-                after = look(moved.requires_grad_())
+                after = self._judge_precisely(levels, moved, images, labels)
                 worse = after - before < -WORSE
                 moving = moving & ((after - before).abs() >= STILL) & ~worse
                 boxes = torch.where(worse[:, None], boxes, moved).detach().requires_grad_()
+                before = self._judge_precisely(levels, boxes, images, labels)
                 if not moving.any():
                     break
-                before = look(boxes)
-            return boxes.detach(), look(boxes).detach()
+            return boxes.detach(), before.detach()
+
+    def _judge_precisely(
+        self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, labels: Tensor
+    ) -> Tensor:
+        """As `judge`, with a gradient to the boxes."""
+        [name] = self.judges
+        branch = self.branch(name)
+        cells = self.pool.integrate(levels, boxes, images, branch.config.roi_scale)
+        said: Tensor = branch(cells).ious
+        return said.gather(1, labels[:, None])[:, 0].float().sigmoid()
 
     def learn(
         self, levels: Sequence[Tensor], rois: Rois, *, of_all: bool = False
