@@ -23,6 +23,7 @@ LISTS = {
     "mmdet": "mmdet_double_head_r50",
     "maskrcnn-benchmark": "authors_double_head_ext_r50",
     "cascade": "mmdet_cascade_r50",
+    "tsd": "tsd_r50",
 }
 PROGRAMS = {"cascade": "mmdet"}
 """Whose another list is."""
@@ -96,10 +97,10 @@ def test_background_goes_from_last_to_first(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("layout", ["mmdet", "cascade", "torchvision"])
+@pytest.mark.parametrize("layout", ["mmdet", "cascade", "tsd", "torchvision"])
 def test_there_and_back_byte_for_byte(tmp_path: Path, layout: Any) -> None:
     program = PROGRAMS.get(layout, layout)
-    if program == "mmdet":
+    if program != "torchvision":
         state, holder = fill(key_list(layout)), "state_dict"
         meta = {"CLASSES": tuple(f"c{i}" for i in range(80)), "epoch": 12}
         torch.save({"meta": meta, "state_dict": state}, tmp_path / "w.pth")
@@ -114,7 +115,7 @@ def test_there_and_back_byte_for_byte(tmp_path: Path, layout: Any) -> None:
     differences = export_weights(tmp_path / "m.safetensors", tmp_path / "back.pth", program)
 
     back = torch.load(tmp_path / "back.pth", weights_only=True)
-    if program == "mmdet":
+    if program != "torchvision":
         assert back["meta"]["CLASSES"] == meta["CLASSES"]
         back = back[holder]
     assert list(back) == list(state)
