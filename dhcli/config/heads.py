@@ -58,13 +58,16 @@ def with_read_out(model: Section, scores: str | None, boxes: str | None) -> Sect
 def part_of(tensor: str, *, fine: bool = False) -> str:
     """The part of the network that a tensor of a state dict belongs to: `backbone`, `head fc`, ….
 
+    `head disentangle` says where the branches with RoIs of their own look.
+
     With `fine`, what of a branch too: `head fc cls`. In a cascade after its stage: `head 0 fc`.
     """
     first, *rest = tensor.split(".")
-    if first != "head" or "branches" not in rest:
+    stage = rest[1:2] if rest[:1] == ["stages"] else []
+    kind, *own = rest[2 * len(stage) :] or ("",)
+    if first != "head" or kind not in ("branches", "disentangle"):
         return first
-    stage = rest[1:2] if rest[0] == "stages" else []
-    return " ".join(("head", *stage, *rest[2 * len(stage) + 1 :][: 2 if fine else 1]))
+    return " ".join(("head", *stage, *(own[: 2 if fine else 1] if kind == "branches" else [kind])))
 
 
 def stage_heads(head: Head) -> list[Head]:

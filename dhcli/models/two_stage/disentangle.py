@@ -40,17 +40,20 @@ class Disentangle(nn.Module):
     F_c are three layers, the first shared.
     """
 
-    def __init__(self, branches: Sequence[AnyBranch], channels: int, size: int) -> None:
+    def __init__(self, branches: Sequence[AnyBranch], channels: int, pool: Pool) -> None:
         super().__init__()
-        own = {b.name: b.roi for b in branches if isinstance(b.roi, DisentangledRoi)}
-        width = next(iter(own.values())).width  # the configuration was checked: they agree
-        self.shared = nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, width), nn.ReLU())
+        self.rois = {b.name: b.roi for b in branches if isinstance(b.roi, DisentangledRoi)}
+        own = [branch for branch in branches if branch.name in self.rois]
+        self.by_cells = {branch.name: moves_cells(branch) for branch in own}
+        self.enlarged = {branch.name: branch.roi_scale for branch in own}
+        self.size, self.strides, self.legacy = pool.size, pool.strides, pool.legacy
+        self.level_epsilon = pool.level_epsilon
+        width = self.rois[own[0].name].width  # the configuration was checked: all have the same
+        inputs = channels * self.size**2
+        self.shared = nn.Sequential(nn.Flatten(), nn.Linear(inputs, width), nn.ReLU())
         self.moves = nn.ModuleDict()
-        self.rois: dict[str, DisentangledRoi] = own
-        self.by_cells = {b.name: moves_cells(b) for b in branches if b.name in own}
-        self.enlarged = {b.name: b.roi_scale for b in branches if b.name in own}
-        for name in own:
-            outputs = 2 * size**2 if self.by_cells[name] else 2
+        for name, by_cells in self.by_cells.items():
+            outputs = 2 * self.size**2 if by_cells else 2
             layers = nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs)
             self.moves[name] = nn.Sequential(*layers)
         for layer in self.modules():
@@ -59,13 +62,16 @@ class Disentangle(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(
-        self, name: str, pool: Pool, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
+        self, name: str, shared: Tensor, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
     ) -> View:
-        """What the branch `name` sees of `boxes` (N, 4) float32 xyxy in images (N,) int64."""
-        said = self.moves[name](self.shared(pool(levels, boxes, images))).to(boxes.dtype)
+        """What the branch `name` sees instead of `shared`, the pooled RoIs (N, C, S, S).
+
+        in   boxes  (N, 4) float32 xyxy;  images  (N,) int64
+        """
+        said = self.moves[name](self.shared(shared)).to(boxes.dtype)
         shares = said.unflatten(1, (2, -1)) * self.rois[name].reach  # (N, 2, 1 or S²)
-        moves = shares.expand(-1, -1, pool.size**2).unflatten(2, (pool.size, pool.size))
-        pooled = self._pool(name, pool, levels, boxes, images, moves)
+        moves = shares.expand(-1, -1, self.size**2).unflatten(2, (self.size, self.size))
+        pooled = self._pool(name, levels, boxes, images, moves)
         if self.by_cells[name]:
             return View(pooled)
         shift = shares[..., 0] * (boxes[:, 2:] - boxes[:, :2])
@@ -74,7 +80,6 @@ class Disentangle(nn.Module):
     def _pool(
         self,
         name: str,
-        pool: Pool,
         levels: Sequence[Tensor],
         boxes: Tensor,
         images: Tensor,
@@ -83,10 +88,10 @@ class Disentangle(nn.Module):
         """The cells, moved by `moves` (N, 2, S, S): (N, C, S, S). The level is the proposal's."""
         scale = self.enlarged[name]
         rois = torch.cat([images[:, None].to(boxes.dtype), enlarge_boxes(boxes, scale)], dim=1)
-        level_of = choose_levels(boxes, pool.strides, pool.level_epsilon)
-        sampling = Sampling(self.rois[name].samples, pool.legacy)
-        out = boxes.new_zeros(len(boxes), levels[0].shape[1], pool.size, pool.size)
-        for index, stride in enumerate(pool.strides):
+        level_of = choose_levels(boxes, self.strides, self.level_epsilon)
+        sampling = Sampling(self.rois[name].samples, self.legacy)
+        out = boxes.new_zeros(len(boxes), levels[0].shape[1], self.size, self.size)
+        for index, stride in enumerate(self.strides):
             rows = torch.nonzero(level_of == index).flatten()
             if len(rows):
                 features = levels[index].to(boxes.dtype)  # see `Pool.align`

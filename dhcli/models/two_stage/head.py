@@ -68,7 +68,7 @@ class Head(nn.Module):
             self.branches[branch.name] = Branch(branch, trunk, classes, config, rules)
         self.disentangle: Disentangle | None = None
         if any(isinstance(branch.roi, DisentangledRoi) for branch in config.branches):
-            self.disentangle = Disentangle(config.branches, channels, pool.size)
+            self.disentangle = Disentangle(config.branches, channels, pool)
         self.read_out = own_read_out(config)
 
     def run(
@@ -83,8 +83,9 @@ class Head(nn.Module):
         """What the branch `name` sees of `boxes`, channels_last, and where it moved them."""
         config = self.branch(name).config
         if isinstance(config.roi, DisentangledRoi):
-            assert self.disentangle is not None  # one of the branches is
-            view: View = self.disentangle(name, self.pool, levels, boxes, images)
+            assert self.disentangle is not None  # there is such a branch
+            shared = self.pool(levels, boxes, images)
+            view: View = self.disentangle(name, shared, levels, boxes, images)
         else:
             view = View(self.pool(levels, boxes, images, config.roi_scale))
         return view._replace(pooled=view.pooled.contiguous(memory_format=torch.channels_last))

@@ -326,10 +326,12 @@ def test_it_overfits_two_images(
     config = small_config(*TSD, positive_fraction=0.5)
     detector = build_detector(config, classes=CLASSES)
     prepare_for_training(detector)
+    few = {"pre_nms_train": 60, "pre_nms_test": 60}
+    detector.rpn.config = detector.rpn.config.model_copy(update=few)
     features = [level.detach() for level in detector.extract(batch)]
     parameters = [*detector.rpn.parameters(), *detector.head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3)
-    for _ in range(120):
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    for _ in range(100):
         found, losses = detector.rpn.learn(features, batch.sizes, targets)
         losses |= detector.head.losses(features, found, targets, batch.sizes)
         optimizer.zero_grad()
