@@ -17,14 +17,14 @@ LEAST_SIDE = 0.1
 class Sampling(NamedTuple):
     """How cells are sampled.
 
-    count   samples per side of a cell
-    legacy  as MMDetection 1 has it: corners of the RoI rounded to whole pixels, samples at the
-            corners of a cell's count × count parts, those beyond the map left out of the mean.
-            Else as RoIAlign (aligned): nothing rounded, samples in the middle of the parts, those
-            more than a cell beyond the map count as 0
+    per_side  n: a cell has n × n samples
+    legacy    as MMDetection 1 has it: corners of the RoI rounded to whole pixels, samples at the
+              corners of a cell's n × n parts, those beyond the map left out of the mean. Else as
+              RoIAlign (aligned): nothing rounded, samples in the middle of the parts, those more
+              than a place beyond the map count as 0
     """
 
-    count: int
+    per_side: int
     legacy: bool = False
 
 
@@ -57,7 +57,7 @@ def _pool_group(
     # (N, S, S) from the start of the RoI to that of each cell, in places of the map
     x = (number / size + moves[:, 0]) * side[:, 0, None, None]
     y = (number[:, None] / size + moves[:, 1]) * side[:, 1, None, None]
-    part = side / (size * sampling.count)
+    part = side / (size * sampling.per_side)
     columns, of_columns = _read(x + start[:, 0, None, None], part[:, 0], width, sampling)
     rows, of_rows = _read(y + start[:, 1, None, None], part[:, 1], height, sampling)
     rows = rows + (rois[:, 0].long() * height)[:, None, None, None]  # images below each other
@@ -65,7 +65,7 @@ def _pool_group(
     weights = of_rows[..., :, None] * of_columns[..., None, :]
     vectors = features.permute(0, 2, 3, 1).flatten(0, 2)  # (B·h·w, C), a view in channels_last
     # A sum of rows by weight, without a copy of the rows: its gradients are as frugal
-    bags = (len(rois) * size**2, (2 * sampling.count) ** 2)
+    bags = (len(rois) * size**2, (2 * sampling.per_side) ** 2)
     sums = F.embedding_bag(
         places.view(bags), vectors, mode="sum", per_sample_weights=weights.view(bags)
     )
@@ -93,13 +93,13 @@ def _read(first: Tensor, part: Tensor, length: int, sampling: Sampling) -> tuple
          length  places of the axis
     out  (N, S, S, 2n) int64 and float
     """
-    number = torch.arange(sampling.count, device=part.device, dtype=part.dtype)
+    number = torch.arange(sampling.per_side, device=part.device, dtype=part.dtype)
     shift = 0.0 if sampling.legacy else 0.5
     at = first[..., None] + ((number + shift) * part[:, None])[:, None, None]  # (N, S, S, n)
     slack = 0.5 if sampling.legacy else 1.0
     end = length - 0.5 if sampling.legacy else length
     inside = ((at >= -slack) & (at <= end)).to(at.dtype)
-    counted = inside.sum(-1, keepdim=True).clamp(min=1) if sampling.legacy else sampling.count
+    counted = inside.sum(-1, keepdim=True).clamp(min=1) if sampling.legacy else sampling.per_side
     at = at.clamp(0, length - 1)
     low = at.detach().floor()
     share = at - low

@@ -58,9 +58,10 @@ def test_the_legacy_one_is_the_plain_transcription() -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_gradients_are_right(legacy: bool) -> None:
-    small = ROIS * torch.tensor([1.0, 0.2, 0.2, 0.2, 0.2])
-    maps = torch.randn(2, 2, 8, 9, dtype=torch.double, requires_grad=True)
-    moves = (0.1 * torch.randn(3, 2, 3, 3, dtype=torch.double)).requires_grad_()
+    torch.manual_seed(0)
+    small = ROIS[:2] * torch.tensor([1.0, 0.2, 0.2, 0.2, 0.2])
+    maps = torch.randn(2, 1, 5, 6, dtype=torch.double, requires_grad=True)
+    moves = (0.1 * torch.randn(2, 2, 2, 2, dtype=torch.double)).requires_grad_()
 
     assert torch.autograd.gradcheck(
         lambda x, move: deform_pool(x, small, move, 4, Sampling(2, legacy)), (maps, moves)

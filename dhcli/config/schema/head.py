@@ -46,7 +46,7 @@ class SharedRoi(Section):
     kind: Literal["shared"] = "shared"
     """shared: the proposal, as other branches do."""
 
-    def describe(self) -> str:
+    def in_words(self) -> str:
         """A few words; none of the usual one."""
         return ""
 
@@ -70,7 +70,7 @@ class DisentangledRoi(Section):
     samples: Annotated[int, Field(ge=1, le=16)] = 2
     """Samples per side of a cell (the authors' code: 4)."""
 
-    def describe(self) -> str:
+    def in_words(self) -> str:
         """A few words; none of the usual one."""
         return f", of its own, margin {self.margin:g}"
 
@@ -98,7 +98,7 @@ class BranchBase(Section):
     def describe(self) -> list[tuple[str, str]]:
         """Its kind and weights."""
         text = f"{self.kind}, focus {self.focus}, ω {self.omega:g}, λ {self.lambda_:g}, "
-        roi = f"RoI × {self.roi_scale:g}{self.roi.describe()}"
+        roi = f"RoI × {self.roi_scale:g}{self.roi.in_words()}"
         return [(f"{self.name} branch", f"{text}{roi}")]
 
 

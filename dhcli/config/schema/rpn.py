@@ -30,8 +30,8 @@ class Anchors(Section):
     """Height / width, at the same area."""
     convention: Literal["plain", "torchvision", "maskrcnn_benchmark", "mmdet1"] = "plain"
     """plain: exact, centred on the cell's corner (MMDetection). The others round as those programs
-    do (mmdet1: MMDetection 1). torchvision also divides the padded image into cells (on P6 of 800 pixels, a cell is 61
-    pixels, not 64)."""
+    do (mmdet1: MMDetection 1). torchvision also divides the padded image into cells (on P6 of 800
+    pixels, a cell is 61 pixels, not 64)."""
 
     def known_sizes(self) -> tuple[float, ...]:
         """The sizes. Raises ConfigError where they are still to be found from data."""

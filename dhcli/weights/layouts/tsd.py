@@ -61,7 +61,7 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     first = state[f"{HEAD}.shared_fc.0.weight"]
     agnostic = state[f"{HEAD}.TSD_fc_reg.weight"].shape[0] == 4
     roi = {**ROI, "width": first.shape[0]}
-    tasks = {
+    tasks: dict[str, dict[str, Any]] = {
         "sibling": {"omega": 2.0, "lambda": 0.5},
         "pc": {"focus": "cls", "roi": {**roi, "move": "cells"}},
         "pr": {"focus": "reg", "roi": {**roi, "move": "box"}},
@@ -93,9 +93,9 @@ def pairs(config: Config) -> p.Pairs:
         for index in (0, 2):
             ours = f"head.disentangle.moves.{branch}.{index}"
             yield from p.layer(f"{HEAD}.{theirs}.{index}", ours)
-    for branch in _branches(config):
-        names = [f"{HEAD}.{BRANCHES[branch.name]}.{i}" for i in range(branch.layers)]
-        yield from p.fc_layers(branch, names)
+    for one in _branches(config):
+        names = [f"{HEAD}.{BRANCHES[one.name]}.{i}" for i in range(one.layers)]
+        yield from p.fc_layers(one, names)
     yield from _predictors(("pc", "TSD_fc_cls", "cls"), ("pr", "TSD_fc_reg", "reg"))
 
 

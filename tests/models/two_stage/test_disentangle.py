@@ -1,4 +1,4 @@
-"""Disentangled RoIs: losses beside a plain transcription of TSD, where branches look, overfitting."""
+"""Disentangled RoIs: losses beside a plain transcription of TSD, where branches look, reading."""
 
 from __future__ import annotations
 
@@ -254,9 +254,7 @@ def test_what_is_read_is_the_pair_and_then_the_sibling() -> None:
 def test_two_that_classify_from_their_own_rois_are_fused_and_not_with_the_sibling() -> None:
     both = [SIBLING, *({**one, "lambda": 0.7} for one in PAIR)]
     head = make_head(both)
-    [found] = head.detect([head.read_out], levels(), *some_boxes(), SIZES, 0.0)
-    boxes, images = some_boxes()
-    features = levels()
+    (boxes, images), features = some_boxes(), levels()
 
     [found] = head.detect([head.read_out], features, boxes, images, SIZES, 0.0)
 
@@ -282,9 +280,7 @@ def test_each_stage_of_a_cascade_starts_from_where_the_last_one_moved() -> None:
     first = {name: stages[0].run(name, features, boxes, images) for name in ("pc", "pr")}
     refined = stages[0].refine(first, boxes, images, SIZES)
     second = stages[1].run("pr", features, refined, images)
-    decoded = stages[1].regressor("pr").decode(
-        second.boxes, second.rois, found.rows, found.labels
-    )
+    decoded = stages[1].regressor("pr").decode(second.boxes, second.rois, found.rows, found.labels)
     assert torch.allclose(found.boxes, decoded, atol=1e-3)
     assert len(losses) == 12
 
@@ -297,9 +293,7 @@ def test_each_stage_of_a_cascade_starts_from_where_the_last_one_moved() -> None:
         ([*TSD, {**PAIR[0], "name": "third"}], "3 branches have `roi.kind: disentangled`"),
     ],
 )
-def test_branches_that_do_not_fit_are_refused(
-    branches: list[dict[str, Any]], problem: str
-) -> None:
+def test_branches_that_do_not_fit_are_refused(branches: list[dict[str, Any]], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         HeadConfig.model_validate({"branches": branches})
 
