@@ -21,7 +21,7 @@ BRANCHES = (
 )
 SMALL = [
     *("--set", f"model.head.branches={BRANCHES}", "--set", "model.neck.channels=16"),
-    *("--set", "model.backbone={name: resnet18, norm: gn, weights: none}"),
+    *("--set", "model.backbone={kind: resnet, name: resnet18, norm: gn, weights: none}"),
     *("--set", "model.head.scores=auto", "--set", "model.head.boxes=auto"),
     *("--set", "input.min_size=32", "--set", "input.max_size=32"),
 ]
@@ -34,7 +34,7 @@ def test_it_trains_resumes_is_measured_and_tuned(tmp_path: Path, rng: np.random.
     best = run / "best.safetensors"
 
     dh("train", "--data", photos, *SMALL, *QUIET, "--out", run, "--freeze", "0")
-    dh("train", "--resume", run, "--device", "cpu")
+    dh("train", "--resume", run, "--set", "train.schedule.length=2", "--device", "cpu")
     every = dh("eval", "--weights", best, "--data", photos, "--read-outs", "all", "--split", "all")
     speed = dh("bench", best, "--image-size", "32x32", "--repeats", "1", "--json")
     told = dh("info", best, "--json")

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 
+from dhcli.config.load import config_from_dict
 from dhcli.errors import ModelError
 from dhcli.ops.anchors import cell_anchors
 from dhcli.weights.class_names import coco_names, parse_class_names
 from dhcli.weights.exchange import export_weights, import_weights
-from dhcli.weights.layouts import LAYOUTS
+from dhcli.weights.layouts import LAYOUTS, tsd
 from dhcli.weights.model_file import save_model
 from tests.references.network import STRIDES
 
@@ -344,3 +345,19 @@ def test_detectron2s_names_are_read_without_a_rest(tmp_path: Path) -> None:
     torch.save({"model": state}, tmp_path / "d2.pth")
     with pytest.raises(ModelError, match="anchors on level 2"):
         import_weights(tmp_path / "d2.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("model.head.branches.sibling.name=fc", "its branches are sibling, pc, pr"),
+        ("model.head.cascade=[{}, {}]", "it is a cascade"),
+        ("model.head.background_box=false", "boxes by class include the background's there"),
+        ("model.head.branches.pr.roi.move=cells", "its branch pr is another"),
+        ("model.head.branches.pc.lambda=0.7", "only its sibling predicts both"),
+    ],
+)
+def test_tsds_code_has_no_other_head(change: str, why: str) -> None:
+    config = config_from_dict(tsd.settings(fill(key_list("tsd")), "w.pth"), "a test", [change])
+
+    assert why in str(tsd.misfit(config))
