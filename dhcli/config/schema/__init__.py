@@ -19,11 +19,13 @@ from dhcli.config.schema.head import (
     BranchBase,
     ConvBranch,
     Deltas,
+    DisentangledRoi,
     FcBranch,
     Head,
     Res5Branch,
     predicts,
     read_out_problem,
+    readers,
 )
 from dhcli.config.schema.input import Input
 from dhcli.config.schema.model import Model, TwoStage
@@ -51,6 +53,7 @@ __all__ = [
     "Detect",
     "DetectBase",
     "DetectBest",
+    "DisentangledRoi",
     "FcBranch",
     "Finetune",
     "Head",
@@ -75,4 +78,5 @@ __all__ = [
     "TwoStage",
     "predicts",
     "read_out_problem",
+    "readers",
 ]
