@@ -119,7 +119,11 @@ def _obstacle(model: Section) -> str | None:
         return f"a detector of kind `{getattr(model, 'kind', '')}`"
     names = {"soft": "Soft-NMS", "guided": "IoU-guided NMS"}
     kind = model.detect.nms.kind
-    return f"{names[kind]} (`model.detect.nms.kind: {kind}`)" if kind in names else None
+    if kind in names:
+        return f"{names[kind]} (`model.detect.nms.kind: {kind}`)"
+    if any(branch.roi.kind == "disentangled" for branch in model.head.branches):
+        return "deformable pooling (`roi.kind: disentangled`)"
+    return None
 
 
 def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:

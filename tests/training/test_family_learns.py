@@ -17,6 +17,8 @@ STAGES = (
 )
 ONE_FC = "[{kind: fc, width: 256, omega: 2, lambda: 0.5}]"
 SABL = "[{kind: fc, width: 256, layers: 1}, {kind: side, width: 64}]"
+OWN = "roi: {kind: disentangled, width: 64}"
+SIBLING = "{kind: fc, name: sibling, width: 256, omega: 2, lambda: 0.5}"
 SYSTEMS = {
     "cascade": [f"model.head.branches={ONE_FC}", f"model.head.cascade={STAGES}"],
     "cascade-double-head": [
@@ -36,6 +38,14 @@ SYSTEMS = {
         " {kind: fc, name: iou, focus: iou, width: 256, omega: 5}]",
         "model.detect.nms.kind=guided",
     ],
+    "tsd": [
+        f"model.head.branches=[{SIBLING}, {{kind: fc, name: pc, width: 256, {OWN}}},"
+        f" {{kind: fc, name: pr, focus: reg, width: 256, {OWN}}}]",
+    ],
+    "tsd-double-head": [
+        f"model.head.branches=[{SIBLING}, {{kind: fc, width: 256, {OWN}}},"
+        f" {{kind: conv, width: 256, residual: 2, norm: gn, {OWN}}}]",
+    ],
 }
 LEAST = {
     "cascade": 0.4,
@@ -44,6 +54,8 @@ LEAST = {
     "sabl-cascade": 0.4,
     "double-head-buckets": 0.4,
     "iou": 0.4,
+    "tsd": 0.4,
+    "tsd-double-head": 0.4,
 }
 """AP50 on unseen images after the demo's 240 steps."""
 

@@ -20,12 +20,14 @@ from dhcli.config.schema.head import (
     Buckets,
     ConvBranch,
     Deltas,
+    DisentangledRoi,
     FcBranch,
     Head,
     Res5Branch,
     SideBranch,
     predicts,
     read_out_problem,
+    readers,
     says_buckets,
 )
 from dhcli.config.schema.input import Input
@@ -55,6 +57,7 @@ __all__ = [
     "Detect",
     "DetectBase",
     "DetectBest",
+    "DisentangledRoi",
     "FcBranch",
     "Finetune",
     "Head",
@@ -80,5 +83,6 @@ __all__ = [
     "TwoStage",
     "predicts",
     "read_out_problem",
+    "readers",
     "says_buckets",
 ]

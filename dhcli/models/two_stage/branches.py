@@ -289,12 +289,18 @@ class BranchOutput(NamedTuple):
 
     logits  (N, K+1) float, background first
     boxes   (N, …) float, as its regressor reads them, such as deltas (N, K or 1, 4)
+    rois    (N, 4) float32 xyxy, which `boxes` start from, where a branch moved its RoIs
     ious    (N, K) float logits of the IoU that a RoI has with an object of each class
     """
 
     logits: Tensor | None
     boxes: Tensor | None
+    rois: Tensor | None = None
     ious: Tensor | None = None
+
+    def placed(self, given: Tensor) -> Tensor:
+        """What `boxes` start from (N, 4), of the RoIs that were `given`."""
+        return given if self.rois is None else self.rois
 
     def take(self, rows: Tensor | slice) -> BranchOutput:
         """The rows (n,) of what is predicted."""
@@ -340,7 +346,8 @@ class Branch(nn.Module):
         """What the predictors read from the trunk's vectors (N, D)."""
         logits = self.cls(x) if self.cls is not None else None
         boxes = self.reg.read(x) if self.reg is not None else None
-        return BranchOutput(logits, boxes, self.iou(x) if self.iou is not None else None)
+        ious = self.iou(x) if self.iou is not None else None
+        return BranchOutput(logits, boxes, ious=ious)
 
     def predictors(self) -> dict[str, Predictor]:
         """Its tensors that have rows by class; see the contract."""

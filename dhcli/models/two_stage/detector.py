@@ -136,7 +136,8 @@ class TwoStageDetector(FeatureDetector):
     ) -> Detections:
         """Detections in original pixels, refined by the gradient of their predicted IoU."""
         assert isinstance(self.head, Head)
-        rules, scale = self.select.rules, (original / size).flip(0).to(found.boxes.dtype)
+        rules = self.select.rules
+        scale = rules.scale(size, original).to(found.boxes.dtype)
         boxes = rules.rescale(found.boxes, 1 / scale)
         images = torch.full_like(found.labels, image)
         boxes, ious = self.head.climb(levels, boxes, images, found.labels, guide.refine, guide.step)
