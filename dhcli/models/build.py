@@ -12,6 +12,7 @@ from dhcli.config.heads import stage_heads
 from dhcli.config.schema import (
     Backbone,
     Config,
+    Dense,
     Neck,
     Pyramid,
     Queries,
@@ -24,6 +25,10 @@ from dhcli.errors import ConfigError
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.backbones.timm_net import TimmFeatures
 from dhcli.models.contract import Detector, Features
+from dhcli.models.dense.coders import CODERS
+from dhcli.models.dense.detector import DenseDetector
+from dhcli.models.dense.head import DenseHead, Towers
+from dhcli.models.dense.select import SelectDense
 from dhcli.models.detector import Pixels
 from dhcli.models.necks import Fpn, LastFeatures
 from dhcli.models.queries.detector import QueryDetector
@@ -102,6 +107,28 @@ def build_queries(config: Config, classes: int) -> QueryDetector:
     return QueryDetector(Pixels(config.input), backbone, neck, head, model.loss, model.detect)
 
 
+def build_dense(config: Config, classes: int) -> DenseDetector:
+    """RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF."""
+    model = config.model
+    assert isinstance(model, Dense)
+    backbone = _build_backbone(model.backbone)
+    neck, _ = _build_pyramid(backbone, model.neck)
+    towers = [
+        Towers(model.head, neck.channels, model.priors.per_cell(), classes)
+        for _ in (neck.strides[:1] if model.head.shared else neck.strides)
+    ]
+    coder = CODERS[type(model.boxes)](model.boxes)
+    return DenseDetector(
+        Pixels(config.input),
+        backbone,
+        neck,
+        DenseHead(model.head, towers, neck.strides, classes),
+        coder,
+        SelectDense(coder, Nms(model.nms), classes),
+        model,
+    )
+
+
 def _two_stage(config: Config) -> TwoStage:
     if isinstance(config.model, TwoStage):
         return config.model
@@ -157,7 +184,8 @@ def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[i
         raise ConfigError(what, where="model.neck.finest")
     channels = [backbone.channels[backbone.strides.index(stride)] for stride in used]
     first = backbone.strides.index(used[0])
-    return Fpn(channels, used, config.channels, extra, first), used
+    beyond = config.extra, config.extra_relu
+    return Fpn(channels, used, config.channels, extra, first, *beyond), used
 
 
 BACKBONES: dict[type[Any], Callable[[Any], Features]] = {
@@ -169,5 +197,6 @@ BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
     TwoStage: build_two_stage,
     TorchVision: TorchVisionDetector,
     Queries: build_queries,
+    Dense: build_dense,
 }
 """What builds a detector, by the class of its section `model`."""

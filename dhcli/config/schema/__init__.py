@@ -11,6 +11,7 @@ from dhcli.config.schema.backbone import RESNETS, Backbone, ResNet, TimmNet
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.config import Config
 from dhcli.config.schema.data import Data
+from dhcli.config.schema.dense import Dense, DenseHead, DenseLoss, DetectDense, Priors
 from dhcli.config.schema.detect import Detect, DetectBase, DetectBest
 from dhcli.config.schema.finetune import Finetune
 from dhcli.config.schema.head import (
@@ -48,9 +49,13 @@ __all__ = [
     "ConvBranch",
     "Data",
     "Deltas",
+    "Dense",
+    "DenseHead",
+    "DenseLoss",
     "Detect",
     "DetectBase",
     "DetectBest",
+    "DetectDense",
     "FcBranch",
     "Finetune",
     "Head",
@@ -59,6 +64,7 @@ __all__ = [
     "Neck",
     "NoNeck",
     "Pool",
+    "Priors",
     "Pyramid",
     "Queries",
     "Res5Branch",
