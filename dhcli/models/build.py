@@ -21,6 +21,7 @@ from dhcli.config.schema import (
     TorchVision,
     TwoStage,
 )
+from dhcli.config.schema.dense import DistanceBoxes
 from dhcli.errors import ConfigError
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.backbones.timm_net import TimmFeatures
@@ -29,6 +30,7 @@ from dhcli.models.dense.coders import CODERS
 from dhcli.models.dense.detector import DenseDetector
 from dhcli.models.dense.head import DenseHead, Towers
 from dhcli.models.dense.select import SelectDense
+from dhcli.models.dense.star import StarTowers
 from dhcli.models.detector import Pixels
 from dhcli.models.necks import Fpn, LastFeatures
 from dhcli.models.queries.detector import QueryDetector
@@ -113,10 +115,8 @@ def build_dense(config: Config, classes: int) -> DenseDetector:
     assert isinstance(model, Dense)
     backbone = _build_backbone(model.backbone)
     neck, _ = _build_pyramid(backbone, model.neck)
-    towers = [
-        Towers(model.head, neck.channels, model.priors.per_cell(), classes)
-        for _ in (neck.strides[:1] if model.head.shared else neck.strides)
-    ]
+    count = 1 if model.head.shared else len(neck.strides)
+    towers = [_build_towers(model, neck.channels, classes) for _ in range(count)]
     coder = CODERS[type(model.boxes)](model.boxes)
     return DenseDetector(
         Pixels(config.input),
@@ -127,6 +127,13 @@ def build_dense(config: Config, classes: int) -> DenseDetector:
         SelectDense(coder, Nms(model.nms), classes),
         model,
     )
+
+
+def _build_towers(model: Dense, channels: int, classes: int) -> Towers:
+    """The towers that levels share, or those of one."""
+    if isinstance(model.boxes, DistanceBoxes) and model.head.refine == "star":
+        return StarTowers(model.head, channels, classes, model.boxes.unit)
+    return Towers(model.head, channels, model.priors.per_cell(), classes)
 
 
 def _two_stage(config: Config) -> TwoStage:

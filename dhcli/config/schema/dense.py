@@ -44,16 +44,16 @@ class DenseHead(Section):
     level_scales: bool = False
     """Multiply what is predicted of boxes by a number that each level learns."""
     quality: Quality = "none"
-    """What else is predicted of a prior. centerness: how central it lies in its object; iou: the IoU
-    of its box; objectness: whether it has an object at all; implicit: the same, without a loss of
-    its own, as a factor of each class (YOLOF)."""
+    """What else is predicted of a prior. centerness: how central it lies in its object; iou: the
+    IoU of its box; objectness: whether it has an object at all; implicit: the same, without a loss
+    of its own, as a factor of each class (YOLOF)."""
     refine: Literal["none", "star"] = "none"
     """star: look at nine points of the box first found, refine it and score it there
     (VarifocalNet)."""
 
 
 class Priors(Section):
-    """The squares, or boxes of other ratios, that lie around every cell. Points are their centres."""
+    """The boxes that lie around every cell, and their centres: points."""
 
     sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (8.0,)
     """Sides of the square priors of a cell, in strides of its level."""
@@ -151,9 +151,9 @@ class RangeAssign(Section):
     radius: Positive = 1.5
     """How far from the object's centre, in strides, along each axis."""
     smallest: Positive = 4.0
-    """The farthest side of an object on a level lies beyond this, in strides; on the finest, any."""
+    """The farthest side of an object lies beyond this, in strides; on the finest level, any."""
     largest: Positive = 8.0
-    """… and within this; on the coarsest, any."""
+    """… and within this; on the coarsest level, any."""
 
 
 Assign: TypeAlias = IouAssign | AtssAssign | UniformAssign | MixtureAssign | RangeAssign

@@ -44,10 +44,22 @@ class Maps(NamedTuple):
     first: Tensor | None = None
 
 
+class Level(NamedTuple):
+    """What towers know of the level that they run on.
+
+    stride          pixels between its cells
+    scale, refined  () float, learned factors of the boxes, first and refined; None without
+    """
+
+    stride: int
+    scale: Tensor | None
+    refined: Tensor | None
+
+
 class Towers(nn.Module):
     """Two towers of 3×3 convolutions: the first scores, the second finds boxes and quality.
 
-    in   x  (B, C, h, w) float;  scale  of the level, () float;  stride  of the level
+    in   x  (B, C, h, w) float, of `level`
     out  Maps
     """
 
@@ -63,9 +75,9 @@ class Towers(nn.Module):
         )
         nn.init.constant_(self.cls.bias, -math.log(1 / START - 1))  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, scale: Tensor | None, stride: int) -> Maps:
+    def forward(self, x: Tensor, level: Level) -> Maps:
         on_cls, on_reg = self.cls_convs(x), self.reg_convs(x)
-        boxes = scaled(self.reg(on_reg), scale)
+        boxes = scaled(self.reg(on_reg), level.scale)
         quality = None if self.quality is None else self.quality(on_reg)
         return Maps(self.cls(on_cls), boxes, quality)
 
@@ -92,16 +104,27 @@ class DenseHead(nn.Module):
         self.implicit = config.quality == "implicit"
         self.towers = nn.ModuleList(towers)
         count = len(strides) if config.level_scales else 0
-        self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(count))
+        refined = count if config.refine != "none" else 0
+        self.scales, self.refined_scales = (
+            nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(n))
+            for n in (count, refined)
+        )
 
     def forward(self, levels: Sequence[Tensor]) -> Said:
         every = []
-        for number, (level, stride) in enumerate(zip(levels, self.strides, strict=True)):
-            scale = self.scales[number] if len(self.scales) else None
+        for number, x in enumerate(levels):
             towers = self.towers[number if len(self.towers) > 1 else 0]
-            every.append(self.flatten(towers(level, scale, stride)))
+            every.append(self.flatten(towers(x, self.level(number))))
         logits, boxes, quality, first = zip(*every, strict=True)
         return Said(torch.cat(logits, 1), torch.cat(boxes, 1), _joined(quality), _joined(first))
+
+    def level(self, number: int) -> Level:
+        """What towers know of that level, 0 the finest."""
+        scales = (
+            of_levels[number] if len(of_levels) else None
+            for of_levels in (self.scales, self.refined_scales)
+        )
+        return Level(self.strides[number], *scales)
 
     def flatten(self, maps: Maps) -> Said:
         """Priors in the order row, column, prior of the cell."""
