@@ -12,8 +12,14 @@ from dhcli.config.heads import stage_heads
 from dhcli.config.schema import (
     Backbone,
     Config,
+    Csp,
     Dense,
+    Dilated,
+    LevelNeck,
     Neck,
+    NoNeck,
+    PathPyramid,
+    Pvt,
     Pyramid,
     Queries,
     ResNet,
@@ -23,6 +29,8 @@ from dhcli.config.schema import (
 )
 from dhcli.config.schema.dense import DistanceBoxes
 from dhcli.errors import ConfigError
+from dhcli.models.backbones.csp import CspFeatures
+from dhcli.models.backbones.pvt import PvtFeatures
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.backbones.timm_net import TimmFeatures
 from dhcli.models.contract import Detector, Features
@@ -32,7 +40,8 @@ from dhcli.models.dense.head import DenseHead, Towers
 from dhcli.models.dense.select import SelectDense
 from dhcli.models.dense.star import StarTowers
 from dhcli.models.detector import Pixels
-from dhcli.models.necks import Fpn, LastFeatures
+from dhcli.models.necks import DilatedEncoder, Fpn, LastFeatures, PaFpn
+from dhcli.models.norms import norm_layer
 from dhcli.models.queries.detector import QueryDetector
 from dhcli.models.queries.sparse import SparseHead
 from dhcli.models.select import Nms, Select
@@ -97,7 +106,7 @@ def build_queries(config: Config, classes: int) -> QueryDetector:
     model = config.model
     assert isinstance(model, Queries)
     backbone = _build_backbone(model.backbone)
-    neck, pooled = _build_pyramid(backbone, model.neck)
+    neck, pooled = build_levels(backbone, model.neck)
     pool = Pool(
         model.pool.size,
         model.pool.sampling_ratio,
@@ -114,7 +123,7 @@ def build_dense(config: Config, classes: int) -> DenseDetector:
     model = config.model
     assert isinstance(model, Dense)
     backbone = _build_backbone(model.backbone)
-    neck, _ = _build_pyramid(backbone, model.neck)
+    neck, _ = build_levels(backbone, model.neck)
     count = 1 if model.head.shared else len(neck.strides)
     towers = [_build_towers(model, neck.channels, classes) for _ in range(count)]
     coder = CODERS[type(model.boxes)](model.boxes)
@@ -168,16 +177,44 @@ def _build_head(model: TwoStage, *others: Any) -> Head | Cascade:
     return Cascade(model.head, [Head(stage, *others) for stage in stage_heads(model.head)])
 
 
-def _build_neck(
-    backbone: Features, config: Neck
-) -> tuple[Fpn | LastFeatures, Sequence[int], Res5Trunk | None]:
+def _build_neck(backbone: Features, config: Neck) -> tuple[Any, Sequence[int], Res5Trunk | None]:
     """The neck, the strides of the levels that RoIs are pooled from, the last stage if taken."""
-    if isinstance(config, Pyramid):
-        return *_build_pyramid(backbone, config), None
+    if not isinstance(config, NoNeck):
+        return *build_levels(backbone, config), None
     assert isinstance(backbone, ResNetFeatures)  # the configuration sees to it
     width = backbone.channels[-1]
     res5 = Res5Trunk(backbone.take_last_stage(), width)
     return LastFeatures(backbone.channels, backbone.strides), backbone.strides[-1:], res5
+
+
+def build_levels(backbone: Features, config: LevelNeck) -> tuple[Any, Sequence[int]]:
+    """The neck, with its `channels` and `strides`, and the strides of the maps that it takes.
+
+    Raises ConfigError where the backbone does not have these.
+    """
+    return NECKS[type(config)](backbone, config)
+
+
+def _build_dilated(backbone: Features, config: Dilated) -> tuple[DilatedEncoder, list[int]]:
+    [inputs] = _channels_at(backbone, config.strides())
+    shape = config.channels, config.width, config.dilations
+    return DilatedEncoder(inputs, norm_layer(config.norm), *shape), config.strides()
+
+
+def _build_pafpn(backbone: Features, config: PathPyramid) -> tuple[PaFpn, list[int]]:
+    norm = norm_layer("bn", config.bn_epsilon, config.bn_momentum)
+    inputs = _channels_at(backbone, config.strides())
+    neck = PaFpn(inputs, norm, config.channels, config.blocks, config.depthwise)
+    return neck, config.strides()
+
+
+def _channels_at(backbone: Features, strides: Sequence[int]) -> list[int]:
+    """The channels of the last features of `backbone`, which have these strides."""
+    if list(strides) != backbone.strides[-len(strides) :]:
+        wanted, has = (", ".join(map(str, some)) for some in (strides, backbone.strides))
+        what = f"takes features of strides {wanted}, but the backbone has strides {has}"
+        raise ConfigError(what, where="model.neck.kind")
+    return backbone.channels[-len(strides) :]
 
 
 def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[int]]:
@@ -198,8 +235,16 @@ def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[i
 BACKBONES: dict[type[Any], Callable[[Any], Features]] = {
     ResNet: _build_resnet,
     TimmNet: _build_timm,
+    Csp: CspFeatures,
+    Pvt: PvtFeatures.of,
 }
 """What builds a backbone, by the class of its section `backbone`."""
+NECKS: dict[type[Any], Callable[[Features, Any], tuple[Any, Sequence[int]]]] = {
+    Pyramid: _build_pyramid,
+    Dilated: _build_dilated,
+    PathPyramid: _build_pafpn,
+}
+"""What builds a neck, by the class of its section `neck`."""
 BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
     TwoStage: build_two_stage,
     TorchVision: TorchVisionDetector,

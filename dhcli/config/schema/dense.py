@@ -18,7 +18,7 @@ from dhcli.config.schema.base import (
     Section,
 )
 from dhcli.config.schema.detect import DetectBase
-from dhcli.config.schema.neck import Pyramid
+from dhcli.config.schema.neck import LevelNeck, Pyramid
 from dhcli.words import counted
 
 Quality: TypeAlias = Literal["none", "centerness", "iou", "objectness", "implicit"]
@@ -244,7 +244,7 @@ class Dense(Section):
     kind: Literal["dense"]
     """dense: RetinaNet, FCOS, ATSS, PAA, VarifocalNet and YOLOF."""
     backbone: Annotated[Backbone, ByKind("resnet")] = ResNet()
-    neck: Annotated[Pyramid, ByKind("fpn")] = Pyramid(finest=3, coarsest=7, extra="on_output")
+    neck: Annotated[LevelNeck, ByKind("fpn")] = Pyramid(finest=3, coarsest=7, extra="on_output")
     head: DenseHead = DenseHead()
     priors: Priors = Priors()
     boxes: Annotated[DenseBoxes, ByKind("deltas")] = DeltaBoxes()

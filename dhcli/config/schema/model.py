@@ -11,7 +11,7 @@ from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.dense import Dense
 from dhcli.config.schema.detect import Detect
 from dhcli.config.schema.head import Head, Res5Branch
-from dhcli.config.schema.neck import Neck, Pyramid
+from dhcli.config.schema.neck import Neck, NoNeck, Pyramid
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.queries import Queries
 from dhcli.config.schema.rpn import Anchors, Rpn
@@ -50,7 +50,7 @@ class TwoStage(Section):
         if self.neck.kind == "none" and sizes == "auto":
             raise ValueError("`anchors.sizes: auto` needs a pyramid, not `neck.kind: none`")
         if (
-            isinstance(self.neck, Pyramid)
+            not isinstance(self.neck, NoNeck)
             and sizes != "auto"
             and len(sizes) != len(self.neck.levels())
         ):
