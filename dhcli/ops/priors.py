@@ -105,7 +105,7 @@ def spare_ignored(owners: Tensor, priors: Priors, ignore: Tensor) -> Tensor:
 
 
 def inside(points: Tensor, boxes: Tensor) -> Tensor:
-    """How far each of `points` (N, 2) is within each of `boxes` (M, 4): (N, M), negative outside."""
+    """How far each of `points` (N, 2) is in each of `boxes` (M, 4): (N, M), negative outside."""
     low = points[:, None] - boxes[None, :, :2]
     high = boxes[None, :, 2:] - points[:, None]
     return torch.minimum(low, high).amin(dim=-1)
