@@ -13,6 +13,7 @@ from dhcli.config.schema import (
     Backbone,
     Config,
     Csp,
+    Dense,
     Dilated,
     LevelNeck,
     Neck,
@@ -26,12 +27,18 @@ from dhcli.config.schema import (
     TorchVision,
     TwoStage,
 )
+from dhcli.config.schema.dense import DistanceBoxes
 from dhcli.errors import ConfigError
 from dhcli.models.backbones.csp import CspFeatures
 from dhcli.models.backbones.pvt import PvtFeatures
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.backbones.timm_net import TimmFeatures
 from dhcli.models.contract import Detector, Features
+from dhcli.models.dense.coders import CODERS
+from dhcli.models.dense.detector import DenseDetector
+from dhcli.models.dense.head import DenseHead, Towers
+from dhcli.models.dense.select import SelectDense
+from dhcli.models.dense.star import StarTowers
 from dhcli.models.detector import Pixels
 from dhcli.models.necks import DilatedEncoder, Fpn, LastFeatures, PaFpn
 from dhcli.models.norms import norm_layer
@@ -109,6 +116,33 @@ def build_queries(config: Config, classes: int) -> QueryDetector:
     )
     head = SparseHead(model.head, pool, neck.channels, classes)
     return QueryDetector(Pixels(config.input), backbone, neck, head, model.loss, model.detect)
+
+
+def build_dense(config: Config, classes: int) -> DenseDetector:
+    """RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF."""
+    model = config.model
+    assert isinstance(model, Dense)
+    backbone = _build_backbone(model.backbone)
+    neck, _ = build_levels(backbone, model.neck)
+    count = 1 if model.head.shared else len(neck.strides)
+    towers = [_build_towers(model, neck.channels, classes) for _ in range(count)]
+    coder = CODERS[type(model.boxes)](model.boxes)
+    return DenseDetector(
+        Pixels(config.input),
+        backbone,
+        neck,
+        DenseHead(model.head, towers, neck.strides, classes),
+        coder,
+        SelectDense(coder, Nms(model.nms), classes),
+        model,
+    )
+
+
+def _build_towers(model: Dense, channels: int, classes: int) -> Towers:
+    """The towers that levels share, or those of one."""
+    if isinstance(model.boxes, DistanceBoxes) and model.head.refine == "star":
+        return StarTowers(model.head, channels, classes, model.boxes.unit)
+    return Towers(model.head, channels, model.priors.per_cell(), classes)
 
 
 def _two_stage(config: Config) -> TwoStage:
@@ -194,7 +228,8 @@ def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[i
         raise ConfigError(what, where="model.neck.finest")
     channels = [backbone.channels[backbone.strides.index(stride)] for stride in used]
     first = backbone.strides.index(used[0])
-    return Fpn(channels, used, config.channels, extra, first), used
+    beyond = config.extra, config.extra_relu
+    return Fpn(channels, used, config.channels, extra, first, *beyond), used
 
 
 BACKBONES: dict[type[Any], Callable[[Any], Features]] = {
@@ -214,5 +249,6 @@ BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
     TwoStage: build_two_stage,
     TorchVision: TorchVisionDetector,
     Queries: build_queries,
+    Dense: build_dense,
 }
 """What builds a detector, by the class of its section `model`."""

@@ -11,6 +11,7 @@ from dhcli.config.schema.backbone import PVTS, RESNETS, Backbone, Csp, Pvt, ResN
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.config import Config
 from dhcli.config.schema.data import Data
+from dhcli.config.schema.dense import Dense, DenseHead, DenseLoss, DetectDense, Priors
 from dhcli.config.schema.detect import Detect, DetectBase, DetectBest
 from dhcli.config.schema.finetune import Finetune
 from dhcli.config.schema.head import (
@@ -50,9 +51,13 @@ __all__ = [
     "Csp",
     "Data",
     "Deltas",
+    "Dense",
+    "DenseHead",
+    "DenseLoss",
     "Detect",
     "DetectBase",
     "DetectBest",
+    "DetectDense",
     "Dilated",
     "FcBranch",
     "Finetune",
@@ -64,6 +69,7 @@ __all__ = [
     "NoNeck",
     "PathPyramid",
     "Pool",
+    "Priors",
     "Pvt",
     "Pyramid",
     "Queries",

@@ -17,10 +17,15 @@ class Pyramid(Section):
     finest: Annotated[int, Field(ge=2, le=5)] = 2
     """Finest level: 2 is P2, of stride 4."""
     coarsest: Annotated[int, Field(ge=2, le=7)] = 6
-    """Coarsest level: 6 is P6, of stride 64. P6 and P7 take every second cell of the level
-    before."""
+    """Coarsest level: 6 is P6, of stride 64."""
     channels: Channels = 256
     """Channels of every level of the pyramid."""
+    extra: Literal["subsample", "on_output", "on_input"] = "subsample"
+    """Levels beyond the backbone's. subsample: every second cell of the level before. Else 3×3
+    convolutions of stride 2: on_output: of the last level and so on (RetinaNet with P5); on_input:
+    the first of them of the backbone's last features (RetinaNet with C5)."""
+    extra_relu: bool = False
+    """A ReLU before each of these convolutions but the first."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
