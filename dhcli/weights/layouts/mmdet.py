@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Dense, Queries
+from dhcli.config.schema import Config, Dense, Pvt, Queries
 from dhcli.weights.layouts import mmdet_dense as dense
 from dhcli.weights.layouts import mmdet_sparse as sparse
 from dhcli.weights.layouts import pairs as p
@@ -75,13 +75,17 @@ def _first(state: Mapping[str, Tensor]) -> str | None:
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes say of the architecture, and the conventions."""
-    backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
+    if pvt := p.read_pvt(state):
+        backbone: dict[str, Any] = {"kind": "pvt", "name": pvt, "weights": "none"}
+    else:
+        backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
     if sparse.recognise(state):
         model = {**sparse.settings(state), "backbone": backbone}
         return {"about": "Sparse R-CNN", "input": INPUT, "model": model}
     if dense.recognise(state):
         told = dense.settings(state, file)
-        told["model"]["backbone"] = {**told["model"]["backbone"], "name": backbone["name"]}
+        named = {**told["model"]["backbone"], "name": backbone["name"]}
+        told["model"]["backbone"] = backbone if pvt else named
         return {**told, "input": {**INPUT, **told["input"]}}
     channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
     place, double = _first(state), f"{HEAD}.res_block.conv1.conv.weight" in state
@@ -111,7 +115,10 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
-    yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
+    if isinstance(config.model.backbone, Pvt):
+        yield from p.pvt(config.model.backbone.name)
+    else:
+        yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
     if isinstance(config.model, Dense):
         yield from dense.pairs(config)
         return
