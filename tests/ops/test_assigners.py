@@ -78,6 +78,10 @@ def plainly(kind: str, look: Seen, target: Target) -> tuple[list[int], list[tupl
     return found, [(i, m) for i, m in enumerate(found) if m >= 0]
 
 
+def _costs(look: Seen, target: Target, i: int) -> list[float]:
+    return [_cost(look, target, i, m) for m in range(len(target.boxes))]
+
+
 def _cost(look: Seen, target: Target, i: int, m: int) -> float:
     focal = sum(focal_of(look.logits[i, k], k == int(target.labels[m])) for k in range(CLASSES))
     apart = 1 - assigners.giou(look.boxes[i].tolist(), target.boxes[m].tolist())
