@@ -147,7 +147,7 @@ def _which(state: Mapping[str, Tensor], file: str) -> Kind:
     titles = " and ".join(kind.title for kind in possible)
     what = f"{titles} have the same tensors, and neither the configuration in the file nor its name"
     hint = "name the file after its detector: atss_….pth or paa_….pth"
-    raise ModelError(f"{what} says which it is", hint=hint)
+    raise ModelError(f"{what} says which it is", where=file.rsplit("\n", 1)[-1], hint=hint)
 
 
 def _neck(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
