@@ -230,7 +230,9 @@ def detect(  # noqa: C901
             q = 1.0 if level.quality is None else level.quality[i].sigmoid().item()
             final = [math.sqrt(p * q) if kind == "paa" else p * q for p in cls]
             cells.append((max(final), final, box))
-            own += [(p, s, k, box) for k, (p, s) in enumerate(zip(cls, final, strict=True)) if p > 0.05]
+            own += [
+                (p, s, k, box) for k, (p, s) in enumerate(zip(cls, final, strict=True)) if p > 0.05
+            ]
         own = sorted(own, key=lambda one: -one[0])[:1000]
         if kind == "paa":
             cells = sorted(cells, key=lambda cell: -cell[0])[:1000]
