@@ -71,7 +71,7 @@ def fpn(features: list[Tensor], state: State, *, relu: bool) -> list[Tensor]:
 
 
 def group_norm(x: Tensor, state: State, name: str) -> Tensor:
-    groups = math.gcd(GROUPS, x.shape[1])
+    groups = min(GROUPS, x.shape[1] // 2)  # of narrow ones, which MMDetection has not, two each
     parts = x.reshape(x.shape[0], groups, -1)
     mean, var = parts.mean(2, keepdim=True), parts.var(2, unbiased=False, keepdim=True)
     x = ((parts - mean) / (var + 1e-5).sqrt()).reshape(x.shape)

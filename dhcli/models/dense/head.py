@@ -13,6 +13,8 @@ from dhcli.config.schema import DenseHead as HeadConfig
 from dhcli.models.init import init_normal
 from dhcli.models.norms import norm_layer
 
+GROUPS = 32
+"""Of GroupNorm."""
 START = 0.01
 """First score of every class."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
@@ -150,9 +152,17 @@ def tower(config: HeadConfig, channels: int, layers: int) -> nn.Sequential:
         bias = config.norm == "none"
         conv = nn.Conv2d(inputs, config.width, 3, padding=1, bias=bias)
         init_normal(conv, std=0.01)
-        norm = [] if bias else [norm_layer(config.norm)(config.width)]
+        norm = [] if bias else [tower_norm(config.norm, config.width)]
         parts += [conv, *norm, ACTIVATIONS[config.activation](inplace=True)]
     return nn.Sequential(*parts)
+
+
+def tower_norm(kind: str, width: int) -> nn.Module:
+    """The norm of a tower. Groups have two channels or more: a coarse level may be one cell."""
+    groups = math.gcd(GROUPS, width)
+    if kind == "gn" and groups == width > 1:
+        return nn.GroupNorm(width // 2, width)
+    return norm_layer(kind)(width)
 
 
 def predictor(channels: int, outputs: int, kernel: int) -> nn.Conv2d:

@@ -16,12 +16,13 @@ from dhcli.models.dense.losses import dense_losses
 from dhcli.ops.batch import Target
 
 Make = Callable[..., DenseDetector]
+WIDE = ["model.neck.channels=64", "model.head.width=64"]
 LEVELS = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]
 
 
 def levels() -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(1, 32, h, w, generator=generator, dtype=torch.float64) for h, w in LEVELS]
+    return [torch.randn(1, 64, h, w, generator=generator, dtype=torch.float64) for h, w in LEVELS]
 
 
 def target() -> Target:
@@ -60,8 +61,8 @@ def anchors_of(detector: DenseDetector, x: list[Tensor]) -> Tensor:
 
 
 def test_retinanet(dense: Make) -> None:
-    detector = dense("retinanet").double()
-    head, x = RetinaNetHead(32, 9, 3).double(), levels()
+    detector = dense("retinanet", *WIDE).double()
+    head, x = RetinaNetHead(64, 9, 3).double(), levels()
     for task, name in (("cls", "classification_head"), ("reg", "regression_head")):
         copy_towers(detector.head, getattr(head, name), task, norms=False)
     copy_end(detector.head.towers[0].cls, head.classification_head.cls_logits)
@@ -85,8 +86,8 @@ def test_retinanet(dense: Make) -> None:
 
 def test_fcos(dense: Make) -> None:
     """torchvision's points lie on the corners of cells."""
-    detector = dense("fcos", "model.priors.offset=0").double()
-    head, x = FCOSHead(32, 1, 3).double(), levels()
+    detector = dense("fcos", "model.priors.offset=0", *WIDE).double()
+    head, x = FCOSHead(64, 1, 3).double(), levels()
     for task, name in (("cls", "classification_head"), ("reg", "regression_head")):
         copy_towers(detector.head, getattr(head, name), task, norms=True)
     copy_end(detector.head.towers[0].cls, head.classification_head.cls_logits)
