@@ -96,6 +96,18 @@ HOUSE: dict[str, dict[str, Any]] = {
         "assign": {"kind": "uniform"},
     },
     "timm": {"head": [{**FC, "lambda": 0.7}, {**CONV, "lambda": 0.8}], "backbone": TIMM},
+    "CSPDarknet, PAFPN": {
+        "head": [{**FC, "lambda": 0.5}],
+        "backbone": {"kind": "csp", "width": 0.125},
+        "neck": {"kind": "pafpn", "channels": 16},
+        "anchors": {"sizes": [32, 64, 128]},
+    },
+    "PVT, dilated": {
+        "head": [{**FC, "lambda": 0.5}],
+        "backbone": {"kind": "pvt", "weights": "none"},
+        "neck": {"kind": "dilated", "channels": 16, "width": 8},
+        "anchors": {"sizes": [64]},
+    },
 }
 TENANTS = ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"]
 DETECTORS = [*HOUSE, *TENANTS]
