@@ -184,8 +184,7 @@ def scaled(x: Tensor, scale: Tensor | None) -> Tensor:
 
 def rows(maps: Tensor, numbers: int) -> Tensor:
     """Maps (B, A · numbers, h, w) as (B, h · w · A, numbers) float32."""
-    flat = maps.permute(0, 2, 3, 1).flatten(1)
-    return flat.unflatten(1, (-1, numbers)).float()
+    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, numbers).float()
 
 
 def join_objectness(logits: Tensor, objectness: Tensor) -> Tensor:
