@@ -41,7 +41,8 @@ def test_every_weight_takes_part_with_objects_and_without(
         sum(losses.values()).backward()
 
         assert all(loss.isfinite() and loss >= 0 for loss in losses.values())
-        assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
+        gradients = [p.grad for p in detector.parameters() if p.requires_grad]
+        assert all(x is not None and x.isfinite().all() for x in gradients)
     assert losses["loss_box"] == 0
     assert len(detector.eval().detect(batch)[0]) == len(batch)
 
