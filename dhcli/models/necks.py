@@ -76,7 +76,7 @@ class Fpn(nn.Module):
         """The levels by convolutions, of the last `features` or the last `level`."""
         x, levels = features if self.beyond == "on_input" else level, []
         # On a CPU the gradient of one cell's convolution in bfloat16 is not finite
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):
             for number, conv in enumerate(self.further):
                 x = (F.relu(x) if self.relu and number else x).to(conv.weight.dtype)
                 x = conv(x)
