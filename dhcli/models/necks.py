@@ -78,8 +78,8 @@ class Fpn(nn.Module):
         # On a CPU the gradient of one cell's convolution in bfloat16 is not finite
         with torch.autocast("cpu", enabled=False):
             for number, conv in enumerate(self.further):
-                x = (F.relu(x) if self.relu and number else x).to(conv.weight.dtype)
-                x = conv(x)
+                x = F.relu(x) if self.relu and number else x
+                x = conv(x.to(next(conv.parameters()).dtype))
                 levels.append(x)
         return [own.to(level.dtype) for own in levels]
 
