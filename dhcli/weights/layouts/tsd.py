@@ -110,6 +110,11 @@ def _branches(config: Config) -> list[FcBranch]:
     return found
 
 
+def text(config: Config) -> str:
+    """Its tensors say what it is."""
+    return ""
+
+
 def misfit(config: Config) -> str | None:
     """Why TSD's code has no such detector; None if it has."""
     head = p.model_of(config).head
