@@ -60,7 +60,7 @@ def test_it_overfits_two_images(system: str, dense: Make) -> None:
     detector, images, targets = dense(system), *two_images()
     optimizer = torch.optim.AdamW(detector.parameters(), 2e-3)
 
-    for _ in range(120):
+    for _ in range(100):
         optimizer.zero_grad()
         sum(detector.losses(images, targets).values()).backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
