@@ -79,7 +79,7 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
     meta = {"CLASSES": model.classes, "dataset_meta": {"classes": model.classes}}
     content: object = state
     text = EXPORTS[layout].text(model.config)
-    if layout == "mmdet":
+    if layout != "torchvision":
         told = {"config": text} if text else {}
         content = {"meta": {**meta, **told, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:
