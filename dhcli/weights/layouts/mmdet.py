@@ -135,11 +135,7 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
     if isinstance(config.model, Dense):
-        if isinstance(config.model.backbone, Pvt):
-            yield from p.pvt(config.model.backbone.name)
-        else:
-            yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
-        yield from dense.pairs(config)
+        yield from _dense(config)
         return
     yield from body(config)
     if isinstance(config.model, Queries):
@@ -149,6 +145,14 @@ def pairs(config: Config) -> p.Pairs:
     places = [(f"{HEAD}.{i}", f"head.stages.{i}") for i in range(len(cascade))]
     for theirs, head in places or [(HEAD, "head")]:
         yield from _head(config, theirs, head)
+
+
+def _dense(config: Config) -> p.Pairs:
+    if isinstance(config.model.backbone, Pvt):
+        yield from p.pvt(config.model.backbone.name)
+    else:
+        yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
+    yield from dense.pairs(config)
 
 
 def body(config: Config) -> p.Pairs:
