@@ -52,6 +52,8 @@ class DetectOptions:
         given = {key: value for key, value in asked.items() if value is not None and key in has}
         if nms := self._nms(configured):
             given["nms"] = nms
+        if self.threshold is not None and "min_score" in has:
+            given["min_score"] = self.threshold
         return configured.model_copy(update=given) if given else configured
 
     def _nms(self, configured: DetectBest) -> Suppression | None:

@@ -105,7 +105,7 @@ def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:
     """The detector as an ONNX model of any height and width, multiples of what it is padded to."""
     from dhcli.export.onnx_operators import translations
 
-    divisor = graph_divisor(model.config.input.divisor)
+    divisor = graph_divisor(model.config.input.pad_to())
     picture = draw_test_picture(5 * divisor, 7 * divisor, seed=0)
     example = _batch(_as_input(picture, model.config.input), divisor)
     graph = DetectorGraph(detector).eval()
@@ -170,7 +170,7 @@ def agree(size: tuple[int, int], expected: Detections, found: Sequence[NDArray[A
 
 
 def _pictures(input: Input, images: Sequence[Path]) -> Iterable[ImageBatch]:
-    divisor = graph_divisor(input.divisor)
+    divisor = graph_divisor(input.pad_to())
     if images:
         for path in images:
             image = read_image(path, upright=input.exif, depth=input.depth)
@@ -229,7 +229,7 @@ def _finish(proto: ModelProto, model: ModelFile) -> ModelProto:
                 "min_size": input.min_size,
                 "max_size": input.max_size,
                 "rounding": input.resize,
-                "pad_to_multiple_of": graph_divisor(input.divisor),
+                "pad_to_multiple_of": graph_divisor(input.pad_to()),
                 "interpolation": input.interpolation,
                 "exif": input.exif,
                 "depth": input.depth,

@@ -12,7 +12,14 @@ from dhcli.config.heads import stage_heads
 from dhcli.config.schema import (
     Backbone,
     Config,
+    Csp,
+    Dense,
+    Dilated,
+    LevelNeck,
     Neck,
+    NoNeck,
+    PathPyramid,
+    Pvt,
     Pyramid,
     Queries,
     ResNet,
@@ -20,12 +27,21 @@ from dhcli.config.schema import (
     TorchVision,
     TwoStage,
 )
+from dhcli.config.schema.dense import DistanceBoxes
 from dhcli.errors import ConfigError
+from dhcli.models.backbones.csp import CspFeatures
+from dhcli.models.backbones.pvt import PvtFeatures
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.backbones.timm_net import TimmFeatures
 from dhcli.models.contract import Detector, Features
+from dhcli.models.dense.coders import CODERS
+from dhcli.models.dense.detector import DenseDetector
+from dhcli.models.dense.head import DenseHead, Towers
+from dhcli.models.dense.select import SelectDense
+from dhcli.models.dense.star import StarTowers
 from dhcli.models.detector import Pixels
-from dhcli.models.necks import Fpn, LastFeatures
+from dhcli.models.necks import DilatedEncoder, Fpn, LastFeatures, PaFpn
+from dhcli.models.norms import norm_layer
 from dhcli.models.queries.detector import QueryDetector
 from dhcli.models.queries.sparse import SparseHead
 from dhcli.models.select import Nms, Select
@@ -90,7 +106,7 @@ def build_queries(config: Config, classes: int) -> QueryDetector:
     model = config.model
     assert isinstance(model, Queries)
     backbone = _build_backbone(model.backbone)
-    neck, pooled = _build_pyramid(backbone, model.neck)
+    neck, pooled = build_levels(backbone, model.neck)
     pool = Pool(
         model.pool.size,
         model.pool.sampling_ratio,
@@ -100,6 +116,33 @@ def build_queries(config: Config, classes: int) -> QueryDetector:
     )
     head = SparseHead(model.head, pool, neck.channels, classes)
     return QueryDetector(Pixels(config.input), backbone, neck, head, model.loss, model.detect)
+
+
+def build_dense(config: Config, classes: int) -> DenseDetector:
+    """RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF."""
+    model = config.model
+    assert isinstance(model, Dense)
+    backbone = _build_backbone(model.backbone)
+    neck, _ = build_levels(backbone, model.neck)
+    count = 1 if model.head.shared else len(neck.strides)
+    towers = [_build_towers(model, neck.channels, classes) for _ in range(count)]
+    coder = CODERS[type(model.boxes)](model.boxes)
+    return DenseDetector(
+        Pixels(config.input),
+        backbone,
+        neck,
+        DenseHead(model.head, towers, neck.strides, classes),
+        coder,
+        SelectDense(coder, Nms(model.nms), classes),
+        model,
+    )
+
+
+def _build_towers(model: Dense, channels: int, classes: int) -> Towers:
+    """The towers that levels share, or those of one."""
+    if isinstance(model.boxes, DistanceBoxes) and model.head.refine == "star":
+        return StarTowers(model.head, channels, classes, model.boxes.unit)
+    return Towers(model.head, channels, model.priors.per_cell(), classes)
 
 
 def _two_stage(config: Config) -> TwoStage:
@@ -134,16 +177,44 @@ def _build_head(model: TwoStage, *others: Any) -> Head | Cascade:
     return Cascade(model.head, [Head(stage, *others) for stage in stage_heads(model.head)])
 
 
-def _build_neck(
-    backbone: Features, config: Neck
-) -> tuple[Fpn | LastFeatures, Sequence[int], Res5Trunk | None]:
+def _build_neck(backbone: Features, config: Neck) -> tuple[Any, Sequence[int], Res5Trunk | None]:
     """The neck, the strides of the levels that RoIs are pooled from, the last stage if taken."""
-    if isinstance(config, Pyramid):
-        return *_build_pyramid(backbone, config), None
+    if not isinstance(config, NoNeck):
+        return *build_levels(backbone, config), None
     assert isinstance(backbone, ResNetFeatures)  # the configuration sees to it
     width = backbone.channels[-1]
     res5 = Res5Trunk(backbone.take_last_stage(), width)
     return LastFeatures(backbone.channels, backbone.strides), backbone.strides[-1:], res5
+
+
+def build_levels(backbone: Features, config: LevelNeck) -> tuple[Any, Sequence[int]]:
+    """The neck, with its `channels` and `strides`, and the strides of the maps that it takes.
+
+    Raises ConfigError where the backbone does not have these.
+    """
+    return NECKS[type(config)](backbone, config)
+
+
+def _build_dilated(backbone: Features, config: Dilated) -> tuple[DilatedEncoder, list[int]]:
+    [inputs] = _channels_at(backbone, config.strides())
+    shape = config.channels, config.width, config.dilations
+    return DilatedEncoder(inputs, norm_layer(config.norm), *shape), config.strides()
+
+
+def _build_pafpn(backbone: Features, config: PathPyramid) -> tuple[PaFpn, list[int]]:
+    norm = norm_layer("bn", config.bn_epsilon, config.bn_momentum)
+    inputs = _channels_at(backbone, config.strides())
+    neck = PaFpn(inputs, norm, config.channels, config.blocks, config.depthwise)
+    return neck, config.strides()
+
+
+def _channels_at(backbone: Features, strides: Sequence[int]) -> list[int]:
+    """The channels of the last features of `backbone`, which have these strides."""
+    if list(strides) != backbone.strides[-len(strides) :]:
+        wanted, has = (", ".join(map(str, some)) for some in (strides, backbone.strides))
+        what = f"takes features of strides {wanted}, but the backbone has strides {has}"
+        raise ConfigError(what, where="model.neck.kind")
+    return backbone.channels[-len(strides) :]
 
 
 def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[int]]:
@@ -157,17 +228,27 @@ def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[i
         raise ConfigError(what, where="model.neck.finest")
     channels = [backbone.channels[backbone.strides.index(stride)] for stride in used]
     first = backbone.strides.index(used[0])
-    return Fpn(channels, used, config.channels, extra, first), used
+    beyond = config.extra, config.extra_relu
+    return Fpn(channels, used, config.channels, extra, first, *beyond), used
 
 
 BACKBONES: dict[type[Any], Callable[[Any], Features]] = {
     ResNet: _build_resnet,
     TimmNet: _build_timm,
+    Csp: CspFeatures,
+    Pvt: PvtFeatures.of,
 }
 """What builds a backbone, by the class of its section `backbone`."""
+NECKS: dict[type[Any], Callable[[Features, Any], tuple[Any, Sequence[int]]]] = {
+    Pyramid: _build_pyramid,
+    Dilated: _build_dilated,
+    PathPyramid: _build_pafpn,
+}
+"""What builds a neck, by the class of its section `neck`."""
 BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
     TwoStage: build_two_stage,
     TorchVision: TorchVisionDetector,
     Queries: build_queries,
+    Dense: build_dense,
 }
 """What builds a detector, by the class of its section `model`."""

@@ -11,7 +11,7 @@ from dhcli.ops.batch import ImageBatch
 
 
 class Pixels(nn.Module):
-    """(pixels − mean) / std, zero in the padding.
+    """(pixels − mean) / std, zero in the padding; or the padding is `letterbox` before.
 
     in   ImageBatch, RGB 0–255
     out  (B, 3, H, W) float32, channels_last, channels in the order that the network sees
@@ -23,16 +23,28 @@ class Pixels(nn.Module):
     def __init__(self, config: Input) -> None:
         super().__init__()
         self.bgr = config.channels == "bgr"
+        self.letterbox = config.letterbox
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: ImageBatch) -> Tensor:
         pixels = images.pixels.flip(1) if self.bgr else images.pixels
-        x = (pixels.to(self.mean.dtype) - self.mean) / self.std
-        y = torch.arange(x.shape[2], device=x.device) < images.sizes[:, :1]  # (B, H)
-        columns = torch.arange(x.shape[3], device=x.device) < images.sizes[:, 1:]  # (B, W)
-        x = x * (y[:, None, :, None] & columns[:, None, None, :])
+        pixels = pixels.to(self.mean.dtype)
+        if self.letterbox is not None:
+            pixels = torch.where(_inside(images), pixels, float(self.letterbox))
+        x = (pixels - self.mean) / self.std
+        if self.letterbox is None:
+            x = x * _inside(images)
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def _inside(images: ImageBatch) -> Tensor:
+    """(B, 1, H, W) bool: which cells of the batch are within an image, not its padding."""
+    height, width = images.pixels.shape[2:]
+    sizes = images.sizes
+    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]  # (B, H)
+    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]  # (B, W)
+    return rows[:, None, :, None] & columns[:, None, None, :]
 
 
 class FeatureDetector(Detector):

@@ -46,12 +46,12 @@ class FrozenBatchNorm(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
 
-def norm_layer(kind: str, eps: float = 1e-5) -> Callable[[int], nn.Module]:
+def norm_layer(kind: str, eps: float = 1e-5, momentum: float = 0.1) -> Callable[[int], nn.Module]:
     """The norm named `kind`, to be called with a channel count: frozen_bn, eval_bn, bn or gn."""
     if kind == "gn":
         return group_norm
     if kind == "bn":
-        return partial(nn.BatchNorm2d, eps=eps)
+        return partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
     return partial(FrozenBatchNorm, eps=eps, affine_learns=kind == "eval_bn")
 
 

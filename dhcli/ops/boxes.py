@@ -35,19 +35,29 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, std: tuple[float, ...]) -> Tens
 
 
 def decode_boxes(
-    deltas: Tensor, anchors: Tensor, std: tuple[float, ...], *, clamp_shrinking: bool = True
+    deltas: Tensor,
+    anchors: Tensor,
+    std: tuple[float, ...],
+    *,
+    clamp_shrinking: bool = True,
+    max_log_scale: float = MAX_LOG_SCALE,
+    max_shift: float = 0.0,
 ) -> Tensor:
     """Boxes that `deltas` make of `anchors`; none grows, or (`clamp_shrinking`) shrinks, 62.5-fold.
 
-    in   deltas  (..., 4) float;  anchors  (..., 4) float xyxy, broadcast against it
+    in   deltas     (..., 4) float;  anchors  (..., 4) float xyxy, broadcast against it
+         max_shift  most pixels that a centre moves along an axis; 0: any
     out  (..., 4) float32 xyxy
     """
     deltas = deltas.float()
     deltas = deltas * deltas.new_tensor(std)
     size = anchors[..., 2:] - anchors[..., :2]
-    centre = anchors[..., :2] + size / 2 + deltas[..., :2] * size
-    least = -MAX_LOG_SCALE if clamp_shrinking else None
-    half = size * deltas[..., 2:].clamp(least, MAX_LOG_SCALE).exp() / 2
+    shift = deltas[..., :2] * size
+    if max_shift:
+        shift = shift.clamp(-max_shift, max_shift)
+    centre = anchors[..., :2] + size / 2 + shift
+    least = -max_log_scale if clamp_shrinking else None
+    half = size * deltas[..., 2:].clamp(least, max_log_scale).exp() / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
@@ -91,6 +101,13 @@ def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
     common = intersection(a, b)
     union = box_area(a)[:, None] + box_area(b)[None, :] - common
     return common / union.clamp(min=1e-9)
+
+
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (...,) of boxes `a` (..., 4) with boxes `b` (..., 4), broadcast against one another."""
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    common = (high - low).clamp(min=0).prod(dim=-1)
+    return common / (box_area(a) + box_area(b) - common).clamp(min=LEAST_AREA)
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:

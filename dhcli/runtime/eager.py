@@ -93,7 +93,7 @@ class EagerRunner:
     @property
     def divisor(self) -> int:
         """As configured."""
-        return self.config.input.divisor
+        return self.config.input.pad_to()
 
     @property
     def usual_batch(self) -> int:

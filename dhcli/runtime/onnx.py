@@ -36,7 +36,7 @@ class OnnxRunner:
         self.config, self.classes, self.category_ids = about[:3]
         self.place = f"ONNX Runtime on {device}"
         self.precision = "fp32"
-        self.divisor = graph_divisor(self.config.input.divisor)
+        self.divisor = graph_divisor(self.config.input.pad_to())
         self.lines: list[str] = []
         self.points = read_points(about.metadata)
         self._kind = np.float32 if "float" in session.get_inputs()[0].type else np.uint8

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dhcli.config.schema import Config, Pyramid, TwoStage
+from dhcli.config.schema import Config, NoNeck, TwoStage
 from dhcli.data.loading.batching import known_sizes
 from dhcli.data.loading.transforms import resized_boxes
 from dhcli.data.table import DetectionTable
@@ -52,7 +52,7 @@ def _is_auto(config: Config) -> bool:
 def _sizes(config: Config, factor: float) -> tuple[float, ...]:
     """A size per level of the pyramid, in whole pixels."""
     assert isinstance(config.model, TwoStage)
-    assert isinstance(config.model.neck, Pyramid)  # the configuration sees to it
+    assert not isinstance(config.model.neck, NoNeck)  # the configuration sees to it
     return tuple(float(round(factor * stride)) for stride in config.model.neck.strides())
 
 
@@ -69,7 +69,7 @@ def _mean_ious(
     """By sizes, the mean over the objects of the IoU of the best anchor."""
     model = config.model
     assert isinstance(model, TwoStage)
-    assert isinstance(model.neck, Pyramid)
+    assert not isinstance(model.neck, NoNeck)
     rows = np.flatnonzero(table.taught(config.data.difficult))
     if len(rows) > MOST_BOXES:
         dice = np.random.default_rng(config.train.seed)

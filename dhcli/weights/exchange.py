@@ -13,7 +13,7 @@ from torch import Tensor
 from dhcli import __version__
 from dhcli.atomic import atomic_write
 from dhcli.config.load import config_from_dict, config_to_dict
-from dhcli.config.schema import Config, Queries, TwoStage
+from dhcli.config.schema import Config, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.build import anchors_of, build_detector
 from dhcli.models.state import check_state
@@ -78,19 +78,20 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
     state = export_state(model.state, model.config, layout)
     meta = {"CLASSES": model.classes, "dataset_meta": {"classes": model.classes}}
     content: object = state
+    text = EXPORTS[layout].text(model.config)
     if layout == "mmdet":
-        content = {"meta": {**meta, "dh": __version__}, "state_dict": state}
+        told = {"config": text} if text else {}
+        content = {"meta": {**meta, **told, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:
         save_plain(content, file)
     file_name = "" if getattr(model.config.model.backbone, "bn_epsilon", 0) else path.name
-    own = _settings(EXPORTS[layout].settings(state, file_name))
+    own = _settings(EXPORTS[layout].settings(state, f"{text}\n{file_name}"))
     return list(_differences(model.config, own))
 
 
 def conventions(config: Config) -> list[str]:
     """The settings that an origin brought, as `key=value`: those that are not the default."""
-    queries = isinstance(config.model, Queries)
-    usual = Config(model=Queries(kind="queries")) if queries else Config()
+    usual = Config.model_validate({"model": {"kind": config.model.kind}})
     every = differing(config, usual)
     return [f"{key}={now}" for key, now, default in every if not key.startswith(ARCHITECTURE)]
 
@@ -122,7 +123,7 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
     layout = LAYOUTS[foreign.layout]
     try:
-        values = layout.settings(foreign.state, foreign.path.name)
+        values = layout.settings(foreign.state, foreign.told)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         lack = f"it has no {error.args[0]}" if isinstance(error, KeyError) else "its shapes differ"
         what = f"comes from {layout.TITLE}, but is not a detector that dh knows: {lack}"
@@ -133,8 +134,9 @@ def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
         what = "its backbone is not a ResNet-18, 34, 50 or 101"
         raise ModelError(what, where=foreign.path)
     kind = values["about"]
+    neck = "C5" if values["model"].get("neck", {}).get("kind") == "dilated" else "FPN"
     values["name"] = f"{foreign.layout}-{kind.lower().replace(' ', '-')}-{SHORT[depth]}"
-    values["about"] = f"{layout.TITLE}'s {kind}, ResNet-{depth.removeprefix('resnet')}-FPN"
+    values["about"] = f"{layout.TITLE}'s {kind}, ResNet-{depth.removeprefix('resnet')}-{neck}"
     return _settings(values, overrides)
 
 

@@ -28,6 +28,7 @@ class Foreign:
     state    its tensors, without the prefix that a wrapper leaves (`module.`, Lightning's `model.`)
     classes  class names, where the file has them
     facts    what else it says of itself: program's version, epoch, iteration
+    told     the configuration of that program, if it holds it, and the name of the file
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Foreign:
     state: dict[str, Tensor]
     classes: tuple[str, ...] | None
     facts: dict[str, Any]
+    told: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
         wanted = LAYOUTS[layout].TITLE if layout else "any layout that dh knows"
         hint = "`dh weights import --help` names the layouts and the detectors"
         raise ModelError(f"is not a detector of {wanted}{looks}", where=path, hint=hint)
-    return Foreign(path, found, state, *_about(plain.about))
+    told = f"{_configuration(plain.about)}\n{path.name}"
+    return Foreign(path, found, state, *_about(plain.about), told)
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,6 +90,14 @@ def _about(about: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, dict[str, 
     facts = ("mmdet_version", "mmengine_version", "epoch", "iter", "iteration", "time")
     found = {key: every[key] for key in facts if isinstance(every.get(key), str | int | float)}
     return (None if names is None else tuple(map(str, names))), found
+
+
+def _configuration(about: Mapping[str, Any]) -> str:
+    """The text of the configuration of MMDetection 2 (`config`) or 3 (`cfg`); "" without."""
+    meta = about.get("meta")
+    inner = meta if isinstance(meta, Mapping) else {}
+    texts = (inner.get(key) for key in ("config", "cfg"))
+    return next((text for text in texts if isinstance(text, str)), "")
 
 
 def convert(foreign: Foreign, config: Config) -> tuple[dict[str, Tensor], list[Row]]:
@@ -149,7 +160,7 @@ def export_state(
     if not isinstance(backbone, ResNet):
         what = f"its backbone is of kind `{backbone.kind}`, but that program needs a ResNet"
         raise ModelError(f"{writable.TITLE} has no such detector: {what}")
-    reason = "it has no pyramid" if config.model.neck.kind == "none" else writable.misfit(config)
+    reason = "it has no pyramid" if config.model.neck.kind != "fpn" else writable.misfit(config)
     if reason is not None:
         raise ModelError(f"{writable.TITLE} has no such detector: {reason}")
     pairs = [one for one in writable.pairs(config) if one.ours in state or not one.optional]

@@ -393,7 +393,8 @@ def test_channels_set_without_a_neck_are_an_error() -> None:
 
         assert caught.value.hint is not None
         assert caught.value.hint.startswith(
-            "`channels` belongs to `model.neck.kind` `fpn`, and the kind is `none` ("
+            "`channels` belongs to `model.neck.kind` `fpn` or `dilated` or `pafpn`, "
+            "and the kind is `none` ("
         )
 
 

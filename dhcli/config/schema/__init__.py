@@ -7,10 +7,11 @@ section; a new kind of a section is a class with its own `kind`, added to the un
 """
 
 from dhcli.config.schema.augment import Augment
-from dhcli.config.schema.backbone import RESNETS, Backbone, ResNet, TimmNet
+from dhcli.config.schema.backbone import PVTS, RESNETS, Backbone, Csp, Pvt, ResNet, TimmNet
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.config import Config
 from dhcli.config.schema.data import Data
+from dhcli.config.schema.dense import Dense, DenseHead, DenseLoss, DetectDense, Priors
 from dhcli.config.schema.detect import Detect, DetectBase, DetectBest
 from dhcli.config.schema.finetune import Finetune
 from dhcli.config.schema.head import (
@@ -27,7 +28,7 @@ from dhcli.config.schema.head import (
 )
 from dhcli.config.schema.input import Input
 from dhcli.config.schema.model import Model, TwoStage
-from dhcli.config.schema.neck import Neck, NoNeck, Pyramid
+from dhcli.config.schema.neck import Dilated, LevelNeck, Neck, NoNeck, PathPyramid, Pyramid
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.queries import Queries, SetLoss, SparseHead
 from dhcli.config.schema.rpn import Anchors, Rpn
@@ -37,6 +38,7 @@ from dhcli.config.schema.train import Schedule, Train
 __all__ = [
     "FACTS",
     "FUSIONS",
+    "PVTS",
     "RESNETS",
     "Anchors",
     "AnyBranch",
@@ -46,19 +48,29 @@ __all__ = [
     "ByKind",
     "Config",
     "ConvBranch",
+    "Csp",
     "Data",
     "Deltas",
+    "Dense",
+    "DenseHead",
+    "DenseLoss",
     "Detect",
     "DetectBase",
     "DetectBest",
+    "DetectDense",
+    "Dilated",
     "FcBranch",
     "Finetune",
     "Head",
     "Input",
+    "LevelNeck",
     "Model",
     "Neck",
     "NoNeck",
+    "PathPyramid",
     "Pool",
+    "Priors",
+    "Pvt",
     "Pyramid",
     "Queries",
     "Res5Branch",

@@ -15,6 +15,13 @@ RESNETS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
 }
 """Kind of block and number of blocks in each stage, by `model.backbone.name`."""
+PVTS: dict[str, tuple[int, int, int, int]] = {
+    "pvt_tiny": (2, 2, 2, 2),
+    "pvt_small": (3, 4, 6, 3),
+    "pvt_medium": (3, 4, 18, 3),
+    "pvt_large": (3, 8, 27, 3),
+}
+"""Number of layers in each stage, by `model.backbone.name`."""
 
 
 class ResNet(Section):
@@ -63,5 +70,57 @@ class TimmNet(Section):
         return [("backbone", f"timm {self.name}, {self.norm}")]
 
 
-Backbone: TypeAlias = ResNet | TimmNet
+class Csp(Section):
+    """The network that turns pixels into features: YOLOX's CSPDarknet."""
+
+    kind: Literal["csp"]
+    """csp: YOLOX's CSPDarknet. Sizes, as depth and width: nano 0.33, 0.25 (depthwise), tiny 0.33,
+    0.375, s 0.33, 0.5, m 0.67, 0.75, l 1, 1, x 1.33, 1.25."""
+    depth: Annotated[float, Field(gt=0, le=8)] = 0.33
+    """Factor of the number of residual blocks: 3, 9, 9 and 3 at 1."""
+    width: Annotated[float, Field(gt=0, le=4)] = 0.5
+    """Factor of the channels: C2 … C5 have 128, 256, 512 and 1024 at 1."""
+    depthwise: bool = False
+    """Depthwise and 1×1 convolutions in place of 3×3 ones (YOLOX-Nano)."""
+    weights: str = "none"
+    """`none`, or the path of a state dict with MMDetection's names."""
+    norm: Literal["bn", "frozen_bn", "eval_bn"] = "bn"
+    """Its batch norms. bn: trained as usual; frozen_bn: all fixed; eval_bn: statistics fixed, scale
+    and shift are trained."""
+    bn_epsilon: NonNegative = 1e-3
+    """Added to the variance in batch norm."""
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.03
+    """Share of a batch's statistics in the running ones."""
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
+    """How many parts are not trained (1 = stem, 2 = stem and stage 1, …; 0 = train all)."""
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Sizes and norm."""
+        sizes = f"depth {self.depth:g}, width {self.width:g}"
+        return [("backbone", f"CSPDarknet, {sizes}, {self.norm}")]
+
+
+class Pvt(Section):
+    """The network that turns pixels into features: a Pyramid Vision Transformer."""
+
+    kind: Literal["pvt"]
+    """pvt: Pyramid Vision Transformers (version 1; timm has version 2)."""
+    name: Literal["pvt_tiny", "pvt_small", "pvt_medium", "pvt_large"] = "pvt_tiny"
+    """Which of them, by its depth."""
+    weights: str = "none"
+    """`none`, or the path of a state dict: the published pvt_tiny.pth, or MMDetection's names."""
+    norm: Literal["ln"] = "ln"
+    """ln: layer norm, which does not depend on the batch."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Probability that training leaves out a sublayer of an image: rising from 0 to this."""
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
+    """How many parts are not trained (1 = first patches, 2 = these and stage 1, …; 0 = train
+    all)."""
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Its name."""
+        return [("backbone", self.name)]
+
+
+Backbone: TypeAlias = ResNet | TimmNet | Csp | Pvt
 """Every kind of backbone."""

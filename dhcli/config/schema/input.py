@@ -18,6 +18,10 @@ class Input(Section):
     """Longest side after resizing, in pixels; takes precedence over min_size."""
     divisor: Annotated[int, Field(ge=1, le=1024)] = 32
     """Height and width of a batch are padded to multiples of this."""
+    letterbox: Annotated[int, Field(ge=0, le=255)] | None = None
+    """Pad every image to max_size × max_size with this grey value, which the network sees as a part
+    of the picture (YOLOX: 114; with min_size = max_size, images fit into that square). null: pad to
+    `divisor`, with what the network sees as nothing."""
     resize: Literal["plain", "torchvision", "maskrcnn_benchmark", "square"] = "plain"
     """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); torchvision:
     down; maskrcnn_benchmark: the short side to the nearest, the long side down. square: both sides
@@ -41,4 +45,11 @@ class Input(Section):
     def _ordered(self) -> Self:
         if self.max_size < self.min_size:
             raise ValueError(f"max_size {self.max_size} is below min_size {self.min_size}")
+        if self.letterbox is not None and self.max_size % 32:
+            what = "`letterbox` needs a max_size that is a multiple of 32"
+            raise ValueError(f"{what}, got {self.max_size}")
         return self
+
+    def pad_to(self) -> int:
+        """Height and width of a batch are multiples of this; with `letterbox`, once."""
+        return self.divisor if self.letterbox is None else self.max_size

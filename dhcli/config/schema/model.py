@@ -8,9 +8,10 @@ from pydantic import model_validator
 
 from dhcli.config.schema.backbone import Backbone, ResNet
 from dhcli.config.schema.base import ByKind, Section
+from dhcli.config.schema.dense import Dense
 from dhcli.config.schema.detect import Detect
 from dhcli.config.schema.head import Head, Res5Branch
-from dhcli.config.schema.neck import Neck, Pyramid
+from dhcli.config.schema.neck import Neck, NoNeck, Pyramid
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.queries import Queries
 from dhcli.config.schema.rpn import Anchors, Rpn
@@ -49,7 +50,7 @@ class TwoStage(Section):
         if self.neck.kind == "none" and sizes == "auto":
             raise ValueError("`anchors.sizes: auto` needs a pyramid, not `neck.kind: none`")
         if (
-            isinstance(self.neck, Pyramid)
+            not isinstance(self.neck, NoNeck)
             and sizes != "auto"
             and len(sizes) != len(self.neck.levels())
         ):
@@ -64,5 +65,5 @@ class TwoStage(Section):
         return self.backbone.describe() + branches + self.head.describe()
 
 
-Model: TypeAlias = TwoStage | TorchVision | Queries
+Model: TypeAlias = TwoStage | TorchVision | Queries | Dense
 """Every kind of detector. Each has a section `detect`: what it detects when nothing is asked."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from dhcli.config.schema.base import Channels, Section
+from dhcli.config.schema.base import Channels, NonNegative, Section
 
 
 class Pyramid(Section):
@@ -17,10 +17,15 @@ class Pyramid(Section):
     finest: Annotated[int, Field(ge=2, le=5)] = 2
     """Finest level: 2 is P2, of stride 4."""
     coarsest: Annotated[int, Field(ge=2, le=7)] = 6
-    """Coarsest level: 6 is P6, of stride 64. P6 and P7 take every second cell of the level
-    before."""
+    """Coarsest level: 6 is P6, of stride 64."""
     channels: Channels = 256
     """Channels of every level of the pyramid."""
+    extra: Literal["subsample", "on_output", "on_input"] = "subsample"
+    """Levels beyond the backbone's. subsample: every second cell of the level before. Else 3×3
+    convolutions of stride 2: on_output: of the last level and so on (RetinaNet with P5); on_input:
+    the first of them of the backbone's last features (RetinaNet with C5)."""
+    extra_relu: bool = False
+    """A ReLU before each of these convolutions but the first."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -37,6 +42,59 @@ class Pyramid(Section):
         return [1 << level for level in range(self.finest, self.coarsest + 1)]
 
 
+class Dilated(Section):
+    """One level, the coarsest, that sees objects of every size by dilated convolutions."""
+
+    kind: Literal["dilated"]
+    """dilated: YOLOF's encoder of C5 alone."""
+    channels: Channels = 512
+    """Channels of the level."""
+    width: Channels = 128
+    """Channels within a residual block."""
+    dilations: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=32)] = (
+        2,
+        4,
+        6,
+        8,
+    )
+    """Cells between the taps of the 3×3 convolution of each residual block."""
+    norm: Literal["bn", "gn"] = "bn"
+    """gn (GroupNorm) does not depend on the batch."""
+
+    def levels(self) -> list[str]:
+        """Names of its levels."""
+        return ["P5"]
+
+    def strides(self) -> list[int]:
+        """Pixels between cells of each level."""
+        return [32]
+
+
+class PathPyramid(Section):
+    """The feature pyramid and a second way through it, from fine to coarse."""
+
+    kind: Literal["pafpn"]
+    """pafpn: YOLOX's, of C3, C4 and C5."""
+    channels: Channels = 128
+    """Channels of every level."""
+    blocks: Annotated[int, Field(ge=1, le=64)] = 1
+    """Residual blocks of each CSP layer (YOLOX: 3 times its depth)."""
+    depthwise: bool = False
+    """Depthwise and 1×1 convolutions in place of 3×3 ones (YOLOX-Nano)."""
+    bn_epsilon: NonNegative = 1e-3
+    """Added to the variance in batch norm."""
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.03
+    """Share of a batch's statistics in the running ones."""
+
+    def levels(self) -> list[str]:
+        """Names of its levels."""
+        return ["P3", "P4", "P5"]
+
+    def strides(self) -> list[int]:
+        """Pixels between cells of each level."""
+        return [8, 16, 32]
+
+
 class NoNeck(Section):
     """Proposals and branches see the backbone's features as they are."""
 
@@ -44,5 +102,7 @@ class NoNeck(Section):
     """none: C4 alone. The last stage of the backbone is the `res5` branch."""
 
 
-Neck: TypeAlias = Pyramid | NoNeck
+LevelNeck: TypeAlias = Pyramid | Dilated | PathPyramid
+"""Every kind that gives levels of its own."""
+Neck: TypeAlias = LevelNeck | NoNeck
 """Every kind of neck."""

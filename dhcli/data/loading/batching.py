@@ -105,7 +105,8 @@ def evaluation_batches(sizes: NDArray[np.int64], batch_size: int, input: Input) 
 
 def _padded_size(size: list[int], input: Input) -> tuple[int, int]:
     width, height = resized_size(size[0], size[1], input)
-    return width + -width % input.divisor, height + -height % input.divisor
+    multiple = input.pad_to()
+    return width + -width % multiple, height + -height % multiple
 
 
 def _cut(order: NDArray[np.int64], length: int) -> Batches:

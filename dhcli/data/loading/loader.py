@@ -281,7 +281,7 @@ def most_bytes(batch_size: int, input: Input, augment: Augment | None) -> int:
     """Bytes of the pixels of a batch whose images are as large as the settings allow."""
     short = max((input.min_size, *(augment.min_sizes if augment else ())))
     sides = (min(short, input.max_size), input.max_size)
-    height, width = (side + -side % input.divisor for side in sides)
+    height, width = (side + -side % input.pad_to() for side in sides)
     return batch_size * height * width * 3 * (4 if input.interpolation == "float" else 1)
 
 
@@ -346,7 +346,9 @@ class BatchMaker(Dataset["Batch | DhError"]):
             indices.append(image)
             originals.append((sample.image.shape[0], sample.image.shape[1]))
             samples.append(self._transform(sample, epoch, number))
-        pixels = collate_images([sample.image for sample in samples], originals, self.input.divisor)
+        pixels = collate_images(
+            [sample.image for sample in samples], originals, self.input.pad_to()
+        )
         return Batch(pixels, [_target(sample) for sample in samples], indices, missing)
 
     def read(self, image: int) -> Sample:

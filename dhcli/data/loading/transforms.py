@@ -74,7 +74,7 @@ def resized_boxes(
     resized = np.array([resized_size(w, h, input, min_size) for w, h in sizes.tolist()], np.int64)
     resized = resized.reshape(-1, 2)
     scale = np.tile(resized / np.maximum(sizes, 1), 2)[which][table.image_of_box]
-    padded = -(-resized // input.divisor) * input.divisor
+    padded = -(-resized // input.pad_to()) * input.pad_to()
     return table.boxes * scale, padded[which][table.image_of_box]
 
 

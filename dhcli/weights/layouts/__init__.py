@@ -38,7 +38,10 @@ class Layout(Protocol):
         """K of the detector in the file."""
 
     def settings(self, state: Mapping[str, Tensor], file: str, /) -> dict[str, Any]:
-        """The configuration, as far as it is not the default: architecture and conventions."""
+        """The configuration, as far as it is not the default: architecture and conventions.
+
+        `file` is the program's own configuration, where the file holds it, and the file's name.
+        """
 
     def pairs(self, config: Config, /) -> Pairs:
         """Every tensor of such a detector under both names, in the order of the origin."""
@@ -46,6 +49,9 @@ class Layout(Protocol):
 
 class Writable(Layout, Protocol):
     """A layout that can be written."""
+
+    def text(self, config: Config, /) -> str:
+        """What the program's own configuration says, for what the tensors do not; may be empty."""
 
     def misfit(self, config: Config, /) -> str | None:
         """Why the program has no such detector; None if it has."""

@@ -1,6 +1,7 @@
 """MMDetection 2 and 3: Double-Head, Faster R-CNN and Cascade R-CNN with FPN.
 
-Sparse R-CNN, which has other conventions, is in `mmdet_sparse`.
+Sparse R-CNN, which has other conventions, is in `mmdet_sparse`; the detectors of one stage are in
+`mmdet_dense`.
 
 Background is the last class, and boxes have none; the conv branch has no non-local blocks.
 Conventions of `dh_faster_rcnn_r50_fpn_1x_coco`, `faster_rcnn_r50_fpn_1x_coco` and
@@ -12,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Queries
+from dhcli.config.schema import Config, Dense, Queries
+from dhcli.weights.layouts import mmdet_dense as dense
 from dhcli.weights.layouts import mmdet_sparse as sparse
 from dhcli.weights.layouts import pairs as p
 
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 
 TITLE = "MMDetection"
 HEAD = "roi_head.bbox_head"
-CLASSIFIERS: tuple[str, ...] = (f"{HEAD}.fc_cls.weight", f"{HEAD}.0.fc_cls.weight")
+PROPOSED: tuple[str, ...] = (f"{HEAD}.fc_cls.weight", f"{HEAD}.0.fc_cls.weight")
 """Of a head, and of the first stage of a cascade or of Sparse R-CNN."""
+CLASSIFIERS = PROPOSED + dense.CLASSIFIERS
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",
@@ -50,19 +53,23 @@ STAGES = (
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are MMDetection's."""
+    if dense.recognise(state):
+        return True
     return _first(state) is not None and "neck.lateral_convs.0.conv.weight" in state
 
 
 def count_classes(state: Mapping[str, Tensor]) -> int:
-    """K: one row is the background's, which Sparse R-CNN does not have."""
+    """K: one row is the background's, which only detectors of proposals have."""
     if sparse.recognise(state):
         return len(state[sparse.CLASSIFIER])
-    return next(len(state[name]) for name in CLASSIFIERS if name in state) - 1
+    if dense.recognise(state):
+        return dense.count_classes(state)
+    return next(len(state[name]) for name in PROPOSED if name in state) - 1
 
 
 def _first(state: Mapping[str, Tensor]) -> str | None:
     """What the head is called, or the first of a cascade."""
-    found = next((name for name in CLASSIFIERS if name in state), None)
+    found = next((name for name in PROPOSED if name in state), None)
     return found and found.removesuffix(".fc_cls.weight")
 
 
@@ -72,6 +79,10 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     if sparse.recognise(state):
         model = {**sparse.settings(state), "backbone": backbone}
         return {"about": "Sparse R-CNN", "input": INPUT, "model": model}
+    if dense.recognise(state):
+        told = dense.settings(state, file)
+        told["model"]["backbone"] = {**told["model"]["backbone"], "name": backbone["name"]}
+        return {**told, "input": {**INPUT, **told["input"]}}
     channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
     place, double = _first(state), f"{HEAD}.res_block.conv1.conv.weight" in state
     layers = f"{place}.{'fc_branch' if double else 'shared_fcs'}"
@@ -101,6 +112,9 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
     yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
+    if isinstance(config.model, Dense):
+        yield from dense.pairs(config)
+        return
     for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
         for level in range(4):
             yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
@@ -141,10 +155,17 @@ def _conv_branch(ours: str, bottlenecks: int) -> p.Pairs:
             yield from p.conv_norm(theirs, (f"{main}.{index}", f"{main}.{index + 1}"))
 
 
+def text(config: Config) -> str:
+    """What its configuration says of the detector, for what the tensors do not."""
+    return dense.text(config.model) if isinstance(config.model, Dense) else ""
+
+
 def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
     if isinstance(config.model, Queries):
         return sparse.misfit(config.model)
+    if isinstance(config.model, Dense):
+        return dense.misfit(config.model)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"

@@ -100,6 +100,11 @@ def pairs(config: Config) -> p.Pairs:
         yield from p.layer(f"{HEAD}.box_predictor.{theirs}", f"head.branches.{fc.name}.{ours}")
 
 
+def text(config: Config) -> str:
+    """Its files hold no configuration."""
+    return ""
+
+
 def misfit(config: Config) -> str | None:
     """Why torchvision has no such detector; None if it has."""
     if not isinstance(config.model, TwoStage):

@@ -1,0 +1,1 @@
+"""Detectors of one stage: features → towers → a score and a box of every prior → a rule."""

@@ -1,0 +1,72 @@
+"""How a dense head says a box: by what it changes of its prior, or by distances from its centre."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dhcli.config.schema.dense import DeltaBoxes, DistanceBoxes
+from dhcli.ops.boxes import MAX_LOG_SCALE, decode_boxes, encode_boxes
+from dhcli.ops.priors import Priors
+
+
+class Coder(Protocol):
+    """Between what is predicted of N priors and their boxes, (…, N, 4) both."""
+
+    def decode(self, said: Tensor, priors: Priors) -> Tensor:
+        """The boxes, float32 xyxy, not clipped."""
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        """What would be said of `boxes` (N, 4)."""
+
+
+class Deltas:
+    """See `decode_boxes`."""
+
+    def __init__(self, config: DeltaBoxes) -> None:
+        self.config = config
+
+    def decode(self, said: Tensor, priors: Priors) -> Tensor:
+        config = self.config
+        return decode_boxes(
+            said,
+            priors.boxes,
+            config.std,
+            clamp_shrinking=config.clamp == "both",
+            max_log_scale=math.inf if config.clamp == "none" else MAX_LOG_SCALE,
+            max_shift=config.max_shift,
+        )
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        return encode_boxes(boxes, priors.boxes, self.config.std)
+
+
+class Distances:
+    """Left, top, right, bottom from the centre of a prior, in units of its level."""
+
+    def __init__(self, config: DistanceBoxes) -> None:
+        self.config = config
+
+    def decode(self, said: Tensor, priors: Priors) -> Tensor:
+        centres = priors.centres()
+        distances = self.positive(said.float()) * (priors.strides * self.config.unit)
+        low, high = centres - distances[..., :2], centres + distances[..., 2:]
+        return torch.cat([low, high], dim=-1)
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        centres = priors.centres()
+        distances = torch.cat([centres - boxes[:, :2], boxes[:, 2:] - centres], dim=1)
+        distances = distances / (priors.strides * self.config.unit)
+        return distances.log() if self.config.positive_by == "exp" else distances
+
+    def positive(self, said: Tensor) -> Tensor:
+        """Distances in units."""
+        return said.exp() if self.config.positive_by == "exp" else F.relu(said)
+
+
+CODERS: dict[type[Any], Any] = {DeltaBoxes: Deltas, DistanceBoxes: Distances}
+"""What says boxes, by the class of the section `boxes`."""

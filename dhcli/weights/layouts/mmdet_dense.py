@@ -1,0 +1,285 @@
+"""MMDetection 2 and 3: ATSS, PAA, VarifocalNet and YOLOF; part of the layout `mmdet`.
+
+No background. ATSS and PAA have the same tensors: what tells them apart is the configuration in the
+file, or its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dhcli.config.schema import Config, Dense, Dilated, Pyramid, ResNet
+from dhcli.errors import ModelError
+from dhcli.weights.layouts import pairs as p
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEAD = "bbox_head"
+OURS = "head.towers.0"
+CAFFE = {"channels": "bgr", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the detectors.
+
+    classifier  its tensor that scores classes
+    title       what it is called;  head  its class there
+    input       what of the section `input` is not the layout's
+    model       its conventions, beside what the shapes say
+    """
+
+    classifier: str
+    title: str
+    head: str
+    model: Mapping[str, Any]
+    input: Mapping[str, Any]
+
+
+def _kinds() -> Iterator[Kind]:
+    backbone = {"norm": "eval_bn", "frozen_stages": 2}
+    focal, deltas = {"kind": "focal"}, {"kind": "deltas", "std": [0.1, 0.1, 0.2, 0.2]}
+    anchor = {"sizes": [8.0], "ratios": [1.0]}
+    common = {"kind": "dense", "backbone": backbone, "priors": anchor, "nms": "mmdet"}
+    atss = {
+        **common,
+        "boxes": deltas,
+        "assign": {"kind": "atss"},
+        "head": {"level_scales": True, "quality": "centerness"},
+        "loss": {"cls": focal, "box_weight": 2.0, "weigh_by": "centerness"},
+        "detect": {"threshold_on": "class"},
+    }
+    paa = {
+        **common,
+        "boxes": deltas,
+        "assign": {"kind": "mixture"},
+        "head": {"level_scales": True, "quality": "iou"},
+        "loss": {
+            "cls": focal,
+            "box_weight": 1.3,
+            "weigh_by": "iou",
+            "least_weight": 0.0,
+            "quality_weight": 0.5,
+            "count": "images",
+        },
+        "detect": {"quality": "root", "candidates_of": "cells", "voting": True},
+    }
+    varifocal = {
+        **common,
+        "boxes": {"kind": "distances", "unit": 8.0},
+        "assign": {"kind": "atss"},
+        "head": {"level_scales": True, "refine": "star"},
+        "loss": {
+            "cls": {"kind": "varifocal"},
+            "box_weight": 1.5,
+            "refined_weight": 2.0,
+            "weigh_by": "iou",
+            "count": "one",
+        },
+        "detect": {},
+    }
+    yolof = {
+        **common,
+        "backbone": {"norm": "frozen_bn", "frozen_stages": 2, "stride_in_1x1": True},
+        "boxes": {"kind": "deltas", "std": [1.0] * 4, "clamp": "growth", "max_shift": 32.0},
+        "assign": {"kind": "uniform"},
+        "head": {"norm": "bn", "quality": "implicit"},
+        "loss": {"cls": focal, "box_weight": 1.0},
+        "detect": {},
+    }
+    yield Kind(f"{HEAD}.atss_cls.weight", "ATSS", "ATSSHead", atss, {})
+    yield Kind(f"{HEAD}.atss_cls.weight", "PAA", "PAAHead", paa, {})
+    yield Kind(f"{HEAD}.vfnet_cls.weight", "VarifocalNet", "VFNetHead", varifocal, {})
+    yield Kind(f"{HEAD}.cls_score.weight", "YOLOF", "YOLOFHead", yolof, CAFFE)
+
+
+KINDS = {kind.title: kind for kind in _kinds()}
+CLASSIFIERS = tuple(dict.fromkeys(kind.classifier for kind in KINDS.values()))
+
+
+def recognise(state: Mapping[str, Tensor]) -> bool:
+    """Whether the file is one of theirs."""
+    if CLASSIFIERS[-1] in state:
+        return f"{HEAD}.object_pred.weight" in state
+    return any(name in state for name in CLASSIFIERS)
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K: YOLOF has a row for each prior of a cell and class."""
+    rows = len(next(state[name] for name in CLASSIFIERS if name in state))
+    priors = state.get(f"{HEAD}.object_pred.weight")
+    return rows if priors is None else rows // len(priors)
+
+
+def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
+    """What shapes, names and conventions say, but for the depth of the backbone.
+
+    `file` is the configuration that the file holds, if any, and its name. Raises ModelError where
+    neither tells ATSS from PAA.
+    """
+    kind = _which(state, file)
+    head = {
+        f"{task}_layers": sum(f"{HEAD}.{tower}.{i}.conv.weight" in state for i in range(99))
+        for task, tower in zip(("cls", "reg"), _towers(kind.title), strict=True)
+    }
+    head["width"] = state[f"{HEAD}.{_towers(kind.title)[0]}.0.conv.weight"].shape[0]
+    model = {**kind.model, "head": {**kind.model["head"], **head}, "neck": _neck(state, kind)}
+    if kind.title == "YOLOF":
+        count = len(state[f"{HEAD}.object_pred.weight"])
+        model["priors"] = {"sizes": [float(1 << n) for n in range(count)], "ratios": [1.0]}
+    return {"about": kind.title, "input": kind.input, "model": model}
+
+
+def _which(state: Mapping[str, Tensor], file: str) -> Kind:
+    possible = [kind for kind in KINDS.values() if kind.classifier in state]
+    if len(possible) == 1:
+        return possible[0]
+    for found in (
+        [kind for kind in possible if kind.head in file],
+        [kind for kind in possible if re.search(kind.title, file, re.IGNORECASE)],
+    ):
+        if len(found) == 1:
+            return found[0]
+    titles = " and ".join(kind.title for kind in possible)
+    what = f"{titles} have the same tensors, and neither the configuration in the file nor its name"
+    hint = "name the file after its detector: atss_….pth or paa_….pth"
+    raise ModelError(f"{what} says which it is", hint=hint)
+
+
+def _neck(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
+    if kind.title != "YOLOF":
+        channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
+        pyramid = {"kind": "fpn", "finest": 3, "coarsest": 7, "channels": channels}
+        return {**pyramid, "extra": "on_output", "extra_relu": kind.title == "VarifocalNet"}
+    blocks = sum(f"{ENCODER}.{i}.conv1.conv.weight" in state for i in range(99))
+    return {
+        "kind": "dilated",
+        "channels": state["neck.lateral_conv.weight"].shape[0],
+        "width": state[f"{ENCODER}.0.conv1.conv.weight"].shape[0],
+        "dilations": [2 * (block + 1) for block in range(blocks)],
+    }
+
+
+ENCODER = "neck.dilated_encoder_blocks"
+
+
+def _towers(title: str) -> tuple[str, str]:
+    return ("cls_subnet", "bbox_subnet") if title == "YOLOF" else ("cls_convs", "reg_convs")
+
+
+def title_of(model: Dense) -> str | None:
+    """Which of theirs `model` is by its parts; None: of none."""
+    head, assigner = model.head, model.assign.kind
+    told = (assigner, head.quality, head.refine, head.norm, model.neck.kind, head.level_scales)
+    return {
+        ("atss", "centerness", "none", "gn", "fpn", True): "ATSS",
+        ("mixture", "iou", "none", "gn", "fpn", True): "PAA",
+        ("atss", "none", "star", "gn", "fpn", True): "VarifocalNet",
+        ("uniform", "implicit", "none", "bn", "dilated", False): "YOLOF",
+    }.get(told)
+
+
+def text(model: Dense) -> str:
+    """What a configuration of MMDetection would say of it, for what the tensors do not."""
+    title = title_of(model)
+    return f"model = dict(bbox_head=dict(type='{KINDS[title].head}'))" if title else ""
+
+
+def pairs(config: Config) -> p.Pairs:
+    """Every tensor but the backbone's, in the order of MMDetection's state dict."""
+    model = config.model
+    assert isinstance(model, Dense)
+    if isinstance(model.neck, Dilated):
+        yield from _dilated(model.neck)
+    else:
+        for level in range(3):
+            yield from p.layer(f"neck.lateral_convs.{level}.conv", f"neck.lateral.{level}")
+        for level in range(5):
+            ours = f"neck.output.{level}" if level < 3 else f"neck.further.{level - 3}"
+            yield from p.layer(f"neck.fpn_convs.{level}.conv", ours)
+    towers, norm = _towers(title_of(model) or ""), "bn" if model.head.norm == "bn" else "gn"
+    for task, theirs, count in zip(
+        ("cls_convs", "reg_convs"), towers, (model.head.cls_layers, model.head.reg_layers),
+        strict=True,
+    ):  # fmt: skip
+        for number in range(count):
+            place = f"{HEAD}.{theirs}.{number}"
+            yield from _unit(place, f"{OURS}.{task}", 3 * number, norm)
+    yield from ENDS[title_of(model) or ""](len(model.neck.strides()))
+
+
+def _unit(theirs: str, ours: str, first: int, norm: str) -> p.Pairs:
+    """A convolution and its norm."""
+    yield p.Pair(f"{theirs}.conv.weight", f"{ours}.{first}.weight")
+    if norm == "bn":
+        yield from p.norm(f"{theirs}.bn", f"{ours}.{first + 1}")
+    else:
+        yield from p.layer(f"{theirs}.gn", f"{ours}.{first + 1}")
+
+
+def _dilated(neck: Dilated) -> p.Pairs:
+    for name in ("lateral", "fpn"):
+        yield from p.layer(f"neck.{name}_conv", f"neck.{name}_conv")
+        yield from p.norm(f"neck.{name}_norm", f"neck.{name}_norm")
+    for block in range(len(neck.dilations)):
+        for number in (1, 2, 3):
+            place = f"{ENCODER}.{block}.conv{number}"
+            yield from p.conv_norm(
+                (f"{place}.conv", f"{place}.bn"), (f"{place}.conv", f"{place}.bn")
+            )
+
+
+def _scales(theirs: str, ours: str, levels: int) -> p.Pairs:
+    for level in range(levels):
+        yield p.Pair(f"{HEAD}.{theirs}.{level}.scale", f"head.{ours}.{level}")
+
+
+def _atss_ends(levels: int) -> p.Pairs:
+    for theirs, ours in (("atss_cls", "cls"), ("atss_reg", "reg"), ("atss_centerness", "quality")):
+        yield from p.layer(f"{HEAD}.{theirs}", f"{OURS}.{ours}")
+    yield from _scales("scales", "scales", levels)
+
+
+def _varifocal_ends(levels: int) -> p.Pairs:
+    yield from _unit(f"{HEAD}.vfnet_reg_conv", f"{OURS}.reg_conv", 0, "gn")
+    yield from p.layer(f"{HEAD}.vfnet_reg", f"{OURS}.reg")
+    yield from _scales("scales", "scales", levels)
+    yield p.Pair(f"{HEAD}.vfnet_reg_refine_dconv.weight", f"{OURS}.reg_star.weight")
+    yield from p.layer(f"{HEAD}.vfnet_reg_refine", f"{OURS}.refine")
+    yield from _scales("scales_refine", "refined_scales", levels)
+    yield p.Pair(f"{HEAD}.vfnet_cls_dconv.weight", f"{OURS}.cls_star.weight")
+    yield from p.layer(f"{HEAD}.vfnet_cls", f"{OURS}.cls")
+
+
+def _yolof_ends(levels: int) -> p.Pairs:
+    for theirs, ours in (("cls_score", "cls"), ("bbox_pred", "reg"), ("object_pred", "quality")):
+        yield from p.layer(f"{HEAD}.{theirs}", f"{OURS}.{ours}")
+
+
+ENDS: dict[str, Callable[[int], p.Pairs]] = {
+    "ATSS": _atss_ends,
+    "PAA": _atss_ends,
+    "VarifocalNet": _varifocal_ends,
+    "YOLOF": _yolof_ends,
+}
+"""What follows the towers, of so many levels."""
+
+
+def misfit(model: Dense) -> str | None:
+    """Why MMDetection has no such detector; None if it has."""
+    if not isinstance(model.backbone, ResNet) or model.backbone.norm == "gn":
+        return "its backbone is not a ResNet with batch norm"
+    neck = model.neck
+    if title_of(model) is None:
+        return "its parts are those of none of ATSS, PAA, VarifocalNet and YOLOF"
+    if isinstance(neck, Pyramid) and (
+        neck.levels()[0::4] != ["P3", "P7"] or neck.extra != "on_output"
+    ):
+        return "its pyramid is not P3 … P7 with convolutions of P5"
+    if not model.head.shared or model.head.kernel != 3 or model.head.activation != "relu":
+        return "its towers are not those of MMDetection"
+    return None
