@@ -160,7 +160,8 @@ def export_state(
     if not isinstance(backbone, ResNet):
         what = f"its backbone is of kind `{backbone.kind}`, but that program needs a ResNet"
         raise ModelError(f"{writable.TITLE} has no such detector: {what}")
-    reason = "it has no pyramid" if config.model.neck.kind != "fpn" else writable.misfit(config)
+    bare = isinstance(config.model, TwoStage) and config.model.neck.kind != "fpn"
+    reason = "it has no pyramid" if bare else writable.misfit(config)
     if reason is not None:
         raise ModelError(f"{writable.TITLE} has no such detector: {reason}")
     pairs = [one for one in writable.pairs(config) if one.ours in state or not one.optional]

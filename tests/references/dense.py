@@ -208,7 +208,9 @@ def yolof(x: Tensor, state: State) -> Level:
     return Level(priors, logits, delta(priors, reg, yolof=True))
 
 
-def detect(kind: str, state: State, image: NDArray[np.uint8], short: int, long: int) -> Found:
+def detect(  # noqa: C901
+    kind: str, state: State, image: NDArray[np.uint8], short: int, long: int
+) -> Found:
     """Label, score and xyxy in pixels of `image` (H, W, 3) RGB of each detection."""
     height, width = image.shape[:2]
     scale = min(long / max(height, width), short / min(height, width))
@@ -223,16 +225,17 @@ def detect(kind: str, state: State, image: NDArray[np.uint8], short: int, long: 
         cells = []
         for i in range(len(level.boxes)):
             box = clip(level.boxes[i].tolist(), new_w, new_h)
-            box = [side * ratio for side, ratio in zip(box, 2 * [width / new_w, height / new_h])]
+            box = [box[side] * (width / new_w, height / new_h)[side % 2] for side in range(4)]
             cls = level.logits[i].sigmoid().tolist()
             q = 1.0 if level.quality is None else level.quality[i].sigmoid().item()
             final = [math.sqrt(p * q) if kind == "paa" else p * q for p in cls]
             cells.append((max(final), final, box))
-            own += [(p, s, k, box) for k, (p, s) in enumerate(zip(cls, final)) if p > 0.05]
+            own += [(p, s, k, box) for k, (p, s) in enumerate(zip(cls, final, strict=True)) if p > 0.05]
+        own = sorted(own, key=lambda one: -one[0])[:1000]
         if kind == "paa":
             cells = sorted(cells, key=lambda cell: -cell[0])[:1000]
             own = [(s, s, k, b) for _, f, b in cells for k, s in enumerate(f) if s > 0.05]
-        for asked, final_score, label, box in sorted(own, key=lambda one: -one[0])[:1000]:
+        for asked, final_score, label, box in own:
             if box[2] > box[0] and box[3] > box[1]:
                 scores.append((asked, final_score, label))
                 boxes.append(box)
@@ -265,7 +268,7 @@ def vote(box: list[float], boxes: Boxes, scores: NDArray[np.float64]) -> list[fl
     return (total / weights).tolist()
 
 
-def losses(
+def losses(  # noqa: C901
     kind: str, images: list[list[Level]], objects: list[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
     """Of a batch: `objects` are boxes (M, 4) and labels (M,) of each image."""
@@ -291,12 +294,9 @@ def losses(
                     cls = cls + focal_of(logits[i, k], right)
         for i, m in own_pairs:
             overlap = overlap_of(boxes[i], goals[m])
-            weight = {
-                "atss": central(priors[i].tolist(), goals[m].tolist()),
-                "paa": overlap,
-                "vfnet": overlap_of(first[i], goals[m]),
-                "yolof": 1.0,
-            }[kind]
+            weight = {"paa": overlap, "vfnet": overlap_of(first[i], goals[m])}.get(kind, 1.0)
+            if kind == "atss":
+                weight = central(priors[i].tolist(), goals[m].tolist())
             box = box + weight * (1 - giou_of(first[i], goals[m]))
             total_first += weight
             if kind == "vfnet":

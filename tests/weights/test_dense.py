@@ -77,9 +77,8 @@ def tame_state(kind: str) -> dict[str, Tensor]:
             state[name] = 1 + 0.1 * draws
         elif len(shape) > 1:
             normed = re.search(r"backbone|\.conv\.weight|_conv\.weight", name)
-            end = re.search(r"([a-z]+)\d*\.weight$", name)
-            assert end is not None
-            wide = 0.01 if normed and "_convs" not in name else PREDICTS.get(end[1], 1.0)
+            end = name.split(".")[-2].split("_")[-1]
+            wide = 0.01 if normed and "_convs" not in name else PREDICTS.get(end, 1.0)
             colour = 1 / 58 if kind == "yolof" and name == "backbone.conv1.weight" else 1.0
             state[name] = draws * (2 / inputs) ** 0.5 * wide * colour
         else:
@@ -199,7 +198,7 @@ def test_a_training_step_plain_and_fast(
             wanted, got = plain[one.theirs].grad, detector.get_parameter(one.ours).grad
             assert got is not None
             assert wanted is not None
-            assert (got - wanted).abs().max() <= 1e-8 * wanted.abs().max(), one.theirs
+            assert (got - wanted).abs().max() <= 1e-8 * wanted.abs().max() + 1e-20, one.theirs
 
 
 def step_data() -> tuple[ImageBatch, list[Target]]:
@@ -209,7 +208,8 @@ def step_data() -> tuple[ImageBatch, list[Target]]:
     sizes = torch.tensor([[64, 96], [50, 80]])
     pixels[1, :, 50:] = 0
     pixels[1, :, :, 80:] = 0
-    two = torch.tensor([[4.0, 4, 36, 36], [40, 10, 90, 60]]).double()
+    # No two cells are as near to one of them
+    two = torch.tensor([[4.3, 5.1, 35.2, 37.4], [41.7, 9.2, 89.5, 60.9]]).double()
     none = torch.zeros(0, 4).double()
     first = Target(two, torch.tensor([0, 2]), none)
     return ImageBatch(pixels, sizes, sizes), [first, Target(two[:1] + 5, torch.tensor([4]), none)]
