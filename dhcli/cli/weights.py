@@ -45,7 +45,7 @@ def import_(
         Path, typer.Option("--out", "-o", metavar="FILE", help="Model file to write.")
     ] = Path("model.safetensors"),
     layout: Annotated[
-        Literal["auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2"],
+        Literal["auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "megvii"],
         typer.Option(help="Program that wrote SRC; auto: detected."),
     ] = "auto",
     classes: Annotated[
@@ -96,7 +96,7 @@ def export(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Checkpoint to write, .pth.")
     ],
-    layout: Annotated[Literal["mmdet", "torchvision"], typer.Option(help="Program to write for.")],
+    layout: Annotated[Literal["mmdet", "torchvision", "megvii"], typer.Option(help="Program to write for.")],
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model's weights as a checkpoint of another program.

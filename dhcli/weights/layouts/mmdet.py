@@ -1,7 +1,7 @@
 """MMDetection 2 and 3: Double-Head, Faster R-CNN and Cascade R-CNN with FPN.
 
 Sparse R-CNN, which has other conventions, is in `mmdet_sparse`; the detectors of one stage are in
-`mmdet_dense`.
+`mmdet_dense`, and YOLOX in `mmdet_yolox`.
 
 Background is the last class, and boxes have none; the conv branch has no non-local blocks.
 Conventions of `dh_faster_rcnn_r50_fpn_1x_coco`, `faster_rcnn_r50_fpn_1x_coco` and
@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Dense, Queries
+from dhcli.config.schema import Config, Csp, Dense, Queries
 from dhcli.weights.layouts import mmdet_dense as dense
 from dhcli.weights.layouts import mmdet_sparse as sparse
+from dhcli.weights.layouts import mmdet_yolox as yolox
 from dhcli.weights.layouts import pairs as p
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ TITLE = "MMDetection"
 HEAD = "roi_head.bbox_head"
 PROPOSED: tuple[str, ...] = (f"{HEAD}.fc_cls.weight", f"{HEAD}.0.fc_cls.weight")
 """Of a head, and of the first stage of a cascade or of Sparse R-CNN."""
-CLASSIFIERS = PROPOSED + dense.CLASSIFIERS
+CLASSIFIERS = (*PROPOSED, *dense.CLASSIFIERS, yolox.CLASSIFIER)
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",
@@ -53,7 +54,7 @@ STAGES = (
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are MMDetection's."""
-    if dense.recognise(state):
+    if dense.recognise(state) or yolox.recognise(state):
         return True
     return _first(state) is not None and "neck.lateral_convs.0.conv.weight" in state
 
@@ -64,6 +65,8 @@ def count_classes(state: Mapping[str, Tensor]) -> int:
         return len(state[sparse.CLASSIFIER])
     if dense.recognise(state):
         return dense.count_classes(state)
+    if yolox.recognise(state):
+        return len(state[yolox.CLASSIFIER])
     return next(len(state[name]) for name in PROPOSED if name in state) - 1
 
 
@@ -75,6 +78,8 @@ def _first(state: Mapping[str, Tensor]) -> str | None:
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes say of the architecture, and the conventions."""
+    if yolox.recognise(state):
+        return yolox.settings(state, file)
     backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
     if sparse.recognise(state):
         model = {**sparse.settings(state), "backbone": backbone}
@@ -111,6 +116,9 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
+    if isinstance(config.model, Dense) and isinstance(config.model.backbone, Csp):
+        yield from yolox.pairs(config)
+        return
     yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
     if isinstance(config.model, Dense):
         yield from dense.pairs(config)
@@ -157,13 +165,19 @@ def _conv_branch(ours: str, bottlenecks: int) -> p.Pairs:
 
 def text(config: Config) -> str:
     """What its configuration says of the detector, for what the tensors do not."""
-    return dense.text(config.model) if isinstance(config.model, Dense) else ""
+    if not isinstance(config.model, Dense):
+        return ""
+    if isinstance(config.model.backbone, Csp):
+        return yolox.text(config.model, config.input.max_size)
+    return dense.text(config.model)
 
 
 def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
     if isinstance(config.model, Queries):
         return sparse.misfit(config.model)
+    if isinstance(config.model, Dense) and isinstance(config.model.backbone, Csp):
+        return yolox.misfit(config.model)
     if isinstance(config.model, Dense):
         return dense.misfit(config.model)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
