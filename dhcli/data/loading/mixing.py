@@ -158,6 +158,8 @@ def mix_up(picture: Sample, other: Sample, input: Input, dice: NDArray[np.float6
 def change_hsv(image: Values, strength: float, dice: NDArray[np.float64]) -> Pixels:
     """The image (H, W, 3) RGB with another hue, saturation and value; `dice` (3,) in [−1, 1)."""
     change = np.rint(dice * HSV * strength).astype(np.int16)
+    if not change.any():
+        return np.asarray(image, np.uint8)
     hsv = cv2.cvtColor(np.asarray(image, np.uint8), cv2.COLOR_RGB2HSV).astype(np.int16) + change
     hsv[..., 0] %= 180
     hsv[..., 1:] = hsv[..., 1:].clip(0, 255)
