@@ -47,6 +47,8 @@ SMALL = {"kind": "timm", "name": "mobilenetv3_small_050", "frozen_stages": 0}
 TIMM = {"kind": "timm", "name": "tf_efficientnet_lite0", "norm": "eval_bn", "frozen_stages": 1}
 FC, CONV = {"kind": "fc", "width": 16}, {"kind": "conv", "width": 16, "residual": 2, "norm": "gn"}
 BATCH_NORM = {**CONV, "norm": "bn", "non_local": 1}
+TOWERS = {"width": 16, "cls_layers": 1, "reg_layers": 1}
+DENSE = {"kind": "dense", "detect": {"score_threshold": 0.0}}
 HOUSE: dict[str, dict[str, Any]] = {
     "Double-Head": {"head": [{**FC, "lambda": 1.0}, {**CONV, "lambda": 1.0, "roi_scale": 1.3}]},
     "Double-Head-Ext": {
@@ -73,11 +75,34 @@ HOUSE: dict[str, dict[str, Any]] = {
         "kind": "queries",
         "head": {"proposals": 12, "stages": 2, "dynamic_width": 8, "ffn_width": 32},
     },
+    "ATSS": {**DENSE, "head": {**TOWERS, "level_scales": True, "quality": "centerness"}},
+    "PAA": {
+        **DENSE,
+        "head": {**TOWERS, "quality": "iou"},
+        "assign": {"kind": "mixture"},
+        "detect": {"score_threshold": 0.0, "quality": "root", "voting": True},
+    },
+    "VarifocalNet": {
+        **DENSE,
+        "head": {**TOWERS, "level_scales": True, "refine": "star"},
+        "boxes": {"kind": "distances", "unit": 8},
+        "loss": {"cls": {"kind": "varifocal"}, "weigh_by": "iou"},
+    },
+    "YOLOF": {
+        **DENSE,
+        "head": {**TOWERS, "norm": "bn", "quality": "implicit"},
+        "neck": {"kind": "dilated", "channels": 16, "width": 8},
+        "priors": {"sizes": [1, 2, 4]},
+        "assign": {"kind": "uniform"},
+    },
     "timm": {"head": [{**FC, "lambda": 0.7}, {**CONV, "lambda": 0.8}], "backbone": TIMM},
 }
 TENANTS = ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"]
 DETECTORS = [*HOUSE, *TENANTS]
-IN_BF16 = [(name, "bf16") for name in ("Double-Head-Ext", "timm", "Sparse R-CNN", TENANTS[0])]
+IN_BF16 = [
+    (name, "bf16")
+    for name in ("Double-Head-Ext", "timm", "Sparse R-CNN", "VarifocalNet", TENANTS[0])
+]
 COPIED = {"anchor_generator: _wh_pairs"}
 """What torchvision copies to the images' device whenever it is read."""
 CLASSES = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ import typer
 
 from dhcli.cli.completion import complete_files
 from dhcli.cli.options import (
+    ANY_MODEL,
     AcrossClasses,
     Boxes,
     Device,
@@ -21,7 +22,7 @@ from dhcli.cli.options import (
     Precision,
     Scores,
     TopK,
-    Weights,
+    all_weights_option,
     batch_size_option,
     out_option,
 )
@@ -46,7 +47,7 @@ def predict(
             "lists with one path per line.",
         ),
     ],
-    weights: Weights,
+    weights: Annotated[list[Path], all_weights_option(ANY_MODEL)],
     out: Annotated[
         Path | None, out_option("Folder to write (default: a new one, predictions/).")
     ] = None,
@@ -85,6 +86,14 @@ def predict(
     gate: Gate = None,
     across_classes: AcrossClasses = None,
     nms: Nms = None,
+    side_by_side: Annotated[
+        bool,
+        typer.Option(
+            "--side-by-side",
+            help="Only draw what several models find (`--weights` more than once): one picture per "
+            "image, a panel per model.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -97,7 +106,10 @@ def predict(
       dh predict --weights model.safetensors photo.jpg
       dh predict --weights runs/train/custom photos/ --out out/ --format csv
       dh predict --weights model.safetensors "a/**/*.png" --classes Car,Van
+      dh predict --weights a.safetensors --weights b.safetensors photos/ --side-by-side
     """
+    one_only = {"--format": format, "--scores": scores, "--boxes": boxes}
+    _check_models(weights, side_by_side, [*(k for k, v in one_only.items() if v)], draw)
     formats = _formats(_names(format or ["coco-json"]))
     names = None if classes is None else _names([classes])
     from dhcli.config.detecting import DetectOptions
@@ -105,12 +117,12 @@ def predict(
     from dhcli.inference.predict import predict as run
     from dhcli.report.console import err, print_json
     from dhcli.report.counting import counting
-    from dhcli.report.draw import write_drawing
+    from dhcli.report.draw import write_drawing, write_panels
 
     drawer = write_drawing if draw else None
     request = Request(
         images,
-        weights,
+        weights[0],
         out,
         formats,
         drawer,
@@ -121,25 +133,77 @@ def predict(
         boxes,
         overwrite,
     )
+    options = DetectOptions(
+        gate=gate, across_classes=across_classes, nms=nms, device=device, precision=precision
+    )
+    if side_by_side:
+        from dhcli.inference.side_by_side import predict_side_by_side
+
+        with counting("images") as progress:
+            outcomes = predict_side_by_side(
+                request,
+                weights,
+                write_panels,
+                options=options,
+                batch_size=batch_size,
+                say=err.print,
+                progress=progress,
+            )
+        _show_all(outcomes, as_json=as_json)
+        return
     with counting("images") as progress:
         outcome = run(
-            request,
-            options=DetectOptions(
-                gate=gate,
-                across_classes=across_classes,
-                nms=nms,
-                device=device,
-                precision=precision,
-            ),
-            batch_size=batch_size,
-            say=err.print,
-            progress=progress,
+            request, options=options, batch_size=batch_size, say=err.print, progress=progress
         )
     if as_json:
         print_json(outcome.as_dict())
     else:
         _show(outcome)
     _check_read(outcome)
+
+
+def _check_models(
+    weights: Sequence[Path], side_by_side: bool, of_one: Sequence[str], draw: bool
+) -> None:
+    """Raise ConfigError where several models are not wanted, or not to be had, in this way."""
+    if not side_by_side:
+        if len(weights) > 1:
+            what = f"{len(weights)} models are given, but predictions are those of one"
+            hint = "add `--side-by-side` to draw what each finds"
+            raise ConfigError(what, where="--weights", hint=hint)
+        return
+    if len(weights) < 2:
+        hint = "give `--weights` once for each model"
+        raise ConfigError("compares several models", where="--side-by-side", hint=hint)
+    refused = [*of_one, *([] if draw else ["--no-draw"])]
+    if refused:
+        what = f"draws pictures only, and cannot be combined with {', '.join(refused)}"
+        raise ConfigError(what, where="--side-by-side")
+
+
+def _show_all(outcomes: Mapping[str, Outcome], *, as_json: bool) -> None:
+    """A column of drawn detections for each model, a row for each class."""
+    from dhcli.report.console import out, print_json
+    from dhcli.report.sheet import Column, Sheet
+    from dhcli.report.terminal import show
+
+    first = next(iter(outcomes.values()))
+    if as_json:
+        print_json({name: outcome.as_dict() for name, outcome in outcomes.items()})
+    else:
+        counts = [
+            {name: one.summary.shown[k] for k, name in enumerate(one.classes)}
+            for one in outcomes.values()
+        ]
+        names = dict.fromkeys(name for one in counts for name in one)
+        rows: list[Row] = [(name, *(one.get(name) for one in counts)) for name in names]
+        columns = (Column("class"), *(Column(name, "count") for name in outcomes))
+        total = ("all", *(sum(one.values()) for one in counts))
+        show(Sheet("Detections drawn", columns, (*rows, total), sections={len(rows): ""}))
+        summary = first.summary
+        done = f"{counted(summary.images, 'image')} in {summary.seconds:.1f} s"
+        out.print(f"{done}; pictures in {first.folder}")
+    _check_read(first)
 
 
 def _names(texts: Sequence[str]) -> list[str]:

@@ -118,9 +118,9 @@ def predict(
     require_free(folder, overwrite=request.overwrite, inputs=inputs)
     images = find_images(request.images, skip=folder)
     runner = open_runner(request.weights, options)
-    labels = _labels(request.classes, runner.classes)
+    labels = choose_labels(request.classes, runner.classes)
     options = asked(request, options, runner)
-    kept_from, drawn_from = _choose_thresholds(request, options, runner)
+    kept_from, drawn_from = choose_thresholds(request, options, runner)
     for line in runner.lines:
         say(line)
     on = f"model {request.weights} on {runner.place}"
@@ -172,7 +172,7 @@ def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOpt
     return options.giving(score, request.top, model.detect).reading(read_out)
 
 
-def _choose_thresholds(
+def choose_thresholds(
     request: Request, options: DetectOptions, runner: Runner
 ) -> tuple[Threshold, Threshold]:
     """Scores from which detections are kept and drawn. Raises ConfigError where `best` has none.
@@ -199,7 +199,7 @@ def free_folder(path: Path) -> Path:
     return candidate
 
 
-def _labels(names: Sequence[str] | None, known: Sequence[str]) -> tuple[int, ...] | None:
+def choose_labels(names: Sequence[str] | None, known: Sequence[str]) -> tuple[int, ...] | None:
     """Labels of the classes called `names`. Raises ConfigError that names the nearest."""
     if names is None:
         return None

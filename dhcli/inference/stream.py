@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,28 @@ class Summary:
     full: int = 0
     seconds: float = 0.0
 
+    def note(self, seen: Seen, kept: Kept, most: int) -> Prediction | None:
+        """Count an image, of at most `most` detections; those `kept`, None if it is unreadable."""
+        for code in seen.odd:
+            self.odd[code].append(seen.name)
+        if isinstance(seen.found, DataError):
+            hint = f" ({seen.found.hint})" if seen.found.hint else ""
+            self.unreadable.append((seen.name, f"{seen.found.what}{hint}"))
+            return None
+        found = kept.of(seen.found)
+        self.images += 1
+        self.full += len(seen.found) >= most
+        self.counts.update(found.labels.tolist())
+        self.shown.update(found.labels[found.reaching(kept.shown)].tolist())
+        return found
+
+    def require_some(self, images: ImageList) -> None:
+        """Raise DataError where none of `images` could be read."""
+        if not self.images:
+            name, problem = self.unreadable[0]
+            what = f"no image could be read; the first of {len(images)}: {problem}"
+            raise DataError(what, where=images.root / name)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -132,25 +155,13 @@ def detect_images(
     limit = options.over(runner.config.model.detect).max_detections
     files = (Source(name, partial(read_image, images.root / name)) for name in images.names)
     for number, seen in enumerate(detect_each(runner, files, options, batch_size), 1):
-        if isinstance(seen.found, DataError):
-            hint = f" ({seen.found.hint})" if seen.found.hint else ""
-            summary.unreadable.append((seen.name, f"{seen.found.what}{hint}"))
-        else:
-            found = kept.of(seen.found)
-            summary.images += 1
-            summary.full += len(seen.found) >= limit
-            summary.counts.update(found.labels.tolist())
-            summary.shown.update(found.labels[found.reaching(kept.shown)].tolist())
+        found = summary.note(seen, kept, limit)
+        if found is not None:
             for write in writers:
                 write(found)
-        for code in seen.odd:
-            summary.odd[code].append(seen.name)
         if progress is not None:
             progress(number, len(images))
-    if not summary.images:
-        name, problem = summary.unreadable[0]
-        what = f"no image could be read; the first of {len(images)}: {problem}"
-        raise DataError(what, where=images.root / name)
+    summary.require_some(images)
     summary.seconds = time.perf_counter() - begun
     return summary
 
@@ -163,22 +174,37 @@ Drawer = Callable[[Prediction, Sequence[str], Path], None]
 def drawing(place: Place, draw: Drawer, lowest: Least) -> Iterator[Writer]:
     """A writer that has pictures drawn into `drawn/`, in threads; of scores from `lowest` up.
 
-    Pictures keep the image's name, and its format where that is JPEG or PNG, else become JPEG.
+    See `drawn_path`.
     """
+    with drawing_pool() as submit:
+
+        def write(image: Prediction) -> None:
+            shown = image.take(image.reaching(lowest))
+            submit(draw, shown, place.classes, drawn_path(place.folder, image.name))
+
+        yield write
+
+
+@contextmanager
+def drawing_pool() -> Iterator[Callable[..., None]]:
+    """A function that has a call made in a thread; few wait, and all are done in the end."""
     with ThreadPoolExecutor(THREADS, "draw") as pool:
         waiting: deque[Future[None]] = deque()
 
-        def write(image: Prediction) -> None:
+        def submit(*call: Any) -> None:
             if len(waiting) > THREADS:
                 waiting.popleft().result()
-            keeps = image.name.lower().endswith((".jpg", ".jpeg", ".png"))
-            path = place.folder / "drawn" / (image.name if keeps else f"{image.name}.jpg")
-            shown = image.take(image.reaching(lowest))
-            waiting.append(pool.submit(draw, shown, place.classes, path))
+            waiting.append(pool.submit(*call))
 
-        yield write
+        yield submit
         for future in waiting:
             future.result()
+
+
+def drawn_path(folder: Path, image: str) -> Path:
+    """Where the picture of `image` goes: its name, and its format if JPEG or PNG, else JPEG."""
+    keeps = image.lower().endswith((".jpg", ".jpeg", ".png"))
+    return folder / "drawn" / (image if keeps else f"{image}.jpg")
 
 
 @dataclass(frozen=True)

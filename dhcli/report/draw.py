@@ -5,6 +5,7 @@ Colours can be told apart by colour-blind people, and never stand alone: every b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,8 @@ PALETTE = (
 MANY = 40
 """Boxes in a picture from which they are drawn half as thick."""
 CROWD = 150
+PANEL = 1000
+"""Longest side of a picture beside others, in pixels."""
 HATCH = (190, 190, 190)
 
 
@@ -109,7 +112,49 @@ def write_drawing(image: Prediction, classes: Sequence[str], path: Path) -> None
 
     Raises DhError where it cannot be written.
     """
-    picture = draw_detections(image.pixels, image.boxes, image.labels, image.scores, classes)
+    _save(draw_detections(image.pixels, image.boxes, image.labels, image.scores, classes), path)
+
+
+def write_panels(
+    panels: Sequence[tuple[str, Prediction]], classes: Sequence[str], path: Path
+) -> None:
+    """Draw what several models found in an image beside each other, each below its title.
+
+    One row of up to three, else a square of rows; an image longer than `PANEL` is made smaller
+    before, so that boxes and words are to be read. Writes a JPEG or PNG by the name of `path`.
+    Raises DhError where it cannot be written.
+    """
+    pictures = [(title, _panel(found, classes)) for title, found in panels]
+    columns = len(panels) if len(panels) <= 3 else math.ceil(math.sqrt(len(panels)))
+    width, height = pictures[0][1].size
+    style = Style.of(width, height)
+    font, gap = font_of(max(14, style.letters)), style.letters
+    across, down = width + gap, height + 3 * gap
+    page = Image.new(
+        "RGB", (columns * across + gap, -(-len(panels) // columns) * down + gap), "white"
+    )
+    draw = ImageDraw.Draw(page)
+    for number, (title, picture) in enumerate(pictures):
+        row, column = divmod(number, columns)
+        corner = gap + column * across, gap + row * down
+        text = _shorten(title, font, width)
+        draw.text((corner[0], corner[1] + gap), text, fill="black", font=font, anchor="lm")
+        page.paste(picture, (corner[0], corner[1] + 2 * gap))
+    _save(page, path)
+
+
+def _panel(found: Prediction, classes: Sequence[str]) -> Image.Image:
+    """The picture of one model, at most `PANEL` pixels long."""
+    scale = min(1.0, PANEL / max(found.size))
+    image = Image.fromarray(found.pixels)
+    if scale < 1:
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    boxes = found.boxes * np.array([image.width / found.size[0], image.height / found.size[1]] * 2)
+    return draw_detections(np.asarray(image), boxes, found.labels, found.scores, classes)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
     kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
     with atomic_write(path) as file:
         picture.save(file, kind, quality=92)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.models.two_stage.head import GROUP, Head
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.runtime.eager import EagerRunner
-from dhcli.weights.locate_model import BEST, LAST
+from dhcli.weights.locate_model import name_models
 
 ROUND = 16 * GROUP
 """RoIs that a study has in memory at a time."""
@@ -162,17 +161,6 @@ def by_model(subjects: Sequence[Subject]) -> list[list[Subject]]:
     """The subjects of each model, which share its features."""
     names = dict.fromkeys(subject.model for subject in subjects)
     return [[subject for subject in subjects if subject.model == name] for name in names]
-
-
-def name_models(weights: Sequence[Path]) -> list[str]:
-    """A short name for each file, no two alike: that of the run, or of the file."""
-    short = [p.absolute().parent.name if p.name in (BEST, LAST) else p.stem for p in weights]
-    seen: Counter[str] = Counter()
-    names = []
-    for name in short:
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return names
 
 
 def _branches(runner: EagerRunner, path: Path, wanted: Sequence[str] | None) -> list[str]:

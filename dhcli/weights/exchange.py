@@ -135,12 +135,14 @@ def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
         return _settings(values, overrides)
     depth = values["model"]["backbone"]["name"]
     if depth is None:
-        what = "its backbone is not a ResNet-18, 34, 50 or 101"
+        what = "its backbone is not a ResNet-18, 34, 50 or 101, and no PVT"
         raise ModelError(what, where=foreign.path)
     kind = values["about"]
     neck = "C5" if values["model"].get("neck", {}).get("kind") == "dilated" else "FPN"
-    values["name"] = f"{foreign.layout}-{kind.lower().replace(' ', '-')}-{SHORT[depth]}"
-    values["about"] = f"{layout.TITLE}'s {kind}, ResNet-{depth.removeprefix('resnet')}-{neck}"
+    short = SHORT.get(depth, depth.replace("_", "-"))
+    backbone = depth.replace("resnet", "ResNet-").replace("pvt_", "PVT-")
+    values["name"] = f"{foreign.layout}-{kind.lower().replace(' ', '-')}-{short}"
+    values["about"] = f"{layout.TITLE}'s {kind}, {backbone}-{neck}"
     return _settings(values, overrides)
 
 

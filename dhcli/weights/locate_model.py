@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from dhcli.errors import ModelError
@@ -24,3 +26,14 @@ def locate_model(folder: Path) -> tuple[Path, str]:
     inside = [*models, *runs]
     hint = f"did you mean {inside[0]}?" if inside else "name a run folder or a model file"
     raise ModelError(what, where=folder, hint=hint)
+
+
+def name_models(weights: Sequence[Path]) -> list[str]:
+    """A short name for each file, no two alike: that of the run, or of the file."""
+    short = [p.absolute().parent.name if p.name in (BEST, LAST) else p.stem for p in weights]
+    seen: Counter[str] = Counter()
+    names = []
+    for name in short:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return names

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from dhcli.config.presets import CPU_PRESET
-from dhcli.config.schema import Backbone, ResNet, TimmNet, TorchVisionBackbone
+from dhcli.config.schema import Backbone, Pvt, ResNet, TimmNet, TorchVisionBackbone
 from dhcli.errors import ConfigError, ModelError
 from dhcli.models.contract import Features
 from dhcli.weights.plain_file import read_plain
@@ -24,6 +24,11 @@ OTHERWISE = (
     "`--preset {light}` has its own in a package, and suits a CPU; or copy {{file}} there, name a "
     "file with `--set model.backbone.weights=PATH`, or train from scratch: "
     "`--set model.backbone.weights=none --set model.backbone.norm={norm} --freeze 0`"
+)
+PVT_RELEASE = "https://github.com/whai362/PVT/releases/download/v2"
+PVT_OTHERWISE = (
+    "copy {file} there, name a file with `--set model.backbone.weights=PATH`, or train from "
+    "scratch: `--set model.backbone.weights=none`"
 )
 
 
@@ -63,6 +68,14 @@ def _load_file(
     return str(path)
 
 
+def _load_pvt(features: Features, config: Pvt) -> str:
+    if config.weights != "imagenet":
+        return _load_file(features, config)
+    url = f"{PVT_RELEASE}/{config.name}.pth"
+    path = fetch_published(url, f"the ImageNet weights of {config.name}", PVT_OTHERWISE)
+    return f"ImageNet, {_load_file(features, config, path)}"
+
+
 def _load_timm(features: Features, config: TimmNet) -> str:
     hint = f"the backbone is timm's {config.name}"
     if config.weights == "package":
@@ -97,7 +110,7 @@ def fetch_published(url: str, what: str, otherwise: str) -> Path:
     path = Path(torch.hub.get_dir(), "checkpoints", file)
     if path.exists():
         return path
-    checksum = path.stem.rpartition("-")[2]
+    checksum = path.stem.rpartition("-")[2] if "-" in path.stem else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), checksum, progress=sys.stderr.isatty())
@@ -148,5 +161,6 @@ LOADERS: dict[type[Any], Callable[[Features, Any], str]] = {
     ResNet: _load_torchvision,
     TorchVisionBackbone: _load_torchvision,
     TimmNet: _load_timm,
+    Pvt: _load_pvt,
 }
 """What loads weights from elsewhere than a file, by the class of the section `backbone`."""

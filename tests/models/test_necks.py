@@ -55,6 +55,21 @@ def test_the_tensors_of_yoloxs_neck_are_those_of_mmdetections_file() -> None:
     assert (neck.channels, neck.strides, used) == (128, [8, 16, 32], [8, 16, 32])
 
 
+@pytest.mark.parametrize(("extra", "relu"), [("on_input", False), ("on_output", True)])
+def test_levels_beyond_the_backbone_are_convolutions(extra: str, relu: bool) -> None:
+    config = Pyramid(finest=3, coarsest=7, channels=8, extra=extra, extra_relu=relu)  # type: ignore[arg-type]
+    neck, used = build_levels(Bare((4, 6, 6, 10)), config)
+    maps = features(4, 6, 6, 10)
+
+    levels = neck.double()(maps)
+
+    assert (neck.strides, used) == ([8, 16, 32, 64, 128], [8, 16, 32])
+    sixth, seventh = neck.further
+    before = maps[-1] if extra == "on_input" else levels[2]
+    torch.testing.assert_close(levels[3], sixth(before))
+    torch.testing.assert_close(levels[4], seventh(levels[3].relu() if relu else levels[3]))
+
+
 def test_a_pyramid_of_one_level_is_a_1x1_and_a_3x3() -> None:
     with torch.device("meta"):
         config = Pyramid(finest=5, coarsest=5, channels=128)

@@ -71,7 +71,7 @@ def fpn(features: list[Tensor], state: State, *, relu: bool) -> list[Tensor]:
 
 
 def group_norm(x: Tensor, state: State, name: str) -> Tensor:
-    groups = math.gcd(GROUPS, x.shape[1])
+    groups = min(GROUPS, x.shape[1] // 2)  # of narrow ones, which MMDetection has not, two each
     parts = x.reshape(x.shape[0], groups, -1)
     mean, var = parts.mean(2, keepdim=True), parts.var(2, unbiased=False, keepdim=True)
     x = ((parts - mean) / (var + 1e-5).sqrt()).reshape(x.shape)
@@ -230,7 +230,9 @@ def detect(  # noqa: C901
             q = 1.0 if level.quality is None else level.quality[i].sigmoid().item()
             final = [math.sqrt(p * q) if kind == "paa" else p * q for p in cls]
             cells.append((max(final), final, box))
-            own += [(p, s, k, box) for k, (p, s) in enumerate(zip(cls, final, strict=True)) if p > 0.05]
+            own += [
+                (p, s, k, box) for k, (p, s) in enumerate(zip(cls, final, strict=True)) if p > 0.05
+            ]
         own = sorted(own, key=lambda one: -one[0])[:1000]
         if kind == "paa":
             cells = sorted(cells, key=lambda cell: -cell[0])[:1000]

@@ -107,8 +107,9 @@ class Pvt(Section):
     """pvt: Pyramid Vision Transformers (version 1; timm has version 2)."""
     name: Literal["pvt_tiny", "pvt_small", "pvt_medium", "pvt_large"] = "pvt_tiny"
     """Which of them, by its depth."""
-    weights: str = "none"
-    """`none`, or the path of a state dict: the published pvt_tiny.pth, or MMDetection's names."""
+    weights: str = "imagenet"
+    """`imagenet` (the published ones, such as pvt_tiny.pth), `none`, or the path of such a file or
+    of a state dict with MMDetection's names."""
     norm: Literal["ln"] = "ln"
     """ln: layer norm, which does not depend on the batch."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -13,6 +13,8 @@ from dhcli.config.schema import DenseHead as HeadConfig
 from dhcli.models.init import init_normal
 from dhcli.models.norms import norm_layer
 
+GROUPS = 32
+"""Of GroupNorm."""
 START = 0.01
 """First score of every class."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
@@ -164,8 +166,16 @@ def _unit(
     bias = config.norm == "none"
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias)
     start_weights(conv, config)
-    norm = [] if bias else [norm_layer(config.norm, config.bn_epsilon, config.bn_momentum)(outputs)]
+    norm = [] if bias else [tower_norm(config, outputs)]
     return [conv, *norm, ACTIVATIONS[config.activation](inplace=True)]
+
+
+def tower_norm(config: HeadConfig, width: int) -> nn.Module:
+    """The norm of a tower. Groups have two channels or more: a coarse level may be one cell."""
+    groups = math.gcd(GROUPS, width)
+    if config.norm == "gn" and groups == width > 1:
+        return nn.GroupNorm(width // 2, width)
+    return norm_layer(config.norm, config.bn_epsilon, config.bn_momentum)(width)
 
 
 def predictor(config: HeadConfig, channels: int, outputs: int) -> nn.Conv2d:

@@ -176,7 +176,8 @@ def box_loss(
         weight = paired_iou(found.detach(), wanted).clamp(min=LEAST_IOU)
     else:
         weight = centerness(own.centres(), wanted)
-    return (each * weight).sum() / weight.sum().clamp(min=config.least_weight)
+    least = max(config.least_weight, LEAST_IOU)  # where nothing has an object
+    return (each * weight).sum() / weight.sum().clamp(min=least)
 
 
 def quality_loss(

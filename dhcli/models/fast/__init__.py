@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from dhcli.models.backbones.resnet import ResNetFeatures
+from dhcli.models.dense.head import DenseHead
 from dhcli.models.fast.depthwise import FLOAT_DEPTHWISE, is_depthwise
 from dhcli.models.fast.fold import fold_norms
 from dhcli.models.fast.norms import FastBasicBlock, FastBottleneck, FastConvNorms, FastResNet
@@ -43,7 +44,7 @@ TRAINING: dict[type[nn.Module], type[nn.Module]] = {
     Rpn: RevisitingRpn,
     Pool: SparsePool,
 }
-LARGE_MAPS = (Fpn, Rpn)
+LARGE_MAPS = (Fpn, Rpn, DenseHead)
 """Whose 3×3 convolutions gain by Winograd in training: they run on whole levels."""
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Csp, Dense, Queries
+from dhcli.config.schema import Config, Csp, Dense, Pvt, Queries
 from dhcli.weights.layouts import mmdet_dense as dense
 from dhcli.weights.layouts import mmdet_sparse as sparse
 from dhcli.weights.layouts import mmdet_yolox as yolox
@@ -80,13 +80,17 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes say of the architecture, and the conventions."""
     if yolox.recognise(state):
         return yolox.settings(state, file)
-    backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
+    if pvt := p.read_pvt(state):
+        backbone: dict[str, Any] = {"kind": "pvt", "name": pvt, "weights": "none"}
+    else:
+        backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
     if sparse.recognise(state):
         model = {**sparse.settings(state), "backbone": backbone}
         return {"about": "Sparse R-CNN", "input": INPUT, "model": model}
     if dense.recognise(state):
         told = dense.settings(state, file)
-        told["model"]["backbone"] = {**told["model"]["backbone"], "name": backbone["name"]}
+        named = {**told["model"]["backbone"], "name": backbone["name"]}
+        told["model"]["backbone"] = backbone if pvt else named
         return {**told, "input": {**INPUT, **told["input"]}}
     channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
     place, double = _first(state), f"{HEAD}.res_block.conv1.conv.weight" in state
@@ -119,7 +123,10 @@ def pairs(config: Config) -> p.Pairs:
     if isinstance(config.model, Dense) and isinstance(config.model.backbone, Csp):
         yield from yolox.pairs(config)
         return
-    yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
+    if isinstance(config.model.backbone, Pvt):
+        yield from p.pvt(config.model.backbone.name)
+    else:
+        yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
     if isinstance(config.model, Dense):
         yield from dense.pairs(config)
         return

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Dense, Dilated, Pyramid, ResNet
+from dhcli.config.schema import Config, Dense, Dilated, Pvt, Pyramid, ResNet
 from dhcli.errors import ModelError
 from dhcli.weights.layouts import pairs as p
 
@@ -151,9 +151,11 @@ def _which(state: Mapping[str, Tensor], file: str) -> Kind:
 
 
 def _neck(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
-    if kind.title != "YOLOF":
-        channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
-        pyramid = {"kind": "fpn", "finest": 3, "coarsest": 7, "channels": channels}
+    lateral = state.get("neck.lateral_convs.0.conv.weight")
+    if lateral is not None and kind.title == "YOLOF":
+        return {"kind": "fpn", "finest": 5, "coarsest": 5, "channels": lateral.shape[0]}
+    if lateral is not None:
+        pyramid = {"kind": "fpn", "finest": 3, "coarsest": 7, "channels": lateral.shape[0]}
         return {**pyramid, "extra": "on_output", "extra_relu": kind.title == "VarifocalNet"}
     blocks = sum(f"{ENCODER}.{i}.conv1.conv.weight" in state for i in range(99))
     return {
@@ -180,6 +182,7 @@ def title_of(model: Dense) -> str | None:
         ("mixture", "iou", "none", "gn", "fpn", True): "PAA",
         ("atss", "none", "star", "gn", "fpn", True): "VarifocalNet",
         ("uniform", "implicit", "none", "bn", "dilated", False): "YOLOF",
+        ("uniform", "implicit", "none", "bn", "fpn", False): "YOLOF",
     }.get(told)
 
 
@@ -196,10 +199,13 @@ def pairs(config: Config) -> p.Pairs:
     if isinstance(model.neck, Dilated):
         yield from _dilated(model.neck)
     else:
-        for level in range(3):
+        levels = len(model.neck.strides())
+        lateral = sum(stride <= 32 for stride in model.neck.strides())
+        for level in range(lateral):
             yield from p.layer(f"neck.lateral_convs.{level}.conv", f"neck.lateral.{level}")
-        for level in range(5):
-            ours = f"neck.output.{level}" if level < 3 else f"neck.further.{level - 3}"
+        for level in range(levels):
+            further = f"neck.further.{level - lateral}"
+            ours = f"neck.output.{level}" if level < lateral else further
             yield from p.layer(f"neck.fpn_convs.{level}.conv", ours)
     towers, norm = _towers(title_of(model) or ""), "bn" if model.head.norm == "bn" else "gn"
     for task, theirs, count in zip(
@@ -271,11 +277,14 @@ ENDS: dict[str, Callable[[int], p.Pairs]] = {
 
 def misfit(model: Dense) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
-    if not isinstance(model.backbone, ResNet) or model.backbone.norm == "gn":
-        return "its backbone is not a ResNet with batch norm"
+    backbone = model.backbone
+    if not isinstance(backbone, ResNet | Pvt) or backbone.norm == "gn":
+        return "its backbone is not a ResNet with batch norm or a PVT"
     neck = model.neck
     if title_of(model) is None:
         return "its parts are those of none of ATSS, PAA, VarifocalNet and YOLOF"
+    if isinstance(neck, Pyramid) and title_of(model) == "YOLOF":
+        return None if neck.levels() == ["P5"] else "its pyramid is not P5 alone"
     if isinstance(neck, Pyramid) and (
         neck.levels()[0::4] != ["P3", "P7"] or neck.extra != "on_output"
     ):

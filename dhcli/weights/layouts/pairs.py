@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import RESNETS, Config, ConvBranch, FcBranch, ResNet, TwoStage
+from dhcli.config.schema import PVTS, RESNETS, Config, ConvBranch, FcBranch, ResNet, TwoStage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +77,35 @@ def resnet(
     for conv, bn in _units(name, shortcut_first):
         theirs, ours = (rename(conv), rename(bn)), (f"backbone.{conv}", f"backbone.{bn}")
         yield from conv_norm(theirs, ours, counter=counter)
+
+
+def pvt(name: str) -> Pairs:
+    """A Pyramid Vision Transformer, whose names are MMDetection's."""
+    for stage, count in enumerate(PVTS[name]):
+        place = f"backbone.layers.{stage}"
+        ours = [*_both(f"{place}.0.projection"), *_both(f"{place}.0.norm")]
+        ours.append(f"{place}.1.0.pos_embed")
+        for number in range(1, count + 1):
+            layer = f"{place}.1.{number}"
+            ours += _both(f"{layer}.norm1")
+            ours += [f"{layer}.attn.attn.in_proj_{part}" for part in ("weight", "bias")]
+            reduced = ("attn.sr", "attn.norm") if stage < 3 else ()
+            for part in ("attn.attn.out_proj", *reduced, "norm2", "ffn.layers.0", "ffn.layers.3"):
+                ours += _both(f"{layer}.{part}")
+        yield from (Pair(one, one) for one in ours)
+
+
+def _both(name: str) -> list[str]:
+    return [f"{name}.weight", f"{name}.bias"]
+
+
+def read_pvt(names: Mapping[str, object]) -> str | None:
+    """Name of the Pyramid Vision Transformer whose layers these are; None: of none."""
+    counts = tuple(
+        sum(f"backbone.layers.{stage}.1.{layer}.norm1.weight" in names for layer in range(1, 99))
+        for stage in range(4)
+    )
+    return next((name for name, one in PVTS.items() if one == counts), None)
 
 
 def _units(name: str, shortcut_first: bool) -> Iterator[tuple[str, str]]:
