@@ -63,8 +63,9 @@ def import_(
     """Make a model file from another program's detector. It keeps that program's conventions.
 
     Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN, Cascade R-CNN, Sparse R-CNN, ATSS, PAA,
-    VarifocalNet, YOLOF), maskrcnn-benchmark (the authors' Double-Head-Ext, Faster R-CNN),
-    torchvision and detectron2 (Faster R-CNN), all but YOLOF with FPN.
+    VarifocalNet, YOLOF, YOLOX), maskrcnn-benchmark (the authors' Double-Head-Ext, Faster R-CNN),
+    torchvision and detectron2 (Faster R-CNN), all but YOLOF and YOLOX with FPN; and Megvii's
+    YOLOX.
     No code in the file is run. A missing or unknown tensor is an error.
 
     For example:

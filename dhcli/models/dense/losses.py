@@ -83,8 +83,9 @@ def dense_losses(
     mine, own, loss = (goals.images, goals.rows), priors.at(goals.rows), config.loss
     final = said.boxes[mine]
     count = count_objects(goals.owners, loss.count)
-    overlap = paired_iou(coder.decode(final.detach(), own), goals.boxes).clamp(min=LEAST_IOU)
+    overlap = paired_iou(coder.decode(final.detach(), own), goals.boxes)
     losses = {"loss_cls": loss.cls.weight * score_loss(said.logits, goals, overlap, loss) / count}
+    overlap = overlap.clamp(min=LEAST_IOU)
     if said.first is not None:
         refined = loss.refined_weight * box_loss(final, own, goals.boxes, coder, count, loss)
         losses["loss_refined"] = refined
@@ -114,7 +115,7 @@ def score_loss(logits: Tensor, goals: Goals, overlap: Tensor, loss: DenseLoss) -
     in   logits  (B, N, K) float32;  overlap  (P,) float32 IoU in the order of `goals.rows`
     """
     if isinstance(loss.cls, VarifocalLoss):
-        return varifocal_loss(logits, goals, overlap, loss.cls)
+        return varifocal_loss(logits, goals, overlap.clamp(min=LEAST_IOU), loss.cls)
     if isinstance(loss.cls, OverlapLoss):
         return overlap_loss(logits, goals, overlap)
     return focal_loss(logits, goals, loss.cls)
