@@ -97,7 +97,9 @@ def export(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Checkpoint to write, .pth.")
     ],
-    layout: Annotated[Literal["mmdet", "torchvision", "megvii"], typer.Option(help="Program to write for.")],
+    layout: Annotated[
+        Literal["mmdet", "torchvision", "megvii"], typer.Option(help="Program to write for.")
+    ],
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model's weights as a checkpoint of another program.

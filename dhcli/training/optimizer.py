@@ -22,7 +22,10 @@ def build_optimizer(module: nn.Module, train: Train) -> Optimizer:
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     if not weights:
         raise ConfigError("no weights to train: all are frozen", hint="`--freeze 0`")
-    moves: dict[str, Any] = {"momentum": train.momentum, "nesterov": train.nesterov and train.momentum > 0}
+    moves: dict[str, Any] = {
+        "momentum": train.momentum,
+        "nesterov": train.nesterov and train.momentum > 0,
+    }
     if train.optimizer == "sgd" and not train.spare_norms:
         return SGD(weights, train.lr, weight_decay=train.weight_decay, **moves)
     matrices = [weight for weight in weights if weight.ndim > 1]

@@ -17,9 +17,9 @@ def learning_rate(iteration: int, base: float, schedule: Schedule, epoch_length:
     """The learning rate of `iteration`, counted from 0 over the whole training.
 
     base · warm-up · decay. Warm-up rises from `warmup_factor` to 1 with the share of it that is
-    done, or the square of that. Decay is γ^(milestones passed), or floor + (1 − floor) (1 + cos πs) / 2,
-    where s is the share of the iterations done from 0, or the end of `warmup_epochs`, to `flat`
-    before the end.
+    done, or the square of that. Decay is γ^(milestones passed), or
+    floor + (1 − floor) (1 + cos πs) / 2, where s is the share of the iterations done from 0, or the
+    end of `warmup_epochs`, to `flat` before the end.
     """
     warmup = _warmup(iteration, schedule, epoch_length)
     return base * warmup * _decay(iteration, schedule, epoch_length)

@@ -114,6 +114,13 @@ def cross_entropy(p: float, right: float) -> float:
     return -right * yes - (1 - right) * no
 
 
+def place(point: tuple[float, float], reach: float, box: Box) -> tuple[bool, bool]:
+    """Whether it lies in the box, and within reach of its centre."""
+    cx, cy = centre(box)
+    around = (cx - reach, cy - reach, cx + reach, cy + reach)
+    return depth(point, box) > 0, depth(point, around) > 0
+
+
 def simota(
     middles: Sequence[tuple[float, float]],
     strides: Sequence[float],
@@ -129,16 +136,9 @@ def simota(
     overlap: dict[tuple[int, int], float] = {}
     candidates = []
     for i, point in enumerate(middles):
-        both = []
-        either = False
-        for box in objects:
-            cx, cy = centre(box)
-            is_in = depth(point, box) > 0
-            reach = 2.5 * strides[i]
-            is_near = depth(point, (cx - reach, cy - reach, cx + reach, cy + reach)) > 0
-            both.append(is_in and is_near)
-            either = either or is_in or is_near
-        if not either:
+        places = [place(point, 2.5 * strides[i], box) for box in objects]
+        both = [is_in and is_near for is_in, is_near in places]
+        if not any(is_in or is_near for is_in, is_near in places):
             continue
         candidates.append(i)
         for m, box in enumerate(objects):
@@ -152,10 +152,8 @@ def simota(
         for i in sorted(candidates, key=lambda i: (cost[i, m], i))[:count]:
             takers[i].append(m)
     for i, own in takers.items():
-        if len(own) == 1:
-            owner[i] = own[0]
-        elif own:
-            owner[i] = min(range(len(objects)), key=lambda m: (cost[i, m], m))
+        every = own if len(own) < 2 else range(len(objects))
+        owner[i] = min(every, key=lambda m: (cost[i, m], m), default=NOTHING)
     return owner
 
 

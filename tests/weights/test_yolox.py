@@ -112,7 +112,7 @@ def test_names_shapes_and_order_are_the_origins(tmp_path: Path) -> None:
             0.91,
         ),
     ],
-    ids="s tiny m l x nano".split(),
+    ids=["s", "tiny", "m", "l", "x", "nano"],
 )  # fmt: skip
 def test_every_size_has_the_published_parameters(sets: list[str], parameters: float) -> None:
     config = load_config("coco-yolox-s", overrides=sets).config

@@ -120,13 +120,10 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
-    if isinstance(config.model, Dense) and isinstance(config.model.backbone, Csp):
+    if isinstance(config.model.backbone, Csp):
         yield from yolox.pairs(config)
         return
-    if isinstance(config.model.backbone, Pvt):
-        yield from p.pvt(config.model.backbone.name)
-    else:
-        yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
+    yield from _backbone(config)
     if isinstance(config.model, Dense):
         yield from dense.pairs(config)
         return
@@ -142,6 +139,13 @@ def pairs(config: Config) -> p.Pairs:
     places = [(f"{HEAD}.{i}", f"head.stages.{i}") for i in range(len(cascade))]
     for theirs, head in places or [(HEAD, "head")]:
         yield from _head(config, theirs, head)
+
+
+def _backbone(config: Config) -> p.Pairs:
+    if isinstance(config.model.backbone, Pvt):
+        yield from p.pvt(config.model.backbone.name)
+    else:
+        yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
 
 
 def _head(config: Config, theirs: str, ours: str) -> p.Pairs:
@@ -183,10 +187,9 @@ def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
     if isinstance(config.model, Queries):
         return sparse.misfit(config.model)
-    if isinstance(config.model, Dense) and isinstance(config.model.backbone, Csp):
-        return yolox.misfit(config.model)
     if isinstance(config.model, Dense):
-        return dense.misfit(config.model)
+        of_dense = yolox if isinstance(config.model.backbone, Csp) else dense
+        return of_dense.misfit(config.model)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"
