@@ -86,6 +86,10 @@ class Augment(Section):
 
     def needs_square(self) -> str | None:
         """The first setting that needs the square of `input.letterbox`; None: there is none."""
-        asked = {"mosaic": self.mosaic, "affine": self.affine != UNMOVED, "mixup": self.mixup}
-        asked |= {"batch_sizes": self.batch_sizes}
+        asked = {
+            "mosaic": self.mosaic > 0,
+            "affine": self.affine != UNMOVED,
+            "mixup": self.mixup > 0,
+            "batch_sizes": bool(self.batch_sizes),
+        }
         return next((name for name, wanted in asked.items() if wanted), None)

@@ -98,7 +98,7 @@ def mixing_dice(seed: int, epoch: int, image: int) -> np.random.Generator:
 def step_side(sides: Sequence[int], every: int, *, seed: int, epoch: int, step: int) -> int:
     """Which of `sides` the images of a step have: the same for `every` steps of the epoch."""
     rng = np.random.default_rng((seed, epoch, 0, step // every))
-    return int(sides[rng.integers(len(sides))])
+    return sides[int(rng.integers(len(sides)))]
 
 
 def evaluation_batches(sizes: NDArray[np.int64], batch_size: int, input: Input) -> Batches:

@@ -188,8 +188,8 @@ def misfit(config: Config) -> str | None:
     if isinstance(config.model, Queries):
         return sparse.misfit(config.model)
     if isinstance(config.model, Dense):
-        of_dense = yolox if isinstance(config.model.backbone, Csp) else dense
-        return of_dense.misfit(config.model)
+        is_yolox = isinstance(config.model.backbone, Csp)
+        return yolox.misfit(config.model) if is_yolox else dense.misfit(config.model)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"
