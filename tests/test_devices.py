@@ -48,7 +48,8 @@ TIMM = {"kind": "timm", "name": "tf_efficientnet_lite0", "norm": "eval_bn", "fro
 FC, CONV = {"kind": "fc", "width": 16}, {"kind": "conv", "width": 16, "residual": 2, "norm": "gn"}
 BATCH_NORM = {**CONV, "norm": "bn", "non_local": 1}
 TOWERS = {"width": 16, "cls_layers": 1, "reg_layers": 1}
-DENSE = {"kind": "dense", "detect": {"score_threshold": 0.0}}
+P3_P7 = {"finest": 3, "coarsest": 7, "extra": "on_output", "channels": 16}
+DENSE = {"kind": "dense", "neck": P3_P7, "detect": {"score_threshold": 0.0}}
 HOUSE: dict[str, dict[str, Any]] = {
     "Double-Head": {"head": [{**FC, "lambda": 1.0}, {**CONV, "lambda": 1.0, "roi_scale": 1.3}]},
     "Double-Head-Ext": {
@@ -96,6 +97,18 @@ HOUSE: dict[str, dict[str, Any]] = {
         "assign": {"kind": "uniform"},
     },
     "timm": {"head": [{**FC, "lambda": 0.7}, {**CONV, "lambda": 0.8}], "backbone": TIMM},
+    "CSPDarknet, PAFPN": {
+        "head": [{**FC, "lambda": 0.5}],
+        "backbone": {"kind": "csp", "width": 0.125},
+        "neck": {"kind": "pafpn", "channels": 16},
+        "anchors": {"sizes": [32, 64, 128]},
+    },
+    "PVT, dilated": {
+        "head": [{**FC, "lambda": 0.5}],
+        "backbone": {"kind": "pvt", "weights": "none"},
+        "neck": {"kind": "dilated", "channels": 16, "width": 8},
+        "anchors": {"sizes": [64]},
+    },
 }
 TENANTS = ["fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large"]
 DETECTORS = [*HOUSE, *TENANTS]

@@ -75,10 +75,13 @@ class Fpn(nn.Module):
     def _extend(self, features: Tensor, level: Tensor) -> list[Tensor]:
         """The levels by convolutions, of the last `features` or the last `level`."""
         x, levels = features if self.beyond == "on_input" else level, []
-        for number, conv in enumerate(self.further):
-            x = conv(F.relu(x) if self.relu and number else x)
-            levels.append(x)
-        return levels
+        # On a CPU the gradient of one cell's convolution in bfloat16 is not finite
+        with torch.autocast(x.device.type, enabled=False):
+            for number, conv in enumerate(self.further):
+                x = (F.relu(x) if self.relu and number else x).to(conv.weight.dtype)
+                x = conv(x)
+                levels.append(x)
+        return [own.to(level.dtype) for own in levels]
 
 
 class LastFeatures(nn.Module):

@@ -62,13 +62,14 @@ def _losses(
     right = torch.zeros_like(logits).scatter(1, target.labels[objects][:, None], 1.0)
     cls = sigmoid_focal_loss(logits, right, alpha=0.25, gamma=2.0).sum(dim=1)
     giou = generalized_iou(boxes, target.boxes[objects].to(boxes))
-    return cls + config.giou * (1 - giou)
+    losses: Tensor = cls + config.giou * (1 - giou)
+    return losses
 
 
 def _best_of_levels(levels: Tensor, losses: Tensor, count: int) -> Tensor:
     """Of each level the `count` lowest, all (n,) int64 numbers of `losses` (C,)."""
     found = []
-    for level in levels.unique().tolist():
+    for level in range(int(levels.max()) + 1 if len(levels) else 0):
         own = torch.nonzero(levels == level).flatten()
         best = losses[own].topk(min(count, len(own)), largest=False).indices
         found.append(own[best])

@@ -11,6 +11,7 @@ from dhcli.config.load import load_config
 from dhcli.config.presets import preset_names
 from dhcli.config.schema import Dense, Pvt
 from dhcli.models.build import build_detector
+from dhcli.ops.batch import ImageBatch, Target
 from dhcli.weights.exchange import export_weights, import_weights
 from dhcli.weights.layouts import LAYOUTS
 from dhcli.weights.model_file import save_model
@@ -93,3 +94,24 @@ def test_published_weights_are_those_in_the_cache(
     assert torch.equal(
         ours.state_dict()["layers.3.1.0.pos_embed"], theirs.state_dict()["layers.3.1.0.pos_embed"]
     )
+
+
+def test_it_learns_and_detects() -> None:
+    config = load_config("design-yolof-pvt", overrides=["model.backbone.weights=none"]).config
+    torch.manual_seed(0)
+    detector = build_detector(config, classes=3)
+    pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    size = torch.tensor([[64, 96], [50, 80]])
+    batch, none = ImageBatch(pixels, size, size * 2), torch.zeros(0, 4)
+    boxes, labels = torch.tensor([[4.0, 4.0, 60.0, 60.0]]), torch.tensor([2])
+    targets = [Target(boxes, labels, none), Target(none, labels[:0], none)]
+
+    losses = detector.losses(batch, targets)
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+
+    assert all(loss.isfinite() for loss in losses.values())
+    learning = [p for p in detector.parameters() if p.requires_grad]
+    assert len(learning) == len(list(detector.parameters()))
+    assert all(p.grad is not None for p in learning)
+    with torch.no_grad():
+        assert len(detector.eval().detect(batch)[0]) == 2

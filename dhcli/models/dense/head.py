@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -46,8 +47,12 @@ class Maps(NamedTuple):
     first: Tensor | None = None
 
 
-class Level(NamedTuple):
+@dataclass(frozen=True)
+class Level:
     """What towers know of the level that they run on.
+
+    No tuple: torch's counter of operations looks into those that a module is given, and fails at a
+    weight.
 
     stride          pixels between its cells
     scale, refined  () float, learned factors of the boxes, first and refined; None without
@@ -207,8 +212,7 @@ def scaled(x: Tensor, scale: Tensor | None) -> Tensor:
 
 def rows(maps: Tensor, numbers: int) -> Tensor:
     """Maps (B, A · numbers, h, w) as (B, h · w · A, numbers) float32."""
-    flat = maps.permute(0, 2, 3, 1).flatten(1)
-    return flat.unflatten(1, (-1, numbers)).float()
+    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, numbers).float()
 
 
 def join_objectness(logits: Tensor, objectness: Tensor) -> Tensor:

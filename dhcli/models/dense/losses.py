@@ -59,8 +59,8 @@ def find_goals(
         wanted.append(target.boxes[found.objects])
         before += len(target.labels)
     labels = torch.cat([target.labels for target in targets])
-    parts = (torch.cat(one) for one in (images, rows, wanted))
-    return Goals(torch.stack(owners), *parts, labels)
+    taught = torch.cat(images), torch.cat(rows), torch.cat(wanted)
+    return Goals(torch.stack(owners), *taught, labels)
 
 
 def dense_losses(
@@ -128,9 +128,10 @@ def focal_loss(logits: Tensor, goals: Goals, config: FocalLoss) -> Tensor:
     """
     taught = goals.owners != UNDECIDED
     right = _one_hot(logits, goals)
-    return sigmoid_focal_loss(
+    total: Tensor = sigmoid_focal_loss(
         logits[taught], right[taught], alpha=config.alpha, gamma=config.gamma, reduction="sum"
     )
+    return total
 
 
 def varifocal_loss(logits: Tensor, goals: Goals, overlap: Tensor, config: VarifocalLoss) -> Tensor:

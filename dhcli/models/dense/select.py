@@ -62,8 +62,8 @@ def best_pairs(
     logits: Tensor, quality: Tensor | None, counts: Sequence[int], rule: DetectDense
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score, prior and class of the candidates of all levels, (C,) each."""
-    parts = logits.split(list(counts))
-    others = [None] * len(parts) if quality is None else quality.split(list(counts))
+    parts = torch.split(logits, list(counts))
+    others = [None] * len(parts) if quality is None else torch.split(quality, list(counts))
     found, first = [], 0
     for own, other, count in zip(parts, others, counts, strict=True):
         scores, rows, labels = _of_level(own, other, rule)

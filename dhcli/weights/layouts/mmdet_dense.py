@@ -7,7 +7,7 @@ file, or its name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,64 +40,67 @@ class Kind:
     input: Mapping[str, Any]
 
 
-def _kinds() -> Iterator[Kind]:
-    backbone = {"norm": "eval_bn", "frozen_stages": 2}
-    focal, deltas = {"kind": "focal"}, {"kind": "deltas", "std": [0.1, 0.1, 0.2, 0.2]}
-    anchor = {"sizes": [8.0], "ratios": [1.0]}
-    common = {"kind": "dense", "backbone": backbone, "priors": anchor, "nms": "mmdet"}
-    atss = {
-        **common,
-        "boxes": deltas,
-        "assign": {"kind": "atss"},
-        "head": {"level_scales": True, "quality": "centerness"},
-        "loss": {"cls": focal, "box_weight": 2.0, "weigh_by": "centerness"},
-        "detect": {"threshold_on": "class"},
-    }
-    paa = {
-        **common,
-        "boxes": deltas,
-        "assign": {"kind": "mixture"},
-        "head": {"level_scales": True, "quality": "iou"},
-        "loss": {
-            "cls": focal,
-            "box_weight": 1.3,
-            "weigh_by": "iou",
-            "least_weight": 0.0,
-            "quality_weight": 0.5,
-            "count": "images",
-        },
-        "detect": {"quality": "root", "candidates_of": "cells", "voting": True},
-    }
-    varifocal = {
-        **common,
-        "boxes": {"kind": "distances", "unit": 8.0},
-        "assign": {"kind": "atss"},
-        "head": {"level_scales": True, "refine": "star"},
-        "loss": {
-            "cls": {"kind": "varifocal"},
-            "box_weight": 1.5,
-            "refined_weight": 2.0,
-            "weigh_by": "iou",
-            "count": "one",
-        },
-        "detect": {},
-    }
-    yolof = {
-        **common,
-        "backbone": {"norm": "frozen_bn", "frozen_stages": 2, "stride_in_1x1": True},
-        "boxes": {"kind": "deltas", "std": [1.0] * 4, "clamp": "growth", "max_shift": 32.0},
-        "assign": {"kind": "uniform"},
-        "head": {"norm": "bn", "quality": "implicit"},
-        "loss": {"cls": focal, "box_weight": 1.0},
-        "detect": {},
-    }
-    yield Kind(f"{HEAD}.atss_cls.weight", "ATSS", "ATSSHead", atss, {})
-    yield Kind(f"{HEAD}.atss_cls.weight", "PAA", "PAAHead", paa, {})
-    yield Kind(f"{HEAD}.vfnet_cls.weight", "VarifocalNet", "VFNetHead", varifocal, {})
-    yield Kind(f"{HEAD}.cls_score.weight", "YOLOF", "YOLOFHead", yolof, CAFFE)
+BACKBONE = {"norm": "eval_bn", "frozen_stages": 2}
+FOCAL = {"kind": "focal"}
+DELTAS = {"kind": "deltas", "std": [0.1, 0.1, 0.2, 0.2]}
+ANCHOR = {"sizes": [8.0], "ratios": [1.0]}
+COMMON: dict[str, Any] = {"kind": "dense", "backbone": BACKBONE, "priors": ANCHOR, "nms": "mmdet"}
+ATSS: dict[str, Any] = {
+    **COMMON,
+    "boxes": DELTAS,
+    "assign": {"kind": "atss"},
+    "head": {"level_scales": True, "quality": "centerness"},
+    "loss": {"cls": FOCAL, "box_weight": 2.0, "weigh_by": "centerness"},
+    "detect": {"threshold_on": "class"},
+}
+PAA: dict[str, Any] = {
+    **COMMON,
+    "boxes": DELTAS,
+    "assign": {"kind": "mixture"},
+    "head": {"level_scales": True, "quality": "iou"},
+    "loss": {
+        "cls": FOCAL,
+        "box_weight": 1.3,
+        "weigh_by": "iou",
+        "least_weight": 0.0,
+        "quality_weight": 0.5,
+        "count": "images",
+    },
+    "detect": {"quality": "root", "candidates_of": "cells", "voting": True},
+}
+VARIFOCAL: dict[str, Any] = {
+    **COMMON,
+    "boxes": {"kind": "distances", "unit": 8.0},
+    "assign": {"kind": "atss"},
+    "head": {"level_scales": True, "refine": "star"},
+    "loss": {
+        "cls": {"kind": "varifocal"},
+        "box_weight": 1.5,
+        "refined_weight": 2.0,
+        "weigh_by": "iou",
+        "count": "one",
+    },
+    "detect": {},
+}
+YOLOF: dict[str, Any] = {
+    **COMMON,
+    "backbone": {"norm": "frozen_bn", "frozen_stages": 2, "stride_in_1x1": True},
+    "boxes": {"kind": "deltas", "std": [1.0] * 4, "clamp": "growth", "max_shift": 32.0},
+    "assign": {"kind": "uniform"},
+    "head": {"norm": "bn", "quality": "implicit"},
+    "loss": {"cls": FOCAL, "box_weight": 1.0},
+    "detect": {},
+}
 
-
-KINDS = {kind.title: kind for kind in _kinds()}
+KINDS = {
+    kind.title: kind
+    for kind in (
+        Kind(f"{HEAD}.atss_cls.weight", "ATSS", "ATSSHead", ATSS, {}),
+        Kind(f"{HEAD}.atss_cls.weight", "PAA", "PAAHead", PAA, {}),
+        Kind(f"{HEAD}.vfnet_cls.weight", "VarifocalNet", "VFNetHead", VARIFOCAL, {}),
+        Kind(f"{HEAD}.cls_score.weight", "YOLOF", "YOLOFHead", YOLOF, CAFFE),
+    )
+}
 CLASSIFIERS = tuple(dict.fromkeys(kind.classifier for kind in KINDS.values()))
 
 
@@ -147,7 +150,7 @@ def _which(state: Mapping[str, Tensor], file: str) -> Kind:
     titles = " and ".join(kind.title for kind in possible)
     what = f"{titles} have the same tensors, and neither the configuration in the file nor its name"
     hint = "name the file after its detector: atss_….pth or paa_….pth"
-    raise ModelError(f"{what} says which it is", hint=hint)
+    raise ModelError(f"{what} says which it is", where=file.rsplit("\n", 1)[-1], hint=hint)
 
 
 def _neck(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dhcli.config.schema import Csp
-from dhcli.models.backbones.csp import CspFeatures
+from dhcli.models.backbones.csp import CspFeatures, Spp
 from dhcli.models.fast.fold import fold_norms
 from tests.models.fast.test_fold import randomise
 from tests.models.keys import names_and_shapes
@@ -54,6 +55,16 @@ def test_features_are_those_of_the_plain_transcription(folded: bool) -> None:
     assert [level.shape[1] for level in levels] == features.channels
     for level, wanted in zip(levels, expected, strict=True):
         torch.testing.assert_close(level, wanted, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_the_pooling_sees_5_9_and_13_cells() -> None:
+    pooling = Spp(8, nn.BatchNorm2d).eval()
+    x = torch.randn(1, 8, 20, 24)
+
+    y = pooling.conv1(x)
+    windows = [F.max_pool2d(y, side, 1, side // 2) for side in (5, 9, 13)]
+    assert torch.equal(pooling(x), pooling.conv2(torch.cat([y, *windows], 1)))
 
 
 def test_norms_are_yolox_s() -> None:

@@ -41,7 +41,8 @@ def test_every_weight_takes_part_with_objects_and_without(
         sum(losses.values()).backward()
 
         assert all(loss.isfinite() and loss >= 0 for loss in losses.values())
-        assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
+        gradients = [p.grad for p in detector.parameters() if p.requires_grad]
+        assert all(x is not None and x.isfinite().all() for x in gradients)
     assert losses["loss_box"] == 0
     assert len(detector.eval().detect(batch)[0]) == len(batch)
 
@@ -60,7 +61,7 @@ def test_it_overfits_two_images(system: str, dense: Make) -> None:
     detector, images, targets = dense(system), *two_images()
     optimizer = torch.optim.AdamW(detector.parameters(), 2e-3)
 
-    for _ in range(120):
+    for _ in range(100):
         optimizer.zero_grad()
         sum(detector.losses(images, targets).values()).backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
