@@ -101,7 +101,7 @@ def _predict(out: Path, device: str) -> None:
     paths = [str(next(folder.glob(f"{name}.*"))) for name in names]
     found = out / "predictions"
     _announce("4 of 4: prediction", "predict", "--weights", weights, folder / "…", "--out", found)
-    predict(images=paths, weights=weights, out=found, device=device)
+    predict(images=paths, weights=[weights], out=found, device=device)
     write_contact_sheet(sorted((found / "drawn").iterdir())[:SHOWN], out / "overview.png")
 
 

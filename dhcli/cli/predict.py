@@ -198,7 +198,7 @@ def _show_all(outcomes: Mapping[str, Outcome], *, as_json: bool) -> None:
         names = dict.fromkeys(name for one in counts for name in one)
         rows: list[Row] = [(name, *(one.get(name) for one in counts)) for name in names]
         columns = (Column("class"), *(Column(name, "count") for name in outcomes))
-        total = ("all", *(sum(one.values()) for one in counts))
+        total: Row = ("all", *(sum(one.values()) for one in counts))
         show(Sheet("Detections drawn", columns, (*rows, total), sections={len(rows): ""}))
         summary = first.summary
         done = f"{counted(summary.images, 'image')} in {summary.seconds:.1f} s"

@@ -35,7 +35,8 @@ def folder(
 
 
 def run(*words: str) -> Result:
-    command = ["predict", "--weights", "model.safetensors", "--device", "cpu", *words]
+    weights = [] if "--weights" in words else ["--weights", "model.safetensors"]
+    command = ["predict", *weights, "--device", "cpu", *words]
     return CliRunner().invoke(app, command)
 
 

@@ -53,7 +53,8 @@ class CspFeatures(Features):
         return levels
 
     def stages(self) -> list[list[nn.Module]]:
-        return [[self.stem], *([stage] for stage in self._stages)]
+        every: list[nn.Module] = [self.stem, *self._stages]
+        return [[stage] for stage in every]
 
     def load_pretrained(self, state: Mapping[str, Tensor], where: object, hint: str) -> None:
         load_state(self, state, where, hint)

@@ -65,19 +65,20 @@ class PvtFeatures(Features):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         levels = []
-        for patches, body in self.layers:  # type: ignore[misc]
+        for stage in self.layers:
+            patches, body = stage.children()
             x = patches(x)
             height, width = x.shape[-2:]
             tokens = x.flatten(2).transpose(1, 2)  # (B, H·W, C)
-            for layer in body:
+            for layer in body.children():
                 tokens = layer(tokens, (height, width))
-            x = tokens.transpose(1, 2).unflatten(2, (height, width)).contiguous()
+            x = _as_map(tokens, (height, width))
             levels.append(x)
         return levels
 
     def stages(self) -> list[list[nn.Module]]:
-        (first, body), *others = self.layers  # type: ignore[misc]
-        return [[first], [body], *([stage] for stage in others)]
+        first, *others = self.layers
+        return [*([part] for part in first.children()), *([stage] for stage in others)]
 
     def load_pretrained(self, state: Mapping[str, Tensor], where: object, hint: str) -> None:
         published = "patch_embed1.proj.weight" in state
@@ -115,7 +116,7 @@ class Positions(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        square = self.pos_embed.transpose(1, 2).unflatten(2, (self.side, self.side))
+        square = _as_map(self.pos_embed, (self.side, self.side))
         stretched = F.interpolate(square, size, mode="bilinear", align_corners=False)
         return tokens + stretched.flatten(2).transpose(1, 2)
 
@@ -161,7 +162,7 @@ class ReducedAttention(nn.Module):
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         seen = tokens
         if self.reduction > 1:
-            reduced = self.sr(tokens.transpose(1, 2).unflatten(2, size))
+            reduced = self.sr(_as_map(tokens, size))
             seen = self.norm(reduced.flatten(2).transpose(1, 2))
         out: Tensor = self.attn(tokens, seen, seen, need_weights=False)[0]
         return out
@@ -182,7 +183,7 @@ class FeedForward(nn.Module):
         self.layers = nn.Sequential(first, nn.GELU(), nn.Identity(), last)
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        out: Tensor = self.layers(tokens.transpose(1, 2).unflatten(2, size))
+        out: Tensor = self.layers(_as_map(tokens, size))
         return out.flatten(2).transpose(1, 2)
 
 
@@ -226,6 +227,11 @@ def _our_name(name: str) -> str:
         name = re.sub(theirs, ours, name)
     name = re.sub(r"\+(\d+)", lambda found: str(int(found[1]) + 1), name)
     return re.sub(r"^layers\.(\d)", lambda found: f"layers.{int(found[1]) - 1}", name)
+
+
+def _as_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H·W, C) as (B, C, H, W), the same memory: channels_last."""
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, *size)
 
 
 def _init_conv(conv: nn.Conv2d) -> None:
