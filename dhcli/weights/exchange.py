@@ -81,7 +81,7 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
     text = EXPORTS[layout].text(model.config)
     if layout == "megvii":
         content = {"model": state}
-    if layout == "mmdet":
+    elif layout != "torchvision":
         told = {"config": text} if text else {}
         content = {"meta": {**meta, **told, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:

@@ -20,11 +20,13 @@ from dhcli.config.schema.head import (
     BranchBase,
     ConvBranch,
     Deltas,
+    DisentangledRoi,
     FcBranch,
     Head,
     Res5Branch,
     predicts,
     read_out_problem,
+    readers,
 )
 from dhcli.config.schema.input import Input
 from dhcli.config.schema.model import Model, TwoStage
@@ -59,6 +61,7 @@ __all__ = [
     "DetectBest",
     "DetectDense",
     "Dilated",
+    "DisentangledRoi",
     "FcBranch",
     "Finetune",
     "Head",
@@ -87,4 +90,5 @@ __all__ = [
     "TwoStage",
     "predicts",
     "read_out_problem",
+    "readers",
 ]

@@ -22,10 +22,11 @@ class Input(Section):
     """Pad every image to max_size × max_size with this grey value, which the network sees as a part
     of the picture (YOLOX: 114; with min_size = max_size, images fit into that square). null: pad to
     `divisor`, with what the network sees as nothing."""
-    resize: Literal["plain", "torchvision", "maskrcnn_benchmark", "square"] = "plain"
-    """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); torchvision:
-    down; maskrcnn_benchmark: the short side to the nearest, the long side down. square: both sides
-    become min_size, whatever the image's shape (SSD)."""
+    resize: Literal["plain", "mmdet1", "torchvision", "maskrcnn_benchmark", "square"] = "plain"
+    """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); mmdet1: the same,
+    but boxes are scaled back by the one factor of both sides before they were rounded
+    (MMDetection 1); torchvision: down; maskrcnn_benchmark: the short side to the nearest, the long
+    side down. square: both sides become min_size, whatever the image's shape (SSD)."""
     interpolation: Literal["pil", "cv2", "float"] = "pil"
     """Bilinear resizing: Pillow's (antialiased), OpenCV's, or torch's without rounding."""
     exif: bool = True

@@ -123,18 +123,14 @@ def pairs(config: Config) -> p.Pairs:
     if isinstance(config.model.backbone, Csp):
         yield from yolox.pairs(config)
         return
-    yield from _backbone(config)
     if isinstance(config.model, Dense):
+        yield from _backbone(config)
         yield from dense.pairs(config)
         return
-    for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
-        for level in range(4):
-            yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
+    yield from body(config)
     if isinstance(config.model, Queries):
         yield from sparse.pairs(config)
         return
-    for part in ("conv", "cls", "reg"):
-        yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")
     cascade = p.model_of(config).head.cascade
     places = [(f"{HEAD}.{i}", f"head.stages.{i}") for i in range(len(cascade))]
     for theirs, head in places or [(HEAD, "head")]:
@@ -146,6 +142,17 @@ def _backbone(config: Config) -> p.Pairs:
         yield from p.pvt(config.model.backbone.name)
     else:
         yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
+
+
+def body(config: Config) -> p.Pairs:
+    """Backbone and pyramid, and the RPN where there is one."""
+    yield from _backbone(config)
+    for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
+        for level in range(4):
+            yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
+    if not isinstance(config.model, Queries):
+        for part in ("conv", "cls", "reg"):
+            yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")
 
 
 def _head(config: Config, theirs: str, ours: str) -> p.Pairs:
