@@ -319,7 +319,8 @@ ImageSize = Annotated[
         "--image-size",
         "N",
         "Resize images to a shortest side of N pixels.",
-        "--set input.min_size=N; input.max_size and augment.min_sizes change in proportion",
+        "--set input.min_size=N; input.max_size, augment.min_sizes and augment.batch_sizes change "
+        "in proportion",
         min=1,
     ),
 ]

@@ -45,7 +45,9 @@ def import_(
         Path, typer.Option("--out", "-o", metavar="FILE", help="Model file to write.")
     ] = Path("model.safetensors"),
     layout: Annotated[
-        Literal["auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "tsd"],
+        Literal[
+            "auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "tsd", "megvii"
+        ],
         typer.Option(help="Program that wrote SRC; auto: detected."),
     ] = "auto",
     classes: Annotated[
@@ -63,8 +65,9 @@ def import_(
     """Make a model file from another program's detector. It keeps that program's conventions.
 
     Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN, Cascade R-CNN, Sparse R-CNN, ATSS, PAA,
-    VarifocalNet, YOLOF), maskrcnn-benchmark (the authors' Double-Head-Ext, Faster R-CNN),
-    torchvision and detectron2 (Faster R-CNN), and TSD's authors' code, all but YOLOF with FPN.
+    SABL, VarifocalNet, YOLOF, YOLOX), maskrcnn-benchmark (the authors' Double-Head-Ext, Faster
+    R-CNN), torchvision and detectron2 (Faster R-CNN), and TSD's authors' code, all but YOLOF and
+    YOLOX with FPN; and Megvii's YOLOX.
     No code in the file is run. A missing or unknown tensor is an error.
 
     For example:
@@ -97,7 +100,7 @@ def export(
         Path, typer.Option("--out", "-o", metavar="FILE", help="Checkpoint to write, .pth.")
     ],
     layout: Annotated[
-        Literal["mmdet", "torchvision", "tsd"], typer.Option(help="Program to write for.")
+        Literal["mmdet", "torchvision", "tsd", "megvii"], typer.Option(help="Program to write for.")
     ],
     overwrite: Overwrite = False,
 ) -> None:

@@ -19,9 +19,16 @@ SHORT: dict[str, tuple[str, ...]] = {
     "--seed": ("train.seed",),
     "--workers": ("train.workers",),
     "--cache": ("train.cache",),
-    "--image-size": ("input.min_size", "input.max_size", "augment.min_sizes"),
+    "--image-size": (
+        "input.min_size",
+        "input.max_size",
+        "augment.min_sizes",
+        "augment.batch_sizes",
+    ),
 }
 """The settings that each option changes; last what depends on the others."""
+SQUARE = 32
+"""Sides of squares are multiples of this."""
 
 
 def settings_of(
@@ -59,7 +66,9 @@ def clash(option: str, written: Iterable[str]) -> str | None:
 def _sizes(size: int, config: Config) -> list[Any]:
     """Shortest and longest side, and those of multi-scale training: all in one proportion."""
     several = [_in_proportion(one, size, config.input) for one in config.augment.min_sizes]
-    return [size, resized(config.input, size).max_size, several]
+    squares = [_in_proportion(one, size, config.input) for one in config.augment.batch_sizes]
+    batches = sorted({max(1, round(side / SQUARE)) * SQUARE for side in squares})
+    return [size, resized(config.input, size).max_size, several, batches]
 
 
 def _in_proportion(side: int, size: int, pixels: Input) -> int:

@@ -124,7 +124,7 @@ def build_queries(config: Config, classes: int) -> QueryDetector:
 
 
 def build_dense(config: Config, classes: int) -> DenseDetector:
-    """RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF."""
+    """RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF, YOLOX."""
     model = config.model
     assert isinstance(model, Dense)
     backbone = _build_backbone(model.backbone)

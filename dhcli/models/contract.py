@@ -65,6 +65,9 @@ class Detector(nn.Module):
         """Its backbone, for pretrained weights; None if it has none to load."""
         return None
 
+    def settle(self) -> None:
+        """Training says so once the epochs of `augment.plain_epochs` begin; losses may change."""
+
     def notes(self) -> list[str]:
         """Lines about how it trains that a user should know."""
         return []

@@ -33,6 +33,10 @@ class Priors(NamedTuple):
         """Those of `rows`."""
         return type(self)(*(part[rows] for part in self))
 
+    def moved(self, cells: float) -> Self:
+        """Each so far to the right and below, in strides."""
+        return self._replace(boxes=self.boxes + cells * self.strides)
+
 
 def prior_cells(config: PriorsConfig, strides: Sequence[int]) -> list[Tensor]:
     """Of each level those of the cell at (0, 0): (A, 4) float32 xyxy, all sizes, ratio by ratio."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -15,13 +16,15 @@ Net = TypeVar("Net", bound=nn.Module)
 class Ema(Generic[Net]):
     """average ← d · average + (1 − d) · weights, with d = min(decay, (1 + n) / (10 + n)).
 
+    With a `ramp`, d = decay · (1 − exp(−n / ramp)) ("YOLOX").
+
     n counts updates, so the random weights of the start are soon forgotten. Running statistics
     are averaged like weights, since they belong to them; counters are copied. `module` is a copy
     of the network that holds the average, in eval mode.
     """
 
-    def __init__(self, module: Net, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, module: Net, decay: float, ramp: int = 0) -> None:
+        self.decay, self.ramp = decay, ramp
         self.updates = 0
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 
@@ -29,11 +32,16 @@ class Ema(Generic[Net]):
     def update(self, module: Net) -> None:
         """Move the average towards the weights of `module`."""
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = self._decay_now()
         averages, weights = _floats(self.module), _floats(module)
         torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, value in zip(_others(self.module), _others(module), strict=True):
             average.copy_(value)
+
+    def _decay_now(self) -> float:
+        if self.ramp:
+            return self.decay * (1 - math.exp(-self.updates / self.ramp))
+        return min(self.decay, (1 + self.updates) / (10 + self.updates))
 
     def state_dict(self) -> dict[str, Any]:
         """The average and how many updates made it."""

@@ -44,6 +44,7 @@ from dhcli.training.schedule import (
     images_per_step,
     learning_rate,
     own_batches,
+    plain_epochs,
     scheduled,
     total_iterations,
 )
@@ -105,7 +106,7 @@ class Trainer:
         self.precision = choose_precision(train.precision, device)
         optimizer = build_optimizer(self.detector, train)
         self.updater = Updater(self.detector, optimizer, self.precision, train.clip_norm, team)
-        self.ema = Ema(self.detector, train.ema) if train.ema else None
+        self.ema = Ema(self.detector, train.ema, train.ema_ramp) if train.ema else None
         self.accumulate = own_batches(train, team.size)
         self.repeats = repeats_of(data.train, train.repeat_below, config.data.difficult)
         self.loader = TrainLoader(
@@ -127,6 +128,7 @@ class Trainer:
         self.schedule = scheduled(train, self.epoch_length)
         self.total = total_iterations(self.schedule, self.epoch_length)
         self.epochs = math.ceil(self.total / self.epoch_length)
+        self.plain_from = self.epochs - plain_epochs(config.augment, train)
         self.position, self.meter, self.watch = Position(), LossMeter(team), Stopwatch()
         self.saved_at, self.told = self.watch.now(), False
         self.left_out: list[tuple[str, str]] = []
@@ -277,6 +279,9 @@ class Trainer:
     def _train_epoch(self, stop: StopRequest) -> None:
         length = min(self.epoch_length, self.total - self.position.epoch * self.epoch_length)
         self.detector.train()
+        if self._is_plain():
+            self.detector.settle()
+            self.model.settle()
         self.watch.restart()
         for group in self._groups(length):
             self._iterate(group)
@@ -287,6 +292,10 @@ class Trainer:
             stop.check()
             self._save_in_time()
 
+    def _is_plain(self) -> bool:
+        """Whether this epoch is one of `augment.plain_epochs`."""
+        return self.position.epoch >= self.plain_from
+
     def _is_first_news(self) -> bool:
         """Whether nothing was told yet, and it is time to: all of the team must ask alike."""
         waited = self.watch.now() - self.watch.begun
@@ -295,7 +304,8 @@ class Trainer:
     def _groups(self, length: int) -> Iterator[list[Batch]]:
         """The batches of each iteration that the epoch still has to do."""
         size = self.accumulate
-        batches = self.loader.epoch(self.position.epoch, start=self.position.iteration * size)
+        start = self.position.iteration * size
+        batches = self.loader.epoch(self.position.epoch, start, plain=self._is_plain())
         while self.position.iteration < length:
             with self.watch.waiting():
                 group = self.team.each(lambda: list(islice(batches, size)))

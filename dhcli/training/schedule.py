@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 
-from dhcli.config.schema import Schedule, Train
+from dhcli.config.schema import Augment, Schedule, Train
 from dhcli.words import counted
 
 
 def learning_rate(iteration: int, base: float, schedule: Schedule, epoch_length: int) -> float:
     """The learning rate of `iteration`, counted from 0 over the whole training.
 
-    base · warm-up · decay, where warm-up rises in a line from `warmup_factor` to 1, and decay is
-    γ^(milestones passed), or (1 + cos(π · iteration / total)) / 2.
+    base · warm-up · decay. Warm-up rises from `warmup_factor` to 1 with the share of it that is
+    done, or the square of that. Decay is γ^(milestones passed), or
+    floor + (1 − floor) (1 + cos πs) / 2, where s is the share of the iterations done from 0, or the
+    end of `warmup_epochs`, to `flat` before the end.
     """
     warmup = _warmup(iteration, schedule, epoch_length)
     return base * warmup * _decay(iteration, schedule, epoch_length)
@@ -30,18 +32,28 @@ def scheduled(train: Train, epoch_length: int) -> Schedule:
         return schedule
     length = train.epochs * epoch_length
     steps = tuple(max(1, round(step * length / schedule.length)) for step in schedule.steps)
-    drawn = {"unit": "iteration", "length": length, "steps": steps}
+    flat = round(schedule.flat * length / schedule.length)
+    drawn = {"unit": "iteration", "length": length, "steps": steps, "flat": flat}
     return schedule.model_copy(update=drawn)
 
 
 def warmup_iterations(schedule: Schedule, epoch_length: int) -> int:
     """Iterations of warm-up: as configured, and never more than a third of the training."""
-    return min(schedule.warmup, total_iterations(schedule, epoch_length) // 3)
+    wanted = schedule.warmup_epochs * epoch_length or schedule.warmup
+    return min(wanted, total_iterations(schedule, epoch_length) // 3)
 
 
 def total_iterations(schedule: Schedule, epoch_length: int) -> int:
     """Iterations of the whole training, `epoch_length` of them per epoch."""
     return schedule.length * _unit(schedule, epoch_length)
+
+
+def plain_epochs(augment: Augment, train: Train) -> int:
+    """The last epochs that are plain: as configured, or in proportion to `train.epochs`."""
+    schedule = train.schedule
+    if not train.epochs or schedule.unit == "iteration":
+        return augment.plain_epochs
+    return round(augment.plain_epochs * train.epochs / schedule.length)
 
 
 def own_batches(train: Train, processes: int = 1) -> int:
@@ -92,13 +104,24 @@ def _warmup(iteration: int, schedule: Schedule, epoch_length: int) -> float:
     warmup = warmup_iterations(schedule, epoch_length)
     if iteration >= warmup:
         return 1.0
+    if schedule.warmup_shape == "quadratic":
+        share = (iteration / warmup) ** 2
+        return schedule.warmup_factor + (1 - schedule.warmup_factor) * share
     return schedule.warmup_factor + (1 - schedule.warmup_factor) * iteration / warmup
 
 
 def _decay(iteration: int, schedule: Schedule, epoch_length: int) -> float:
     if schedule.kind == "cosine":
-        share = min(iteration / total_iterations(schedule, epoch_length), 1.0)
-        return (1 + math.cos(math.pi * share)) / 2
+        return _cosine(iteration, schedule, epoch_length)
     unit = _unit(schedule, epoch_length)
     passed = sum(iteration >= milestone * unit for milestone in schedule.steps)
     return float(schedule.gamma**passed)
+
+
+def _cosine(iteration: int, schedule: Schedule, epoch_length: int) -> float:
+    flat = schedule.flat * _unit(schedule, epoch_length)
+    first = warmup_iterations(schedule, epoch_length) if schedule.warmup_epochs else 0
+    last = total_iterations(schedule, epoch_length) - flat
+    share = min(max(iteration - first, 0) / max(last - first, 1), 1.0)
+    height = (1 + math.cos(math.pi * share)) / 2
+    return schedule.floor + (1 - schedule.floor) * height

@@ -79,7 +79,9 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
     meta = {"CLASSES": model.classes, "dataset_meta": {"classes": model.classes}}
     content: object = state
     text = EXPORTS[layout].text(model.config)
-    if layout != "torchvision":
+    if layout == "megvii":
+        content = {"model": state}
+    elif layout != "torchvision":
         told = {"config": text} if text else {}
         content = {"meta": {**meta, **told, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:
@@ -129,6 +131,8 @@ def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
         what = f"comes from {layout.TITLE}, but is not a detector that dh knows: {lack}"
         hint = "`dh weights import --help` names the detectors"
         raise ModelError(what, where=foreign.path, hint=hint) from error
+    if "name" in values:
+        return _settings(values, overrides)
     depth = values["model"]["backbone"]["name"]
     if depth is None:
         what = "its backbone is not a ResNet-18, 34, 50 or 101, and no PVT"

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from dhcli.config.heads import part_of
-from dhcli.config.schema import Config, Dense, Pvt, ResNet, TorchVision, TwoStage
+from dhcli.config.schema import Config, Csp, Dense, Pvt, ResNet, TorchVision, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.state import shorten
 from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName, Pair
@@ -157,7 +157,7 @@ def export_state(
         what = f"a detector of kind `{config.model.kind}` already has that program's names"
         raise ModelError(what, hint="no other layout has such a detector")
     backbone = config.model.backbone
-    fits = ResNet | Pvt if isinstance(config.model, Dense) else ResNet
+    fits = ResNet | Pvt | Csp if isinstance(config.model, Dense) else ResNet
     if not isinstance(backbone, fits):
         what = f"its backbone is of kind `{backbone.kind}`, but that program needs a ResNet"
         raise ModelError(f"{writable.TITLE} has no such detector: {what}")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -55,3 +57,16 @@ def test_average_does_not_learn() -> None:
 
     assert not ema.module.training
     assert not any(weight.requires_grad for weight in ema.module.parameters())
+
+
+def test_a_ramp_begins_with_the_weights_and_ends_at_the_decay() -> None:
+    ema = Ema(_scalar(0.0), decay=0.9, ramp=10)
+
+    ema.update(_scalar(1.0))
+    first = ema.module.weight.item()
+    ema.updates = 10_000
+    ema.update(_scalar(2.0))
+
+    start = 1 - 0.9 * (1 - math.exp(-1 / 10))
+    assert first == pytest.approx(start)
+    assert ema.module.weight.item() == pytest.approx(0.9 * start + 0.1 * 2.0)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from dhcli.config.load import config_from_dict, config_to_dict
 from dhcli.config.schema import Config
 from dhcli.data.loading.workers import LoadingError
 from dhcli.errors import DataError, DhError
@@ -735,3 +736,37 @@ def test_state_that_was_read_is_saved_the_same(
 
     groups = [t.state()["optimizer"]["param_groups"] for t in (stopped, resumed)]
     assert groups[0] == groups[1]
+
+
+def test_the_last_epochs_are_plain_and_the_detector_is_told_once_and_after_resuming(
+    make_trainer: MakeTrainer, make_config: MakeConfig, recorder: Any
+) -> None:
+    config = config_from_dict(
+        {
+            **config_to_dict(make_config(ema=0.5, ema_ramp=5)),
+            "input": {"min_size": 32, "max_size": 32, "letterbox": 114},
+            "augment": {"mosaic": 1, "mixup": 1, "plain_epochs": 1, "batch_sizes": [32, 64]},
+        }
+    )
+    straight = make_trainer(config, "straight")
+    asked: list[tuple[int, bool]] = []
+    told: list[int] = []
+    epoch = straight.loader.epoch
+
+    def seen(number: int, start: int = 0, *, plain: bool = False) -> Any:
+        asked.append((number, plain))
+        return epoch(number, start, plain=plain)
+
+    straight.loader.epoch = seen  # type: ignore[method-assign]
+    straight.detector.settle = lambda: told.append(straight.position.epoch)  # type: ignore[method-assign]
+    straight.train()
+    _stop_at(recorder, 3, 2)
+    make_trainer(config, "stopped").train()
+    resumed = make_trainer(config, "stopped")
+    resumed.restore(load_checkpoint(resumed.run.path / "checkpoint.pt"))
+    recorder.on_tick = lambda *_: None
+    resumed.train()
+
+    assert asked == [(0, False), (1, False), (2, True)]
+    assert told == [2]
+    _assert_same(straight, resumed)

@@ -42,3 +42,12 @@ def test_set_rate_reaches_every_group() -> None:
     set_rate(optimizer, 0.125)
 
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+def test_sgd_can_spare_norms_and_biases_and_look_ahead() -> None:
+    optimizer = build_optimizer(_network(), Train(spare_norms=True, nesterov=True))
+
+    decay = {w.shape: g["weight_decay"] for g in optimizer.param_groups for w in g["params"]}
+
+    assert decay == {(4, 3, 3, 3): 1e-4, (2, 4): 1e-4, (4,): 0.0, (2,): 0.0}
+    assert {(g["momentum"], g["nesterov"]) for g in optimizer.param_groups} == {(0.9, True)}

@@ -5,13 +5,14 @@ import math
 import pytest
 
 from dhcli.config.load import load_config
-from dhcli.config.schema import Schedule, Train
+from dhcli.config.schema import Augment, Schedule, Train
 from dhcli.training.schedule import (
     base_rate,
     describe_rate,
     describe_step,
     learning_rate,
     own_batches,
+    plain_epochs,
     scheduled,
     total_iterations,
     warmup_iterations,
@@ -110,3 +111,31 @@ def test_epochs_are_epochs_whatever_the_schedule_counts(unit: str) -> None:
     rates = [learning_rate(i, 1.0, drawn, 40) for i in (79, 80, 109, 110)]
     assert rates == pytest.approx([1.0, 0.1, 0.1, 0.01])
     assert scheduled(Train(schedule=schedule), epoch_length=40) == schedule
+
+
+def test_yolox_rises_with_the_square_falls_along_a_cosine_and_stays_flat() -> None:
+    schedule = Schedule(
+        kind="cosine",
+        length=20,
+        warmup_epochs=2,
+        warmup_factor=0,
+        warmup_shape="quadratic",
+        floor=0.05,
+        flat=4,
+    )
+
+    rates = [learning_rate(i, 2.0, schedule, epoch_length=10) for i in (0, 5, 10, 20, 90, 160, 199)]
+
+    middle = 0.1 + 1.9 / 2
+    assert rates == pytest.approx([0.0, 2 / 16, 2 / 4, 2.0, middle, 0.1, 0.1])
+
+
+def test_flat_and_plain_epochs_are_drawn_out_with_the_training() -> None:
+    schedule = Schedule(kind="cosine", length=300, flat=15)
+    augment = Augment(plain_epochs=15)
+
+    short = Train(schedule=schedule, epochs=60)
+
+    assert scheduled(short, 10).flat == 30
+    assert plain_epochs(augment, short) == 3
+    assert plain_epochs(augment, Train(schedule=schedule)) == 15

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dhcli.config.schema.augment import Augment
 from dhcli.config.schema.base import AtLeastOne, ByKind, Section
@@ -32,3 +32,11 @@ class Config(Section):
     model: Annotated[Model, ByKind("two_stage")] = TwoStage()
     train: Train = Train()
     finetune: Finetune = Finetune()
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        asked, pixels = self.augment.needs_square(), self.input
+        if asked and (pixels.letterbox is None or pixels.min_size != pixels.max_size):
+            what = "needs `input.letterbox`, and `input.min_size` equal to `input.max_size`"
+            raise ValueError(f"`augment.{asked}` {what}")
+        return self

@@ -35,6 +35,14 @@ class DenseHead(Section):
     """Channels of these convolutions."""
     norm: Literal["none", "bn", "gn"] = "gn"
     """Norm after each of them. none: they have a bias instead."""
+    bn_epsilon: NonNegative = 1e-5
+    """Added to the variance in batch norm (YOLOX: 0.001)."""
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of a batch's statistics in the running ones (YOLOX: 0.03)."""
+    depthwise: bool = False
+    """Depthwise and 1×1 convolutions in place of 3×3 ones (YOLOX-Nano)."""
+    init: Literal["normal", "uniform"] = "normal"
+    """First weights. normal: of deviation 0.01; uniform: by the number of inputs (YOLOX)."""
     activation: Literal["relu", "silu"] = "relu"
     """What follows each norm."""
     shared: bool = True
@@ -91,7 +99,15 @@ class DistanceBoxes(Section):
     """How a distance becomes positive: the exponential, or what is above 0."""
 
 
-DenseBoxes: TypeAlias = DeltaBoxes | DistanceBoxes
+class CentreBoxes(Section):
+    """A box as its centre and its size, in strides."""
+
+    kind: Literal["centre"]
+    """centre: the shift of the centre and the logarithms of width and height, in strides of the
+    level, without a limit (YOLOX)."""
+
+
+DenseBoxes: TypeAlias = DeltaBoxes | DistanceBoxes | CentreBoxes
 """Every way to say a box."""
 
 
@@ -156,7 +172,23 @@ class RangeAssign(Section):
     """… and within this; on the coarsest level, any."""
 
 
-Assign: TypeAlias = IouAssign | AtssAssign | UniformAssign | MixtureAssign | RangeAssign
+class SimOtaAssign(Section):
+    """Which prior answers for which object."""
+
+    kind: Literal["simota"]
+    """simota: the cheapest by scores and IoU as predicted, as many as the IoUs say (YOLOX)."""
+    radius: Positive = 2.5
+    """Cells this near to an object's centre, in strides along each axis, can answer for it; so can
+    those within an object."""
+    candidates: AtLeastOne = 10
+    """An object gets as many priors as its largest IoUs sum up to: of so many, rounded down."""
+    iou_weight: NonNegative = 3.0
+    """Weight of −ln IoU beside the cross entropy of the scores, in what priors cost."""
+
+
+Assign: TypeAlias = (
+    IouAssign | AtssAssign | UniformAssign | MixtureAssign | RangeAssign | SimOtaAssign
+)
 """Every kind of assigner."""
 
 
@@ -186,7 +218,17 @@ class VarifocalLoss(Section):
     """How little of that is left to what is already right."""
 
 
-ScoreLoss: TypeAlias = FocalLoss | VarifocalLoss
+class OverlapLoss(Section):
+    """What scores are taught."""
+
+    kind: Literal["overlap"]
+    """overlap: the IoU of the box for the object's class, else 0, by cross entropy; only priors
+    with an object are taught (YOLOX)."""
+    weight: NonNegative = 1.0
+    """Weight among the losses."""
+
+
+ScoreLoss: TypeAlias = FocalLoss | VarifocalLoss | OverlapLoss
 """Every kind of loss of the scores."""
 
 
@@ -194,8 +236,9 @@ class DenseLoss(Section):
     """What is taught, and by how much."""
 
     cls: Annotated[ScoreLoss, ByKind("focal")] = FocalLoss()
-    box: Literal["giou", "l1"] = "giou"
-    """giou: 1 minus the generalised IoU; l1: the distance of the deltas."""
+    box: Literal["giou", "iou2", "l1"] = "giou"
+    """giou: 1 minus the generalised IoU; iou2: 1 minus the square of the IoU; l1: the distance of
+    the deltas."""
     box_weight: NonNegative = 2.0
     """Weight of the box loss."""
     refined_weight: NonNegative = 2.0
@@ -207,6 +250,9 @@ class DenseLoss(Section):
     """That sum counts as at least this."""
     quality_weight: NonNegative = 1.0
     """Weight of the loss of the quality."""
+    late_l1: NonNegative = 0.0
+    """Weight of a loss by the distance of the deltas in the epochs of `augment.plain_epochs`
+    (YOLOX: 1; 0: none)."""
     count: Literal["each", "images", "one"] = "each"
     """Priors with an object, which losses are divided by. each: in each image at least 1; images:
     at least the number of images; one: at least 1."""
@@ -230,6 +276,9 @@ class DetectDense(DetectBase):
     """Lowest score of a detection with `threshold_on: class`."""
     clip: bool = True
     """Whether boxes end at the borders of the image."""
+    classes: Literal["all", "best"] = "all"
+    """Whether a prior can answer with several classes, or only with its best, which may then equal
+    `score_threshold` (YOLOX)."""
     voting: bool = False
     """Move each detection to the mean of the boxes around it, weighted by score and IoU (PAA)."""
 
@@ -242,7 +291,7 @@ class Dense(Section):
     """A detector of one stage: a score and a box of every prior."""
 
     kind: Literal["dense"]
-    """dense: RetinaNet, FCOS, ATSS, PAA, VarifocalNet and YOLOF."""
+    """dense: RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF and YOLOX."""
     backbone: Annotated[Backbone, ByKind("resnet")] = ResNet()
     neck: Annotated[LevelNeck, ByKind("fpn")] = Pyramid(finest=3, coarsest=7, extra="on_output")
     head: DenseHead = DenseHead()

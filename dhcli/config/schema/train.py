@@ -18,7 +18,8 @@ class Schedule(Section):
     """How the learning rate changes from iteration to iteration."""
 
     kind: Literal["step", "cosine"] = "step"
-    """step: multiply by gamma at each milestone; cosine: fall to zero along half a cosine."""
+    """step: multiply by gamma at each milestone; cosine: fall to zero along half a cosine, or to
+    `floor`."""
     unit: Literal["epoch", "iteration"] = "epoch"
     """Unit of `length` and the milestones. An iteration is one step of the optimiser."""
     length: AtLeastOne = 12
@@ -31,6 +32,14 @@ class Schedule(Section):
     """Iterations in which the learning rate rises to its value; at most a third of the training."""
     warmup_factor: Fraction = 0.001
     """Warm-up starts from this share of the learning rate."""
+    warmup_shape: Literal["linear", "quadratic"] = "linear"
+    """linear: the rate rises by the share of the warm-up that is done; quadratic: by its square."""
+    warmup_epochs: Count = 0
+    """Epochs of warm-up, in place of `warmup`; a cosine then begins after them."""
+    floor: Fraction = 0.0
+    """Share of the learning rate that a cosine ends at."""
+    flat: Count = 0
+    """How long before the end a cosine ends, in `unit`; the rate then stays."""
 
 
 class Train(Section):
@@ -55,8 +64,12 @@ class Train(Section):
     """The optimiser."""
     momentum: Fraction = 0.9
     """Momentum of SGD; β1 of AdamW."""
+    nesterov: bool = False
+    """SGD: look ahead along the momentum."""
     weight_decay: NonNegative = 1e-4
     """Weight decay. AdamW does not apply it to norm layers and biases."""
+    spare_norms: bool = False
+    """SGD: no weight decay of norm layers and biases either."""
     clip_norm: NonNegative = 0.0
     """Clip the gradient to this norm (0: do not clip)."""
     schedule: Schedule = Schedule()
@@ -65,6 +78,8 @@ class Train(Section):
     train for `schedule.length`)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of a moving average of the weights, which is validated and saved (0: no average)."""
+    ema_ramp: Count = 0
+    """After n steps its decay is ema · (1 − exp(−n / ema_ramp)) (0: at most (1 + n) / (10 + n))."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 or fp16 on GPUs that support it, fp32 on the CPU. bf16 is fp32 on a CPU that does
     not compute in it."""

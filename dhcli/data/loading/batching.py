@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -87,6 +88,17 @@ def image_dice(seed: int, epoch: int, image: int) -> np.random.Generator:
     `image` is its number in the batches: an image that comes again has others.
     """
     return np.random.default_rng((seed, epoch, image + 1))  # 0 shuffles the batches
+
+
+def mixing_dice(seed: int, epoch: int, image: int) -> np.random.Generator:
+    """As `image_dice`, those of mosaics and their like."""
+    return np.random.default_rng((seed, epoch, image + 1, 0))
+
+
+def step_side(sides: Sequence[int], every: int, *, seed: int, epoch: int, step: int) -> int:
+    """Which of `sides` the images of a step have: the same for `every` steps of the epoch."""
+    rng = np.random.default_rng((seed, epoch, 0, step // every))
+    return sides[int(rng.integers(len(sides)))]
 
 
 def evaluation_batches(sizes: NDArray[np.int64], batch_size: int, input: Input) -> Batches:

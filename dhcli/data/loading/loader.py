@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -29,9 +30,12 @@ from dhcli.data.loading.batching import (
     evaluation_batches,
     image_dice,
     known_sizes,
+    mixing_dice,
+    step_side,
     training_batches,
 )
 from dhcli.data.loading.cache import ImageCache
+from dhcli.data.loading.mixing import change_hsv, mix_sample, nothing_seen, throw
 from dhcli.data.loading.pictures import Pictures, collate_pictures
 from dhcli.data.loading.repeats import epoch_images
 from dhcli.data.loading.transforms import (
@@ -166,9 +170,10 @@ class TrainLoader(_Loader):
     The stream depends on the seed, the epoch and the images, and on nothing else. Boxes flagged
     crowd or ignore, of no class, or (`difficult` "ignore") difficult become regions to ignore.
     `batch_size` and `share` are this process's; `workers` as in `count_workers`; a `cache` holds
-    the images of `table`; `held` batches are kept at a time; with `skip`, an image that cannot be
-    read is left out of its batch, which may then be empty. `factors` (I,) say how often each image
-    comes per epoch, None: once. Has one epoch under way at a time.
+    the images of `table`; `held` batches are a step, and are kept at a time; with
+    `skip`, an image that cannot be read is left out of its batch, which may then be empty.
+    `factors` (I,) say how often each image comes per epoch, None: once. Has one epoch under way at
+    a time.
 
     whole  batches per epoch of all processes, none counted twice
     """
@@ -191,7 +196,7 @@ class TrainLoader(_Loader):
     ) -> None:
         self._sizes = known_sizes(table, upright=input.exif)
         self._batch_size, self._seed, self._factors = batch_size, seed, factors
-        self._share = share
+        self._share, self._augment, self._per_step = share, augment, held
         maker = BatchMaker(
             table,
             input,
@@ -208,14 +213,27 @@ class TrainLoader(_Loader):
         size = most_bytes(batch_size, input, augment)
         super().__init__(maker, length, workers, size, held=held, keep=True)
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0, *, plain: bool = False) -> Iterator[Batch]:
         """The batches of epoch `number` from batch `start` on; those before it are not loaded.
+
+        `plain`: as in the epochs of `augment.plain_epochs`.
 
         Raises DataError naming an image that cannot be read, LoadingError where the processes that
         load fail.
         """
-        self._plan.set(number, self._batches_of(number)[start:])
+        batches = self._batches_of(number)
+        looks = [self._look(number, place, plain) for place in range(len(batches))]
+        self._plan.set(number, batches[start:], looks[start:])
         return self._delivered()
+
+    def _look(self, epoch: int, place: int, plain: bool) -> Look:
+        """How the images of batch `place` of an epoch are made."""
+        augment = self._augment
+        if plain or not augment.batch_sizes:
+            return Look(plain)
+        step = place // self._per_step
+        sides, every = augment.batch_sizes, augment.batch_sizes_every
+        return Look(plain, step_side(sides, every, seed=self._seed, epoch=epoch, step=step))
 
     def _batches_of(self, epoch: int) -> Batches:
         every = training_batches(
@@ -280,13 +298,27 @@ class EvalLoader(_Loader):
 def most_bytes(batch_size: int, input: Input, augment: Augment | None) -> int:
     """Bytes of the pixels of a batch whose images are as large as the settings allow."""
     short = max((input.min_size, *(augment.min_sizes if augment else ())))
+    longest = max((input.max_size, *(augment.batch_sizes if augment else ())))
+    if augment and augment.batch_sizes:
+        short, input = longest, input.model_copy(update={"max_size": longest})
     sides = (min(short, input.max_size), input.max_size)
     height, width = (side + -side % input.pad_to() for side in sides)
     return batch_size * height * width * 3 * (4 if input.interpolation == "float" else 1)
 
 
-BatchKey = tuple[int, list[int]]
-"""Epoch, image numbers as in `Batches`."""
+class Look(NamedTuple):
+    """How the images of a batch are made.
+
+    plain  without what the epochs of `augment.plain_epochs` lack
+    side   of the square that they are fitted into; None: as configured
+    """
+
+    plain: bool = False
+    side: int | None = None
+
+
+BatchKey = tuple[int, list[int], Look]
+"""Epoch, image numbers as in `Batches`, how they are made."""
 
 
 class BatchMaker(Dataset["Batch | DhError"]):
@@ -322,18 +354,18 @@ class BatchMaker(Dataset["Batch | DhError"]):
         self.is_region = torch.tensor(~table.taught(difficult))
 
     def __getitem__(self, key: BatchKey) -> Batch | DhError:
-        epoch, images = key
         try:
-            batch = self.make(epoch, images)
+            batch = self.make(*key)
             share(batch.images.pixels)
         except DhError as error:  # returned, since DataLoader would rewrite its words
             return error
         return batch
 
-    def make(self, epoch: int, images: list[int]) -> Batch:
+    def make(self, epoch: int, images: list[int], look: Look) -> Batch:
         """The batch of these image numbers. Raises DataError naming an unreadable image."""
         samples, originals = [], []
         indices, missing = [], []
+        input, augment = self._looking(look)
         for number in images:
             image = number % (len(self.offsets) - 1)
             try:
@@ -345,10 +377,8 @@ class BatchMaker(Dataset["Batch | DhError"]):
                 continue
             indices.append(image)
             originals.append((sample.image.shape[0], sample.image.shape[1]))
-            samples.append(self._transform(sample, epoch, number))
-        pixels = collate_images(
-            [sample.image for sample in samples], originals, self.input.pad_to()
-        )
+            samples.append(self._transform(sample, (epoch, number), input, augment, missing))
+        pixels = collate_images([sample.image for sample in samples], originals, input.pad_to())
         return Batch(pixels, [_target(sample) for sample in samples], indices, missing)
 
     def read(self, image: int) -> Sample:
@@ -370,11 +400,46 @@ class BatchMaker(Dataset["Batch | DhError"]):
                 raise DataError(what.format(*found, *told), where=path)
         return pixels
 
-    def _transform(self, sample: Sample, epoch: int, number: int) -> Sample:
-        if self.augment is None:
-            return resize_sample(sample, self.input)
-        dice = image_dice(self.seed, epoch, number)
-        return augment_sample(sample, self.input, self.augment, dice)
+    def _looking(self, look: Look) -> tuple[Input, Augment | None]:
+        """The settings that hold for a batch."""
+        input, augment = self.input, self.augment
+        if look.side is not None:
+            input = input.model_copy(update={"min_size": look.side, "max_size": look.side})
+        return input, augment.plain() if augment and look.plain else augment
+
+    def _transform(
+        self,
+        sample: Sample,
+        place: tuple[int, int],
+        input: Input,
+        augment: Augment | None,
+        missing: list[tuple[int, str]],
+    ) -> Sample:
+        """The sample as the network sees it; `place` is epoch and image number.
+
+        Other images that it is mixed with and that cannot be read are added to `missing`.
+        """
+        if augment is None:
+            return resize_sample(sample, input)
+        if augment.mixes() or augment.hsv:
+            dice = throw(mixing_dice(self.seed, *place), len(self.offsets) - 1)
+            if augment.mixes():
+                read = partial(self._read_partner, missing=missing)
+                sample = mix_sample(sample, read, input, augment, dice)
+            if augment.hsv:
+                image = change_hsv(sample.image, augment.hsv, dice.colour)
+                sample = replace(sample, image=image)
+        return augment_sample(sample, input, augment, image_dice(self.seed, *place))
+
+    def _read_partner(self, image: int, missing: list[tuple[int, str]]) -> Sample:
+        """`read`; with `skip`, a grey pixel in place of an image that cannot be read."""
+        try:
+            return self.read(image)
+        except DataError as error:
+            if not self.skip:
+                raise
+            missing.append((image, error.what))
+            return nothing_seen(self.input.letterbox or 0)
 
 
 class _Plan(Sampler[BatchKey]):
@@ -383,8 +448,12 @@ class _Plan(Sampler[BatchKey]):
     def __init__(self) -> None:
         self._keys: list[BatchKey] = []
 
-    def set(self, epoch: int, batches: Batches) -> None:
-        self._keys = [(epoch, batch.tolist()) for batch in batches]
+    def set(self, epoch: int, batches: Batches, looks: Sequence[Look] = ()) -> None:
+        """`looks`: one for each of `batches`, or none: all as configured."""
+        made = looks or [Look()] * len(batches)
+        self._keys = [
+            (epoch, batch.tolist(), look) for batch, look in zip(batches, made, strict=True)
+        ]
 
     def __iter__(self) -> Iterator[BatchKey]:
         return iter(self._keys)

@@ -10,6 +10,7 @@ from dhcli.config.schema.dense import (
     IouAssign,
     MixtureAssign,
     RangeAssign,
+    SimOtaAssign,
     UniformAssign,
 )
 from dhcli.ops.atss import assign_atss
@@ -18,11 +19,14 @@ from dhcli.ops.match import match_boxes
 from dhcli.ops.mixture import assign_mixture
 from dhcli.ops.priors import Owned, Seen, owned, spare_ignored
 from dhcli.ops.ranges import assign_ranges
+from dhcli.ops.simota import assign_simota
 from dhcli.ops.uniform import assign_uniform
 
 
 def assign(seen: Seen, target: Target, config: Any) -> Owned:
     """The object of each prior of one image; regions to ignore hold for every kind."""
+    if isinstance(config, SimOtaAssign):  # it asks where the middle of a cell lies
+        seen = seen._replace(priors=seen.priors.moved(0.5))
     found = ASSIGNERS[type(config)](seen, target, config)
     return found._replace(owners=spare_ignored(found.owners, seen.priors, target.ignore))
 
@@ -45,5 +49,6 @@ ASSIGNERS: dict[type[Any], Callable[[Seen, Target, Any], Owned]] = {
     UniformAssign: assign_uniform,
     MixtureAssign: lambda seen, target, config: owned(assign_mixture(seen, target, config)),
     RangeAssign: lambda seen, target, config: owned(assign_ranges(seen, target, config)),
+    SimOtaAssign: lambda seen, target, config: owned(assign_simota(seen, target, config)),
 }
 """What assigns, by the class of the section."""

@@ -1,4 +1,6 @@
-"""How a dense head says a box: by what it changes of its prior, or by distances from its centre."""
+"""How a dense head says a box: by what it changes of its prior, by distances from its
+centre, or by centre and size.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dhcli.config.schema.dense import DeltaBoxes, DistanceBoxes
+from dhcli.config.schema.dense import CentreBoxes, DeltaBoxes, DistanceBoxes
 from dhcli.ops.boxes import MAX_LOG_SCALE, decode_boxes, encode_boxes
 from dhcli.ops.priors import Priors
+
+TINY = 1e-8
+"""Added to a side, in strides, before its logarithm."""
 
 
 class Coder(Protocol):
@@ -68,5 +73,27 @@ class Distances:
         return said.exp() if self.config.positive_by == "exp" else F.relu(said)
 
 
-CODERS: dict[type[Any], Any] = {DeltaBoxes: Deltas, DistanceBoxes: Distances}
+class Centres:
+    """Of a prior at (x, y), stride s: centre x + s dx, y + s dy; sides s eᵈʷ, s eᵈʰ ("YOLOX")."""
+
+    def __init__(self, config: CentreBoxes) -> None:
+        self.config = config
+
+    def decode(self, said: Tensor, priors: Priors) -> Tensor:
+        said = said.float()
+        centre = priors.centres() + said[..., :2] * priors.strides
+        half = said[..., 2:].exp() * (priors.strides / 2)
+        return torch.cat([centre - half, centre + half], dim=-1)
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        size = boxes[:, 2:] - boxes[:, :2]
+        shift = (boxes[:, :2] + size / 2 - priors.centres()) / priors.strides
+        return torch.cat([shift, (size / priors.strides + TINY).log()], dim=1)
+
+
+CODERS: dict[type[Any], Any] = {
+    DeltaBoxes: Deltas,
+    DistanceBoxes: Distances,
+    CentreBoxes: Centres,
+}
 """What says boxes, by the class of the section `boxes`."""

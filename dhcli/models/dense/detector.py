@@ -37,6 +37,7 @@ class DenseDetector(FeatureDetector):
         self.coder = coder
         self.select = select
         self.config = config
+        self.settled = False
         # No buffers: they stay float32 in whatever the network computes
         self.cells = prior_cells(config.priors, head.strides)
 
@@ -48,7 +49,12 @@ class DenseDetector(FeatureDetector):
     def losses(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         """See `dense_losses`."""
         levels = self.extract(images)
-        return dense_losses(self.head(levels), self.lay(levels), targets, self.coder, self.config)
+        said, priors = self.head(levels), self.lay(levels)
+        late = self.settled
+        return dense_losses(said, priors, targets, self.coder, self.config, late=late)
+
+    def settle(self) -> None:
+        self.settled = True
 
     def detect(
         self, images: ImageBatch, options: DetectOptions = AS_CONFIGURED

@@ -75,12 +75,12 @@ class Towers(nn.Module):
         self.cls_convs = tower(config, channels, config.cls_layers)
         self.reg_convs = tower(config, channels, config.reg_layers)
         ends = [config.width if n else channels for n in (config.cls_layers, config.reg_layers)]
-        self.cls = predictor(ends[0], priors * classes, config.kernel)
-        self.reg = predictor(ends[1], priors * 4, config.kernel)
-        self.quality = (
-            None if config.quality == "none" else predictor(ends[1], priors, config.kernel)
-        )
-        nn.init.constant_(self.cls.bias, -math.log(1 / START - 1))  # type: ignore[arg-type]
+        self.cls = predictor(config, ends[0], priors * classes)
+        self.reg = predictor(config, ends[1], priors * 4)
+        self.quality = None if config.quality == "none" else predictor(config, ends[1], priors)
+        start_rarely(self.cls)
+        if self.quality is not None and config.quality == "objectness":
+            start_rarely(self.quality)
 
     def forward(self, x: Tensor, level: Level) -> Maps:
         on_cls, on_reg = self.cls_convs(x), self.reg_convs(x)
@@ -150,31 +150,59 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def tower(config: HeadConfig, channels: int, layers: int) -> nn.Sequential:
-    """3×3 convolutions, each with a norm, or with a bias without one, and an activation."""
+    """3×3 convolutions, each with a norm, or with a bias without one, and an activation.
+
+    Depthwise, each is two: 3×3 of every channel alone, and 1×1.
+    """
     parts: list[nn.Module] = []
     for number in range(layers):
         inputs = config.width if number else channels
-        bias = config.norm == "none"
-        conv = nn.Conv2d(inputs, config.width, 3, padding=1, bias=bias)
-        init_normal(conv, std=0.01)
-        norm = [] if bias else [tower_norm(config.norm, config.width)]
-        parts += [conv, *norm, ACTIVATIONS[config.activation](inplace=True)]
+        shapes = [(inputs, config.width, 3, 1)]
+        if config.depthwise:
+            shapes = [(inputs, inputs, 3, inputs), (inputs, config.width, 1, 1)]
+        for shape in shapes:
+            parts += _unit(config, *shape)
     return nn.Sequential(*parts)
 
 
-def tower_norm(kind: str, width: int) -> nn.Module:
+def _unit(
+    config: HeadConfig, inputs: int, outputs: int, kernel: int, groups: int
+) -> list[nn.Module]:
+    bias = config.norm == "none"
+    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias)
+    start_weights(conv, config)
+    norm = [] if bias else [tower_norm(config, outputs)]
+    return [conv, *norm, ACTIVATIONS[config.activation](inplace=True)]
+
+
+def tower_norm(config: HeadConfig, width: int) -> nn.Module:
     """The norm of a tower. Groups have two channels or more: a coarse level may be one cell."""
     groups = math.gcd(GROUPS, width)
-    if kind == "gn" and groups == width > 1:
+    if config.norm == "gn" and groups == width > 1:
         return nn.GroupNorm(width // 2, width)
-    return norm_layer(kind)(width)
+    return norm_layer(config.norm, config.bn_epsilon, config.bn_momentum)(width)
 
 
-def predictor(channels: int, outputs: int, kernel: int) -> nn.Conv2d:
+def predictor(config: HeadConfig, channels: int, outputs: int) -> nn.Conv2d:
     """A convolution at the end of a tower."""
-    conv = nn.Conv2d(channels, outputs, kernel, padding=kernel // 2)
-    init_normal(conv, std=0.01)
+    conv = nn.Conv2d(channels, outputs, config.kernel, padding=config.kernel // 2)
+    start_weights(conv, config)
     return conv
+
+
+def start_weights(conv: nn.Conv2d, config: HeadConfig) -> None:
+    """First weights as `config.init` says, first bias 0."""
+    if config.init == "normal":
+        init_normal(conv, std=0.01)
+        return
+    nn.init.kaiming_uniform_(conv.weight, a=math.sqrt(5))
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def start_rarely(conv: nn.Conv2d) -> None:
+    """Let all scores begin at `START`."""
+    nn.init.constant_(conv.bias, -math.log(1 / START - 1))  # type: ignore[arg-type]
 
 
 def scaled(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from dhcli.config.schema import Dense, DenseLoss
-from dhcli.config.schema.dense import FocalLoss, Quality, VarifocalLoss
+from dhcli.config.schema.dense import FocalLoss, OverlapLoss, Quality, VarifocalLoss
 from dhcli.models.dense.assigners import assign
 from dhcli.models.dense.coders import Coder
 from dhcli.models.dense.head import Said
@@ -69,10 +69,13 @@ def dense_losses(
     targets: Sequence[Target],
     coder: Coder,
     config: Dense,
+    *,
+    late: bool = False,
 ) -> dict[str, Tensor]:
-    """Weighted loss_cls, loss_box and, where there are such, loss_refined and loss_quality.
+    """Weighted loss_cls, loss_box and, where there are such, loss_refined, loss_quality, loss_l1.
 
-    Each () float32. Scores of all priors that are not UNDECIDED; boxes and quality of objects.
+    Each () float32. `late`: these are the epochs of `late_l1`. Scores of all priors that are not
+    UNDECIDED; boxes and quality of objects.
     """
     goals = find_goals(
         said, coder.decode(said.boxes.detach(), priors), priors, targets, config.assign
@@ -80,12 +83,9 @@ def dense_losses(
     mine, own, loss = (goals.images, goals.rows), priors.at(goals.rows), config.loss
     final = said.boxes[mine]
     count = count_objects(goals.owners, loss.count)
-    overlap = paired_iou(coder.decode(final.detach(), own), goals.boxes).clamp(min=LEAST_IOU)
-    if isinstance(loss.cls, VarifocalLoss):
-        cls = varifocal_loss(said.logits, goals, overlap, loss.cls)
-    else:
-        cls = focal_loss(said.logits, goals, loss.cls)
-    losses = {"loss_cls": loss.cls.weight * cls / count}
+    overlap = paired_iou(coder.decode(final.detach(), own), goals.boxes)
+    losses = {"loss_cls": loss.cls.weight * score_loss(said.logits, goals, overlap, loss) / count}
+    overlap = overlap.clamp(min=LEAST_IOU)
     if said.first is not None:
         refined = loss.refined_weight * box_loss(final, own, goals.boxes, coder, count, loss)
         losses["loss_refined"] = refined
@@ -95,6 +95,9 @@ def dense_losses(
         found = quality_loss(said.quality, goals, own, overlap, config.head.quality)
         objects = count_objects(goals.owners, "one") if loss.count == "images" else count
         losses["loss_quality"] = loss.quality_weight * found / objects
+    if loss.late_l1:
+        apart = (final - coder.encode(goals.boxes, own)).abs().sum()
+        losses["loss_l1"] = (loss.late_l1 if late else 0.0) * apart / count
     return losses
 
 
@@ -104,6 +107,18 @@ def count_objects(owners: Tensor, least: str) -> Tensor:
     if least == "each":
         return each.clamp(min=1).sum()
     return each.sum().clamp(min=len(owners) if least == "images" else 1)
+
+
+def score_loss(logits: Tensor, goals: Goals, overlap: Tensor, loss: DenseLoss) -> Tensor:
+    """That of the kind `loss.cls`, summed: () float32.
+
+    in   logits  (B, N, K) float32;  overlap  (P,) float32 IoU in the order of `goals.rows`
+    """
+    if isinstance(loss.cls, VarifocalLoss):
+        return varifocal_loss(logits, goals, overlap.clamp(min=LEAST_IOU), loss.cls)
+    if isinstance(loss.cls, OverlapLoss):
+        return overlap_loss(logits, goals, overlap)
+    return focal_loss(logits, goals, loss.cls)
 
 
 def focal_loss(logits: Tensor, goals: Goals, config: FocalLoss) -> Tensor:
@@ -134,6 +149,15 @@ def varifocal_loss(logits: Tensor, goals: Goals, overlap: Tensor, config: Varifo
     return (weight * F.binary_cross_entropy_with_logits(x, q, reduction="none")).sum()
 
 
+def overlap_loss(logits: Tensor, goals: Goals, overlap: Tensor) -> Tensor:
+    """BCE to the IoU for the object's class and to 0 for others, of objects alone: () float32."""
+    said = logits[goals.images, goals.rows]
+    owner = goals.owners[goals.images, goals.rows]
+    right = torch.zeros_like(said)
+    right[torch.arange(len(said), device=said.device), goals.labels[owner]] = overlap.to(said)
+    return F.binary_cross_entropy_with_logits(said, right, reduction="sum")
+
+
 def box_loss(
     said: Tensor, own: Priors, wanted: Tensor, coder: Coder, count: Tensor, config: DenseLoss
 ) -> Tensor:
@@ -144,6 +168,8 @@ def box_loss(
     found = coder.decode(said, own)
     if config.box == "l1":
         each = (said - coder.encode(wanted, own)).abs().sum(dim=1)
+    elif config.box == "iou2":
+        each = 1 - paired_iou(found, wanted) ** 2
     else:
         each = 1 - generalized_iou(found, wanted)
     if config.weigh_by == "none":

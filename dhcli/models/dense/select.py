@@ -83,7 +83,11 @@ def _of_level(
     if rule.candidates and rule.candidates_of == "cells" and len(cells) > rule.candidates:
         cells = scores.amax(dim=1).topk(rule.candidates).indices
         asked = asked[cells]
-    pairs = torch.nonzero(asked.flatten() > rule.score_threshold).flatten()
+    passing = asked > rule.score_threshold
+    if rule.classes == "best":
+        best = torch.zeros_like(passing).scatter_(1, cls[cells].argmax(dim=1, keepdim=True), True)
+        passing = best & (asked >= rule.score_threshold)
+    pairs = torch.nonzero(passing.flatten()).flatten()
     if rule.candidates and rule.candidates_of == "pairs" and len(pairs) > rule.candidates:
         pairs = pairs[asked.flatten()[pairs].topk(rule.candidates).indices]
     rows, labels = cells[pairs // classes], pairs % classes

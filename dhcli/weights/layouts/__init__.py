@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dhcli.config.schema import Config
-from dhcli.weights.layouts import detectron2, maskrcnn_benchmark, mmdet, torchvision, tsd
+from dhcli.weights.layouts import detectron2, maskrcnn_benchmark, megvii, mmdet, torchvision, tsd
 from dhcli.weights.layouts.pairs import Pair, Pairs
 
 if TYPE_CHECKING:
@@ -57,14 +57,20 @@ class Writable(Layout, Protocol):
         """Why the program has no such detector; None if it has."""
 
 
-LayoutName = Literal["mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "tsd"]
+LayoutName = Literal["mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "tsd", "megvii"]
 LAYOUTS: dict[LayoutName, Layout] = {
     "mmdet": mmdet,
     "maskrcnn-benchmark": maskrcnn_benchmark,
     "torchvision": torchvision,
     "detectron2": detectron2,
     "tsd": tsd,
+    "megvii": megvii,
 }
 
-ExportName = Literal["mmdet", "torchvision", "tsd"]
-EXPORTS: dict[ExportName, Writable] = {"mmdet": mmdet, "torchvision": torchvision, "tsd": tsd}
+ExportName = Literal["mmdet", "torchvision", "tsd", "megvii"]
+EXPORTS: dict[ExportName, Writable] = {
+    "mmdet": mmdet,
+    "torchvision": torchvision,
+    "tsd": tsd,
+    "megvii": megvii,
+}

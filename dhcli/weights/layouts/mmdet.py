@@ -1,7 +1,7 @@
 """MMDetection 2 and 3: Double-Head, Faster R-CNN and Cascade R-CNN with FPN.
 
 Sparse R-CNN, which has other conventions, is in `mmdet_sparse`; SABL's head is in `mmdet_sabl`; the
-detectors of one stage are in `mmdet_dense`.
+detectors of one stage are in `mmdet_dense`, and YOLOX in `mmdet_yolox`.
 
 Background is the last class, and boxes have none; the conv branch has no non-local blocks.
 Conventions of `dh_faster_rcnn_r50_fpn_1x_coco`, `faster_rcnn_r50_fpn_1x_coco` and
@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, ConvBranch, Dense, FcBranch, Pvt, Queries, says_buckets
+from dhcli.config.schema import Config, ConvBranch, Csp, Dense, FcBranch, Pvt, Queries, says_buckets
 from dhcli.weights.layouts import mmdet_dense as dense
 from dhcli.weights.layouts import mmdet_sabl as sabl
 from dhcli.weights.layouts import mmdet_sparse as sparse
+from dhcli.weights.layouts import mmdet_yolox as yolox
 from dhcli.weights.layouts import pairs as p
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ TITLE = "MMDetection"
 HEAD = "roi_head.bbox_head"
 PROPOSED: tuple[str, ...] = (f"{HEAD}.fc_cls.weight", f"{HEAD}.0.fc_cls.weight")
 """Of a head, and of the first stage of a cascade or of Sparse R-CNN."""
-CLASSIFIERS = PROPOSED + dense.CLASSIFIERS
+CLASSIFIERS = (*PROPOSED, *dense.CLASSIFIERS, yolox.CLASSIFIER)
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",
@@ -54,7 +55,7 @@ STAGES = (
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are MMDetection's."""
-    if dense.recognise(state):
+    if dense.recognise(state) or yolox.recognise(state):
         return True
     return _first(state) is not None and "neck.lateral_convs.0.conv.weight" in state
 
@@ -65,6 +66,8 @@ def count_classes(state: Mapping[str, Tensor]) -> int:
         return len(state[sparse.CLASSIFIER])
     if dense.recognise(state):
         return dense.count_classes(state)
+    if yolox.recognise(state):
+        return len(state[yolox.CLASSIFIER])
     return next(len(state[name]) for name in PROPOSED if name in state) - 1
 
 
@@ -76,6 +79,8 @@ def _first(state: Mapping[str, Tensor]) -> str | None:
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes say of the architecture, and the conventions."""
+    if yolox.recognise(state):
+        return yolox.settings(state, file)
     if pvt := p.read_pvt(state):
         backbone: dict[str, Any] = {"kind": "pvt", "name": pvt, "weights": "none"}
     else:
@@ -134,8 +139,12 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
+    if isinstance(config.model.backbone, Csp):
+        yield from yolox.pairs(config)
+        return
     if isinstance(config.model, Dense):
-        yield from _dense(config)
+        yield from _backbone(config)
+        yield from dense.pairs(config)
         return
     yield from body(config)
     if isinstance(config.model, Queries):
@@ -147,17 +156,16 @@ def pairs(config: Config) -> p.Pairs:
         yield from _head(config, theirs, head)
 
 
-def _dense(config: Config) -> p.Pairs:
+def _backbone(config: Config) -> p.Pairs:
     if isinstance(config.model.backbone, Pvt):
         yield from p.pvt(config.model.backbone.name)
     else:
         yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
-    yield from dense.pairs(config)
 
 
 def body(config: Config) -> p.Pairs:
     """Backbone and pyramid, and the RPN where there is one."""
-    yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
+    yield from _backbone(config)
     for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
         for level in range(4):
             yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
@@ -197,7 +205,11 @@ def _conv_branch(ours: str, bottlenecks: int) -> p.Pairs:
 
 def text(config: Config) -> str:
     """What its configuration says of the detector, for what the tensors do not."""
-    return dense.text(config.model) if isinstance(config.model, Dense) else ""
+    if not isinstance(config.model, Dense):
+        return ""
+    if isinstance(config.model.backbone, Csp):
+        return yolox.text(config.model, config.input.max_size)
+    return dense.text(config.model)
 
 
 def misfit(config: Config) -> str | None:
@@ -207,7 +219,8 @@ def misfit(config: Config) -> str | None:
     if sabl.side_branch(config) is not None:
         return sabl.misfit(config)
     if isinstance(config.model, Dense):
-        return dense.misfit(config.model)
+        is_yolox = isinstance(config.model.backbone, Csp)
+        return yolox.misfit(config.model) if is_yolox else dense.misfit(config.model)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"

@@ -74,10 +74,10 @@ def stuck(table: DetectionTable, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tr
     """A loader whose process never comes to the end of its second batch."""
     make = BatchMaker.make
 
-    def wait(self: BatchMaker, epoch: int, images: list[int]) -> Any:
-        if images == list(_loader(table, 0)._batches_of(0)[1]):
+    def wait(self: BatchMaker, *key: Any) -> Any:
+        if key[1] == list(_loader(table, 0)._batches_of(0)[1]):
             time.sleep(60)
-        return make(self, epoch, images)
+        return make(self, *key)
 
     monkeypatch.setattr(BatchMaker, "make", wait)
     before = set(multiprocessing.active_children())
