@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dhcli.config.heads import stage_heads
 from dhcli.config.schema import (
     Backbone,
     Config,
+    Detr,
+    MapNeck,
     Neck,
     Pyramid,
     Queries,
@@ -20,13 +22,16 @@ from dhcli.config.schema import (
     TorchVision,
     TwoStage,
 )
+from dhcli.config.schema import DeformableHead as DeformableConfig
 from dhcli.errors import ConfigError
 from dhcli.models.backbones.resnet import ResNetFeatures
 from dhcli.models.backbones.timm_net import TimmFeatures
 from dhcli.models.contract import Detector, Features
 from dhcli.models.detector import Pixels
-from dhcli.models.necks import Fpn, LastFeatures
+from dhcli.models.necks import Fpn, LastFeatures, Maps
+from dhcli.models.queries.deformable import DeformableHead
 from dhcli.models.queries.detector import QueryDetector
+from dhcli.models.queries.detr import DetrHead
 from dhcli.models.queries.sparse import SparseHead
 from dhcli.models.select import Nms, Select
 from dhcli.models.torchvision import TorchVisionDetector
@@ -102,6 +107,23 @@ def build_queries(config: Config, classes: int) -> QueryDetector:
     return QueryDetector(Pixels(config.input), backbone, neck, head, model.loss, model.detect)
 
 
+def build_detr(config: Config, classes: int) -> QueryDetector:
+    """DETR and Deformable DETR."""
+    model = config.model
+    assert isinstance(model, Detr)
+    backbone = _build_backbone(model.backbone)
+    channels, strides, first = _used_levels(backbone, model.neck)
+    extra = len(model.neck.strides()) - len(strides)
+    neck = Maps(channels, strides, model.neck, extra, first)
+    scores = classes + (model.loss.kind == "softmax")  # and the background
+    head: nn.Module
+    if isinstance(model.head, DeformableConfig):
+        head = DeformableHead(model.head, neck.channels, len(neck.strides), scores)
+    else:
+        head = DetrHead(model.head, neck.channels, scores)
+    return QueryDetector(Pixels(config.input), backbone, neck, head, model.loss, model.detect)
+
+
 def _two_stage(config: Config) -> TwoStage:
     if isinstance(config.model, TwoStage):
         return config.model
@@ -148,16 +170,23 @@ def _build_neck(
 
 def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[int]]:
     """The pyramid of the levels asked for, and the strides of those that the backbone has."""
+    channels, used, first = _used_levels(backbone, config)
+    extra = len(config.strides()) - len(used)
+    return Fpn(channels, used, config.channels, extra, first), used
+
+
+def _used_levels(
+    backbone: Features, config: Pyramid | MapNeck
+) -> tuple[list[int], list[int], int]:
+    """Channels and strides of the backbone's levels that a neck sees, the number of the first."""
     wanted = config.strides()
     used = [stride for stride in wanted if stride in backbone.strides]
-    extra = len(wanted) - len(used)
     if not used or wanted[: len(used)] != used:
         has = ", ".join(map(str, backbone.strides))
         what = f"starts at stride {wanted[0]}, but the backbone has strides {has}"
         raise ConfigError(what, where="model.neck.finest")
     channels = [backbone.channels[backbone.strides.index(stride)] for stride in used]
-    first = backbone.strides.index(used[0])
-    return Fpn(channels, used, config.channels, extra, first), used
+    return channels, used, backbone.strides.index(used[0])
 
 
 BACKBONES: dict[type[Any], Callable[[Any], Features]] = {
@@ -169,5 +198,6 @@ BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
     TwoStage: build_two_stage,
     TorchVision: TorchVisionDetector,
     Queries: build_queries,
+    Detr: build_detr,
 }
 """What builds a detector, by the class of its section `model`."""

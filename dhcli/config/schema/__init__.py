@@ -12,6 +12,14 @@ from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.config import Config
 from dhcli.config.schema.data import Data
 from dhcli.config.schema.detect import Detect, DetectBase, DetectBest
+from dhcli.config.schema.detr import (
+    DeformableHead,
+    Detr,
+    DetrHead,
+    FocalSetLoss,
+    SoftmaxSetLoss,
+    TransformerHead,
+)
 from dhcli.config.schema.finetune import Finetune
 from dhcli.config.schema.head import (
     FUSIONS,
@@ -27,7 +35,7 @@ from dhcli.config.schema.head import (
 )
 from dhcli.config.schema.input import Input
 from dhcli.config.schema.model import Model, TwoStage
-from dhcli.config.schema.neck import Neck, NoNeck, Pyramid
+from dhcli.config.schema.neck import MapNeck, Neck, NoNeck, Pyramid
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.queries import Queries, SetLoss, SparseHead
 from dhcli.config.schema.rpn import Anchors, Rpn
@@ -47,14 +55,19 @@ __all__ = [
     "Config",
     "ConvBranch",
     "Data",
+    "DeformableHead",
     "Deltas",
     "Detect",
     "DetectBase",
     "DetectBest",
+    "Detr",
+    "DetrHead",
     "FcBranch",
     "Finetune",
+    "FocalSetLoss",
     "Head",
     "Input",
+    "MapNeck",
     "Model",
     "Neck",
     "NoNeck",
@@ -67,11 +80,13 @@ __all__ = [
     "Schedule",
     "Section",
     "SetLoss",
+    "SoftmaxSetLoss",
     "SparseHead",
     "TimmNet",
     "TorchVision",
     "TorchVisionBackbone",
     "Train",
+    "TransformerHead",
     "TwoStage",
     "predicts",
     "read_out_problem",

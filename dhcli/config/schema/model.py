@@ -9,6 +9,7 @@ from pydantic import model_validator
 from dhcli.config.schema.backbone import Backbone, ResNet
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.detect import Detect
+from dhcli.config.schema.detr import Detr
 from dhcli.config.schema.head import Head, Res5Branch
 from dhcli.config.schema.neck import Neck, Pyramid
 from dhcli.config.schema.pool import Pool
@@ -64,5 +65,5 @@ class TwoStage(Section):
         return self.backbone.describe() + branches + self.head.describe()
 
 
-Model: TypeAlias = TwoStage | TorchVision | Queries
+Model: TypeAlias = TwoStage | TorchVision | Queries | Detr
 """Every kind of detector. Each has a section `detect`: what it detects when nothing is asked."""
