@@ -62,9 +62,9 @@ def import_(
 ) -> None:
     """Make a model file from another program's detector. It keeps that program's conventions.
 
-    Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN, Cascade R-CNN, Sparse R-CNN),
-    maskrcnn-benchmark (the authors' Double-Head-Ext, Faster R-CNN), torchvision and detectron2
-    (Faster R-CNN), all with FPN.
+    Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN, Cascade R-CNN, Sparse R-CNN, DETR,
+    Deformable DETR), transformers (DETR, Deformable DETR), maskrcnn-benchmark (the authors'
+    Double-Head-Ext, Faster R-CNN), torchvision and detectron2 (Faster R-CNN).
     No code in the file is run. A missing or unknown tensor is an error.
 
     For example:

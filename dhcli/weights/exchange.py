@@ -13,7 +13,7 @@ from torch import Tensor
 from dhcli import __version__
 from dhcli.atomic import atomic_write
 from dhcli.config.load import config_from_dict, config_to_dict
-from dhcli.config.schema import Config, Queries, TwoStage
+from dhcli.config.schema import Config, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.build import anchors_of, build_detector
 from dhcli.models.state import check_state
@@ -89,8 +89,7 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
 
 def conventions(config: Config) -> list[str]:
     """The settings that an origin brought, as `key=value`: those that are not the default."""
-    queries = isinstance(config.model, Queries)
-    usual = Config(model=Queries(kind="queries")) if queries else Config()
+    usual = Config.model_validate({"model": {"kind": config.model.kind}})
     every = differing(config, usual)
     return [f"{key}={now}" for key, now, default in every if not key.startswith(ARCHITECTURE)]
 
@@ -134,7 +133,9 @@ def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
         raise ModelError(what, where=foreign.path)
     kind = values["about"]
     values["name"] = f"{foreign.layout}-{kind.lower().replace(' ', '-')}-{SHORT[depth]}"
-    values["about"] = f"{layout.TITLE}'s {kind}, ResNet-{depth.removeprefix('resnet')}-FPN"
+    resnet = f"ResNet-{depth.removeprefix('resnet')}"
+    pyramid = "" if values["model"].get("kind") == "detr" else "-FPN"
+    values["about"] = f"{layout.TITLE}'s {kind}, {resnet}{pyramid}"
     return _settings(values, overrides)
 
 

@@ -1,6 +1,6 @@
 """MMDetection 2 and 3: Double-Head, Faster R-CNN and Cascade R-CNN with FPN.
 
-Sparse R-CNN, which has other conventions, is in `mmdet_sparse`.
+Sparse R-CNN and the DETRs, which have other conventions, are in `mmdet_sparse` and `mmdet_detr`.
 
 Background is the last class, and boxes have none; the conv branch has no non-local blocks.
 Conventions of `dh_faster_rcnn_r50_fpn_1x_coco`, `faster_rcnn_r50_fpn_1x_coco` and
@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Queries
+from dhcli.config.schema import Config, Detr, Queries
+from dhcli.weights.layouts import mmdet_detr as detr
 from dhcli.weights.layouts import mmdet_sparse as sparse
 from dhcli.weights.layouts import pairs as p
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 TITLE = "MMDetection"
 HEAD = "roi_head.bbox_head"
-CLASSIFIERS: tuple[str, ...] = (f"{HEAD}.fc_cls.weight", f"{HEAD}.0.fc_cls.weight")
+ROI_CLASSIFIERS = (f"{HEAD}.fc_cls.weight", f"{HEAD}.0.fc_cls.weight")
 """Of a head, and of the first stage of a cascade or of Sparse R-CNN."""
+CLASSIFIERS: tuple[str, ...] = (*ROI_CLASSIFIERS, *detr.CLASSIFIERS)
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",
@@ -50,25 +52,31 @@ STAGES = (
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are MMDetection's."""
+    if detr.recognise(state):
+        return True
     return _first(state) is not None and "neck.lateral_convs.0.conv.weight" in state
 
 
 def count_classes(state: Mapping[str, Tensor]) -> int:
-    """K: one row is the background's, which Sparse R-CNN does not have."""
+    """K: one row is the background's, which Sparse R-CNN and Deformable DETR do not have."""
+    if detr.recognise(state):
+        return detr.count_classes(state)
     if sparse.recognise(state):
         return len(state[sparse.CLASSIFIER])
-    return next(len(state[name]) for name in CLASSIFIERS if name in state) - 1
+    return next(len(state[name]) for name in ROI_CLASSIFIERS if name in state) - 1
 
 
 def _first(state: Mapping[str, Tensor]) -> str | None:
     """What the head is called, or the first of a cascade."""
-    found = next((name for name in CLASSIFIERS if name in state), None)
+    found = next((name for name in ROI_CLASSIFIERS if name in state), None)
     return found and found.removesuffix(".fc_cls.weight")
 
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes say of the architecture, and the conventions."""
     backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
+    if detr.recognise(state):
+        return detr.settings(state, backbone)
     if sparse.recognise(state):
         model = {**sparse.settings(state), "backbone": backbone}
         return {"about": "Sparse R-CNN", "input": INPUT, "model": model}
@@ -100,6 +108,9 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
+    if isinstance(config.model, Detr):
+        yield from detr.pairs(config.model)
+        return
     yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
     for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
         for level in range(4):
@@ -145,6 +156,8 @@ def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
     if isinstance(config.model, Queries):
         return sparse.misfit(config.model)
+    if isinstance(config.model, Detr):
+        return detr.misfit(config.model)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"
