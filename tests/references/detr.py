@@ -242,30 +242,29 @@ def sample(
         for level, ((h, w), (valid_x, valid_y)) in enumerate(zip(shapes, valid, strict=True)):
             grid = value[first : first + h * w, head * side : (head + 1) * side]
             first += h * w
-            for point in range(POINTS):
-                dx, dy = offsets[:, head, level, point].T
-                if points.shape[1] == 2:
-                    x = points[:, 0] * valid_x + dx / w
-                    y = points[:, 1] * valid_y + dy / h
-                else:
-                    x = points[:, 0] * valid_x + dx / POINTS * points[:, 2] * valid_x * 0.5
-                    y = points[:, 1] * valid_y + dy / POINTS * points[:, 3] * valid_y * 0.5
-                seen = bilinear(grid, h, w, x * w - 0.5, y * h - 0.5)
-                total = total + weights[:, head, level, point, None] * seen
+            dx, dy = offsets[:, head, level].unbind(-1)  # (N, points)
+            x, y = points[:, :1] * valid_x, points[:, 1:2] * valid_y
+            if points.shape[1] == 2:
+                x, y = x + dx / w, y + dy / h
+            else:
+                x = x + dx / POINTS * points[:, 2:3] * valid_x * 0.5
+                y = y + dy / POINTS * points[:, 3:4] * valid_y * 0.5
+            seen = bilinear(grid, h, w, x * w - 0.5, y * h - 0.5)
+            total = total + (weights[:, head, level, :, None] * seen).sum(dim=1)
         heads.append(total)
     return linear(torch.cat(heads, dim=1), state, f"{place}.output_proj")
 
 
 def bilinear(grid: Tensor, h: int, w: int, x: Tensor, y: Tensor) -> Tensor:
-    """Of cells (h · w, c) at (x, y), where cell centres are whole numbers; zero outside."""
+    """Of cells (h · w, c) at x, y (N, P), where cell centres are whole numbers; zero outside."""
     left, top = x.detach().floor(), y.detach().floor()
-    total = grid.new_zeros(len(x), grid.shape[1])
+    total = grid.new_zeros(*x.shape, grid.shape[1])
     for column in (left, left + 1):
         for row in (top, top + 1):
             share = (1 - (x - column).abs()) * (1 - (y - row).abs())
             is_there = (column >= 0) & (column < w) & (row >= 0) & (row < h)
             index = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long()
-            total = total + (share * is_there)[:, None] * grid[index]
+            total = total + (share * is_there)[..., None] * grid[index]
     return total
 
 

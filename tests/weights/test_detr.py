@@ -22,11 +22,11 @@ from dhcli.weights.layouts import LAYOUTS
 from dhcli.weights.model_file import save_model
 from tests.references import detr as reference
 from tests.weights.test_layouts import fill
-from tests.weights.test_parity import KEYS, LONG, SHORT, SIZES, SMALL, assert_same, photo, predict
+from tests.weights.test_parity import KEYS, assert_same, photo, predict
 from tests.weights.test_sparse_rcnn import step_data
 
 BACKBONE = {"name": "resnet18", "norm": "frozen_bn", "weights": "none", "frozen_stages": 0}
-LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "ffn_width": 48, "queries": 7}
+LAYERS = {"encoder_layers": 1, "decoder_layers": 2, "ffn_width": 48, "queries": 12}
 LEVELS = {"channels": 32, "finest": 3, "coarsest": 6, "norm": "gn", "bias": False}
 FOCAL = {"kind": "focal"}
 KINDS: dict[str, dict[str, Any]] = {
@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 CLASSES = 5
+SHORT, LONG = 96, 150
 
 
 def config_of(kind: str) -> Config:
@@ -46,11 +47,8 @@ def config_of(kind: str) -> Config:
     return Config.model_validate({"input": {"divisor": 1}, "model": model})
 
 
-def drawn_state(kind: str, *, tame: bool = False) -> dict[str, Tensor]:
-    """Seeded weights of a small detector by MMDetection's names; not one is at its first value.
-
-    `tame`: boxes stay far from the edges, where the rounding of their sigmoid is blown up.
-    """
+def drawn_state(kind: str) -> dict[str, Tensor]:
+    """Seeded weights of a small detector by MMDetection's names; not one is at its first value."""
     torch.manual_seed(0)
     config = config_of(kind)
     state = build_detector(config, CLASSES).state_dict()
@@ -63,6 +61,10 @@ def drawn_state(kind: str, *, tame: bool = False) -> dict[str, Tensor]:
             x += torch.randn_like(x) * (x.shape[-1] ** -0.5 if x.ndim > 1 else 0.2)
         if name.startswith("head.cls") and x.ndim > 1:
             x *= 3
+        if re.search(r"head\.queries|encoder_attn\.[qk]_proj\.weight", name):
+            x *= 3  # so that queries do not say the same
+    if kind == "detr":
+        state["head.cls.bias"][2] += 1  # so that two classes are found
     return export_state(state, config, "mmdet")
 
 
@@ -179,18 +181,20 @@ def test_a_two_stage_one_is_refused_by_name(tmp_path: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_detections_from_image_to_file(tmp_path: Path, kind: str) -> None:
-    photos = {f"{height}.png": photo(height, width) for height, width in SIZES}
+    photos = {f"{height}.png": photo(height, width) for height, width in ((150, 120), (100, 190))}
     state = drawn_state(kind)
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    model = import_weights(tmp_path / "w.pth", overrides=SMALL).model
+    model = import_weights(tmp_path / "w.pth", overrides=[f"input.min_size={SHORT}", f"input.max_size={LONG}"]).model
     save_model(tmp_path / "m.safetensors", model)
 
     ours = predict(tmp_path, tmp_path / "m.safetensors", photos)
 
+    labels = set()
     for name, pixels in photos.items():
         theirs = reference.detect(state, pixels, SHORT, LONG, most=100)
-        assert len({label for label, *_ in theirs}) > 1
+        labels |= {label for label, *_ in theirs}
         assert_same(ours[name], theirs)
+    assert len(labels) > 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -229,10 +233,10 @@ def test_a_training_step_plain_and_fast(
         expected = [x.item() for x in theirs]
         assert [x.item() for x in ours.values()] == pytest.approx(expected, rel=1e-9)
         for one in LAYOUTS["mmdet"].pairs(model.config):
-            if not plain[one.theirs].requires_grad:
+            if one.theirs not in plain or not plain[one.theirs].requires_grad:
                 continue
             wanted = plain[one.theirs].grad
             assert wanted is not None
             wanted = one.read(wanted)
             difference = (detector.get_parameter(one.ours).grad - wanted).abs().max()
-            assert difference <= 1e-8 * plain[one.theirs].grad.abs().max(), one.theirs
+            assert difference <= 1e-8 * wanted.abs().max() + 1e-12, one.theirs
