@@ -175,9 +175,7 @@ def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[i
     return Fpn(channels, used, config.channels, extra, first), used
 
 
-def _used_levels(
-    backbone: Features, config: Pyramid | MapNeck
-) -> tuple[list[int], list[int], int]:
+def _used_levels(backbone: Features, config: Pyramid | MapNeck) -> tuple[list[int], list[int], int]:
     """Channels and strides of the backbone's levels that a neck sees, the number of the first."""
     wanted = config.strides()
     used = [stride for stride in wanted if stride in backbone.strides]

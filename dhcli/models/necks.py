@@ -58,7 +58,7 @@ class Fpn(nn.Module):
 
 
 class Maps(nn.Module):
-    """Each level by a convolution of its own to the same number of channels (Deformable DETR, §A.4).
+    """Each level by a convolution of its own to the same number of channels (Deformable DETR).
 
     A 1×1 of each C; a level after the last is a 3×3 of stride 2, first of the coarsest C, then of
     the level before.

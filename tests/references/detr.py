@@ -37,7 +37,9 @@ def detect(state: State, image: NDArray[np.uint8], short: int, long: int, most: 
         cx, cy, w, h = boxes[query].tolist()
         corners = [(cx - w / 2) * new_w, (cy - h / 2) * new_h, (cx + w / 2) * new_w,
                    (cy + h / 2) * new_h]  # fmt: skip
-        clipped = [min(max(x, 0), side) for x, side in zip(corners, (new_w, new_h) * 2, strict=True)]
+        clipped = [
+            min(max(x, 0), side) for x, side in zip(corners, (new_w, new_h) * 2, strict=True)
+        ]
         sides = (new_w / width, new_h / height) * 2
         box = [x / side for x, side in zip(clipped, sides, strict=True)]
         if "bbox_head.fc_cls.weight" in state:
@@ -120,7 +122,9 @@ def positions(mask: Tensor, channels: int, offset: float, like: Tensor) -> Tenso
 def attend(q: Tensor, k: Tensor, v: Tensor, state: State, place: str, mask: Tensor) -> Tensor:
     """Queries (N, C) look at keys (S, C) of which `mask` (S,) are there."""
     weight, bias = state[f"{place}.in_proj_weight"], state[f"{place}.in_proj_bias"]
-    q, k, v = (x @ w.T + b for x, w, b in zip((q, k, v), weight.chunk(3), bias.chunk(3), strict=True))
+    q, k, v = (
+        x @ w.T + b for x, w, b in zip((q, k, v), weight.chunk(3), bias.chunk(3), strict=True)
+    )
     side = q.shape[1] // HEADS
     parts = []
     for head in range(HEADS):
@@ -168,9 +172,7 @@ def plain(state: State, level: Tensor, x: Tensor, size: tuple[int, int]) -> list
     return every
 
 
-def deformable(
-    state: State, levels: list[Tensor], x: Tensor, size: tuple[int, int]
-) -> list[Layer]:
+def deformable(state: State, levels: list[Tensor], x: Tensor, size: tuple[int, int]) -> list[Layer]:
     masks = [inside(level, x, size) for level in levels]
     shapes = [tuple(mask.shape) for mask in masks]
     valid = [(m[0].sum().item() / m.shape[1], m[:, 0].sum().item() / m.shape[0]) for m in masks]
@@ -190,7 +192,9 @@ def deformable(
     points = memory.new_tensor(centres)
     for i in range(count(state, "encoder")):
         name = f"encoder.layers.{i}"
-        seen = sample(memory + place, points, memory, state, f"{name}.self_attn", shapes, valid, there)
+        seen = sample(
+            memory + place, points, memory, state, f"{name}.self_attn", shapes, valid, there
+        )
         memory = norm(memory + seen, state, f"{name}.norms.0")
         memory = norm(memory + feed(memory, state, f"{name}.ffn"), state, f"{name}.norms.1")
     own, y = state["query_embedding.weight"].chunk(2, dim=1)

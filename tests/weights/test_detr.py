@@ -144,7 +144,9 @@ OLDER = {
 }
 
 
-@pytest.mark.parametrize(("kind", "version"), [("detr", "2.28"), ("detr", "2.11"), ("deformable", "2.28")])
+@pytest.mark.parametrize(
+    ("kind", "version"), [("detr", "2.28"), ("detr", "2.11"), ("deformable", "2.28")]
+)
 def test_files_of_older_versions_are_read_as_the_same(
     tmp_path: Path, kind: str, version: str
 ) -> None:
@@ -184,7 +186,9 @@ def test_its_detections_from_image_to_file(tmp_path: Path, kind: str) -> None:
     photos = {f"{height}.png": photo(height, width) for height, width in ((150, 120), (100, 190))}
     state = drawn_state(kind)
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    model = import_weights(tmp_path / "w.pth", overrides=[f"input.min_size={SHORT}", f"input.max_size={LONG}"]).model
+    model = import_weights(
+        tmp_path / "w.pth", overrides=[f"input.min_size={SHORT}", f"input.max_size={LONG}"]
+    ).model
     save_model(tmp_path / "m.safetensors", model)
 
     ours = predict(tmp_path, tmp_path / "m.safetensors", photos)
@@ -203,7 +207,11 @@ def test_a_training_step_plain_and_fast(
 ) -> None:
     state = drawn_state(kind)
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    still = ["model.backbone.frozen_stages=0", "model.head.dropout=0", "model.backbone.norm=eval_bn"]
+    still = [
+        "model.backbone.frozen_stages=0",
+        "model.head.dropout=0",
+        "model.backbone.norm=eval_bn",
+    ]
     model = import_weights(tmp_path / "w.pth", overrides=still).model
     images, targets = step_data()
     plain = {

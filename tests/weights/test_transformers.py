@@ -139,7 +139,9 @@ def test_names_of_version_4_and_of_timms_backbone_are_read_as_the_same(
             is_norm = kind_of == "normalization"
             unit = f"{'bn' if is_norm else 'conv'}{int(number) + 1}" if number else ""
             unit = unit or f"downsample.{int(is_norm)}"
-            name = f"model.backbone.model.layer{int(stage) + 1}.{block}.{unit}." + name.split(".")[-1]
+            name = (
+                f"model.backbone.model.layer{int(stage) + 1}.{block}.{unit}." + name.split(".")[-1]
+            )
         old[name.replace("model.backbone.", "model.backbone.conv_encoder.")] = x
     torch.save(old, tmp_path / "old.pth")
 

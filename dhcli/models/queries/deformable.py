@@ -154,7 +154,9 @@ def _inner_share(inside: Tensor) -> Tensor:
 
 def _ring(config: DeformableConfig, levels: int) -> Tensor:
     """Where heads look at first: each in a direction of its own, its points 1 … cells away."""
-    angle = torch.arange(config.attention_heads, device="cpu") * (2 * math.pi / config.attention_heads)
+    angle = torch.arange(config.attention_heads, device="cpu") * (
+        2 * math.pi / config.attention_heads
+    )
     ways = torch.stack([angle.cos(), angle.sin()], dim=1)
     ways = ways / ways.abs().amax(dim=1, keepdim=True)
     far = torch.arange(1, config.points + 1, device="cpu")

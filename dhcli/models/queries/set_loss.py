@@ -124,7 +124,9 @@ def _compared(boxes: Tensor, config: AnySetLoss) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def _losses(said: Said, goals: Goals, stage: int, config: AnySetLoss) -> tuple[Tensor, Tensor, Tensor]:
+def _losses(
+    said: Said, goals: Goals, stage: int, config: AnySetLoss
+) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted losses of one stage: of scores, sides and GIoU."""
     owner = goals.owners[stage]
     images, queries = torch.nonzero(owner >= 0, as_tuple=True)

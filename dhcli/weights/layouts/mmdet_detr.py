@@ -56,7 +56,9 @@ def _modern(name: str) -> str:
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the file is of DETR or Deformable DETR. Raises ModelError for a two-stage one."""
-    found = any(name in state for name in CLASSIFIERS) and "encoder.layers.0.norms.0.weight" in state
+    found = (
+        any(name in state for name in CLASSIFIERS) and "encoder.layers.0.norms.0.weight" in state
+    )
     if found and TWO_STAGE in state:
         what = "is a two-stage Deformable DETR of MMDetection, which dh does not have"
         raise ModelError(what, hint="the refined one without proposals can be imported")
@@ -105,12 +107,11 @@ HEADS = 8
 
 
 def _is_refined(state: Mapping[str, Tensor], layers: int) -> bool:
-    """Whether the layers of the decoder have predictors of their own: one stands there six times."""
-    names = [f"bbox_head.{part}_branches.{{}}.{end}" for part, end in
-             (("cls", "weight"), ("cls", "bias"), ("reg", "0.weight"), ("reg", "4.bias"))]  # fmt: skip
+    """Whether the decoder's layers have predictors of their own: else one stands there six times."""
     return any(
-        not state[name.format(0)].equal(state[name.format(layer)])
-        for name in names
+        not state[name].equal(state[name.replace("_branches.0.", f"_branches.{layer}.")])
+        for name in state
+        if "_branches.0." in name
         for layer in range(1, layers)
     )
 

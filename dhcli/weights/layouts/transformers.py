@@ -43,7 +43,9 @@ OLD = (
     (rf"^({re.escape(RESNET)})\.embedder\.embedder\.normalization", r"\1.bn1"),
 )
 """Names of version 4, and of transformers' own ResNet → those that are read."""
-UNIT = rf"^{re.escape(RESNET)}\.encoder\.stages\.(\d)\.layers\.(\d+)\.(layer\.(\d)|shortcut)\.(\w+)\."
+UNIT = (
+    rf"^{re.escape(RESNET)}\.encoder\.stages\.(\d)\.layers\.(\d+)\.(layer\.(\d)|shortcut)\.(\w+)\."
+)
 
 
 def modern(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -152,11 +154,14 @@ def pairs(config: Config) -> p.Pairs:
 def _layer(theirs: str, ours: str, model: Detr) -> p.Pairs:
     """A layer of the encoder or the decoder: what runs it has these names itself."""
     decoder = ".decoder." in theirs
-    attention, deformable = ("q_proj", "k_proj", "v_proj", "o_proj"), (
-        "sampling_offsets",
-        "attention_weights",
-        "value_proj",
-        "output_proj",
+    attention, deformable = (
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        (
+            "sampling_offsets",
+            "attention_weights",
+            "value_proj",
+            "output_proj",
+        ),
     )
     several = isinstance(model.head, DeformableHead)
     own = deformable if several and not decoder else attention
