@@ -56,6 +56,9 @@ class DeformableHead(nn.Module):
         self.cls = nn.ModuleList(nn.Linear(channels, scores) for _ in range(own))
         self.reg = nn.ModuleList(transformer.box_layers(channels) for _ in range(own))
         self._set_first_values(config)
+        for layer in (*self.encoder, *self.decoder):
+            attention = layer.encoder_attn if hasattr(layer, "encoder_attn") else layer.self_attn
+            attention.attn = Sampling(attention.attn)
 
     def _set_first_values(self, config: DeformableConfig) -> None:
         for part in (self.encoder, self.decoder, self.reference_points):
@@ -78,7 +81,7 @@ class DeformableHead(nn.Module):
     def forward(self, levels: Sequence[Tensor], images: ImageBatch) -> list[Said]:
         inside = transformer.inside_masks(levels, images)
         seen = torch.cat([one.flatten(1) for one in inside], dim=1)
-        ratios = torch.stack([_inner_share(one).to(levels[0]) for one in inside], dim=1)
+        ratios = torch.stack([_inner_share(one) for one in inside], dim=1)
         shapes = [tuple(level.shape[-2:]) for level in levels]
         sides = torch.tensor(shapes, device=seen.device)
         around = {"spatial_shapes": sides, "spatial_shapes_list": shapes}
@@ -101,23 +104,22 @@ class DeformableHead(nn.Module):
         self, x: Tensor, seen: Tensor, ratios: Tensor, around: dict[str, object], sizes: Tensor
     ) -> list[Said]:
         queries = self.queries.expand(len(x), -1, -1)
-        position, y = queries.chunk(2, dim=-1)
-        reference = self.reference_points(position).float().sigmoid()  # (B, N, 2), later boxes
+        reference = self.reference_points(queries.chunk(2, dim=-1)[0]).float().sigmoid()
+        position, y = queries.to(x.dtype).chunk(2, dim=-1)
         every = []
         for number, layer in enumerate(self.decoder):
             scale = ratios if reference.shape[-1] == 2 else ratios.repeat(1, 1, 2)
             y = layer(
                 y,
                 position,
-                (reference[:, :, None] * scale[:, None]).to(y.dtype),
+                reference[:, :, None] * scale[:, None],
                 encoder_hidden_states=x,
                 encoder_attention_mask=seen,
                 **around,
             )
-            own = number if self.refine else 0
-            moved = self.reg[own](y).float()
-            boxes = _move(moved, reference)
-            every.append(transformer.say(self.cls[own](y), boxes, sizes))
+            own, read = number if self.refine else 0, y.to(self.cls[0].weight.dtype)
+            boxes = _move(self.reg[own](read).float(), reference)
+            every.append(transformer.say(self.cls[own](read), boxes, sizes))
             if self.refine:
                 reference = boxes.detach()
         return every
@@ -133,6 +135,28 @@ class DeformableHead(nn.Module):
         """The tensors that have `rows` by class."""
         both = ("weight", "bias")
         return {f"cls.{n}.{part}": rows for n in range(len(self.cls)) for part in both}
+
+
+class Sampling(nn.Module):
+    """The library's sampling in the precision of where it looks, which is float32 at least."""
+
+    def __init__(self, sampling: nn.Module) -> None:
+        super().__init__()
+        self.sampling = sampling
+
+    def forward(
+        self,
+        value: Tensor,
+        shapes: Tensor,
+        listed: list[tuple[int, int]],
+        starts: Tensor | None,
+        where: Tensor,
+        weights: Tensor,
+        step: int,
+    ) -> Tensor:
+        exact, own = (x.to(where.dtype) for x in (value, weights))
+        seen: Tensor = self.sampling(exact, shapes, listed, starts, where, own, step)
+        return seen.to(value.dtype)
 
 
 def _move(moved: Tensor, reference: Tensor) -> Tensor:

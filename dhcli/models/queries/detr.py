@@ -50,11 +50,12 @@ class DetrHead(nn.Module):
         x = level.flatten(2).mT
         for layer in self.encoder:
             x = layer(x, mask, spatial_position_embeddings=place)
-        queries = self.queries.expand(len(x), -1, -1)
+        queries = self.queries.to(x.dtype).expand(len(x), -1, -1)
         y, every = torch.zeros_like(queries), []
         for layer in self.decoder:
             y = layer(y, None, place, queries, x, encoder_attention_mask=mask)
-            read = self.norm(y)  # of a copy: the next layer sees the state as it is
+            # Of a copy: the next layer sees the state as it is
+            read = self.norm(y.to(self.norm.weight.dtype))
             boxes = self.reg(read).float().sigmoid()
             every.append(transformer.say(self.cls(read), boxes, images.sizes))
         return every

@@ -107,7 +107,7 @@ HEADS = 8
 
 
 def _is_refined(state: Mapping[str, Tensor], layers: int) -> bool:
-    """Whether the decoder's layers have predictors of their own: else one stands there six times."""
+    """Whether each layer of the decoder has its own predictors; else one stands there six times."""
     return any(
         not state[name].equal(state[name.replace("_branches.0.", f"_branches.{layer}.")])
         for name in state

@@ -137,6 +137,21 @@ def test_detr_answers_with_one_class_a_query_and_deformable_with_several(
     assert (one[0].boxes <= torch.tensor([192, 128, 192, 128])).all()
 
 
+@pytest.mark.parametrize("kind", ["detr", "deformable"])
+def test_in_half_precision_it_detects_nearly_the_same(kind: str, batch: ImageBatch) -> None:
+    detector = make(kind).eval()
+
+    with torch.no_grad():
+        exact = detector.head(detector.extract(batch), batch)[-1]
+        for part in detector.parts().values():  # as `prepare` of the runtime does
+            part.to(torch.bfloat16)
+        half = detector.head(detector.extract(batch), batch)[-1]
+
+    assert half.boxes.dtype == half.logits.dtype == torch.float32
+    assert (half.boxes - exact.boxes).abs().max() < 2
+    assert (half.logits - exact.logits).abs().max() < 0.1
+
+
 def test_rows_by_class_have_the_background_first_in_detr_and_none_in_deformable() -> None:
     of_detr, of_refined = make("detr").predictors(), make("refined").predictors()
 
