@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dhcli.config.schema import Detect, DetectBest
+from dhcli.config.schema import Detect, DetectBest, DetectClipped
 from dhcli.config.schema.detect import SoftNms
 from dhcli.ops.batch import Detections
 from dhcli.ops.box_rules import BoxRules
@@ -117,7 +117,7 @@ class SelectBest(nn.Module):
         best, order = scores.flatten().topk(min(rule.max_detections, scores.numel()))
         above = torch.nonzero(best > rule.score_threshold).flatten()
         best, order = best[above], order[above]
-        if getattr(rule, "clip", False):
+        if isinstance(rule, DetectClipped) and rule.clip:
             boxes = clip_boxes(boxes, size)
         scale = (original / size).flip(0).to(boxes.dtype).repeat(2)
         return Detections(boxes[order // classes] * scale, best, order % classes)

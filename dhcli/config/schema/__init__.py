@@ -14,6 +14,7 @@ from dhcli.config.schema.data import Data
 from dhcli.config.schema.detect import Detect, DetectBase, DetectBest
 from dhcli.config.schema.detr import (
     DeformableHead,
+    DetectClipped,
     Detr,
     DetrHead,
     FocalSetLoss,
@@ -60,6 +61,7 @@ __all__ = [
     "Detect",
     "DetectBase",
     "DetectBest",
+    "DetectClipped",
     "Detr",
     "DetrHead",
     "FcBranch",

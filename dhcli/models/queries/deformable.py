@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,14 +57,15 @@ class DeformableHead(nn.Module):
         self.cls = nn.ModuleList(nn.Linear(channels, scores) for _ in range(own))
         self.reg = nn.ModuleList(transformer.box_layers(channels) for _ in range(own))
         self._set_first_values(config)
-        for layer in (*self.encoder, *self.decoder):
-            attention = layer.encoder_attn if hasattr(layer, "encoder_attn") else layer.self_attn
+        looks: Any = [layer.self_attn for layer in self.encoder]
+        for attention in (*looks, *(layer.encoder_attn for layer in self.decoder)):
             attention.attn = Sampling(attention.attn)
 
     def _set_first_values(self, config: DeformableConfig) -> None:
         for part in (self.encoder, self.decoder, self.reference_points):
             transformer.spread_xavier(part)
         nn.init.zeros_(self.reference_points.bias)
+        layer: Any
         for name, layer in (*self.encoder.named_modules(), *self.decoder.named_modules()):
             if name.endswith(("sampling_offsets", "attention_weights")):
                 nn.init.zeros_(layer.weight)
@@ -71,6 +73,8 @@ class DeformableHead(nn.Module):
             if name.endswith("sampling_offsets"):
                 with torch.no_grad():
                     layer.bias += _ring(config, len(self.levels)).to(layer.bias)
+        cls: Any
+        reg: Any
         for number, (cls, reg) in enumerate(zip(self.cls, self.reg, strict=True)):
             nn.init.constant_(cls.bias, -math.log(1 / START - 1))
             nn.init.zeros_(reg[-1].weight)
@@ -117,7 +121,7 @@ class DeformableHead(nn.Module):
                 encoder_attention_mask=seen,
                 **around,
             )
-            own, read = number if self.refine else 0, y.to(self.cls[0].weight.dtype)
+            own, read = number if self.refine else 0, y.to(self.reference_points.weight.dtype)
             boxes = _move(self.reg[own](read).float(), reference)
             every.append(transformer.say(self.cls[own](read), boxes, sizes))
             if self.refine:

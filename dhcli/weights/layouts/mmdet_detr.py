@@ -175,7 +175,7 @@ def _layer(theirs: str, ours: str, deformable: bool) -> p.Pairs:
             for part in ("sampling_offsets", "attention_weights", "value_proj", "output_proj"):
                 yield from p.layer(*(f"{place}.{part}" for place in places))
             continue
-        inputs = tuple(f"{places[1]}.{part}_proj" for part in "qkv")
+        inputs = [f"{places[1]}.{part}_proj" for part in "qkv"]
         yield from p.attention(f"{places[0]}.attn.in_proj", inputs)
         yield from p.layer(f"{places[0]}.attn.out_proj", f"{places[1]}.o_proj")
     for part, name in (("layers.0.0", "fc1"), ("layers.1", "fc2")):

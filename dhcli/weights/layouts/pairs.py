@@ -58,7 +58,7 @@ def layer(theirs: str, ours: str, *, last_first: bool = False) -> Pairs:
         yield Pair(f"{theirs}.{part}", f"{ours}.{part}", last_first)
 
 
-def attention(theirs: str, ours: tuple[str, str, str]) -> Pairs:
+def attention(theirs: str, ours: Sequence[str]) -> Pairs:
     """The inputs of an attention: theirs are of query, key and value, one below another."""
     for part in ("weight", "bias"):
         for third, name in enumerate(ours):
