@@ -45,7 +45,7 @@ def test_it_trains_is_measured_resumed_and_tuned(
     best = run / "best.safetensors"
 
     dh("train", "--data", photos, *settings(kind), *QUIET, "--out", run, "--freeze", "0")
-    dh("train", "--resume", run, "--epochs", "2")
+    dh("train", "--resume", run, "--set", "train.schedule.length=2", "--device", "cpu")
     measured = dh("eval", "--weights", best, "--data", photos, "--split", "all", "--json")
     speed = dh("bench", best, "--image-size", "32x32", "--repeats", "1", "--json")
     told = dh("info", best).stdout
