@@ -153,7 +153,9 @@ def _class_loss(logits: Tensor, owner: Tensor, labels: Tensor, config: AnySetLos
     if isinstance(config, SoftmaxSetLoss):
         wanted = torch.zeros_like(owner)
         wanted[images, queries] = right + 1
-        weights = torch.where(wanted > 0, 1.0, config.background)[taught].to(logits)
+        weights = logits.new_full(owner.shape, config.background)
+        weights[images, queries] = 1
+        weights = weights[taught]
         every = F.cross_entropy(logits[taught], wanted[taught], reduction="none")
         return (every * weights).sum() / weights.sum().clamp(min=1)
     hot = torch.zeros_like(logits)
