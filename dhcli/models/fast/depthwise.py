@@ -8,28 +8,25 @@ from torch import Tensor, nn
 from dhcli.models.backbones.timm_net import SameConv2d
 
 
-class FloatDepthwiseConv(nn.Conv2d):
+class _FloatOnCpu(nn.Module):
+    """Before a convolution: its own computation, in float32 on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            y: Tensor = super().forward(x.float() if x.is_cpu else x)
+        return y
+
+
+class FloatDepthwiseConv(_FloatOnCpu, nn.Conv2d):
     """nn.Conv2d of one channel per group. On a CPU its gradient in bf16 takes three times as long.
 
     in   (B, C, H, W) float
     out  (B, O, H', W'), float32 on a CPU
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu:
-            return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float())
 
-
-class FloatDepthwiseSameConv(SameConv2d):
+class FloatDepthwiseSameConv(_FloatOnCpu, SameConv2d):
     """As FloatDepthwiseConv, padded as TensorFlow's SAME."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu:
-            return super().forward(x)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x.float())
 
 
 FLOAT_DEPTHWISE: dict[type[nn.Module], type[nn.Module]] = {
