@@ -160,7 +160,7 @@ def _class_loss(logits: Tensor, owner: Tensor, labels: Tensor, config: AnySetLos
         return (every * weights).sum() / weights.sum().clamp(min=1)
     hot = torch.zeros_like(logits)
     hot[images, queries, right] = 1
-    loss = sigmoid_focal_loss(
+    loss: Tensor = sigmoid_focal_loss(
         logits[taught],
         hot[taught],
         alpha=config.focal_alpha,

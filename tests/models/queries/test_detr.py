@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import dhcli
 from dhcli.config.schema import Config, SoftmaxSetLoss
 from dhcli.errors import DhError
 from dhcli.models.build import build_detector
@@ -285,3 +288,14 @@ def test_first_scores_and_looks_of_deformable_detr() -> None:
     assert head.reg[0][-1].bias.tolist() == [0, 0, -2, -2]
     assert bias[0, 3].tolist() == [[1, 0], [2, 0], [3, 0], [4, 0]]
     assert bias[1, 0, :, 0].tolist() == [-1, -2, -3, -4]
+
+
+def test_transformers_is_imported_by_no_module_as_it_loads() -> None:
+    """Other detectors start as fast as without it."""
+    early = [
+        path.name
+        for path in Path(dhcli.__file__).parent.rglob("*.py")
+        if re.search(r"^(from|import) transformers\b", path.read_text("utf-8"), re.MULTILINE)
+    ]
+
+    assert early == []
