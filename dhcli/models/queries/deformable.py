@@ -107,7 +107,7 @@ class DeformableHead(nn.Module):
     def _decode(
         self, x: Tensor, seen: Tensor, ratios: Tensor, around: dict[str, object], sizes: Tensor
     ) -> list[Said]:
-        queries = self.queries.expand(len(x), -1, -1)
+        queries = self.queries.repeat(len(x), 1, 1)
         reference = self.reference_points(queries.chunk(2, dim=-1)[0]).float().sigmoid()
         position, y = queries.to(x.dtype).chunk(2, dim=-1)
         every = []

@@ -50,7 +50,7 @@ class DetrHead(nn.Module):
         x = level.flatten(2).mT
         for layer in self.encoder:
             x = layer(x, mask, spatial_position_embeddings=place)
-        queries = self.queries.to(x.dtype).expand(len(x), -1, -1)
+        queries = self.queries.to(x.dtype).repeat(len(x), 1, 1)
         y, every = torch.zeros_like(queries), []
         for layer in self.decoder:
             y = layer(y, None, place, queries, x, encoder_attention_mask=mask)
