@@ -25,7 +25,7 @@ KINDS = {
     "detr": [f"model.head={{kind: detr, {HEAD}}}", "model.neck.channels=16"],
     "deformable": [
         f"model.head={{kind: deformable, refine: true, {HEAD}}}",
-        "model.neck={channels: 16, finest: 3, coarsest: 5, norm: gn}",
+        "model.neck={channels: 16, finest: 3, coarsest: 5}",
         "model.loss.kind=focal",
     ],
 }
