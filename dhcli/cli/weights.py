@@ -45,7 +45,7 @@ def import_(
         Path, typer.Option("--out", "-o", metavar="FILE", help="Model file to write.")
     ] = Path("model.safetensors"),
     layout: Annotated[
-        Literal["auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2"],
+        Literal["auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "tsd"],
         typer.Option(help="Program that wrote SRC; auto: detected."),
     ] = "auto",
     classes: Annotated[
@@ -64,7 +64,7 @@ def import_(
 
     Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN, Cascade R-CNN, Sparse R-CNN, DETR,
     Deformable DETR), transformers (DETR, Deformable DETR), maskrcnn-benchmark (the authors'
-    Double-Head-Ext, Faster R-CNN), torchvision and detectron2 (Faster R-CNN).
+    Double-Head-Ext, Faster R-CNN), torchvision and detectron2 (Faster R-CNN), TSD's authors' code.
     No code in the file is run. A missing or unknown tensor is an error.
 
     For example:
@@ -96,7 +96,9 @@ def export(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Checkpoint to write, .pth.")
     ],
-    layout: Annotated[Literal["mmdet", "torchvision"], typer.Option(help="Program to write for.")],
+    layout: Annotated[
+        Literal["mmdet", "torchvision", "tsd"], typer.Option(help="Program to write for.")
+    ],
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model's weights as a checkpoint of another program.

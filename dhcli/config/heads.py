@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dhcli.config.schema import FUSIONS, Head, TwoStage, predicts, read_out_problem
+from dhcli.config.schema import FUSIONS, Head, TwoStage, predicts, read_out_problem, readers
 from dhcli.config.schema.base import Section
 from dhcli.errors import ConfigError
 
@@ -58,13 +58,16 @@ def with_read_out(model: Section, scores: str | None, boxes: str | None) -> Sect
 def part_of(tensor: str, *, fine: bool = False) -> str:
     """The part of the network that a tensor of a state dict belongs to: `backbone`, `head fc`, ….
 
+    `head disentangle` says where the branches with RoIs of their own look.
+
     With `fine`, what of a branch too: `head fc cls`. In a cascade after its stage: `head 0 fc`.
     """
     first, *rest = tensor.split(".")
-    if first != "head" or "branches" not in rest:
+    stage = rest[1:2] if rest[:1] == ["stages"] else []
+    kind, *own = rest[2 * len(stage) :] or ("",)
+    if first != "head" or kind not in ("branches", "disentangle"):
         return first
-    stage = rest[1:2] if rest[0] == "stages" else []
-    return " ".join(("head", *stage, *rest[2 * len(stage) + 1 :][: 2 if fine else 1]))
+    return " ".join(("head", *stage, *(own[: 2 if fine else 1] if kind == "branches" else [kind])))
 
 
 def stage_heads(head: Head) -> list[Head]:
@@ -87,8 +90,8 @@ def stage_heads(head: Head) -> list[Head]:
 
 def own_read_out(head: Head) -> ReadOut:
     """The read-out that `head` is configured for, `auto` resolved."""
-    able = _able(head, "cls")
-    auto = "complementary" if len(able) == 2 else able[0]
+    able = readers(head.branches, "cls")
+    auto = "complementary" if len(able) == 2 else able[0].name
     return ReadOut(
         auto if head.scores == "auto" else head.scores,
         _box_branch(head) if head.boxes == "auto" else head.boxes,
@@ -98,12 +101,13 @@ def own_read_out(head: Head) -> ReadOut:
 def all_read_outs(head: Head) -> list[ReadOut]:
     """Each branch alone, then the boxes of the branch that focuses on them with other scores.
 
-    Of Double-Head-Ext these are Fig. 6's four and Table 3's fusions.
+    Of Double-Head-Ext these are Fig. 6's four and Table 3's fusions. Branches with RoIs of their
+    own are fused with one another, not with those that train beside them.
     """
     scorers, boxers, box = _able(head, "cls"), _able(head, "reg"), _box_branch(head)
     alone = [ReadOut(name, name) for name in scorers if name in boxers]
     crossed = [ReadOut(name, box) for name in scorers if name != box]
-    fused = [ReadOut(fusion, box) for fusion in FUSIONS if len(scorers) == 2]
+    fused = [ReadOut(fusion, box) for fusion in FUSIONS if len(readers(head.branches, "cls")) == 2]
     return alone + crossed + fused
 
 
@@ -123,5 +127,5 @@ def _able(head: Head, task: str) -> list[str]:
 
 def _box_branch(head: Head) -> str:
     """The branch that focuses on boxes, else the one that predicts them at all."""
-    able = [branch for branch in head.branches if predicts(branch, "reg")]
+    able = readers(head.branches, "reg")
     return next((branch for branch in able if branch.focus == "reg"), able[0]).name

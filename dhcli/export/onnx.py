@@ -117,8 +117,11 @@ def _obstacle(model: Section) -> str | None:
         return None
     if not isinstance(model, TwoStage):
         return f"a detector of kind `{getattr(model, 'kind', '')}`"
-    soft = model.detect.nms.kind == "soft"
-    return "Soft-NMS (`model.detect.nms.kind: soft`)" if soft else None
+    if model.detect.nms.kind == "soft":
+        return "Soft-NMS (`model.detect.nms.kind: soft`)"
+    if any(branch.roi.kind == "disentangled" for branch in model.head.branches):
+        return "deformable pooling (`roi.kind: disentangled`)"
+    return None
 
 
 def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:

@@ -70,7 +70,10 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
     model = _two_stage(config)
     backbone = _build_backbone(model.backbone)
     neck, pooled, res5 = _build_neck(backbone, model.neck)
-    rules, nms = BoxRules(model.legacy_plus_one, model.clamp_shrinking), Nms(model.nms)
+    sides = (config.input.min_size, config.input.max_size)
+    one_scale = sides if config.input.resize == "mmdet1" else None
+    rules = BoxRules(model.legacy_plus_one, model.clamp_shrinking, one_scale)
+    nms = Nms(model.nms)
     pool = Pool(
         model.pool.size,
         model.pool.sampling_ratio,
@@ -78,6 +81,7 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
         pooled,
         legacy_plus_one=model.legacy_plus_one,
         level_epsilon=model.pool.level_epsilon,
+        convention=model.pool.convention,
     )
     return TwoStageDetector(
         Pixels(config.input),

@@ -82,7 +82,7 @@ class Select(nn.Module):
         if rule.min_size:
             large = torch.nonzero(self.rules.has_area(boxes, rule.min_size)).flatten()
             boxes, scores, labels = boxes[large], scores[large], labels[large]
-        rescaled = self.rules.rescale(boxes, (original / size).flip(0).to(boxes.dtype))
+        rescaled = self.rules.rescale(boxes, self.rules.scale(size, original).to(boxes.dtype))
         measured = rescaled if rule.nms_on == "original" else boxes
         limits = Limits(rule.max_detections, keep_ties=rule.keep_ties)
         of_classes = Limits(UNLIMITED) if rule.across_classes else limits

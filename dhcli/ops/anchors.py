@@ -18,7 +18,8 @@ def cell_anchors(size: float, stride: int, ratios: Sequence[float], convention: 
 
     w = size / √ratio, h = size · √ratio. `plain` leaves them so, about (0, 0) (MMDetection);
     `torchvision` rounds the corners; `maskrcnn_benchmark` rounds width and height of the
-    stride-sized anchor, scales it up, and centres it on (stride − 1) / 2 in inclusive pixels.
+    stride-sized anchor, scales it up, and centres it on (stride − 1) / 2 in inclusive pixels;
+    `mmdet1` (MMDetection 1) centres it there and rounds the corners.
     """
     ratio = torch.tensor(ratios, dtype=torch.float64)
     width, height = size / ratio.sqrt(), size * ratio.sqrt()
@@ -28,6 +29,9 @@ def cell_anchors(size: float, stride: int, ratios: Sequence[float], convention: 
         width, height = base * (size / stride), (base * ratio).round() * (size / stride)
         centre = stride / 2  # (stride − 1) / 2 of inclusive pixels, half a pixel on in ours
     anchors = torch.stack([-width, -height, width, height], dim=1) / 2 + centre
+    if convention == "mmdet1":
+        shift = anchors.new_tensor([0.0, 0.0, 1.0, 1.0])  # to inclusive pixels and back
+        return ((anchors + stride / 2 - shift).round() + shift).float()
     return (anchors.round() if convention == "torchvision" else anchors).float()
 
 

@@ -135,7 +135,8 @@ class Subject:
         if output.boxes is None:
             return Judgement(scores, None)
         rows = torch.arange(len(labels), device=labels.device)
-        refined = self.head.regressor(self.branch).decode(output.boxes, boxes, rows, labels)
+        placed = output.placed(boxes)
+        refined = self.head.regressor(self.branch).decode(output.boxes, placed, rows, labels)
         return Judgement(scores, refined)
 
 

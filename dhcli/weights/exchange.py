@@ -78,7 +78,7 @@ def export_weights(path: Path, out: Path, layout: ExportName) -> list[str]:
     state = export_state(model.state, model.config, layout)
     meta = {"CLASSES": model.classes, "dataset_meta": {"classes": model.classes}}
     content: object = state
-    if layout == "mmdet":
+    if layout != "torchvision":
         content = {"meta": {**meta, "dh": __version__}, "state_dict": state}
     with atomic_write(out) as file:
         save_plain(content, file)

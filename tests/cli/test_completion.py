@@ -115,7 +115,8 @@ def test_every_key_is_offered_of_every_kind() -> None:
         tree = as_tree(load_config(preset).config.model_dump(by_alias=True), "")
         assert isinstance(tree, dict)
         keys = {f"{key}=" for key, _ in known_keys(tree, Config)}
-        own = ("fc2", "conv2", "cascade.1", "cascade.2")  # names and places of this preset's own
+        # names and places of this preset's own
+        own = ("fc2", "conv2", "sibling", ".pc.", ".pr.", "cascade.1", "cascade.2")
         named = {key for key in keys if any(name in key for name in own)}
         assert keys - named <= offered, preset
     assert {"model.head.branches.res5.omega=", "model.neck.channels="} <= offered

@@ -61,3 +61,14 @@ def test_torchvision_divides_the_padded_image_into_cells() -> None:
 
     assert torch.equal(torch.cat(ours), theirs)
     assert ours[-1][3 * 19, 1] - ours[-1][0, 1] == 61
+
+
+def test_mmdetection_1_rounds_the_corners_of_inclusive_anchors() -> None:
+    anchors = cell_anchors(32, 4, RATIOS, "mmdet1")
+
+    half_w, half_h = (32 * 2**0.5 - 1) / 2, (32 / 2**0.5 - 1) / 2
+    assert anchors[0].tolist() == [
+        *(round(1.5 - half) for half in (half_w, half_h)),
+        *(round(1.5 + half) + 1 for half in (half_w, half_h)),
+    ]
+    assert anchors[1].tolist() == [-14, -14, 18, 18]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder
 
@@ -35,3 +36,13 @@ def test_boxes_without_area_stay_in_legacy_pixels_alone() -> None:
     assert BoxRules().has_area(boxes).tolist() == [False, True, True]
     assert BoxRules(legacy_plus_one=True).has_area(boxes).tolist() == [True, True, True]
     assert BoxRules().has_area(boxes, 1.0).tolist() == [False, False, True]
+
+
+def test_one_factor_scales_both_axes_back() -> None:
+    original, size = torch.tensor([333, 200]), torch.tensor([300, 180])  # 180.18 before rounding
+
+    one = BoxRules(one_scale=(192, 300)).scale(size, original)
+    other = BoxRules(one_scale=(800, 1333)).scale(size, original)
+
+    assert one.tolist() == pytest.approx([333 / 300] * 2)
+    assert other.tolist() == pytest.approx([200 / 180, 333 / 300])  # another size than configured

@@ -16,6 +16,8 @@ STAGES = (
     " {positive_iou: 0.7, box_std: [0.033, 0.033, 0.067, 0.067], weight: 0.25}]"
 )
 ONE_FC = "[{kind: fc, width: 256, omega: 2, lambda: 0.5}]"
+OWN = "roi: {kind: disentangled, width: 64}"
+SIBLING = "{kind: fc, name: sibling, width: 256, omega: 2, lambda: 0.5}"
 SYSTEMS = {
     "cascade": [f"model.head.branches={ONE_FC}", f"model.head.cascade={STAGES}"],
     "cascade-double-head": [
@@ -23,8 +25,16 @@ SYSTEMS = {
         "model.head.branches.conv.lambda=1",
         f"model.head.cascade={STAGES}",
     ],
+    "tsd": [
+        f"model.head.branches=[{SIBLING}, {{kind: fc, name: pc, width: 256, {OWN}}},"
+        f" {{kind: fc, name: pr, focus: reg, width: 256, {OWN}}}]",
+    ],
+    "tsd-double-head": [
+        f"model.head.branches=[{SIBLING}, {{kind: fc, width: 256, {OWN}}},"
+        f" {{kind: conv, width: 256, residual: 2, norm: gn, {OWN}}}]",
+    ],
 }
-LEAST = {"cascade": 0.4, "cascade-double-head": 0.4}
+LEAST = {"cascade": 0.4, "cascade-double-head": 0.4, "tsd": 0.4, "tsd-double-head": 0.4}
 """AP50 on unseen images after the demo's 240 steps."""
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 
+from dhcli.config.load import config_from_dict
 from dhcli.errors import ModelError
 from dhcli.ops.anchors import cell_anchors
 from dhcli.weights.class_names import coco_names, parse_class_names
 from dhcli.weights.exchange import export_weights, import_weights
-from dhcli.weights.layouts import LAYOUTS
+from dhcli.weights.layouts import LAYOUTS, tsd
 from dhcli.weights.model_file import save_model
 from tests.references.network import STRIDES
 
@@ -23,6 +24,7 @@ LISTS = {
     "mmdet": "mmdet_double_head_r50",
     "maskrcnn-benchmark": "authors_double_head_ext_r50",
     "cascade": "mmdet_cascade_r50",
+    "tsd": "tsd_r50",
 }
 PROGRAMS = {"cascade": "mmdet"}
 """Whose another list is."""
@@ -96,10 +98,10 @@ def test_background_goes_from_last_to_first(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("layout", ["mmdet", "cascade", "torchvision"])
+@pytest.mark.parametrize("layout", ["mmdet", "cascade", "tsd", "torchvision"])
 def test_there_and_back_byte_for_byte(tmp_path: Path, layout: Any) -> None:
     program = PROGRAMS.get(layout, layout)
-    if program == "mmdet":
+    if program != "torchvision":
         state, holder = fill(key_list(layout)), "state_dict"
         meta = {"CLASSES": tuple(f"c{i}" for i in range(80)), "epoch": 12}
         torch.save({"meta": meta, "state_dict": state}, tmp_path / "w.pth")
@@ -114,7 +116,7 @@ def test_there_and_back_byte_for_byte(tmp_path: Path, layout: Any) -> None:
     differences = export_weights(tmp_path / "m.safetensors", tmp_path / "back.pth", program)
 
     back = torch.load(tmp_path / "back.pth", weights_only=True)
-    if program == "mmdet":
+    if program != "torchvision":
         assert back["meta"]["CLASSES"] == meta["CLASSES"]
         back = back[holder]
     assert list(back) == list(state)
@@ -343,3 +345,19 @@ def test_detectron2s_names_are_read_without_a_rest(tmp_path: Path) -> None:
     torch.save({"model": state}, tmp_path / "d2.pth")
     with pytest.raises(ModelError, match="anchors on level 2"):
         import_weights(tmp_path / "d2.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("model.head.branches.sibling.name=fc", "its branches are sibling, pc, pr"),
+        ("model.head.cascade=[{}, {}]", "it is a cascade"),
+        ("model.head.background_box=false", "boxes by class include the background's there"),
+        ("model.head.branches.pr.roi.move=cells", "its branch pr is another"),
+        ("model.head.branches.pc.lambda=0.7", "only its sibling predicts both"),
+    ],
+)
+def test_tsds_code_has_no_other_head(change: str, why: str) -> None:
+    config = config_from_dict(tsd.settings(fill(key_list("tsd")), "w.pth"), "a test", [change])
+
+    assert why in str(tsd.misfit(config))

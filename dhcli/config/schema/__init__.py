@@ -28,11 +28,13 @@ from dhcli.config.schema.head import (
     BranchBase,
     ConvBranch,
     Deltas,
+    DisentangledRoi,
     FcBranch,
     Head,
     Res5Branch,
     predicts,
     read_out_problem,
+    readers,
 )
 from dhcli.config.schema.input import Input
 from dhcli.config.schema.model import Model, TwoStage
@@ -64,6 +66,7 @@ __all__ = [
     "DetectClipped",
     "Detr",
     "DetrHead",
+    "DisentangledRoi",
     "FcBranch",
     "Finetune",
     "FocalSetLoss",
@@ -92,4 +95,5 @@ __all__ = [
     "TwoStage",
     "predicts",
     "read_out_problem",
+    "readers",
 ]

@@ -1,4 +1,4 @@
-"""`model.head`: one or two branches on the proposals, and how they are read."""
+"""`model.head`: branches on the proposals, and how they are read."""
 
 from __future__ import annotations
 
@@ -40,6 +40,45 @@ AnyRegressor: TypeAlias = Deltas
 """Every way to say a box."""
 
 
+class SharedRoi(Section):
+    """What RoI a branch reads."""
+
+    kind: Literal["shared"] = "shared"
+    """shared: the proposal, as other branches do."""
+
+    def in_words(self) -> str:
+        """A few words; none of the usual one."""
+        return ""
+
+
+class DisentangledRoi(Section):
+    """What RoI a branch reads."""
+
+    kind: Literal["disentangled"]
+    """disentangled: one of its own, moved to where the features of the proposal say (TSD)."""
+    move: Literal["auto", "cells", "box"] = "auto"
+    """cells: each cell of the RoI moves on its own; box: the RoI moves as a whole, and the box is
+    refined from there; auto: cells for the focus cls, box for reg (the best pairing in the
+    paper)."""
+    reach: Positive = 0.1
+    """γ, by which a move is multiplied; it counts in widths and heights of the RoI."""
+    margin: Fraction = 0.3
+    """Progressive constraint: by how much the branch is to beat one that reads the shared RoI, in
+    the score of the right class or in the IoU of the box. 0: no such loss (none is needed then)."""
+    width: Channels = 256
+    """Outputs of the layers that say where to move; the first of them is shared."""
+    samples: Annotated[int, Field(ge=1, le=16)] = 2
+    """Samples per side of a cell (the authors' code: 4)."""
+
+    def in_words(self) -> str:
+        """A few words; none of the usual one."""
+        return f", of its own, margin {self.margin:g}"
+
+
+AnyRoi: TypeAlias = SharedRoi | DisentangledRoi
+"""Every way for a branch to find its RoI."""
+
+
 class BranchBase(Section):
     """What every branch has: its name, and how its losses are weighed."""
 
@@ -53,12 +92,14 @@ class BranchBase(Section):
     roi_scale: Positive = 1.0
     """Factor that enlarges the RoI about its centre before pooling (public implementations: 1.3 for
     the conv branch)."""
+    roi: Annotated[AnyRoi, ByKind("shared")] = SharedRoi()
     reg: Annotated[AnyRegressor, ByKind("deltas")] = Deltas()
 
     def describe(self) -> list[tuple[str, str]]:
         """Its kind and weights."""
         text = f"{self.kind}, focus {self.focus}, ω {self.omega:g}, λ {self.lambda_:g}, "
-        return [(f"{self.name} branch", f"{text}RoI × {self.roi_scale:g}")]
+        roi = f"RoI × {self.roi_scale:g}{self.roi.in_words()}"
+        return [(f"{self.name} branch", f"{text}{roi}")]
 
 
 class FcBranch(BranchBase):
@@ -138,14 +179,17 @@ class Head(Section):
     """One or two branches on the proposals. Every detector of the paper is a choice of branches."""
 
     branches: Annotated[
-        tuple[Annotated[AnyBranch, ByKind()], ...], Field(min_length=1, max_length=2)
+        tuple[Annotated[AnyBranch, ByKind()], ...], Field(min_length=1, max_length=4)
     ] = (FcBranch(kind="fc"), ConvBranch(kind="conv"))
-    """The branches. `--set` finds one by its name: `model.head.branches.fc.omega=2`."""
+    """The branches, at most two for each kind of `roi`. `--set` finds one by its name:
+    `model.head.branches.fc.omega=2`."""
     scores: str = "auto"
     """A branch's name, or `max`, `average`, `complementary` (Eq. 4) of both; auto: complementary
-    if both branches classify, else the one that does."""
+    if both branches classify, else the one that does. Of branches with RoIs of their own, if there
+    are some."""
     boxes: str = "auto"
-    """Name of the branch whose boxes are used; auto: the one that focuses on them."""
+    """Name of the branch whose boxes are used; auto: the one that focuses on them, with RoIs of its
+    own if there is one."""
     class_agnostic: bool = False
     """One box regression for all classes instead of one per class."""
     background_box: bool = False
@@ -176,6 +220,8 @@ class Head(Section):
         for task in ("cls", "reg"):
             if not any(predicts(branch, task) for branch in self.branches):
                 raise ValueError(f"no branch predicts `{task}`: check focus and lambda")
+        if problem := _roi_problem(self.branches):
+            raise ValueError(problem)
         for key, value, task in (("scores", self.scores, "cls"), ("boxes", self.boxes, "reg")):
             if problem := read_out_problem(value, self.branches, task):
                 raise ValueError(f"`{key}`: {problem}")
@@ -198,13 +244,42 @@ def predicts(branch: AnyBranch, task: str) -> bool:
     return branch.lambda_ > 0 if branch.focus == task else branch.lambda_ < 1
 
 
+def readers(branches: Sequence[AnyBranch], task: str) -> list[AnyBranch]:
+    """The branches that `task` ("cls" or "reg") is read from, unless one is named.
+
+    Those with RoIs of their own, if there are some: the others only train beside them.
+    """
+    able = [branch for branch in branches if predicts(branch, task)]
+    return [branch for branch in able if branch.roi.kind == "disentangled"] or able
+
+
+def _roi_problem(branches: Sequence[AnyBranch]) -> str:
+    """Why these branches cannot have the RoIs that they ask for; "" if they can."""
+    shared = [branch for branch in branches if branch.roi.kind == "shared"]
+    own = [(branch, branch.roi) for branch in branches if isinstance(branch.roi, DisentangledRoi)]
+    for kind, count in (("shared", len(shared)), ("disentangled", len(own))):
+        if count > 2:
+            return f"{count} branches have `roi.kind: {kind}`; there can be two"
+    if len({roi.width for _, roi in own}) > 1:
+        return "`roi.width` differs between branches, but they share their first layer"
+    for branch, roi in own:
+        for task in ("cls", "reg"):
+            beaten = any(predicts(other, task) for other in shared)
+            if roi.margin and predicts(branch, task) and not beaten:
+                return (
+                    f"`{branch.name}` has a `roi.margin`, but no branch on the shared RoI predicts "
+                    f"`{task}`: add one, or set the margin to 0"
+                )
+    return ""
+
+
 def read_out_problem(value: str, branches: Sequence[AnyBranch], task: str) -> str:
     """Why `value` cannot say where scores (`task` "cls") or boxes ("reg") come from; "" if it can.
 
     A branch can be named that predicts the task; where two classify, also a fusion.
     """
     able = [branch.name for branch in branches if predicts(branch, task)]
-    fusions = FUSIONS if task == "cls" and len(able) == 2 else ()
+    fusions = FUSIONS if task == "cls" and len(readers(branches, task)) == 2 else ()
     choices = ["auto", *able, *fusions]
     if value in choices:
         return ""

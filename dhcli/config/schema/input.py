@@ -18,10 +18,11 @@ class Input(Section):
     """Longest side after resizing, in pixels; takes precedence over min_size."""
     divisor: Annotated[int, Field(ge=1, le=1024)] = 32
     """Height and width of a batch are padded to multiples of this."""
-    resize: Literal["plain", "torchvision", "maskrcnn_benchmark", "square"] = "plain"
-    """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); torchvision:
-    down; maskrcnn_benchmark: the short side to the nearest, the long side down. square: both sides
-    become min_size, whatever the image's shape (SSD)."""
+    resize: Literal["plain", "mmdet1", "torchvision", "maskrcnn_benchmark", "square"] = "plain"
+    """Rounding of the new sides. plain: to the nearest (MMDetection, detectron2); mmdet1: the same,
+    but boxes are scaled back by the one factor of both sides before they were rounded
+    (MMDetection 1); torchvision: down; maskrcnn_benchmark: the short side to the nearest, the long
+    side down. square: both sides become min_size, whatever the image's shape (SSD)."""
     interpolation: Literal["pil", "cv2", "float"] = "pil"
     """Bilinear resizing: Pillow's (antialiased), OpenCV's, or torch's without rounding."""
     exif: bool = True

@@ -28,10 +28,10 @@ class Anchors(Section):
     all on C4. auto: found from the boxes that are trained on, and stored in the model."""
     ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     """Height / width, at the same area."""
-    convention: Literal["plain", "torchvision", "maskrcnn_benchmark"] = "plain"
+    convention: Literal["plain", "torchvision", "maskrcnn_benchmark", "mmdet1"] = "plain"
     """plain: exact, centred on the cell's corner (MMDetection). The others round as those programs
-    do. torchvision also divides the padded image into cells (on P6 of 800 pixels, a cell is 61
-    pixels, not 64)."""
+    do (mmdet1: MMDetection 1). torchvision also divides the padded image into cells (on P6 of 800
+    pixels, a cell is 61 pixels, not 64)."""
 
     def known_sizes(self) -> tuple[float, ...]:
         """The sizes. Raises ConfigError where they are still to be found from data."""

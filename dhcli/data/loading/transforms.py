@@ -59,7 +59,7 @@ def resized_size(
     if input.resize == "maskrcnn_benchmark":
         return _benchmark_size(width, height, least, input.max_size)
     scale = min(input.max_size / longest, least / shortest)
-    half = 0.5 if input.resize == "plain" else 0.0
+    half = 0.5 if input.resize in ("plain", "mmdet1") else 0.0
     return max(1, int(width * scale + half)), max(1, int(height * scale + half))
 
 

@@ -39,22 +39,25 @@ class ObjectsHead(Head):
     ) -> tuple[dict[str, Tensor], dict[str, BranchOutput]]:
         objects = _objects(rois.classes)
         losses: dict[str, Tensor] = {}
-        outputs = {}
+        outputs, said = {}, {}
         for name in self.branches:
             branch = self.branch(name)
             inside = slice(None) if why_all(branch) else objects
-            pooled = self.pooled(name, levels, rois.boxes[inside], rois.images[inside])
+            pooled, placed = self.view(name, levels, rois.boxes[inside], rois.images[inside])
             rows: Tensor | slice = inside
             if not of_all and why_all(branch) and _can_leave_out(branch):
                 rows = objects
                 output = branch.predict(branch.trunk(pooled, objects))
+                placed = None if placed is None else placed[objects]
             else:
                 output = branch(pooled)
-            losses |= self.branch_losses(name, output, rois.take(rows), len(rois.classes))
+            output = output._replace(rois=placed)
+            said[name] = (output, rois.take(rows))
+            losses |= self.branch_losses(name, *said[name], len(rois.classes))
             if of_all and isinstance(rows, Tensor):
                 output = self._with_others(name, output, levels, rois, rows)
             outputs[name] = output
-        return losses, outputs
+        return losses | self.margin_losses(said, levels), outputs
 
     @torch.no_grad()
     def _with_others(

@@ -217,10 +217,16 @@ class BranchOutput(NamedTuple):
 
     logits  (N, K+1) float, background first
     boxes   (N, …) float, as its regressor reads them: deltas (N, K or 1, 4) float
+    rois    (N, 4) float32 xyxy, which `boxes` start from, where a branch moved its RoIs
     """
 
     logits: Tensor | None
     boxes: Tensor | None
+    rois: Tensor | None = None
+
+    def placed(self, given: Tensor) -> Tensor:
+        """What `boxes` start from (N, 4), of the RoIs that were `given`."""
+        return given if self.rois is None else self.rois
 
     def take(self, rows: Tensor | slice) -> BranchOutput:
         """The rows (n,) of what is predicted."""

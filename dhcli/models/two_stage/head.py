@@ -1,4 +1,4 @@
-"""The head: one or two branches on the same proposals, and how they are read.
+"""The head: branches on the same proposals, and how they are read.
 
 Every detector of the paper is a choice of branches, their λ and ω, and a read-out.
 """
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dhcli.config.heads import ReadOut, own_read_out
-from dhcli.config.schema import FUSIONS
+from dhcli.config.schema import FUSIONS, DisentangledRoi, readers
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.contract import Predictor
 from dhcli.models.losses import classification_loss
 from dhcli.models.two_stage.branches import Branch, BranchOutput, Res5Trunk, build_trunk
+from dhcli.models.two_stage.disentangle import Disentangle, Said, View, margin_losses
 from dhcli.models.two_stage.pool import Pool
 from dhcli.models.two_stage.regressor import Regressor
 from dhcli.models.two_stage.rois import Rois
@@ -65,19 +66,33 @@ class Head(nn.Module):
         for branch in config.branches:
             trunk = build_trunk(branch, channels, pool.size, res5)
             self.branches[branch.name] = Branch(branch, trunk, classes, config, rules)
+        self.disentangle: Disentangle | None = None
+        if any(isinstance(branch.roi, DisentangledRoi) for branch in config.branches):
+            self.disentangle = Disentangle(config.branches, channels, pool)
         self.read_out = own_read_out(config)
 
     def run(
         self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
     ) -> BranchOutput:
         """What the branch `name` says of `boxes` (N, 4) in images (N,)."""
-        output: BranchOutput = self.branch(name)(self.pooled(name, levels, boxes, images))
-        return output
+        view = self.view(name, levels, boxes, images)
+        output: BranchOutput = self.branch(name)(view.pooled)
+        return output._replace(rois=view.boxes)
+
+    def view(self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor) -> View:
+        """What the branch `name` sees of `boxes`, channels_last, and where it moved them."""
+        config = self.branch(name).config
+        if isinstance(config.roi, DisentangledRoi):
+            assert self.disentangle is not None  # there is such a branch
+            shared = self.pool(levels, boxes, images)
+            view: View = self.disentangle(name, shared, levels, boxes, images)
+        else:
+            view = View(self.pool(levels, boxes, images, config.roi_scale))
+        return view._replace(pooled=view.pooled.contiguous(memory_format=torch.channels_last))
 
     def pooled(self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
         """What the branch `name` sees of `boxes`: (N, C, S, S), channels_last."""
-        pooled: Tensor = self.pool(levels, boxes, images, self.branch(name).config.roi_scale)
-        return pooled.contiguous(memory_format=torch.channels_last)
+        return self.view(name, levels, boxes, images).pooled
 
     def run_in_groups(
         self, name: str, levels: Sequence[Tensor], boxes: Tensor, images: Tensor
@@ -135,7 +150,15 @@ class Head(nn.Module):
         for name in self.branches:
             outputs[name] = self.run(name, levels, rois.boxes, rois.images)
             losses |= self.branch_losses(name, outputs[name], rois, len(rois.classes))
-        return losses, outputs
+        said = {name: (output, rois) for name, output in outputs.items()}
+        return losses | self.margin_losses(said, levels), outputs
+
+    def margin_losses(self, said: Said, levels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The losses between branches; see `disentangle.margin_losses`."""
+        if self.disentangle is None:
+            return {}
+        branches = {name: self.branch(name) for name in self.branches}
+        return margin_losses(branches, said, len(levels[0]))
 
     def branch_losses(
         self, name: str, output: BranchOutput, rois: Rois, sampled: int
@@ -147,13 +170,16 @@ class Head(nn.Module):
             loss = classification_loss(output.logits, rois.classes)
             losses[f"loss_{name}_cls"] = loss * branch.weight("cls")
         if output.boxes is not None and branch.reg is not None:
-            loss = branch.reg.loss(output.boxes, rois, sampled)
+            placed = rois._replace(boxes=output.placed(rois.boxes))
+            loss = branch.reg.loss(output.boxes, placed, sampled)
             losses[f"loss_{name}_reg"] = loss * branch.weight("reg")
         return losses
 
     def parts(self) -> dict[str, nn.Module]:
         """The modules by name, in the order they run."""
-        return {"pool": self.pool} | {f"{name} branch": x for name, x in self.branches.items()}
+        moves = {} if self.disentangle is None else {"disentangle": self.disentangle}
+        branches = {f"{name} branch": x for name, x in self.branches.items()}
+        return {"pool": self.pool} | moves | branches
 
     def predictors(self) -> dict[str, Predictor]:
         """The tensors that have rows by class; see the contract."""
@@ -265,7 +291,8 @@ class Head(nn.Module):
         assert said is not None  # the configuration was checked: this branch predicts boxes
         found, confidence = scores[rows, labels + 1], regressor.confidence(said, own)
         found = found if confidence is None else found * confidence
-        return Scored(rows, labels, found, regressor.decode(said, boxes, own, labels))
+        placed = regressor.decode(said, output.placed(boxes), own, labels)
+        return Scored(rows, labels, found, placed)
 
     def all_scorers(self, read_outs: Sequence[ReadOut]) -> list[str]:
         """The branches whose scores some of `read_outs` needs, in their order."""
@@ -289,13 +316,15 @@ class Head(nn.Module):
         in   boxes  (N, 4) float32 xyxy;  images  (N,) int64;  sizes  (B, 2) int64 height, width
              classes  (N,) int64 in training, 0 for background, else label + 1
         """
-        regressor, said = self.regressor(self.read_out.boxes), outputs[self.read_out.boxes].boxes
+        output = outputs[self.read_out.boxes]
+        regressor, said = self.regressor(self.read_out.boxes), output.boxes
         assert said is not None  # see `regressor`
         labels = self._rank(outputs)[:, 1:].argmax(1)
         if classes is not None:
             labels = torch.where(classes > 0, classes - 1, labels)
         rows = torch.arange(boxes.shape[0], device=boxes.device)
-        return self.rules.clip(regressor.decode(said, boxes, rows, labels), sizes[images])
+        refined = regressor.decode(said, output.placed(boxes), rows, labels)
+        return self.rules.clip(refined, sizes[images])
 
     def _rank(self, outputs: Mapping[str, BranchOutput]) -> Tensor:
         """What orders the classes (N, K+1): logits, which do not vanish, if one branch scores."""
@@ -306,7 +335,7 @@ class Head(nn.Module):
         """The branches whose scores `read_out` needs."""
         if read_out.scores not in FUSIONS:
             return [read_out.scores]
-        return [name for name in self.branches if self.branch(name).cls is not None]
+        return [branch.name for branch in readers(self.config.branches, "cls")]
 
     def scores(self, read_out: ReadOut, outputs: Mapping[str, BranchOutput]) -> Tensor:
         """Probabilities (N, K+1) float32, from what the `scorers` of `read_out` say."""

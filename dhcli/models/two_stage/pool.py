@@ -45,13 +45,19 @@ class Pool(nn.Module):
         *,
         legacy_plus_one: bool = False,
         level_epsilon: float = 1e-6,
+        convention: str = "plain",
     ) -> None:
         super().__init__()
         self.size = size
         self.sampling_ratio = sampling_ratio
-        self.aligned = aligned
+        self.legacy = convention == "mmdet1"
+        # RoIAlign that is not aligned gives RoIs a least side, which MMDetection 1's does not: it
+        # is one that is, with RoIs half a place further on
+        self.shifted = self.legacy and not aligned
+        self.aligned = aligned or self.shifted
         self.strides = strides
-        self.legacy_plus_one = legacy_plus_one
+        # maskrcnn-benchmark leaves the last pixel out, MMDetection 1 pools it too
+        self.legacy_plus_one = legacy_plus_one and not self.legacy
         self.level_epsilon = level_epsilon
 
     def forward(
@@ -61,6 +67,9 @@ class Pool(nn.Module):
         rois = torch.cat([images[:, None].to(boxes.dtype), enlarge_boxes(boxes, scale)], dim=1)
         if self.legacy_plus_one:
             rois = rois - rois.new_tensor([0, 0, 0, 1, 1])
+        if self.shifted:
+            half = level_of.new_tensor(self.strides)[level_of, None] / 2
+            rois = rois + half * rois.new_tensor([0, 1, 1, 1, 1])
         return self.align(levels[: len(self.strides)], level_of, rois)
 
     def align(self, levels: Sequence[Tensor], level_of: Tensor, rois: Tensor) -> Tensor:

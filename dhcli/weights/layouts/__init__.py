@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dhcli.config.schema import Config
-from dhcli.weights.layouts import detectron2, maskrcnn_benchmark, mmdet, torchvision, transformers
+from dhcli.weights.layouts import (
+    detectron2,
+    maskrcnn_benchmark,
+    mmdet,
+    torchvision,
+    transformers,
+    tsd,
+)
 from dhcli.weights.layouts.pairs import Pair, Pairs
 
 if TYPE_CHECKING:
@@ -51,14 +58,17 @@ class Writable(Layout, Protocol):
         """Why the program has no such detector; None if it has."""
 
 
-LayoutName = Literal["mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "transformers"]
+LayoutName = Literal[
+    "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "transformers", "tsd"
+]
 LAYOUTS: dict[LayoutName, Layout] = {
     "mmdet": mmdet,
     "maskrcnn-benchmark": maskrcnn_benchmark,
     "torchvision": torchvision,
     "detectron2": detectron2,
     "transformers": transformers,
+    "tsd": tsd,
 }
 
-ExportName = Literal["mmdet", "torchvision"]
-EXPORTS: dict[ExportName, Writable] = {"mmdet": mmdet, "torchvision": torchvision}
+ExportName = Literal["mmdet", "torchvision", "tsd"]
+EXPORTS: dict[ExportName, Writable] = {"mmdet": mmdet, "torchvision": torchvision, "tsd": tsd}

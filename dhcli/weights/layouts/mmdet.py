@@ -111,19 +111,25 @@ def pairs(config: Config) -> p.Pairs:
     if isinstance(config.model, Detr):
         yield from detr.pairs(config.model)
         return
-    yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
-    for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
-        for level in range(4):
-            yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
+    yield from body(config)
     if isinstance(config.model, Queries):
         yield from sparse.pairs(config)
         return
-    for part in ("conv", "cls", "reg"):
-        yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")
     cascade = p.model_of(config).head.cascade
     places = [(f"{HEAD}.{i}", f"head.stages.{i}") for i in range(len(cascade))]
     for theirs, head in places or [(HEAD, "head")]:
         yield from _head(config, theirs, head)
+
+
+def body(config: Config) -> p.Pairs:
+    """Backbone and pyramid, and the RPN where there is one."""
+    yield from p.resnet(p.depth_of(config), lambda name: f"backbone.{name}")
+    for kind, ours in (("lateral_convs", "lateral"), ("fpn_convs", "output")):
+        for level in range(4):
+            yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
+    if not isinstance(config.model, Queries):
+        for part in ("conv", "cls", "reg"):
+            yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")
 
 
 def _head(config: Config, theirs: str, ours: str) -> p.Pairs:
