@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dhcli.config.heads import stage_heads
 from dhcli.config.schema import (
@@ -14,8 +14,10 @@ from dhcli.config.schema import (
     Config,
     Csp,
     Dense,
+    Detr,
     Dilated,
     LevelNeck,
+    MapNeck,
     Neck,
     NoNeck,
     PathPyramid,
@@ -27,6 +29,7 @@ from dhcli.config.schema import (
     TorchVision,
     TwoStage,
 )
+from dhcli.config.schema import DeformableHead as DeformableConfig
 from dhcli.config.schema.dense import DistanceBoxes
 from dhcli.errors import ConfigError
 from dhcli.models.backbones.csp import CspFeatures
@@ -40,9 +43,11 @@ from dhcli.models.dense.head import DenseHead, Towers
 from dhcli.models.dense.select import SelectDense
 from dhcli.models.dense.star import StarTowers
 from dhcli.models.detector import Pixels
-from dhcli.models.necks import DilatedEncoder, Fpn, LastFeatures, PaFpn
+from dhcli.models.necks import DilatedEncoder, Fpn, LastFeatures, Maps, PaFpn
 from dhcli.models.norms import norm_layer
+from dhcli.models.queries.deformable import DeformableHead
 from dhcli.models.queries.detector import QueryDetector
+from dhcli.models.queries.detr import DetrHead
 from dhcli.models.queries.sparse import SparseHead
 from dhcli.models.select import Nms, Select
 from dhcli.models.torchvision import TorchVisionDetector
@@ -150,6 +155,23 @@ def _build_towers(model: Dense, channels: int, classes: int) -> Towers:
     return Towers(model.head, channels, model.priors.per_cell(), classes)
 
 
+def build_detr(config: Config, classes: int) -> QueryDetector:
+    """DETR and Deformable DETR."""
+    model = config.model
+    assert isinstance(model, Detr)
+    backbone = _build_backbone(model.backbone)
+    channels, strides, first = _used_levels(backbone, model.neck)
+    extra = len(model.neck.strides()) - len(strides)
+    neck = Maps(channels, strides, model.neck, extra, first)
+    scores = classes + (model.loss.kind == "softmax")  # and the background
+    head: nn.Module
+    if isinstance(model.head, DeformableConfig):
+        head = DeformableHead(model.head, neck.channels, len(neck.strides), scores)
+    else:
+        head = DetrHead(model.head, neck.channels, scores)
+    return QueryDetector(Pixels(config.input), backbone, neck, head, model.loss, model.detect)
+
+
 def _two_stage(config: Config) -> TwoStage:
     if isinstance(config.model, TwoStage):
         return config.model
@@ -224,17 +246,22 @@ def _channels_at(backbone: Features, strides: Sequence[int]) -> list[int]:
 
 def _build_pyramid(backbone: Features, config: Pyramid) -> tuple[Fpn, Sequence[int]]:
     """The pyramid of the levels asked for, and the strides of those that the backbone has."""
+    channels, used, first = _used_levels(backbone, config)
+    extra = len(config.strides()) - len(used)
+    beyond = config.extra, config.extra_relu
+    return Fpn(channels, used, config.channels, extra, first, *beyond), used
+
+
+def _used_levels(backbone: Features, config: Pyramid | MapNeck) -> tuple[list[int], list[int], int]:
+    """Channels and strides of the backbone's levels that a neck sees, the number of the first."""
     wanted = config.strides()
     used = [stride for stride in wanted if stride in backbone.strides]
-    extra = len(wanted) - len(used)
     if not used or wanted[: len(used)] != used:
         has = ", ".join(map(str, backbone.strides))
         what = f"starts at stride {wanted[0]}, but the backbone has strides {has}"
         raise ConfigError(what, where="model.neck.finest")
     channels = [backbone.channels[backbone.strides.index(stride)] for stride in used]
-    first = backbone.strides.index(used[0])
-    beyond = config.extra, config.extra_relu
-    return Fpn(channels, used, config.channels, extra, first, *beyond), used
+    return channels, used, backbone.strides.index(used[0])
 
 
 BACKBONES: dict[type[Any], Callable[[Any], Features]] = {
@@ -255,5 +282,6 @@ BUILDERS: dict[type[Any], Callable[[Config, int], Detector]] = {
     TorchVision: TorchVisionDetector,
     Queries: build_queries,
     Dense: build_dense,
+    Detr: build_detr,
 }
 """What builds a detector, by the class of its section `model`."""

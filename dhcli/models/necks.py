@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dhcli.config.schema import MapNeck
 from dhcli.models.init import init_normal
+from dhcli.models.norms import group_norm
 from dhcli.models.units import ConvUnit, CspLayer, Norm, unit_3x3
 
 
@@ -82,6 +84,62 @@ class Fpn(nn.Module):
                 x = conv(x.to(next(conv.parameters()).dtype))
                 levels.append(x)
         return [own.to(level.dtype) for own in levels]
+
+
+class Maps(nn.Module):
+    """Each level by a convolution of its own to the same number of channels (Deformable DETR).
+
+    A 1×1 of each C; a level after the last is a 3×3 of stride 2, first of the coarsest C, then of
+    the level before.
+
+    in   C2 … C5  (B, c, h, w) float
+    out  a level (B, channels, h, w) float for each of `strides`; `extra` of them after the last
+
+    `first` is the number of the first feature map that is used.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        config: MapNeck,
+        extra: int,
+        first: int,
+    ) -> None:
+        super().__init__()
+        self.channels = channels = config.channels
+        self.used = slice(first, first + len(in_channels))
+        self.strides = config.strides()
+        self.maps = nn.ModuleList(Map(c, config) for c in in_channels)
+        sources = [in_channels[-1], *[channels] * extra][:extra]
+        self.extra = nn.ModuleList(Map(c, config, halve=True) for c in sources)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        used = features[self.used]
+        levels = [one(c) for one, c in zip(self.maps, used, strict=True)]
+        source = used[-1]
+        for one in self.extra:
+            source = one(source)
+            levels.append(source)
+        return levels
+
+
+class Map(nn.Module):
+    """A convolution, 1×1 or, to `halve`, 3×3 of stride 2, and a norm where there is one."""
+
+    def __init__(self, channels: int, config: MapNeck, *, halve: bool = False) -> None:
+        super().__init__()
+        size, stride, pad = (3, 2, 1) if halve else (1, 1, 0)
+        out = config.channels
+        self.conv = nn.Conv2d(channels, out, size, stride, pad, bias=config.bias)
+        self.norm = group_norm(out) if config.norm == "gn" else nn.Identity()
+        nn.init.xavier_uniform_(self.conv.weight)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        level: Tensor = self.norm(self.conv(x))
+        return level
 
 
 class LastFeatures(nn.Module):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dhcli.config.schema import Detect, DetectBest
+from dhcli.config.schema import Detect, DetectBest, DetectClipped
 from dhcli.config.schema.detect import GuidedNms, SoftNms
 from dhcli.ops.batch import Detections
 from dhcli.ops.box_rules import BoxRules
+from dhcli.ops.boxes import clip_boxes
 from dhcli.ops.guided_nms import guided_nms
 from dhcli.ops.nms import UNLIMITED, Limits, best_of_groups
 from dhcli.ops.soft_nms import Decay, soft_nms
@@ -134,7 +135,7 @@ class Select(nn.Module):
 
 
 class SelectBest(nn.Module):
-    """The best pairs of a box and a class: no NMS, nothing is clipped.
+    """The best pairs of a box and a class: no NMS, and nothing is clipped unless the rule says so.
 
     in   boxes   (N, 4) float32 xyxy in resized pixels;  scores  (N, K) float32
          size, original  (2,) int64 height, width of the resized and of the original image
@@ -148,5 +149,7 @@ class SelectBest(nn.Module):
         best, order = scores.flatten().topk(min(rule.max_detections, scores.numel()))
         above = torch.nonzero(best > rule.score_threshold).flatten()
         best, order = best[above], order[above]
+        if isinstance(rule, DetectClipped) and rule.clip:
+            boxes = clip_boxes(boxes, size)
         scale = (original / size).flip(0).to(boxes.dtype).repeat(2)
         return Detections(boxes[order // classes] * scale, best, order % classes)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dhcli.config.schema import Train
-from dhcli.errors import ConfigError
+from dhcli.errors import ConfigError, suggest
 
 
 def build_optimizer(module: nn.Module, train: Train) -> Optimizer:
@@ -16,30 +18,45 @@ def build_optimizer(module: nn.Module, train: Train) -> Optimizer:
 
     AdamW, and SGD with `spare_norms`, do not decay norms and biases.
 
-    The learning rate is set at every iteration, see `set_rate`. Raises ConfigError where
-    everything is frozen.
+    The learning rate is set at every iteration, see `set_rate`; weights whose rates differ are in
+    groups of their own. Raises ConfigError where everything is frozen, or a part of
+    `train.lr_multipliers` is none of the detector's.
     """
-    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    factors = _factors(module, train.lr_multipliers)
+    weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
     if not weights:
         raise ConfigError("no weights to train: all are frozen", hint="`--freeze 0`")
-    moves: dict[str, Any] = {
-        "momentum": train.momentum,
-        "nesterov": train.nesterov and train.momentum > 0,
-    }
-    if train.optimizer == "sgd" and not train.spare_norms:
-        return SGD(weights, train.lr, weight_decay=train.weight_decay, **moves)
-    matrices = [weight for weight in weights if weight.ndim > 1]
-    spared = [weight for weight in weights if weight.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": train.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-    if train.optimizer == "sgd":
-        return SGD(groups, train.lr, **moves)
+    sgd = train.optimizer == "sgd"
+    decay_all = sgd and not train.spare_norms
+    groups: list[dict[str, Any]] = []
+    for factor in dict.fromkeys(factors[name] for name in weights):
+        same = [weight for name, weight in weights.items() if factors[name] == factor]
+        spared = [weight for weight in same if weight.ndim <= 1 and not decay_all]
+        others = [weight for weight in same if weight.ndim > 1 or decay_all]
+        groups.append({"params": others, "weight_decay": train.weight_decay, "factor": factor})
+        if not decay_all:
+            groups.append({"params": spared, "weight_decay": 0.0, "factor": factor})
+    if sgd:
+        nesterov = train.nesterov and train.momentum > 0
+        return SGD(groups, train.lr, momentum=train.momentum, nesterov=nesterov)
     return AdamW(groups, train.lr, betas=(train.momentum, 0.999))
 
 
+def _factors(module: nn.Module, multipliers: Mapping[str, float]) -> dict[str, float]:
+    """Of each weight, by name, what its learning rate is multiplied by."""
+    parts = {name: name.split(".") for name, _ in module.named_parameters()}
+    for asked in multipliers:
+        if not any(asked in words for words in parts.values()):
+            every = sorted({word for words in parts.values() for word in words[:-1]})
+            what = f"no weight of the detector has a part `{asked}` in its name"
+            raise ConfigError(what, where="train.lr_multipliers", hint=suggest(asked, every))
+    return {
+        name: math.prod(factor for part, factor in multipliers.items() if part in words)
+        for name, words in parts.items()
+    }
+
+
 def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Let every group learn at `rate`."""
+    """Let every group learn at `rate`, times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1)

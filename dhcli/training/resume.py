@@ -30,7 +30,15 @@ DIGESTS = {
 """Parts of a fingerprint that say nothing as they are."""
 KEPT_SECTIONS = ("data", "input", "augment", "model")
 """Sections of the configuration that decide what the saved state means."""
-KEPT_ON_RESUME = ("batch_size", "accumulate", "seed", "optimizer", "ema", "repeat_below")
+KEPT_ON_RESUME = (
+    "batch_size",
+    "accumulate",
+    "seed",
+    "optimizer",
+    "lr_multipliers",
+    "ema",
+    "repeat_below",
+)
 """Settings of `train` that the place within an epoch, or the saved state, depends on.
 
 All other settings of `train` may change, and the number of processes: `Trainer.restore` says what

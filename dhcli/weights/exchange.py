@@ -138,11 +138,13 @@ def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
         what = "its backbone is not a ResNet-18, 34, 50 or 101, and no PVT"
         raise ModelError(what, where=foreign.path)
     kind = values["about"]
-    neck = "C5" if values["model"].get("neck", {}).get("kind") == "dilated" else "FPN"
+    neck = {"dilated": "-C5", "map": ""}.get(values["model"].get("neck", {}).get("kind"), "-FPN")
+    if values["model"].get("kind") == "detr":
+        neck = ""
     short = SHORT.get(depth, depth.replace("_", "-"))
     backbone = depth.replace("resnet", "ResNet-").replace("pvt_", "PVT-")
     values["name"] = f"{foreign.layout}-{kind.lower().replace(' ', '-')}-{short}"
-    values["about"] = f"{layout.TITLE}'s {kind}, {backbone}-{neck}"
+    values["about"] = f"{layout.TITLE}'s {kind}, {backbone}{neck}"
     return _settings(values, overrides)
 
 

@@ -9,14 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dhcli.config.heads import part_of
 from dhcli.config.schema import Config, Csp, Dense, Pvt, ResNet, TorchVision, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.state import shorten
-from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName, Pair
-from dhcli.weights.layouts.torchvision import modern
+from dhcli.weights.layouts import (
+    EXPORTS,
+    LAYOUTS,
+    ExportName,
+    LayoutName,
+    Pair,
+    mmdet_detr,
+    torchvision,
+    transformers,
+)
 from dhcli.weights.plain_file import read_plain
 from dhcli.weights.recognise import is_described
 
@@ -54,7 +63,9 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
     Raises ModelError where it cannot be read, or is of no layout or another one.
     """
     plain = read_plain(path)
-    state = modern(_without_prefix(plain.state))
+    state = _without_prefix(plain.state)
+    for of_layout in (torchvision, mmdet_detr, transformers):
+        state = of_layout.modern(state)
     found = next((name for name, one in LAYOUTS.items() if one.recognise(state)), None)
     if found is None and path.suffix == ".safetensors" and is_described(path):
         raise ModelError("is already a model file of dh", where=path, hint="use it as it is")
@@ -129,7 +140,8 @@ def _rows(pairs: list[Pair], config: Config) -> list[Row]:
     parts: dict[str, list[Pair]] = {}
     for one in pairs:
         parts.setdefault(part_of(one.ours, fine=True), []).append(one)
-    return [Row(part, len(ones), _how(part, ones, config)) for part, ones in parts.items()]
+    counts = {part: len({one.theirs for one in ones}) for part, ones in parts.items()}
+    return [Row(part, counts[part], _how(part, ones, config)) for part, ones in parts.items()]
 
 
 def _how(part: str, pairs: list[Pair], config: Config) -> str:
@@ -137,6 +149,8 @@ def _how(part: str, pairs: list[Pair], config: Config) -> str:
     words = ["names kept" if kept else "renamed"]
     if any(one.last_first for one in pairs):
         words.append("reordered: background from last to first")
+    if any(one.third is not None for one in pairs):
+        words.append("query, key and value apart")
     if part == "backbone":
         words.append(f"its first convolution reads {config.input.channels.upper()}")
     model = config.model
@@ -166,4 +180,9 @@ def export_state(
     if reason is not None:
         raise ModelError(f"{writable.TITLE} has no such detector: {reason}")
     pairs = [one for one in writable.pairs(config) if one.ours in state or not one.optional]
-    return {one.theirs: one.write(state[one.ours]).clone() for one in pairs}
+    written: dict[str, Tensor] = {}
+    for one in pairs:
+        part = one.write(state[one.ours])
+        whole = one.third is not None and one.theirs in written
+        written[one.theirs] = torch.cat([written[one.theirs], part]) if whole else part.clone()
+    return written

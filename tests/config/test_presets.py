@@ -42,7 +42,7 @@ def test_an_installed_wheel_has_its_presets_inside(
 @pytest.mark.parametrize(
     ("preset", "hint"),
     [
-        ("coco-r50-etx", "did you mean `coco-r50-ext` or `coco-r50-tsd`?"),
+        ("coco-r50-etx", "did you mean `coco-r50-ext` or `coco-r50-detr`?"),
         ("zzz", "`dh presets` lists them; give a file by its path, ending in .yaml"),
         ("", "`dh presets` lists them; give a file by its path, ending in .yaml"),
     ],

@@ -51,3 +51,25 @@ def test_sgd_can_spare_norms_and_biases_and_look_ahead() -> None:
 
     assert decay == {(4, 3, 3, 3): 1e-4, (2, 4): 1e-4, (4,): 0.0, (2,): 0.0}
     assert {(g["momentum"], g["nesterov"]) for g in optimizer.param_groups} == {(0.9, True)}
+
+
+def test_a_part_of_the_detector_has_a_rate_of_its_own() -> None:
+    network = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 3)})
+    settings = {"lr_multipliers": {"backbone": 0.1}}
+
+    for kind in ("sgd", "adamw"):
+        optimizer = build_optimizer(network, Train(optimizer=kind, **settings))
+        set_rate(optimizer, 0.5)
+
+        rates = {id(w): group["lr"] for group in optimizer.param_groups for w in group["params"]}
+        assert {rates[id(weight)] for weight in network["backbone"].parameters()} == {0.05}
+        assert {rates[id(weight)] for weight in network["head"].parameters()} == {0.5}
+
+
+def test_a_part_that_is_not_there_is_an_error_with_the_nearest() -> None:
+    network = nn.ModuleDict({"backbone": nn.Linear(2, 2)})
+
+    with pytest.raises(ConfigError, match="has a part `backbon` in its name") as raised:
+        build_optimizer(network, Train(lr_multipliers={"backbon": 0.1}))
+
+    assert raised.value.hint == "did you mean `backbone`?"

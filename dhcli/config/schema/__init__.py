@@ -13,6 +13,15 @@ from dhcli.config.schema.config import Config
 from dhcli.config.schema.data import Data
 from dhcli.config.schema.dense import Dense, DenseHead, DenseLoss, DetectDense, Priors
 from dhcli.config.schema.detect import Detect, DetectBase, DetectBest
+from dhcli.config.schema.detr import (
+    DeformableHead,
+    DetectClipped,
+    Detr,
+    DetrHead,
+    FocalSetLoss,
+    SoftmaxSetLoss,
+    TransformerHead,
+)
 from dhcli.config.schema.finetune import Finetune
 from dhcli.config.schema.head import (
     FUSIONS,
@@ -33,7 +42,15 @@ from dhcli.config.schema.head import (
 )
 from dhcli.config.schema.input import Input
 from dhcli.config.schema.model import Model, TwoStage
-from dhcli.config.schema.neck import Dilated, LevelNeck, Neck, NoNeck, PathPyramid, Pyramid
+from dhcli.config.schema.neck import (
+    Dilated,
+    LevelNeck,
+    MapNeck,
+    Neck,
+    NoNeck,
+    PathPyramid,
+    Pyramid,
+)
 from dhcli.config.schema.pool import Pool
 from dhcli.config.schema.queries import Queries, SetLoss, SparseHead
 from dhcli.config.schema.rpn import Anchors, Rpn
@@ -56,6 +73,7 @@ __all__ = [
     "ConvBranch",
     "Csp",
     "Data",
+    "DeformableHead",
     "Deltas",
     "Dense",
     "DenseHead",
@@ -63,14 +81,19 @@ __all__ = [
     "Detect",
     "DetectBase",
     "DetectBest",
+    "DetectClipped",
     "DetectDense",
+    "Detr",
+    "DetrHead",
     "Dilated",
     "DisentangledRoi",
     "FcBranch",
     "Finetune",
+    "FocalSetLoss",
     "Head",
     "Input",
     "LevelNeck",
+    "MapNeck",
     "Model",
     "Neck",
     "NoNeck",
@@ -87,11 +110,13 @@ __all__ = [
     "Section",
     "SetLoss",
     "SideBranch",
+    "SoftmaxSetLoss",
     "SparseHead",
     "TimmNet",
     "TorchVision",
     "TorchVisionBackbone",
     "Train",
+    "TransformerHead",
     "TwoStage",
     "predicts",
     "read_out_problem",

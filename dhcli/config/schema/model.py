@@ -10,6 +10,7 @@ from dhcli.config.schema.backbone import Backbone, ResNet
 from dhcli.config.schema.base import ByKind, Section
 from dhcli.config.schema.dense import Dense
 from dhcli.config.schema.detect import Detect
+from dhcli.config.schema.detr import Detr
 from dhcli.config.schema.head import Head, Res5Branch, SideBranch
 from dhcli.config.schema.neck import Neck, NoNeck, Pyramid
 from dhcli.config.schema.pool import Pool
@@ -79,5 +80,5 @@ class TwoStage(Section):
         return self.backbone.describe() + branches + self.head.describe()
 
 
-Model: TypeAlias = TwoStage | TorchVision | Queries | Dense
+Model: TypeAlias = TwoStage | TorchVision | Queries | Detr | Dense
 """Every kind of detector. Each has a section `detect`: what it detects when nothing is asked."""

@@ -95,6 +95,34 @@ class PathPyramid(Section):
         return [8, 16, 32]
 
 
+class MapNeck(Section):
+    """The levels that queries see, each by a convolution of its own."""
+
+    kind: Literal["map"] = "map"
+    """map: a 1×1 of each of the backbone's levels (DETR); a level beyond them is a 3×3 of stride 2
+    of the coarsest one (Deformable DETR)."""
+    finest: Annotated[int, Field(ge=2, le=5)] = 5
+    """Finest level: 5 is the one of stride 32."""
+    coarsest: Annotated[int, Field(ge=2, le=7)] = 5
+    """Coarsest level: 6 is that of stride 64."""
+    channels: Channels = 256
+    """Channels of every level."""
+    norm: Literal["none", "gn"] = "none"
+    """After each convolution. gn: group norm."""
+    bias: bool = True
+    """Whether the convolutions have a bias. MMDetection's have none before a norm."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.coarsest < self.finest:
+            raise ValueError(f"coarsest {self.coarsest} is below finest {self.finest}")
+        return self
+
+    def strides(self) -> list[int]:
+        """Pixels between cells of each level."""
+        return [1 << level for level in range(self.finest, self.coarsest + 1)]
+
+
 class NoNeck(Section):
     """Proposals and branches see the backbone's features as they are."""
 

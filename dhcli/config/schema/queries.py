@@ -57,6 +57,8 @@ class SetLoss(Section):
     """Weight of the distance of the boxes' sides, as parts of the image: L1."""
     giou: NonNegative = 2.0
     """Weight of the generalised IoU."""
+    boxes: Literal["corners", "centre"] = "corners"
+    """What L1 is taken of. corners: x1, y1, x2, y2; centre: centre, width and height."""
     focal_alpha: Fraction = 0.25
     """Weight of the objects in the focal loss; the others have 1 minus this."""
     focal_gamma: NonNegative = 2.0

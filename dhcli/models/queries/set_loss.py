@@ -1,19 +1,20 @@
 """What queries are taught: one of them finds each object, the others nothing.
 
-"End-to-End Object Detection with Transformers", §3.1, with the focal loss of Deformable DETR and
-Sparse R-CNN.
+"End-to-End Object Detection with Transformers", §3.1: with its cross entropy, or the focal loss of
+Deformable DETR and Sparse R-CNN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from dhcli.config.schema import SetLoss
+from dhcli.config.schema import SetLoss, SoftmaxSetLoss
 from dhcli.ops.batch import Target
 from dhcli.ops.boxes import covered_by, generalized_iou
 from dhcli.ops.hungarian import match_one_to_one
@@ -23,10 +24,14 @@ LEAST = 1e-12
 """Added to a probability before its logarithm, in the cost."""
 
 
+AnySetLoss: TypeAlias = SetLoss | SoftmaxSetLoss
+
+
 class Said(NamedTuple):
     """What a stage says of N queries in each of B images.
 
-    logits  (B, N, K) float32, before a sigmoid each; no background
+    logits  (B, N, K) float32, before a sigmoid each; no background. Before a softmax
+            (B, N, 1 + K), background first
     boxes   (B, N, 4) float32 xyxy in pixels of the resized image, not clipped
     """
 
@@ -49,7 +54,7 @@ class Goals(NamedTuple):
 
 
 def set_losses(
-    stages: Sequence[Said], sizes: Tensor, targets: Sequence[Target], config: SetLoss
+    stages: Sequence[Said], sizes: Tensor, targets: Sequence[Target], config: AnySetLoss
 ) -> dict[str, Tensor]:
     """Weighted loss_cls, loss_l1 and loss_giou, each a sum over the stages, () float32.
 
@@ -67,7 +72,7 @@ def set_losses(
 
 @torch.no_grad()
 def find_owners(
-    stages: Sequence[Said], sizes: Tensor, targets: Sequence[Target], config: SetLoss
+    stages: Sequence[Said], sizes: Tensor, targets: Sequence[Target], config: AnySetLoss
 ) -> Goals:
     """Who answers for which object, in each stage."""
     logits, boxes = (torch.stack(column) for column in zip(*stages, strict=True))
@@ -88,38 +93,78 @@ def find_owners(
     return Goals(torch.stack(owners, dim=1), *everything, sides)
 
 
-def match_costs(said: Said, target: Target, sides: Tensor, config: SetLoss) -> Tensor:
+def match_costs(said: Said, target: Target, sides: Tensor, config: AnySetLoss) -> Tensor:
     """The cost of each query for each object of one image, (L, N, M) float32.
 
     in   said  logits (L, N, K) and boxes (L, N, 4) of L stages;  sides  (4,)
     """
-    p = said.logits.sigmoid()
-    alpha, gamma = config.focal_alpha, config.focal_gamma
-    yes = -(p + LEAST).log() * alpha * (1 - p) ** gamma
-    no = -(1 - p + LEAST).log() * (1 - alpha) * p**gamma
-    cls = (yes - no)[..., target.labels]
-    distance = torch.cdist(said.boxes / sides, target.boxes.to(sides) / sides, p=1)
+    cls = _class_costs(said.logits, target.labels, config)
+    found, wanted = (x.to(sides) / sides for x in (said.boxes, target.boxes))
+    distance = torch.cdist(_compared(found, config), _compared(wanted, config), p=1)
     overlap = generalized_iou(said.boxes[..., None, :], target.boxes)
     return config.cls * cls + config.l1 * distance - config.giou * overlap
 
 
-def _losses(said: Said, goals: Goals, stage: int, config: SetLoss) -> tuple[Tensor, Tensor, Tensor]:
+def _class_costs(logits: Tensor, labels: Tensor, config: AnySetLoss) -> Tensor:
+    """Of logits (L, N, K) or (L, N, 1 + K) for the objects' labels (M,): (L, N, M)."""
+    if isinstance(config, SoftmaxSetLoss):
+        return -logits.softmax(dim=-1)[..., labels + 1]
+    p = logits.sigmoid()
+    alpha, gamma = config.focal_alpha, config.focal_gamma
+    yes = -(p + LEAST).log() * alpha * (1 - p) ** gamma
+    no = -(1 - p + LEAST).log() * (1 - alpha) * p**gamma
+    return (yes - no)[..., labels]
+
+
+def _compared(boxes: Tensor, config: AnySetLoss) -> Tensor:
+    """The four numbers of boxes (..., 4) xyxy that L1 is taken of."""
+    if config.boxes == "corners":
+        return boxes
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def _losses(
+    said: Said, goals: Goals, stage: int, config: AnySetLoss
+) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted losses of one stage: of scores, sides and GIoU."""
     owner = goals.owners[stage]
     images, queries = torch.nonzero(owner >= 0, as_tuple=True)
     mine = owner[images, queries]
     count = max(len(mine), 1)
-    right = torch.zeros_like(said.logits)
-    right[images, queries, goals.labels[mine]] = 1
+    cls = _class_loss(said.logits, owner, goals.labels, config)
+    found, wanted, sides = said.boxes[images, queries], goals.boxes[mine], goals.sides[images]
+    l1 = (_compared(found / sides, config) - _compared(wanted / sides, config)).abs().sum()
+    giou = (1 - generalized_iou(found, wanted)).sum()
+    return config.cls * cls, config.l1 * l1 / count, config.giou * giou / count
+
+
+def _class_loss(logits: Tensor, owner: Tensor, labels: Tensor, config: AnySetLoss) -> Tensor:
+    """The loss of scores, of queries that are not UNDECIDED.
+
+    Focal: its sum by the number of objects that have a query. Softmax: the mean of the cross
+    entropy, in which the background has a weight of its own; of weights of 1 at least.
+
+    in   logits  (B, N, K), or (B, N, 1 + K) with a softmax;  owner  (B, N);  labels  (M,)
+    """
     taught = owner != UNDECIDED
-    cls = sigmoid_focal_loss(
-        said.logits[taught],
-        right[taught],
+    images, queries = torch.nonzero(owner >= 0, as_tuple=True)
+    right = labels[owner[images, queries]]
+    if isinstance(config, SoftmaxSetLoss):
+        wanted = torch.zeros_like(owner)
+        wanted[images, queries] = right + 1
+        weights = logits.new_full(owner.shape, config.background)
+        weights[images, queries] = 1
+        weights = weights[taught]
+        every = F.cross_entropy(logits[taught], wanted[taught], reduction="none")
+        return (every * weights).sum() / weights.sum().clamp(min=1)
+    hot = torch.zeros_like(logits)
+    hot[images, queries, right] = 1
+    loss: Tensor = sigmoid_focal_loss(
+        logits[taught],
+        hot[taught],
         alpha=config.focal_alpha,
         gamma=config.focal_gamma,
         reduction="sum",
     )
-    found, wanted, sides = said.boxes[images, queries], goals.boxes[mine], goals.sides[images]
-    l1 = (found / sides - wanted / sides).abs().sum()
-    giou = (1 - generalized_iou(found, wanted)).sum()
-    return config.cls * cls / count, config.l1 * l1 / count, config.giou * giou / count
+    return loss / max(len(right), 1)

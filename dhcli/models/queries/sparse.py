@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dhcli.config.schema import SparseHead as SparseConfig
+from dhcli.models.contract import Predictor
 from dhcli.models.queries.set_loss import Said
 from dhcli.models.two_stage.pool import Pool
+from dhcli.ops.batch import ImageBatch
 from dhcli.ops.boxes import decode_boxes
 
 START = 0.01
@@ -24,7 +26,7 @@ START = 0.01
 class SparseHead(nn.Module):
     """N learned boxes and features, the same for every image; each stage refines all of them.
 
-    in   levels  (B, C, h, w) float each;  sizes  (B, 2) int64 height, width of each image
+    in   levels  (B, C, h, w) float each
     out  what each stage says
     """
 
@@ -39,11 +41,11 @@ class SparseHead(nn.Module):
             Stage(config, channels, pool.size, classes) for _ in range(config.stages)
         )
 
-    def forward(self, levels: Sequence[Tensor], sizes: Tensor) -> list[Said]:
-        boxes = self.first_boxes(sizes)
-        batch, count = boxes.shape[:2]
-        images = torch.arange(batch, device=boxes.device).repeat_interleave(count)
-        features = self.features.repeat(batch, 1, 1)
+    def forward(self, levels: Sequence[Tensor], batch: ImageBatch) -> list[Said]:
+        boxes = self.first_boxes(batch.sizes)
+        size, count = boxes.shape[:2]
+        images = torch.arange(size, device=boxes.device).repeat_interleave(count)
+        features = self.features.repeat(size, 1, 1)
         every = []
         for stage in self.stages:
             # What is learned of a box comes through its decoding alone, as RoIAlign has it
@@ -53,6 +55,15 @@ class SparseHead(nn.Module):
             every.append(Said(logits.float(), boxes))
             boxes = boxes.detach()
         return every
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The pool, and the stages in their order."""
+        return {"pool": self.pool, **{f"stage {n}": one for n, one in enumerate(self.stages, 1)}}
+
+    def predictors(self, rows: Predictor) -> dict[str, Predictor]:
+        """The tensors that have `rows` by class."""
+        both = ("weight", "bias")
+        return {f"stages.{n}.cls.{part}": rows for n in range(len(self.stages)) for part in both}
 
     def first_boxes(self, sizes: Tensor) -> Tensor:
         """The learned boxes in each image, (B, N, 4) float32 xyxy."""

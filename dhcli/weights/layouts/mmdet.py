@@ -1,7 +1,8 @@
 """MMDetection 2 and 3: Double-Head, Faster R-CNN and Cascade R-CNN with FPN.
 
-Sparse R-CNN, which has other conventions, is in `mmdet_sparse`; SABL's head is in `mmdet_sabl`; the
-detectors of one stage are in `mmdet_dense`, and YOLOX in `mmdet_yolox`.
+Sparse R-CNN and the DETRs, which have other conventions, are in `mmdet_sparse` and `mmdet_detr`;
+SABL's head is in `mmdet_sabl`; the detectors of one stage are in `mmdet_dense`, and YOLOX in
+`mmdet_yolox`.
 
 Background is the last class, and boxes have none; the conv branch has no non-local blocks.
 Conventions of `dh_faster_rcnn_r50_fpn_1x_coco`, `faster_rcnn_r50_fpn_1x_coco` and
@@ -13,8 +14,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, ConvBranch, Csp, Dense, FcBranch, Pvt, Queries, says_buckets
+from dhcli.config.schema import (
+    Config,
+    ConvBranch,
+    Csp,
+    Dense,
+    Detr,
+    FcBranch,
+    Pvt,
+    Queries,
+    says_buckets,
+)
 from dhcli.weights.layouts import mmdet_dense as dense
+from dhcli.weights.layouts import mmdet_detr as detr
 from dhcli.weights.layouts import mmdet_sabl as sabl
 from dhcli.weights.layouts import mmdet_sparse as sparse
 from dhcli.weights.layouts import mmdet_yolox as yolox
@@ -27,7 +39,7 @@ TITLE = "MMDetection"
 HEAD = "roi_head.bbox_head"
 PROPOSED: tuple[str, ...] = (f"{HEAD}.fc_cls.weight", f"{HEAD}.0.fc_cls.weight")
 """Of a head, and of the first stage of a cascade or of Sparse R-CNN."""
-CLASSIFIERS = (*PROPOSED, *dense.CLASSIFIERS, yolox.CLASSIFIER)
+CLASSIFIERS = (*PROPOSED, *dense.CLASSIFIERS, yolox.CLASSIFIER, *detr.CLASSIFIERS)
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"ema_.*": "the other side of its moving average; the plain names hold what it tests with",
@@ -55,19 +67,19 @@ STAGES = (
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are MMDetection's."""
-    if dense.recognise(state) or yolox.recognise(state):
+    if any(one.recognise(state) for one in (dense, yolox, detr)):
         return True
     return _first(state) is not None and "neck.lateral_convs.0.conv.weight" in state
 
 
 def count_classes(state: Mapping[str, Tensor]) -> int:
-    """K: one row is the background's, which only detectors of proposals have."""
-    if sparse.recognise(state):
-        return len(state[sparse.CLASSIFIER])
-    if dense.recognise(state):
-        return dense.count_classes(state)
-    if yolox.recognise(state):
-        return len(state[yolox.CLASSIFIER])
+    """K: one row is the background's, of all detectors of proposals but Sparse R-CNN."""
+    for one in (detr, dense):
+        if one.recognise(state):
+            return one.count_classes(state)
+    for other in (sparse, yolox):
+        if other.recognise(state):
+            return len(state[other.CLASSIFIER])
     return next(len(state[name]) for name in PROPOSED if name in state) - 1
 
 
@@ -85,6 +97,8 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
         backbone: dict[str, Any] = {"kind": "pvt", "name": pvt, "weights": "none"}
     else:
         backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
+    if detr.recognise(state):
+        return detr.settings(state, backbone)
     if sparse.recognise(state):
         model = {**sparse.settings(state), "backbone": backbone}
         return {"about": "Sparse R-CNN", "input": INPUT, "model": model}
@@ -139,6 +153,9 @@ def _double(state: Mapping[str, Tensor], layers: int) -> dict[str, Any]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
+    if isinstance(config.model, Detr):
+        yield from detr.pairs(config.model)
+        return
     if isinstance(config.model.backbone, Csp):
         yield from yolox.pairs(config)
         return
@@ -216,6 +233,8 @@ def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
     if isinstance(config.model, Queries):
         return sparse.misfit(config.model)
+    if isinstance(config.model, Detr):
+        return detr.misfit(config.model)
     if sabl.side_branch(config) is not None:
         return sabl.misfit(config)
     if isinstance(config.model, Dense):

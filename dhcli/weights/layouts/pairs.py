@@ -25,11 +25,13 @@ class Pair:
     """A tensor's name in the file and in our state dict, and how its rows are turned.
 
     `last_first`: their last row, the background's, is our first.
+    `third`: ours are the first, second or last third of their rows; all three are listed in a row.
     """
 
     theirs: str
     ours: str
     last_first: bool = False
+    third: int | None = None
 
     @property
     def optional(self) -> bool:
@@ -38,10 +40,12 @@ class Pair:
 
     def read(self, tensor: Tensor) -> Tensor:
         """The tensor as ours."""
+        if self.third is not None:
+            return tensor.chunk(3)[self.third].clone()
         return tensor.roll(1, 0) if self.last_first else tensor
 
     def write(self, tensor: Tensor) -> Tensor:
-        """The tensor as theirs."""
+        """The tensor as theirs, or the third of it that is ours."""
         return tensor.roll(-1, 0) if self.last_first else tensor
 
 
@@ -52,6 +56,13 @@ def layer(theirs: str, ours: str, *, last_first: bool = False) -> Pairs:
     """Weight and bias."""
     for part in ("weight", "bias"):
         yield Pair(f"{theirs}.{part}", f"{ours}.{part}", last_first)
+
+
+def attention(theirs: str, ours: Sequence[str]) -> Pairs:
+    """The inputs of an attention: theirs are of query, key and value, one below another."""
+    for part in ("weight", "bias"):
+        for third, name in enumerate(ours):
+            yield Pair(f"{theirs}_{part}", f"{name}.{part}", third=third)
 
 
 def norm(theirs: str, ours: str, *, counter: bool = True) -> Pairs:

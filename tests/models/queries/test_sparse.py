@@ -36,7 +36,7 @@ def test_first_boxes_are_parts_of_the_image_within_the_padding(
 def test_every_stage_says_something_of_every_proposal(sparse: Make, batch: ImageBatch) -> None:
     detector = sparse(stages=3)
 
-    stages = detector.head(detector.extract(batch), batch.sizes)
+    stages = detector.head(detector.extract(batch), batch)
 
     assert [tuple(said.logits.shape) for said in stages] == [(2, 12, 3)] * 3
     assert [tuple(said.boxes.shape) for said in stages] == [(2, 12, 4)] * 3
@@ -92,7 +92,7 @@ def test_it_learns_two_images_by_heart(sparse: Make, batch: ImageBatch) -> None:
     optimizer = torch.optim.AdamW(weights)
     for step in range(180):
         set_rate(optimizer, 1e-3 if step < 140 else 2e-4)
-        stages = detector.head(detector.neck(features), batch.sizes)
+        stages = detector.head(detector.neck(features), batch)
         losses = set_losses(stages, batch.sizes, targets, detector.loss)
         optimizer.zero_grad()
         sum(losses.values(), torch.tensor(0.0)).backward()

@@ -1,0 +1,82 @@
+"""What DETR and Deformable DETR share around transformers' layers.
+
+transformers has the layers; what runs them is here. So its traps have no place: no auxiliary loss
+changes the network, the encoder's input is not dropped out, no backbone is built or frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dhcli.config.schema import TransformerHead
+from dhcli.errors import DhError
+from dhcli.models.queries.set_loss import Said
+from dhcli.ops.batch import ImageBatch
+
+
+def layer_settings(config: TransformerHead, channels: int) -> dict[str, Any]:
+    """What transformers' configurations of both detectors ask for.
+
+    Raises DhError where it is not installed.
+    """
+    if find_spec("transformers") is None:
+        what = "a detector of kind `detr` needs transformers"
+        raise DhError(what, hint="pip install 'dhcli[detr]'")
+    return {
+        "use_timm_backbone": False,
+        "attn_implementation": "sdpa",
+        "d_model": channels,
+        "encoder_attention_heads": config.attention_heads,
+        "decoder_attention_heads": config.attention_heads,
+        "encoder_ffn_dim": config.ffn_width,
+        "decoder_ffn_dim": config.ffn_width,
+        "dropout": config.dropout,
+        "attention_dropout": config.dropout,
+        "activation_dropout": config.dropout,
+    }
+
+
+def box_layers(channels: int) -> nn.Sequential:
+    """Three fully connected layers to a box."""
+    parts = [nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU()]
+    return nn.Sequential(*parts, nn.Linear(channels, 4))
+
+
+def spread_xavier(layers: nn.Module) -> None:
+    """Every matrix from Xavier's uniform distribution."""
+    for weight in layers.parameters():
+        if weight.ndim > 1:
+            nn.init.xavier_uniform_(weight)
+
+
+def inside_masks(levels: Sequence[Tensor], images: ImageBatch) -> list[Tensor]:
+    """Which cells of each level lie within their image: (B, h, w) bool each.
+
+    As the nearest pixel of the padded batch.
+    """
+    height, width = images.pixels.shape[-2:]
+    device = images.sizes.device
+    rows = torch.arange(height, device=device) < images.sizes[:, :1]  # (B, H)
+    columns = torch.arange(width, device=device) < images.sizes[:, 1:]  # (B, W)
+    pixels = (rows[:, None, :, None] & columns[:, None, None, :]).float()
+    return [F.interpolate(pixels, size=level.shape[-2:])[:, 0] > 0 for level in levels]
+
+
+def places(position: nn.Module, level: Tensor, inside: Tensor) -> Tensor:
+    """The sines of where each cell lies, (B, h · w, C): in float32 at least, then as the level."""
+    exact = torch.promote_types(level.dtype, torch.float32)
+    sines: Tensor = position(level.shape, level.device, exact, inside)
+    return sines.flatten(2).mT.to(level.dtype)
+
+
+def say(logits: Tensor, parts: Tensor, sizes: Tensor) -> Said:
+    """Scores (B, N, …), and boxes of cxcywh (B, N, 4) in 0…1 as xyxy pixels of each image."""
+    centre, half = parts[..., :2], parts[..., 2:] / 2
+    sides = sizes.flip(1).repeat(1, 2)[:, None].to(parts)
+    return Said(logits.float(), torch.cat([centre - half, centre + half], dim=-1) * sides)

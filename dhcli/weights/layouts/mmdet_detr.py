@@ -1,0 +1,200 @@
+"""MMDetection 2 and 3: DETR and Deformable DETR (`detr_r50`, `deformable-detr_r50` and refined).
+
+No anchors, divisor 1; DETR's background is the last class, Deformable DETR has none. Names are
+those of MMDetection 3; files of 2.7 – 2.28 are renamed. Part of the layout `mmdet`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dhcli.config.schema import DeformableHead, Detr, ResNet, TransformerHead
+from dhcli.errors import ModelError
+from dhcli.weights.layouts import pairs as p
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLASSIFIERS: tuple[str, ...] = ("bbox_head.fc_cls.weight", "bbox_head.cls_branches.0.weight")
+"""Of DETR, and of Deformable DETR's first layer."""
+QUERIES = "query_embedding.weight"
+TWO_STAGE = "memory_trans_fc.weight"
+CHANNELS = "neck.convs.0.conv.weight"
+INPUT = {"interpolation": "cv2", "divisor": 1}
+
+OLD = (
+    (r"^bbox_head\.transformer\.", ""),
+    (r"^bbox_head\.query_embedding\.", "query_embedding."),
+    (r"^bbox_head\.input_proj\.", "neck.convs.0.conv."),
+    (r"^((?:en|de)coder\.layers\.\d+)\.attentions\.0\.", r"\1.self_attn."),
+    (r"^(decoder\.layers\.\d+)\.(?:attentions\.1|multihead_attn)\.", r"\1.cross_attn."),
+    (r"^((?:en|de)coder\.layers\.\d+)\.ffns\.0\.", r"\1.ffn."),
+    (r"^decoder\.norm\.", "decoder.post_norm."),
+    (r"^level_embeds$", "level_embed"),
+    (r"^reference_points\.", "reference_points_fc."),
+    (r"^enc_output\.", "memory_trans_fc."),
+    (r"^enc_output_norm\.", "memory_trans_norm."),
+    (r"^pos_trans\.", "pos_trans_fc."),
+)
+"""What files of MMDetection 2.7 – 2.28 call it → what 3 does, one after another."""
+
+
+def modern(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a DETR of MMDetection 2 by the names of 3; others as they are."""
+    if not any(name.startswith("bbox_head.transformer.") for name in state):
+        return dict(state)
+    return {_modern(name): tensor for name, tensor in state.items()}
+
+
+def _modern(name: str) -> str:
+    for old, new in OLD:
+        name = re.sub(old, new, name)
+    return name
+
+
+def recognise(state: Mapping[str, Tensor]) -> bool:
+    """Whether the file is of DETR or Deformable DETR. Raises ModelError for a two-stage one."""
+    found = (
+        any(name in state for name in CLASSIFIERS) and "encoder.layers.0.norms.0.weight" in state
+    )
+    if found and TWO_STAGE in state:
+        what = "is a two-stage Deformable DETR of MMDetection, which dh does not have"
+        raise ModelError(what, hint="the refined one without proposals can be imported")
+    return found and QUERIES in state and CHANNELS in state
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K: without the background's row of DETR."""
+    detr, deformable = CLASSIFIERS
+    return len(state[deformable]) if deformable in state else len(state[detr]) - 1
+
+
+def settings(state: Mapping[str, Tensor], backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """What the shapes and equal tensors say of the architecture, and the conventions."""
+    layers = {
+        f"{part}_layers": sum(f"{part}.layers.{i}.norms.0.weight" in state for i in range(99))
+        for part in ("encoder", "decoder")
+    }
+    channels = state[CHANNELS].shape[0]
+    backbone = {**backbone, "norm": "frozen_bn"}
+    head: dict[str, Any] = {
+        "kind": "detr",
+        "queries": state[QUERIES].shape[0],
+        **layers,
+        "ffn_width": state["encoder.layers.0.ffn.layers.0.0.weight"].shape[0],
+    }
+    neck: dict[str, Any] = {"kind": "map", "channels": channels}
+    model = {"kind": "detr", "backbone": backbone, "neck": neck, "head": head}
+    if CLASSIFIERS[0] in state:
+        return {"about": "DETR", "input": INPUT, "model": model}
+    own = sum(f"neck.convs.{i}.conv.weight" in state for i in range(9))
+    more = sum(f"neck.extra_convs.{i}.conv.weight" in state for i in range(9))
+    neck |= {"norm": "gn", "bias": False, "finest": 6 - own, "coarsest": 5 + more}
+    offsets = state["encoder.layers.0.self_attn.sampling_offsets.bias"].shape[0]
+    head |= {
+        "kind": "deformable",
+        "points": offsets // (2 * HEADS * (own + more)),
+        "refine": _is_refined(state, layers["decoder_layers"]),
+    }
+    kind = "Deformable DETR" + (" refined" if head["refine"] else "")
+    return {"about": kind, "input": INPUT, "model": {**model, "loss": {"kind": "focal"}}}
+
+
+HEADS = 8
+"""Of every attention of MMDetection's DETRs; no shape tells."""
+
+
+def _is_refined(state: Mapping[str, Tensor], layers: int) -> bool:
+    """Whether each layer of the decoder has its own predictors; else one stands there six times."""
+    return any(
+        not state[name].equal(state[name.replace("_branches.0.", f"_branches.{layer}.")])
+        for name in state
+        if "_branches.0." in name
+        for layer in range(1, layers)
+    )
+
+
+def pairs(model: Detr) -> p.Pairs:
+    """Every tensor, in the order of MMDetection's state dict."""
+    head, deformable = model.head, isinstance(model.head, DeformableHead)
+    assert isinstance(model.backbone, ResNet)
+    if deformable:
+        yield p.Pair("level_embed", "head.levels")
+    yield from p.resnet(model.backbone.name, lambda name: f"backbone.{name}")
+    yield from _neck(model)
+    yield from _predictors(head)
+    for part, layers in (("encoder", head.encoder_layers), ("decoder", head.decoder_layers)):
+        for layer in range(layers):
+            yield from _layer(f"{part}.layers.{layer}", f"head.{part}.{layer}", deformable)
+    if not deformable:
+        yield from p.layer("decoder.post_norm", "head.norm")
+    yield p.Pair(QUERIES, "head.queries")
+    if deformable:
+        yield from p.layer("reference_points_fc", "head.reference_points")
+
+
+def _neck(model: Detr) -> p.Pairs:
+    own = 6 - model.neck.finest
+    for theirs, ours, count in (
+        ("convs", "maps", own),
+        ("extra_convs", "extra", len(model.neck.strides()) - own),
+    ):
+        for level in range(count):
+            places = f"neck.{theirs}.{level}", f"neck.{ours}.{level}"
+            yield p.Pair(f"{places[0]}.conv.weight", f"{places[1]}.conv.weight")
+            if model.neck.bias:
+                yield p.Pair(f"{places[0]}.conv.bias", f"{places[1]}.conv.bias")
+            if model.neck.norm == "gn":
+                yield from p.layer(f"{places[0]}.gn", f"{places[1]}.norm")
+
+
+def _predictors(head: TransformerHead) -> p.Pairs:
+    if not isinstance(head, DeformableHead):
+        yield from p.layer("bbox_head.fc_cls", "head.cls", last_first=True)
+        yield from p.layer("bbox_head.reg_ffn.layers.0.0", "head.reg.0")
+        yield from p.layer("bbox_head.reg_ffn.layers.1", "head.reg.2")
+        yield from p.layer("bbox_head.fc_reg", "head.reg.4")
+        return
+    own = [layer if head.refine else 0 for layer in range(head.decoder_layers)]
+    for layer, ours in enumerate(own):
+        yield from p.layer(f"bbox_head.cls_branches.{layer}", f"head.cls.{ours}")
+    for layer, ours in enumerate(own):
+        for part in (0, 2, 4):
+            yield from p.layer(f"bbox_head.reg_branches.{layer}.{part}", f"head.reg.{ours}.{part}")
+
+
+def _layer(theirs: str, ours: str, deformable: bool) -> p.Pairs:
+    """A layer of the encoder or the decoder, which looks at the cells after itself."""
+    decoder = theirs.startswith("decoder")
+    looks = [("self_attn", "self_attn")] + [("cross_attn", "encoder_attn")] * decoder
+    for theirs_look, our_look in looks:
+        places = f"{theirs}.{theirs_look}", f"{ours}.{our_look}"
+        if deformable and (our_look == "encoder_attn" or not decoder):
+            for part in ("sampling_offsets", "attention_weights", "value_proj", "output_proj"):
+                yield from p.layer(*(f"{place}.{part}" for place in places))
+            continue
+        inputs = [f"{places[1]}.{part}_proj" for part in "qkv"]
+        yield from p.attention(f"{places[0]}.attn.in_proj", inputs)
+        yield from p.layer(f"{places[0]}.attn.out_proj", f"{places[1]}.o_proj")
+    for part, name in (("layers.0.0", "fc1"), ("layers.1", "fc2")):
+        yield from p.layer(f"{theirs}.ffn.{part}", f"{ours}.mlp.{name}")
+    norms = ["self_attn_layer_norm", *["encoder_attn_layer_norm"] * decoder, "final_layer_norm"]
+    for number, name in enumerate(norms):
+        yield from p.layer(f"{theirs}.norms.{number}", f"{ours}.{name}")
+
+
+def misfit(model: Detr) -> str | None:
+    """Why MMDetection has no such detector; None if it has."""
+    if not isinstance(model.backbone, ResNet) or model.backbone.norm == "gn":
+        return "its backbone is not a ResNet with batch norm"
+    if model.head.attention_heads != HEADS:
+        return f"its attentions have {model.head.attention_heads} heads, not {HEADS}"
+    deformable = isinstance(model.head, DeformableHead)
+    if (model.loss.kind == "focal") != deformable:
+        return f"`head.kind: {model.head.kind}` has not the loss `{model.loss.kind}` there"
+    usual = ("gn", False) if deformable else ("none", True)
+    if (model.neck.norm, model.neck.bias) != usual:
+        return "its neck has another norm or bias"
+    return None
