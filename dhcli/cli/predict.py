@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,12 +20,14 @@ from dhcli.cli.options import (
     Nms,
     Overwrite,
     Precision,
+    Processes,
     Scores,
     TopK,
     Weights,
     batch_size_option,
     out_option,
 )
+from dhcli.cli.processes import say_of, shared_out, together
 from dhcli.errors import ConfigError, DhError, suggest
 from dhcli.words import counted, named
 
@@ -79,6 +82,7 @@ def predict(
     ] = None,
     scores: Scores = None,
     boxes: Boxes = None,
+    nproc: Processes = None,
     device: Device = "auto",
     batch_size: Annotated[int | None, batch_size_option("1 on the CPU, 8 on a GPU")] = None,
     precision: Precision = "fp32",
@@ -103,7 +107,6 @@ def predict(
     from dhcli.config.detecting import DetectOptions
     from dhcli.inference.predict import Request
     from dhcli.inference.predict import predict as run
-    from dhcli.report.console import err, print_json
     from dhcli.report.counting import counting
     from dhcli.report.draw import write_drawing
 
@@ -121,20 +124,31 @@ def predict(
         boxes,
         overwrite,
     )
-    with counting("images") as progress:
-        outcome = run(
-            request,
-            options=DetectOptions(
-                gate=gate,
-                across_classes=across_classes,
-                nms=nms,
-                device=device,
-                precision=precision,
-            ),
-            batch_size=batch_size,
-            say=err.print,
-            progress=progress,
-        )
+    with together(nproc, device) as team:
+        own = shared_out(team, device, weights)
+        with counting("images") if team.first else nullcontext() as progress:
+            outcome = run(
+                request,
+                options=DetectOptions(
+                    gate=gate,
+                    across_classes=across_classes,
+                    nms=nms,
+                    device=own,
+                    precision=precision,
+                ),
+                batch_size=batch_size,
+                say=say_of(team),
+                progress=progress,
+                team=team,
+            )
+        if team.first:
+            _conclude(outcome, as_json=as_json)
+
+
+def _conclude(outcome: Outcome, *, as_json: bool) -> None:
+    """Print what was found. Raises DhError where images could not be read."""
+    from dhcli.report.console import print_json
+
     if as_json:
         print_json(outcome.as_dict())
     else:
