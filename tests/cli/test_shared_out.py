@@ -29,8 +29,8 @@ from dhcli.runtime.team import ALONE, Team
 from dhcli.weights.model_file import ModelFile, save_model
 from tests.threads import together
 
-COUNT = 37
-"""Photos: several rounds of windows, the last of them short."""
+COUNT = 11
+"""Photos: with two at a time, several rounds, the last of them short."""
 
 
 @pytest.fixture
@@ -58,6 +58,7 @@ def folder(
 @pytest.fixture
 def one_runner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> EagerRunner:
     """The model, opened once for all threads: those of a team take turns."""
+    monkeypatch.setattr("dhcli.inference.stream.SENT", 2)
     options = DetectOptions(device="cpu")
     runner = EagerRunner.open(folder / "model.safetensors", options)
     for module in ("predict", "evaluate"):
@@ -143,7 +144,7 @@ def test_a_picture_that_one_process_cannot_write_leaves_nothing_behind(
     folder: Path, one_runner: EagerRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def draw(image: object, classes: object, path: Path) -> None:
-        if path.name == "36.png":  # the last image of all: it fails as the block ends
+        if path.name == "10.png":  # the last image of all: it fails as the block ends
             raise DhError("cannot be written: the disk is full", where=path)
 
     monkeypatch.setitem(globals(), "write_drawing", draw)
@@ -221,16 +222,16 @@ def test_eval_by_several_processes_prints_the_twelve_numbers_of_one(
 def test_predict_by_two_processes_writes_the_files_of_one(folder: Path) -> None:
     line = ("predict", "photos/images", "--weights", "model.safetensors", "--score-threshold")
     line += ("0.1", "--format", ",".join(FORMATS))
-    assert "37 images in" in _dh(*line, "--out", "one")[0]
+    assert "11 images in" in _dh(*line, "--out", "one")[0]
 
     printed, said = _dh(*line, "--out", "many", "--nproc", "2")
 
-    assert printed.count("37 images in") == 1
+    assert printed.count("11 images in") == 1
     assert said.count("2 processes share the images") == 1
     assert _written(folder / "many") == _written(folder / "one")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
     by = (*torchrun, "--nproc-per-node", "2", "-m", "dhcli")
-    assert _dh(*line, "--out", "torchrun", by=by)[0].count("37 images in") == 1
+    assert _dh(*line, "--out", "torchrun", by=by)[0].count("11 images in") == 1
     assert _written(folder / "torchrun") == _written(folder / "one")
 
 
