@@ -32,6 +32,14 @@ def export(
             "sizes).",
         ),
     ] = None,
+    nms: Annotated[
+        Literal["hard"] | None,
+        typer.Option(
+            "--nms",
+            help="Write it with this NMS (default: the model's). ONNX has no Soft-NMS: a model "
+            "with it needs `--nms hard`, which costs it a little AP.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -56,7 +64,7 @@ def export(
     require_free_file(target, overwrite=overwrite, inputs=[model])
     content = read_model(model)
     err.print(f"exporting {model} to {target}; this takes a minute or two")
-    rows = export_onnx(content, target, opset=opset, images=image or ())
+    rows = export_onnx(content, target, opset=opset, images=image or (), nms=nms)
     good = all(row.good for row in rows)
     if as_json:
         pictures = [asdict(row) | {"good": row.good} for row in rows]

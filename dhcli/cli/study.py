@@ -110,6 +110,165 @@ def group() -> None:
 
 
 @study.command()
+def windows(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    windows: Windows = 14000,
+    difficulty: Difficulty = False,
+    baseline: Baseline = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare branches on windows around each object: scores and boxes over IoU (Fig. 2, 7).
+
+    Every branch scores and refines the same windows, whose IoU with the object runs from 0 to 1. In
+    20 bins of IoU: mean and standard deviation of the true class's score, and of the refined box's
+    IoU; for all objects, and by COCO's sizes. --out writes scores.png and boxes.png too.
+
+    For example:
+      dh study windows --weights runs/train/custom --data photos/ --out windows
+      dh study windows -w fc.safetensors -w conv.safetensors -w ext.safetensors --data photos/
+      dh study windows -w model.safetensors --data COCO --images 200 --windows 2000 --difficulty
+    """
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    groups = open_groups(objects, subjects, difficulty, baseline, device)
+    from dhcli.report.counting import counting
+    from dhcli.studies.windows import study_windows
+
+    with counting("objects of each branch") as progress:
+        done = study_windows(subjects, objects, groups, count=windows, seed=seed, progress=progress)
+    finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command()
+def correlation(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    windows: Annotated[
+        int,
+        typer.Option(
+            "--windows",
+            min=0,
+            metavar="N",
+            help="Number of windows around each object, about; 0: leave them out.",
+        ),
+    ] = 14000,
+    resamples: Annotated[
+        int,
+        typer.Option(
+            "--resamples", min=1, metavar="N", help="Number of bootstrap samples of the images."
+        ),
+    ] = 1000,
+    difficulty: Difficulty = False,
+    baseline: Baseline = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how well each branch's scores follow the IoU of boxes: Pearson's r (Fig. 3).
+
+    For the windows of `dh study windows`, for the RPN's proposals, and for what the branch alone
+    detects after NMS. Boxes that touch no object are left out. The interval of 95 % is a
+    bootstrap over images. --out writes correlation.png too.
+
+    For example:
+      dh study correlation --weights runs/train/custom --data photos/ --out correlation
+      dh study correlation -w fc.safetensors -w conv.safetensors --data photos/ --windows 2000
+      dh study correlation -w model.safetensors --data COCO --images 500 --windows 0
+    """
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    groups = open_groups(objects, subjects, difficulty, baseline, device)
+    from dhcli.report.counting import counting
+    from dhcli.studies.correlation import study_correlation
+
+    with counting("images of each model") as progress:
+        done = study_correlation(
+            subjects,
+            objects,
+            groups,
+            count=windows,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
+        )
+    finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command("weights")
+def weights_(
+    weights: Models,
+    branch: Branches = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Layer by its name in the branch, such as trunk.1 (default: the first that reads "
+            "the cells of a RoI).",
+        ),
+    ] = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Correlate a layer's weights of every two cells (Fig. 4).
+
+    Does a branch do the same at every cell? A convolution does, a fully connected layer does not.
+
+    For example:
+      dh study weights -w runs/train/custom --out weights
+      dh study weights -w runs/train/custom --branch conv --layer trunk.0.shortcut.0
+    """
+    subjects = open_study(weights, branch, "cpu", out, overwrite=overwrite)
+    from dhcli.studies.weights import study_weights
+
+    finish(study_weights(subjects, layer), out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command()
+def features(
+    weights: Models,
+    data: Data,
+    split: Split = None,
+    branch: Branches = None,
+    images: Images = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare the cells of each branch's input and output maps (Fig. 8).
+
+    The mean cosine of every two cells, over the ground-truth boxes of the images.
+
+    For example:
+      dh study features -w runs/train/custom --data photos/ --out features
+      dh study features -w fc.safetensors -w conv.safetensors --data photos/ --images 100
+    """
+    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
+    objects = open_objects(data, split, subjects, images, seed)
+    from dhcli.report.counting import counting
+    from dhcli.studies.features import study_features
+
+    with counting("images") as progress:
+        done = study_features(subjects, objects, seed=seed, progress=progress)
+    finish(done, out, overwrite=overwrite, as_json=as_json)
+
+
+@study.command()
 def errors(
     weights: Models,
     data: Data,
@@ -286,21 +445,6 @@ def open_objects(
     return read_objects(data, split, subjects, images=images, seed=seed, say=err.print)
 
 
-def finish(done: Study, out: Path | None, *, overwrite: bool, as_json: bool) -> None:
-    """Write the files of a study where it has a folder, and print its tables or its JSON."""
-    from dhcli.report.console import err, print_json
-    from dhcli.report.terminal import show
-    from dhcli.studies.study import write_study
-
-    written = [] if out is None else write_study(done, out, overwrite=overwrite)
-    if as_json:
-        print_json(done.as_dict())
-    else:
-        show(*done.sheets, titles=True)
-    for path in written:
-        err.print(f"wrote {path}")
-
-
 def open_groups(
     objects: Objects,
     subjects: list[Subject],
@@ -321,160 +465,16 @@ def open_groups(
     return group_objects(objects, ranks)
 
 
-@study.command()
-def windows(
-    weights: Models,
-    data: Data,
-    split: Split = None,
-    windows: Windows = 14000,
-    difficulty: Difficulty = False,
-    baseline: Baseline = None,
-    branch: Branches = None,
-    images: Images = None,
-    seed: Seed = 0,
-    out: Out = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Compare branches on windows around each object: scores and boxes over IoU (Fig. 2, 7).
+def finish(done: Study, out: Path | None, *, overwrite: bool, as_json: bool) -> None:
+    """Write the files of a study where it has a folder, and print its tables or its JSON."""
+    from dhcli.report.console import err, print_json
+    from dhcli.report.terminal import show
+    from dhcli.studies.study import write_study
 
-    Every branch scores and refines the same windows, whose IoU with the object runs from 0 to 1. In
-    20 bins of IoU: mean and standard deviation of the true class's score, and of the refined box's
-    IoU; for all objects, and by COCO's sizes. --out writes scores.png and boxes.png too.
-
-    For example:
-      dh study windows --weights runs/train/custom --data photos/ --out windows
-      dh study windows -w fc.safetensors -w conv.safetensors -w ext.safetensors --data photos/
-      dh study windows -w model.safetensors --data COCO --images 200 --windows 2000 --difficulty
-    """
-    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
-    objects = open_objects(data, split, subjects, images, seed)
-    groups = open_groups(objects, subjects, difficulty, baseline, device)
-    from dhcli.report.counting import counting
-    from dhcli.studies.windows import study_windows
-
-    with counting("objects of each branch") as progress:
-        done = study_windows(subjects, objects, groups, count=windows, seed=seed, progress=progress)
-    finish(done, out, overwrite=overwrite, as_json=as_json)
-
-
-@study.command()
-def correlation(
-    weights: Models,
-    data: Data,
-    split: Split = None,
-    windows: Annotated[
-        int,
-        typer.Option(
-            "--windows",
-            min=0,
-            metavar="N",
-            help="Number of windows around each object, about; 0: leave them out.",
-        ),
-    ] = 14000,
-    resamples: Annotated[
-        int,
-        typer.Option(
-            "--resamples", min=1, metavar="N", help="Number of bootstrap samples of the images."
-        ),
-    ] = 1000,
-    difficulty: Difficulty = False,
-    baseline: Baseline = None,
-    branch: Branches = None,
-    images: Images = None,
-    seed: Seed = 0,
-    out: Out = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Measure how well each branch's scores follow the IoU of boxes: Pearson's r (Fig. 3).
-
-    For the windows of `dh study windows`, for the RPN's proposals, and for what the branch alone
-    detects after NMS. Boxes that touch no object are left out. The interval of 95 % is a
-    bootstrap over images. --out writes correlation.png too.
-
-    For example:
-      dh study correlation --weights runs/train/custom --data photos/ --out correlation
-      dh study correlation -w fc.safetensors -w conv.safetensors --data photos/ --windows 2000
-      dh study correlation -w model.safetensors --data COCO --images 500 --windows 0
-    """
-    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
-    objects = open_objects(data, split, subjects, images, seed)
-    groups = open_groups(objects, subjects, difficulty, baseline, device)
-    from dhcli.report.counting import counting
-    from dhcli.studies.correlation import study_correlation
-
-    with counting("images of each model") as progress:
-        done = study_correlation(
-            subjects,
-            objects,
-            groups,
-            count=windows,
-            resamples=resamples,
-            seed=seed,
-            progress=progress,
-        )
-    finish(done, out, overwrite=overwrite, as_json=as_json)
-
-
-@study.command("weights")
-def weights_(
-    weights: Models,
-    branch: Branches = None,
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Layer by its name in the branch, such as trunk.1 (default: the first that reads "
-            "the cells of a RoI).",
-        ),
-    ] = None,
-    out: Out = None,
-    overwrite: Overwrite = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Correlate a layer's weights of every two cells (Fig. 4).
-
-    Does a branch do the same at every cell? A convolution does, a fully connected layer does not.
-
-    For example:
-      dh study weights -w runs/train/custom --out weights
-      dh study weights -w runs/train/custom --branch conv --layer trunk.0.shortcut.0
-    """
-    subjects = open_study(weights, branch, "cpu", out, overwrite=overwrite)
-    from dhcli.studies.weights import study_weights
-
-    finish(study_weights(subjects, layer), out, overwrite=overwrite, as_json=as_json)
-
-
-@study.command()
-def features(
-    weights: Models,
-    data: Data,
-    split: Split = None,
-    branch: Branches = None,
-    images: Images = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    out: Out = None,
-    overwrite: Overwrite = False,
-    as_json: JsonFlag = False,
-) -> None:
-    """Compare the cells of each branch's input and output maps (Fig. 8).
-
-    The mean cosine of every two cells, over the ground-truth boxes of the images.
-
-    For example:
-      dh study features -w runs/train/custom --data photos/ --out features
-      dh study features -w fc.safetensors -w conv.safetensors --data photos/ --images 100
-    """
-    subjects = open_study(weights, branch, device, out, overwrite=overwrite, inputs=[data])
-    objects = open_objects(data, split, subjects, images, seed)
-    from dhcli.report.counting import counting
-    from dhcli.studies.features import study_features
-
-    with counting("images") as progress:
-        done = study_features(subjects, objects, seed=seed, progress=progress)
-    finish(done, out, overwrite=overwrite, as_json=as_json)
+    written = [] if out is None else write_study(done, out, overwrite=overwrite)
+    if as_json:
+        print_json(done.as_dict())
+    else:
+        show(*done.sheets, titles=True)
+    for path in written:
+        err.print(f"wrote {path}")

@@ -6,10 +6,10 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from torch.export import Dim
 
 from dhcli.atomic import atomic_write
+from dhcli.config.detecting import DetectOptions, check_nms
 from dhcli.config.schema import Config, Input, Queries, TwoStage
 from dhcli.config.schema.base import Section
 from dhcli.data.io.image import Pixels, Values, read_image
@@ -68,9 +69,16 @@ class Agreement:
 
 
 def export_onnx(
-    model: ModelFile, out: Path, *, opset: int = 20, images: Sequence[Path] = ()
+    model: ModelFile,
+    out: Path,
+    *,
+    opset: int = 20,
+    images: Sequence[Path] = (),
+    nms: Literal["hard"] | None = None,
 ) -> list[Agreement]:
     """Write `model` to `out` as ONNX if ONNX Runtime and torch agree; say how they agree.
+
+    With `nms` in place of the model's own; ONNX has no Soft-NMS.
 
     Compared on `images`, else on drawn pictures of three sizes. Where one of the returned rows is
     not `good`, nothing was written. Raises DhError where the model cannot be exported.
@@ -79,8 +87,11 @@ def export_onnx(
     if opset not in OPSETS:
         what = f"must lie in {OPSETS[0]} … {OPSETS[-1]}, got {opset}"
         raise ConfigError(what, where="--opset", hint="20 suits most runtimes")
+    if nms is not None:
+        model = _with_nms(model, nms)
     if obstacle := _obstacle(model.config.model):
-        raise ModelError(f"{obstacle} cannot be exported", hint="`dh predict` runs the model file")
+        hint = "`--nms hard` does without" if "NMS" in obstacle else "`dh predict` runs the model"
+        raise ModelError(f"{obstacle} cannot be exported", hint=hint)
     detector = restore_detector(model, torch.device("cpu"))
     proto = build_onnx(detector, model, opset)
     content = proto.SerializeToString()
@@ -89,6 +100,15 @@ def export_onnx(
         with atomic_write(out) as file:
             file.write(content)
     return rows
+
+
+def _with_nms(model: ModelFile, nms: Literal["hard"]) -> ModelFile:
+    """The same model with another NMS, where its detector has a choice of it."""
+    section = model.config.model
+    options = DetectOptions(nms=nms)
+    check_nms(section, options)
+    section = section.model_copy(update={"detect": options.over(section.detect)})
+    return replace(model, config=model.config.model_copy(update={"model": section}))
 
 
 def _obstacle(model: Section) -> str | None:

@@ -31,6 +31,7 @@ from dhcli.models.build import build_detector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.ops.nms import Limits, best_of_groups
 from dhcli.runtime.eager import restore_detector
+from dhcli.runtime.onnx import OnnxRunner
 from dhcli.weights.model_file import ModelFile, read_model, save_model
 
 CPU = torch.device("cpu")
@@ -161,6 +162,20 @@ def test_what_is_exported_agrees_at_three_sizes_and_says_what_it_is(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
+def test_a_model_with_soft_nms_is_exported_with_hard_nms_when_asked(
+    small_model: Callable[..., ModelFile], tmp_path: Path
+) -> None:
+    model = small_model("a", "b", branches=FOCUSED)
+    soft = config_from_dict(config_to_dict(model.config), overrides=["model.detect.nms.kind=soft"])
+
+    rows = export_onnx(replace(model, config=soft), tmp_path / "m.onnx", nms="hard")
+
+    assert all(row.good and row.torch > 0 for row in rows)
+    assert OnnxRunner.open(tmp_path / "m.onnx").config == model.config
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 21])
 @pytest.mark.parametrize(
     ("head", "pool"),
@@ -245,8 +260,9 @@ def test_bad_requests_are_errors(small_model: Callable[..., ModelFile], tmp_path
     with pytest.raises(ModelError, match="does not fit"):
         export_onnx(ModelFile(model.config, ("a", "b"), (1, 2), model.state), tmp_path / "m.onnx")
     soft = config_from_dict(config_to_dict(model.config), overrides=["model.detect.nms.kind=soft"])
-    with pytest.raises(ModelError, match=r"Soft-NMS \(.*\) cannot be exported"):
+    with pytest.raises(ModelError, match=r"Soft-NMS \(.*\) cannot be exported") as refusal:
         export_onnx(replace(model, config=soft), tmp_path / "m.onnx")
+    assert refusal.value.hint == "`--nms hard` does without"
 
 
 def on_timm(model: ModelFile, name: str) -> ModelFile:

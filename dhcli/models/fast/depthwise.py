@@ -12,11 +12,8 @@ class _FloatOnCpu(nn.Module):
     """Before a convolution: its own computation, in float32 on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu:
-            y: Tensor = super().forward(x)
-            return y
         with torch.autocast("cpu", enabled=False):
-            y = super().forward(x.float())
+            y: Tensor = super().forward(x.float() if x.is_cpu else x)
         return y
 
 
