@@ -3,9 +3,11 @@
     python benchmarks/faults.py --kills 200
     python benchmarks/faults.py --kills 200 --processes 2
 
-kills small trainings by SIGKILL, half of them at a random moment, half in the middle of a save;
+kills small trainings by SIGKILL, half of them at a random moment (after a random line of their
+events and a random time), half in the middle of a save;
 resumes each, and compares its models and its whole state with those of a training that nobody
-killed. Adds a row to results/faults.csv; the exit code is 1 if a run is lost or differs.
+killed. Adds a row to results/faults.csv; the exit code is 1 if a run is lost or differs. With
+`--minutes` it ends after so long, with as many as there are by then.
 
 `FAULTS` are situations that no folder of cases holds, as shell scripts for cases.py. Each runs in
 an empty folder with `dh` on its path, `$CASES` the folder of cases, `$DEMO` what `dh demo` made.
@@ -189,13 +191,15 @@ class Lab:
     """Where trainings are run and killed.
 
     steps    of all saves of a training that is not killed, where it is one process
-    seconds  until it had saved for the last time
+    seconds  from one of its events to the next, on average
+    events   how many it had
     """
 
     folder: Path
     processes: int
     steps: str = ""
     seconds: float = 0.0
+    events: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
 
     @property
@@ -216,7 +220,8 @@ class Lab:
         status = wait(self.begin(self.words(self.straight), count=self.folder / "steps"))
         if status:
             sys.exit((self.folder / "log.txt").read_text("utf-8"))
-        self.seconds = (self.straight / "checkpoint.pt").stat().st_mtime - begun
+        self.events = events_of(self.straight)
+        self.seconds = (time.time() - begun) / self.events
         if self.processes == 1:
             self.steps = (self.folder / "steps").read_text("ascii")
 
@@ -250,12 +255,12 @@ class Lab:
             kind = random.choice("cw")
             last = random.choice([n for n, step in enumerate(self.steps, 1) if step == kind])
             return wait(self.begin(self.words(run), last=last)) < 0
-        pid, begun = self.begin(self.words(run)), time.perf_counter()
-        after = random.uniform(0, self.seconds)
-        while time.perf_counter() - begun < after:
+        pid, after = self.begin(self.words(run)), random.randrange(self.events)
+        while events_of(run) < after and is_alive(pid):
             time.sleep(0.001)
-        while aimed and not list(run.glob(".*.part")) and os.waitpid(pid, os.WNOHANG)[0] == 0:
-            pass
+        time.sleep(random.uniform(0, self.seconds))
+        while aimed and not list(run.glob(".*.part")) and is_alive(pid):
+            time.sleep(0)
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
         return wait(pid) < 0
@@ -292,6 +297,20 @@ class Lab:
 
     def _count(self, name: str, more: int = 1) -> None:
         self.counts[name] += more
+
+
+def events_of(run: Path) -> int:
+    """How many events the run in this folder has written."""
+    path = run / "events.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process that this one started has not ended yet."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:  # it had ended before
+        return False
 
 
 def _counter(last: int | None, count: Path | None) -> Step:
@@ -403,6 +422,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="kills that leave a state to resume")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.csv")
     words = parser.parse_args()
@@ -413,7 +433,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder), words.processes)
         lab.prepare()
-        while resumed < words.kills:
+        while resumed < words.kills and time.perf_counter() - begun < 60 * words.minutes:
             number += 1
             resumed += lab.trial(number, aimed=bool(resumed % 2), random=chance)
             print(f"{number}: {lab.counts}", file=sys.stderr, flush=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,18 +22,22 @@ from dhcli.cli.options import (
     Nms,
     Overwrite,
     Precision,
+    Processes,
     Scores,
     TopK,
     batch_size_option,
     out_option,
     weights_option,
 )
+from dhcli.cli.processes import is_first, say_of, shared_out, together
 from dhcli.errors import ConfigError
 
 if TYPE_CHECKING:
     from dhcli.config.detecting import DetectOptions
     from dhcli.config.heads import ReadOut
     from dhcli.inference.score import Evaluation, Measures
+    from dhcli.metrics.bars import Limit
+    from dhcli.runtime.team import Team
 
 
 def eval_(
@@ -96,6 +103,7 @@ def eval_(
     out: Annotated[
         Path | None, out_option("Folder to write files to (default: none are written).")
     ] = None,
+    nproc: Processes = None,
     device: Device = "auto",
     batch_size: Annotated[int | None, batch_size_option("as in training")] = None,
     workers: Annotated[
@@ -131,7 +139,7 @@ def eval_(
     from dhcli.atomic import require_free
     from dhcli.config.detecting import DetectOptions
     from dhcli.inference.score import Measures
-    from dhcli.metrics.bars import check_limits, parse_limit
+    from dhcli.metrics.bars import parse_limit
     from dhcli.metrics.names import parse_metrics
 
     metrics = parse_metrics(metric or ["coco"])
@@ -139,35 +147,56 @@ def eval_(
     every = read_outs is not None
     most, target = top_k or 100, target_precision
     measures = Measures(split, metrics, engine, scores, boxes, every, most, target)
-    _check_beside(weights, detections, measures, limited=bool(limits))
+    _check_beside(weights, detections, measures, limited=bool(limits), nproc=nproc)
     if out is not None:
         require_free(out, overwrite=overwrite, inputs=[data, *filter(None, [weights, detections])])
-    options = DetectOptions(
-        most=top_k,
-        gate=gate,
-        across_classes=across_classes,
-        nms=nms,
-        device=device,
-        precision=precision,
-    )
-    if measures.every and weights is not None:
-        found = _evaluate_model(weights, data, measures, options, batch_size, workers)
-        _save({"-".join(read_out): one for read_out, one in found.items()}, out, overwrite)
-        _show_every(found, as_json=as_json)
+    finish = partial(_finish, limits=limits, out=out, overwrite=overwrite, as_json=as_json)
+    if detections is not None:
+        if is_first():  # a launcher may have started several
+            finish(_evaluate_results(detections, data, measures))
         return
-    if weights is not None:
-        [evaluation] = _evaluate_model(
-            weights, data, measures, options, batch_size, workers
-        ).values()
-    elif detections is not None:
-        evaluation = _evaluate_results(detections, data, measures)
+    assert weights is not None
+    with together(nproc, device) as team:
+        options = DetectOptions(
+            most=top_k,
+            gate=gate,
+            across_classes=across_classes,
+            nms=nms,
+            device=shared_out(team, device, weights),
+            precision=precision,
+        )
+        found = _evaluate_model(weights, data, measures, options, batch_size, workers, team)
+        if team.first and measures.every:
+            _save({"-".join(read_out): one for read_out, one in found.items()}, out, overwrite)
+            _show_every(found, as_json=as_json)
+        elif team.first:
+            [evaluation] = found.values()
+            finish(evaluation)
+
+
+def _finish(
+    evaluation: Evaluation,
+    *,
+    limits: Sequence[Limit],
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Write and print an evaluation. Raises DhError where a number is below its limit."""
+    from dhcli.metrics.bars import check_limits
+
     _save({"": evaluation}, out, overwrite)
     _show(evaluation, as_json=as_json)
     check_limits(evaluation.results, limits)
 
 
 def _check_beside(
-    weights: Path | None, detections: Path | None, measures: Measures, *, limited: bool
+    weights: Path | None,
+    detections: Path | None,
+    measures: Measures,
+    *,
+    limited: bool,
+    nproc: int | None,
 ) -> None:
     """Raise ConfigError for options that do not go together."""
     if (weights is None) == (detections is None):
@@ -176,6 +205,8 @@ def _check_beside(
     if detections is not None and (chosen or measures.every):
         what = "--scores, --boxes and --read-outs are about a model, not about --detections"
         raise ConfigError(what)
+    if detections is not None and (nproc or 1) > 1:
+        raise ConfigError("--nproc is about a model, not about --detections")
     if measures.every and (chosen or limited):
         what = "--read-outs measures all of them; --scores, --boxes and --fail-under are for one"
         raise ConfigError(what)
@@ -188,12 +219,12 @@ def _evaluate_model(
     options: DetectOptions,
     batch_size: int | None,
     workers: int,
+    team: Team,
 ) -> dict[ReadOut, Evaluation]:
     from dhcli.inference.evaluate import evaluate_model  # torch loads here, not for --detections
-    from dhcli.report.console import err
     from dhcli.report.counting import counting
 
-    with counting("images") as progress:
+    with counting("images") if team.first else nullcontext() as progress:
         return evaluate_model(
             weights,
             data,
@@ -201,8 +232,9 @@ def _evaluate_model(
             options=options,
             batch_size=batch_size,
             workers=workers,
-            say=err.print,
+            say=say_of(team),
             progress=progress,
+            team=team,
         )
 
 

@@ -89,11 +89,13 @@ def one_model(ctx: typer.Context, path: Path | None) -> Path | None:
     """The model of a run where its folder is named, which is said; all else as it is."""
     if ctx.resilient_parsing or path is None or not path.is_dir():
         return path
+    from dhcli.cli.processes import speaks
     from dhcli.report.console import err
     from dhcli.weights.locate_model import locate_model
 
     model, line = locate_model(path)
-    err.print(line)
+    if speaks():
+        err.print(line)
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +21,14 @@ from dhcli.cli.options import (
     Nms,
     Overwrite,
     Precision,
+    Processes,
     Scores,
     TopK,
     all_weights_option,
     batch_size_option,
     out_option,
 )
+from dhcli.cli.processes import say_of, shared_out, together
 from dhcli.errors import ConfigError, DhError, suggest
 from dhcli.words import counted, named
 
@@ -80,6 +83,7 @@ def predict(
     ] = None,
     scores: Scores = None,
     boxes: Boxes = None,
+    nproc: Processes = None,
     device: Device = "auto",
     batch_size: Annotated[int | None, batch_size_option("1 on the CPU, 8 on a GPU")] = None,
     precision: Precision = "fp32",
@@ -108,14 +112,13 @@ def predict(
       dh predict --weights model.safetensors "a/**/*.png" --classes Car,Van
       dh predict --weights a.safetensors --weights b.safetensors photos/ --side-by-side
     """
-    one_only = {"--format": format, "--scores": scores, "--boxes": boxes}
+    one_only = {"--format": format, "--scores": scores, "--boxes": boxes, "--nproc": nproc}
     _check_models(weights, side_by_side, [*(k for k, v in one_only.items() if v)], draw)
     formats = _formats(_names(format or ["coco-json"]))
     names = None if classes is None else _names([classes])
     from dhcli.config.detecting import DetectOptions
     from dhcli.inference.predict import Request
     from dhcli.inference.predict import predict as run
-    from dhcli.report.console import err, print_json
     from dhcli.report.counting import counting
     from dhcli.report.draw import write_drawing, write_panels
 
@@ -133,12 +136,13 @@ def predict(
         boxes,
         overwrite,
     )
-    options = DetectOptions(
-        gate=gate, across_classes=across_classes, nms=nms, device=device, precision=precision
-    )
     if side_by_side:
         from dhcli.inference.side_by_side import predict_side_by_side
+        from dhcli.report.console import err
 
+        options = DetectOptions(
+            gate=gate, across_classes=across_classes, nms=nms, device=device, precision=precision
+        )
         with counting("images") as progress:
             outcomes = predict_side_by_side(
                 request,
@@ -151,10 +155,28 @@ def predict(
             )
         _show_all(outcomes, as_json=as_json)
         return
-    with counting("images") as progress:
-        outcome = run(
-            request, options=options, batch_size=batch_size, say=err.print, progress=progress
+    with together(nproc, device) as team:
+        own = shared_out(team, device, weights[0])
+        options = DetectOptions(
+            gate=gate, across_classes=across_classes, nms=nms, device=own, precision=precision
         )
+        with counting("images") if team.first else nullcontext() as progress:
+            outcome = run(
+                request,
+                options=options,
+                batch_size=batch_size,
+                say=say_of(team),
+                progress=progress,
+                team=team,
+            )
+        if team.first:
+            _conclude(outcome, as_json=as_json)
+
+
+def _conclude(outcome: Outcome, *, as_json: bool) -> None:
+    """Print what was found. Raises DhError where images could not be read."""
+    from dhcli.report.console import print_json
+
     if as_json:
         print_json(outcome.as_dict())
     else:

@@ -6,12 +6,21 @@ import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from dhcli.errors import ConfigError, DhError
-from dhcli.runtime.launch import CRASHED, LEFT_ALONE, Place, is_launched, launch, own_place
+from dhcli.runtime.launch import (
+    CRASHED,
+    LEFT_ALONE,
+    Place,
+    describe_processes,
+    is_launched,
+    launch,
+    own_place,
+)
 
 if TYPE_CHECKING:
     from dhcli.runtime.team import Team
@@ -20,6 +29,14 @@ if TYPE_CHECKING:
 def is_first() -> bool:
     """Whether this process is alone, or the one that speaks to people."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def speaks() -> bool:
+    """Whether this process is to say what every process of the command comes to know.
+
+    Those that `launch` starts are told of what it has said itself before.
+    """
+    return is_first() and not is_launched()
 
 
 _speaks: Callable[[], bool] = is_first
@@ -62,6 +79,34 @@ def together(nproc: int | None, device: str, restarts: int = 0) -> Iterator[Team
                 raise
             traceback.print_exc()
             raise SystemExit(CRASHED) from error
+
+
+def say_of(team: Team) -> Callable[[str], None]:
+    """What takes lines for people: only those of the first process are printed."""
+    from dhcli.report.console import err
+
+    return err.print if team.first else lambda _: None
+
+
+def shared_out(team: Team, device: str, weights: Path) -> str:
+    """The device of this process where images are shared out, which is said; `device` if alone.
+
+    Raises ConfigError where there are fewer GPUs than processes, or `weights` is an exported file
+    that would run on one.
+    """
+    if team.size == 1:
+        return device
+    place = own_place()
+    say_of(team)(f"{describe_processes(place)} share the images")
+    from dhcli.runtime.device import own_device
+    from dhcli.runtime.runner import is_onnx
+
+    if is_onnx(weights):
+        if device not in ("auto", "cpu"):
+            what = "several processes run an exported file on the CPU only"
+            raise ConfigError(what, where="--device", hint="one process, or the model file")
+        return "cpu"
+    return str(own_device(device, place))
 
 
 def _check(place: Place, nproc: int | None, restarts: int) -> None:

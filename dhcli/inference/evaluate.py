@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ from dhcli.inference.score import (
 )
 from dhcli.inference.thresholds import stored_points
 from dhcli.runtime.runner import Found, Runner, open_runner
+from dhcli.runtime.team import ALONE, Team
 from dhcli.words import counted
 
 NOTHING = Found(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
 
-def evaluate_model(
+def evaluate_model(  # noqa: PLR0913  (as below)
     weights: Path,
     data: Path,
     measures: Measures,
@@ -41,12 +42,13 @@ def evaluate_model(
     workers: int = -1,
     say: Say,
     progress: Count | None = None,
+    team: Team = ALONE,
 ) -> dict[ReadOut, Evaluation]:
     """Score the model file `weights` on the dataset `data`: see `evaluate_runner`.
 
     Raises ModelError too, where it cannot be read.
     """
-    runner = open_runner(weights, options)
+    runner = team.each(lambda: open_runner(weights, options))
     for line in runner.lines:
         say(line)
     return evaluate_runner(
@@ -58,10 +60,11 @@ def evaluate_model(
         workers=workers,
         say=say,
         progress=progress,
+        team=team,
     )
 
 
-def evaluate_runner(
+def evaluate_runner(  # noqa: PLR0913  (what, how, by whom and who is told)
     runner: Runner,
     data: Path | DetectionTable,
     measures: Measures,
@@ -71,32 +74,32 @@ def evaluate_runner(
     workers: int = -1,
     say: Say,
     progress: Count | None = None,
+    team: Team = ALONE,
 ) -> dict[ReadOut, Evaluation]:
     """Score a detector on a dataset, by the read-outs of `measures`.
 
     `batch_size` is the training's where None. Boxes of classes that the model does not know are
     regions to ignore if they were in training (`data.others: ignore`), else left out.
+    The processes of `team` share the images; the first scores what all have found, and the others
+    get {}.
     Raises DataError where the data cannot be read, or they share no class, and ConfigError where
     the model has no such read-out.
     """
     read_outs = measures.choose(runner)
-    table = read_truth(data)
-    split, images = choose_split(table, measures.split)
-    truth, lines = fit_to_files(table.take_images(images))
-    for line in lines:
-        say(f"warning: {line}")
-    introduce(table, truth, split, runner.classes, say)
+    split, truth = team.from_first(lambda: _read(data, measures.split, runner.classes, say))
     size = batch_size or runner.config.train.batch_size
     input = runner.config.input.model_copy(update={"divisor": runner.divisor})
-    loader = EvalLoader(truth, input, batch_size=size, workers=workers)
+    loader = EvalLoader(truth, input, batch_size=size, workers=workers, share=team.share)
     for line in loader.lines:
         say(line)
     options = options.reading(*read_outs)
     try:
-        tables = detect_tables(runner, truth, loader, options=options, progress=progress)
+        tables = detect_tables(runner, truth, loader, options=options, progress=progress, team=team)
     except DataError as error:  # of fewer images the average would be another
         hint = "every image counts: `dh check --decode` lists all bad ones, --fix leaves them out"
         raise DataError(error.what, where=error.where, hint=error.hint or hint) from error
+    if not team.first:
+        return {}
     limit = options.over(runner.config.model.detect).max_detections
     full = int(np.sum(np.bincount(tables[0].image_of_box, minlength=1) >= limit))
     if full:
@@ -115,6 +118,19 @@ def evaluate_runner(
     }
 
 
+def _read(
+    data: Path | DetectionTable, split: str | None, classes: tuple[str, ...], say: Say
+) -> tuple[str, DetectionTable]:
+    """The split to evaluate, and its images as their files are; says what a user should know."""
+    table = read_truth(data)
+    name, images = choose_split(table, split)
+    truth, lines = fit_to_files(table.take_images(images))
+    for line in lines:
+        say(f"warning: {line}")
+    introduce(table, truth, name, classes, say)
+    return name, truth
+
+
 def detect_tables(
     runner: Runner,
     table: DetectionTable,
@@ -122,23 +138,40 @@ def detect_tables(
     *,
     options: DetectOptions = AS_CONFIGURED,
     progress: Count | None = None,
+    team: Team = ALONE,
 ) -> list[DetectionTable]:
     """What `runner` finds in the images of `table`: one table of the same images per read-out.
 
-    Boxes have scores and come best first; classes are the runner's. `loader` gives the images of
-    `table`. `progress` is called after every batch.
-    Raises DataError naming an image that cannot be read.
+    Boxes have scores and come best first; classes are the runner's. `loader` gives this process's
+    share of the images of `table`; every process of `team` gets the tables of all.
+    `progress` is called after every batch, about this process's share.
+    Raises DataError naming an image that cannot be read, in every process.
     """
 
     def tick(done: int) -> None:
         if progress is not None:
-            progress(done, len(table))
+            progress(done, len(loader.images))
 
-    found = detect_all(runner, loader, options=options, tick=tick)
+    own = detect_all(runner, Shared(loader, team), options=options, tick=tick)
+    found = dict(team.gather(list(own.items())))
     return [
         as_table({image: every[k] for image, every in found.items()}, table, runner.classes)
         for k in range(len(options.read_outs or [None]))
     ]
+
+
+class Shared:
+    """The batches of this process. An image that one process cannot read ends the loop in all."""
+
+    def __init__(self, loader: EvalLoader, team: Team) -> None:
+        self.loader, self.team = loader, team
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.loader)
+        for _ in range(self.loader.longest):
+            batch = self.team.each(lambda: next(batches, None))
+            if batch is not None:
+                yield batch
 
 
 def detect_all(

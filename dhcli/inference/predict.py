@@ -13,8 +13,8 @@ from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, lowest_score
 from dhcli.config.heads import choose_read_out
 from dhcli.data.formats.naming import spelled
 from dhcli.data.io.progress import Count
-from dhcli.errors import ConfigError, suggest
-from dhcli.inference.locate_images import find_images, other_files
+from dhcli.errors import ConfigError, DhError, suggest
+from dhcli.inference.locate_images import ImageList, find_images, other_files
 from dhcli.inference.stream import Drawer, Kept, Summary, detect_images, drawing
 from dhcli.inference.thresholds import (
     Score,
@@ -23,8 +23,10 @@ from dhcli.inference.thresholds import (
     same_for_all,
     stored_threshold,
 )
-from dhcli.inference.writers import FORMATS, Least, Place, Writer, find_twins
+from dhcli.inference.writers import FORMATS, Place, Writer, find_twins
+from dhcli.runtime.launch import LEFT_ALONE
 from dhcli.runtime.runner import Runner, open_runner
+from dhcli.runtime.team import ALONE, Team
 from dhcli.weights.class_names import match_names
 from dhcli.words import counted, named
 
@@ -106,18 +108,17 @@ def predict(
     batch_size: int | None = None,
     say: Callable[[str], None],
     progress: Count | None = None,
+    team: Team = ALONE,
 ) -> Outcome:
     """Detect on the images of `request` and write what is asked for.
 
-    `batch_size` None is 1 on the CPU and 8 on a GPU. Raises DataError where there are no images or
-    none can be read, ModelError where the weights are no model file, ConfigError where they have
-    no such read-out.
+    `batch_size` None is 1 on the CPU and 8 on a GPU. The processes of `team` share the images, and
+    all get the same outcome; the files are as from one process.
+    Raises DataError where there are no images or none can be read, ModelError where the weights are
+    no model file, ConfigError where they have no such read-out.
     """
-    folder = request.out or free_folder(DEFAULT_FOLDER)
-    inputs = [request.weights, *map(Path, request.images)]
-    require_free(folder, overwrite=request.overwrite, inputs=inputs)
-    images = find_images(request.images, skip=folder)
-    runner = open_runner(request.weights, options)
+    folder, images = team.from_first(lambda: _find(request))
+    runner = team.each(lambda: open_runner(request.weights, options))
     labels = choose_labels(request.classes, runner.classes)
     options = asked(request, options, runner)
     kept_from, drawn_from = choose_thresholds(request, options, runner)
@@ -137,8 +138,14 @@ def predict(
     names = tuple(map(spelled, runner.classes))
     twins = find_twins(images.names)
     with ExitStack() as stack:
-        where = Place(stack.enter_context(placed), names, runner.category_ids, twins)
-        writers = stack.enter_context(_writing(request, where, drawn_from.least))
+        at = team.from_first(lambda: stack.enter_context(placed))
+        where = Place(at, names, runner.category_ids, twins)
+        stack.enter_context(_ending_alike(team))
+        draw: Writer | None = None
+        if request.draw is not None:
+            draw = stack.enter_context(drawing(where, request.draw, drawn_from.least))
+        writers: list[Writer] = []
+        team.from_first(lambda: writers.extend(stack.enter_context(_writing(request, where))))
         summary = detect_images(
             runner,
             images,
@@ -147,6 +154,8 @@ def predict(
             options=options,
             batch_size=batch_size or runner.usual_batch,
             progress=progress,
+            draw=draw,
+            team=team,
         )
     limit = options.over(runner.config.model.detect).max_detections
     if summary.full and not (request.top and request.top < limit):
@@ -154,14 +163,40 @@ def predict(
     return Outcome(summary, runner.classes, written, runner.place, kept_from, drawn_from)
 
 
+def _find(request: Request) -> tuple[Path, ImageList]:
+    """The folder for the results, and the images. Raises DhError where either cannot be."""
+    folder = request.out or free_folder(DEFAULT_FOLDER)
+    inputs = [request.weights, *map(Path, request.images)]
+    require_free(folder, overwrite=request.overwrite, inputs=inputs)
+    return folder, find_images(request.images, skip=folder)
+
+
 @contextmanager
-def _writing(request: Request, where: Place, shown: Least) -> Iterator[list[Writer]]:
+def _writing(request: Request, where: Place) -> Iterator[list[Writer]]:
     """The writers of what is asked for."""
     with ExitStack() as stack:
-        writers = [stack.enter_context(FORMATS[name](where)) for name in request.formats]
-        if request.draw is not None:
-            writers.append(stack.enter_context(drawing(where, request.draw, shown)))
-        yield writers
+        yield [stack.enter_context(FORMATS[name](where)) for name in request.formats]
+
+
+@contextmanager
+def _ending_alike(team: Team) -> Iterator[None]:
+    """Where the block fails in one process, all raise its error once all have left it.
+
+    Within it, processes part only by an error of the user's that all get.
+    """
+    error: DhError | None = None
+    try:
+        yield
+    except DhError as raised:
+        if raised.exit_code == LEFT_ALONE:
+            raise
+        error = raised
+    team.each(lambda: _raise(error))
+
+
+def _raise(error: DhError | None) -> None:
+    if error is not None:
+        raise error
 
 
 def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOptions:

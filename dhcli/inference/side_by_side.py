@@ -15,6 +15,7 @@ from dhcli.atomic import atomic_folder, require_free
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
 from dhcli.data.io.image import read_image
 from dhcli.data.io.progress import Count
+from dhcli.errors import DataError
 from dhcli.inference.locate_images import ImageList, find_images
 from dhcli.inference.predict import (
     DEFAULT_FOLDER,
@@ -33,6 +34,7 @@ from dhcli.inference.stream import (
     detect_each,
     drawing_pool,
     drawn_path,
+    finish_image,
 )
 from dhcli.inference.thresholds import Threshold
 from dhcli.inference.writers import Prediction
@@ -63,8 +65,11 @@ class Side:
 
     def see(self, seen: Seen) -> Prediction | None:
         """What is drawn of an image, in the classes of all models; None where it is unreadable."""
-        found = self.summary.note(seen, self.kept, self.most)
-        return None if found is None else replace(found, labels=self.shared[found.labels])
+        seen, full = finish_image(self.kept, self.most, None, seen)
+        self.summary.add(seen, self.kept.shown, full=full)
+        if isinstance(seen.found, DataError):
+            return None
+        return replace(seen.found, labels=self.shared[seen.found.labels])
 
 
 def predict_side_by_side(

@@ -5,17 +5,19 @@ Images are decoded in threads ahead of the detector, and pictures drawn in threa
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,8 +31,13 @@ from dhcli.errors import DataError
 from dhcli.inference.locate_images import ImageList
 from dhcli.inference.writers import Least, Place, Prediction, Writer
 from dhcli.runtime.runner import Found, Runner
+from dhcli.runtime.team import ALONE, Team
 
+T = TypeVar("T")
 THREADS = min(8, os.cpu_count() or 1)
+SENT = 16
+"""Images, at least, that each of several processes does before it tells the others of them."""
+NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -77,20 +84,19 @@ class Summary:
     full: int = 0
     seconds: float = 0.0
 
-    def note(self, seen: Seen, kept: Kept, most: int) -> Prediction | None:
-        """Count an image, of at most `most` detections; those `kept`, None if it is unreadable."""
+    def add(self, seen: Seen, shown: Least, *, full: bool) -> None:
+        """Count an image of which `seen.found` is what is kept."""
         for code in seen.odd:
             self.odd[code].append(seen.name)
         if isinstance(seen.found, DataError):
             hint = f" ({seen.found.hint})" if seen.found.hint else ""
             self.unreadable.append((seen.name, f"{seen.found.what}{hint}"))
-            return None
-        found = kept.of(seen.found)
+            return
+        labels = seen.found.labels
         self.images += 1
-        self.full += len(seen.found) >= most
-        self.counts.update(found.labels.tolist())
-        self.shown.update(found.labels[found.reaching(kept.shown)].tolist())
-        return found
+        self.full += full
+        self.counts.update(labels.tolist())
+        self.shown.update(labels[seen.found.reaching(shown)].tolist())
 
     def require_some(self, images: ImageList) -> None:
         """Raise DataError where none of `images` could be read."""
@@ -127,7 +133,7 @@ def detect_each(
 
     A batch holds images of one size only, so results do not depend on `batch_size`.
     """
-    window = 1 if batch_size == 1 else 2 * batch_size
+    window = _window(batch_size)
     with _decode_ahead(sources, runner.config.input, ahead=window + THREADS) as decoded:
         while chunk := list(islice(decoded, window)):
             found = iter(_detect(runner, chunk, options, batch_size))
@@ -135,7 +141,7 @@ def detect_each(
                 yield Seen(one.name, one.problem or next(found), one.odd)
 
 
-def detect_images(
+def detect_images(  # noqa: PLR0913  (what, where to, how and by whom; most have a usual value)
     runner: Runner,
     images: ImageList,
     kept: Kept,
@@ -144,26 +150,81 @@ def detect_images(
     options: DetectOptions,
     batch_size: int = 1,
     progress: Count | None = None,
+    draw: Writer | None = None,
+    team: Team = ALONE,
 ) -> Summary:
     """Detect on `images` and give what is kept of every image to the `writers`, in order.
 
+    The processes of `team` share the images. Each calls `draw` with its own; the first calls the
+    `writers` with those of all, without pixels where there are several processes.
     An image that cannot be read is noted, and the rest is done. Raises DataError where none could
     be read. See `detect_each`.
     """
     begun = time.perf_counter()
-    summary = Summary()
+    summary, done = Summary(), 0
     limit = options.over(runner.config.model.detect).max_detections
-    files = (Source(name, partial(read_image, images.root / name)) for name in images.names)
-    for number, seen in enumerate(detect_each(runner, files, options, batch_size), 1):
-        found = summary.note(seen, kept, limit)
-        if found is not None:
-            for write in writers:
-                write(found)
-        if progress is not None:
-            progress(number, len(images))
+    finish = partial(finish_image, kept, limit, draw, with_pixels=team.size == 1)
+    for every in _rounds(runner, images, options, batch_size, team, finish):
+        team.from_first(partial(_write, every, writers))
+        for seen, full in every:
+            summary.add(seen, kept.shown, full=full)
+            done += 1
+            if progress is not None:
+                progress(done, len(images))
     summary.require_some(images)
     summary.seconds = time.perf_counter() - begun
     return summary
+
+
+def finish_image(
+    kept: Kept, limit: int, draw: Writer | None, seen: Seen, *, with_pixels: bool = True
+) -> tuple[Seen, bool]:
+    """An image with what is kept of it, drawn by `draw`; whether `limit` detections were found."""
+    if isinstance(seen.found, DataError):
+        return seen, False
+    found = kept.of(seen.found)
+    if draw is not None:
+        draw(found)
+    given = found if with_pixels else replace(found, pixels=NO_PIXELS)
+    return replace(seen, found=given), len(seen.found) >= limit
+
+
+def _write(every: Sequence[tuple[Seen, bool]], writers: Sequence[Writer]) -> None:
+    for seen, _ in every:
+        if isinstance(seen.found, Prediction):
+            for write in writers:
+                write(seen.found)
+
+
+def _window(batch_size: int) -> int:
+    """Images among which those of one size are looked for, to make a batch."""
+    return 1 if batch_size == 1 else 2 * batch_size
+
+
+def _rounds(
+    runner: Runner,
+    images: ImageList,
+    options: DetectOptions,
+    batch_size: int,
+    team: Team,
+    finish: Callable[[Seen], T],
+) -> Iterator[list[T]]:
+    """What `finish` makes of every image, in order, some images at a time: alike in all processes.
+
+    Each of them has every size-th window of images: the batches are those that one alone makes.
+    """
+    window = _window(batch_size)
+    numbers = [n for n in range(len(images)) if n // window % team.size == team.rank]
+    files = (
+        Source(name, partial(read_image, images.root / name))
+        for name in map(images.names.__getitem__, numbers)
+    )
+    finished = map(finish, detect_each(runner, files, options, batch_size))
+    own = zip(numbers, finished, strict=True)
+    some = window if team.size == 1 else window * math.ceil(SENT / window)
+    for _ in range(0, len(images), some * team.size):
+        part = team.each(lambda: list(islice(own, some)))
+        yield [result for _, result in sorted(team.gather(part), key=itemgetter(0))]
 
 
 Drawer = Callable[[Prediction, Sequence[str], Path], None]

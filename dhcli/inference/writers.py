@@ -38,7 +38,7 @@ class Prediction:
     boxes   (D, 4) float64 xyxy pixels of that size
     scores  (D,) float64
     labels  (D,) int64 in 0…K-1
-    pixels  the image, (height, width, 3) uint8 RGB
+    pixels  the image, (height, width, 3) uint8 RGB; (0, 0, 3) where it stays in another process
     """
 
     name: str

@@ -79,6 +79,11 @@ def is_shortage(error: BaseException) -> bool:
     )
 
 
+def is_gpu_shortage(error: BaseException) -> bool:
+    """Whether torch says that the memory of a GPU is too small: after that it can be used again."""
+    return any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+
+
 def shortage(error: BaseException, what: str = "there is too little memory") -> DhError:
     """What is said of a lack of memory, with the bytes that could not be had if they are told."""
     found = _TRIED.search(str(error))

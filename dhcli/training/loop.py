@@ -105,7 +105,14 @@ class Trainer:
         prepare_for_training(self.detector)
         self.precision = choose_precision(train.precision, device)
         optimizer = build_optimizer(self.detector, train)
-        self.updater = Updater(self.detector, optimizer, self.precision, train.clip_norm, team)
+        self.updater = Updater(
+            self.detector,
+            optimizer,
+            self.precision,
+            train.clip_norm,
+            team,
+            halves=not (train.sync_bn and team.size > 1),  # its forward pass waits for the others
+        )
         self.ema = Ema(self.detector, train.ema, train.ema_ramp) if train.ema else None
         self.accumulate = own_batches(train, team.size)
         self.repeats = repeats_of(data.train, train.repeat_below, config.data.difficult)
@@ -196,6 +203,7 @@ class Trainer:
             "config": config_to_dict(self.config),
             "data": self.data.fingerprint(),
             "processes": self.team.size,
+            "parts": self.updater.parts,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -208,6 +216,7 @@ class Trainer:
             self.updater.scaler.load_state_dict(state["scaler"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
+        self.updater.parts = state.get("parts", 1)  # 1 before they were counted
         self.position = Position(**state["position"])
         self.meter.load_state_dict(state["meter"])
         before = state.get("processes", 1)
@@ -361,7 +370,10 @@ class Trainer:
             what = "a process has no image left for this step, and train.sync_bn needs all of them"
             raise DataError(what, hint="`dh check --decode` lists images that cannot be read")
         seeds = [(self.config.train.seed, self.iteration, number) for number in numbered]
+        parts = self.updater.parts
         result = self.updater.update(group, self._rate(self.iteration), whole, seeds)
+        if self.updater.parts > parts:
+            self._tell_halved()
         if not result.moved:
             self._refuse(group, result)
         else:
@@ -372,6 +384,14 @@ class Trainer:
         self.position.iteration += 1
         self.watch.iterations += 1
         self.watch.images += sum(len(batch) for batch in group) * self.team.size
+
+    def _tell_halved(self) -> None:
+        size, parts = self.config.train.batch_size, self.updater.parts
+        at_a_time = counted(math.ceil(size / parts), "image")
+        what = f"{self.device} has too little memory for {counted(size, 'image')} at a time: from "
+        what += f"here on {at_a_time} at a time, and as many per step as before"
+        self.journal.warn(what)
+        self.journal.event("halved", total_iteration=self.iteration, parts=parts)
 
     def _refuse(self, group: list[Batch], result: StepResult) -> None:
         """A loss or gradient is not finite: name it and its images, stop or go on by rule."""

@@ -219,7 +219,7 @@ def _is_barely_begun(path: Path) -> bool:
     """Whether `path` holds a run that ended before its first checkpoint or model, and no more."""
     names = {file.name for file in path.iterdir()}
     unfinished = {name for name in names if name.startswith(".") and name.endswith(".part")}
-    return LOG in names and names - unfinished <= BEGUN
+    return bool(names & {LOG, LOCK}) and names - unfinished <= BEGUN
 
 
 def resume_command(run: Path) -> str:

@@ -7,8 +7,9 @@ the processes share.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
@@ -20,8 +21,9 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from dhcli.data.loading.loader import Batch
+from dhcli.errors import DhError
 from dhcli.ops.batch import ImageBatch, Target
-from dhcli.runtime.memory import give_holes_back
+from dhcli.runtime.memory import give_holes_back, is_gpu_shortage
 from dhcli.runtime.precision import Precision
 from dhcli.runtime.team import ALONE, Team
 from dhcli.training.optimizer import set_rate
@@ -79,7 +81,11 @@ class StepResult:
 
 
 class Updater:
-    """Moves the weights of a detector by the gradient of a group of micro-batches."""
+    """Moves the weights of a detector by the gradient of a group of micro-batches.
+
+    parts  each micro-batch is done in so many parts, of which every image counts alike. 1 until a
+           GPU of the team has too little memory; then twice as many, from there on
+    """
 
     def __init__(
         self,
@@ -88,9 +94,11 @@ class Updater:
         precision: Precision,
         clip_norm: float,
         team: Team = ALONE,
+        *,
+        halves: bool = True,
     ) -> None:
         self.losses_of = ForwardLosses(detector)
-        self.team = team
+        self.team, self.halves = team, halves
         self.optimizer = optimizer
         self.precision = precision
         self.clip_norm = clip_norm
@@ -99,6 +107,7 @@ class Updater:
         # Forward passes move running statistics; a batch that is thrown away must not leave a trace
         self.statistics = [x for x in detector.buffers() if x.is_floating_point()]
         self.kept = [x.clone() for x in self.statistics]
+        self.parts = 1
 
     def update(
         self,
@@ -112,18 +121,14 @@ class Updater:
         The mean is over the `whole` of them, of all processes (None: there are no others); a
         process may have none. `seeds` has the numbers for `seed_all` before each.
         If a loss or the gradient is not finite in any process, weights and statistics stay as they
-        were in all.
+        were in all. Raises DhError in all where a single image is too large for memory.
         """
         _copy(self.statistics, self.kept)
-        self.optimizer.zero_grad(set_to_none=True)
-        results = []
-        for batch, seed in zip_longest(batches, seeds):
-            if seed is not None:
-                seed_all(*seed)
-            results.append(self._backward(batch, whole or len(batches)))
+        while (results := self._tried(batches, whole or len(batches), seeds)) is None:
+            self._halve(batches)
         names = results[0][0] if results else ()
         losses = {n: torch.stack([parts[n] for parts, _ in results]).mean() for n in names}
-        bad = [number for number, (_, finite) in enumerate(results) if not finite.read()]
+        bad = [number for number, (_, finite) in enumerate(results) if not finite()]
         if self.team.size > 1:
             self._add_up()
         gradient = self._gradient_is_finite()
@@ -135,6 +140,52 @@ class Updater:
             _copy(self.kept, self.statistics)
         self.scaler.update()
         return StepResult(losses, bad, gradient, moved)
+
+    def _tried(
+        self, batches: Sequence[Batch], whole: int, seeds: Sequence[Sequence[int]]
+    ) -> list[_Passed] | None:
+        """What came of each micro-batch; None where a GPU of the team had too little memory."""
+        self.optimizer.zero_grad(set_to_none=True)
+        short = False
+        try:
+            pairs = zip_longest(batches, seeds)
+            results = [self._pass(batch, seed, whole) for batch, seed in pairs]
+        except RuntimeError as error:
+            if not (self.halves and is_gpu_shortage(error)):
+                raise
+            short = True  # no more of it is kept: it holds what is to be freed
+        return None if self.halves and self.team.any(short) else results
+
+    def _halve(self, batches: Sequence[Batch]) -> None:
+        """From here on half as many images at a time; the step is yet to be done."""
+        if not self.team.any(any(len(batch) > self.parts for batch in batches)):
+            what = f"{self.precision.device} has too little memory for a single image"
+            raise DhError(what, hint="lower `input.max_size` (`--image-size N`)")
+        self.parts *= 2
+        _copy(self.kept, self.statistics)
+        if self.precision.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _pass(self, batch: Batch, seed: Sequence[int] | None, whole: int) -> _Passed:
+        """Add the gradient of a micro-batch, in parts of equal weight per image."""
+        cut = cut_batch(batch, self.parts)
+        passed = []
+        for number, part in enumerate(cut):
+            if seed is not None:
+                seed_all(*seed, *([number] if number else []))
+            passed.append(
+                self._backward(part, whole if part is batch else whole * len(batch) / len(part))
+            )
+        if len(passed) == 1:
+            return passed[0][0], passed[0][1].read
+        shares = [len(part) / len(batch) for part in cut]
+        losses = {
+            name: torch.stack(
+                [own[name] * share for (own, _), share in zip(passed, shares, strict=True)]
+            ).sum()
+            for name in passed[0][0]
+        }
+        return losses, lambda: all(finite.read() for _, finite in passed)
 
     @torch.no_grad()
     def _add_up(self) -> None:
@@ -154,7 +205,7 @@ class Updater:
             torch._foreach_div_(moves, self.team.size)
             _copy(list(torch._foreach_add(self.kept, moves)), self.statistics)
 
-    def _backward(self, batch: Batch, whole: int) -> tuple[dict[str, Tensor], _Answer]:
+    def _backward(self, batch: Batch, whole: float) -> tuple[dict[str, Tensor], _Answer]:
         device = self.precision.device
         images, targets = batch.images.to(device), [target.to(device) for target in batch.targets]
         with self.precision.autocast():
@@ -178,6 +229,27 @@ class Updater:
         else:
             norm = get_total_norm([w.grad for w in self.weights if w.grad is not None])
         return bool(norm.isfinite()) or self.scaler.get_scale() > 1
+
+
+_Passed = tuple[dict[str, Tensor], Callable[[], bool]]
+"""Losses of a micro-batch, and what tells whether they are finite."""
+
+
+def cut_batch(batch: Batch, parts: int) -> list[Batch]:
+    """The images of a batch in `parts`, or fewer where there are not as many; padded as it is."""
+    if parts == 1 or len(batch) <= 1:
+        return [batch]
+    size = math.ceil(len(batch) / parts)
+    x = batch.images
+    return [
+        Batch(
+            ImageBatch(x.pixels[rows], x.sizes[rows], x.originals[rows]),
+            batch.targets[rows],
+            batch.indices[rows],
+        )
+        for start in range(0, len(batch), size)
+        for rows in [slice(start, start + size)]
+    ]
 
 
 def _copy(source: list[Tensor], target: list[Tensor]) -> None:

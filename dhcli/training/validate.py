@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from dhcli.data.loading.loader import Batch, EvalLoader
+from dhcli.data.loading.loader import EvalLoader
 from dhcli.data.table import DetectionTable
-from dhcli.inference.evaluate import as_table, detect_all
+from dhcli.inference.evaluate import Shared, as_table, detect_all
 from dhcli.metrics.coco import coco_ap
 from dhcli.metrics.judge import judge
 from dhcli.metrics.operating import IOU, best_f1, find_points
@@ -39,7 +39,7 @@ def validation_losses(
     detector.eval()
     sums: dict[str, torch.Tensor] = {}
     images = 0
-    for number, batch in enumerate(_Shared(loader, team)):
+    for number, batch in enumerate(Shared(loader, team)):
         if len(batch):  # else none of its images could be read
             seed_all(team.rank + number * team.size)  # the batch's number among those of all
             moved = batch.to(precision.device)
@@ -73,24 +73,10 @@ def validation_ap(
         points = find_points(judge(*tables, IOU), best_f1)
         return coco_ap(*tables).stats, points.as_dict() if points.all else {}
 
-    found = detect_all(runner, _Shared(loader, team), tick=tick)
+    found = detect_all(runner, Shared(loader, team), tick=tick)
     _wait_for_the_longest(loader, len(loader.images), tick)
     every = dict(team.gather([(image, own) for image, [own] in found.items()]))
     return team.from_first(score)
-
-
-class _Shared:
-    """The batches of this process. An image that one process cannot read ends the loop in all."""
-
-    def __init__(self, loader: EvalLoader, team: Team) -> None:
-        self.loader, self.team = loader, team
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self.loader)
-        for _ in range(self.loader.longest):
-            batch = self.team.each(lambda: next(batches, None))
-            if batch is not None:
-                yield batch
 
 
 def _wait_for_the_longest(loader: EvalLoader, images: int, tick: Tick) -> None:

@@ -101,6 +101,17 @@ def test_full_disk_while_logging_is_one_error(tmp_path: Path) -> None:
         run.log("a line")
 
 
+def test_a_run_killed_as_it_took_its_folder_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.lock").write_text("process 7 on a\n")
+    make_run("train", "x", tmp_path / "run").close()
+
+    (tmp_path / "run" / "train.log").unlink()
+    (tmp_path / "run" / "mine.txt").touch()
+    with pytest.raises(DhError, match="is not empty"):
+        make_run("train", "x", tmp_path / "run")
+
+
 def test_run_without_a_checkpoint_is_begun_anew(tmp_path: Path) -> None:
     run = make_run("train", "x", tmp_path / "run")
     run.event("started", {})

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from dhcli.data.loading.loader import Batch
+from dhcli.errors import DhError
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.runtime.precision import Precision, choose_precision
+from dhcli.runtime.team import Team
 from dhcli.training.step import Updater, seed_all
+from tests.threads import together
 
 CPU = torch.device("cpu")
 
@@ -161,3 +164,96 @@ def test_with_fp16_the_scaler_passes_over_an_overflow_until_its_scale_is_one() -
 
     assert [result.moved for result in results] == [True] * 16 + [False] * 2  # from 65,536 to 1
     assert detector.w.item() == 1.0
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is."""
+
+
+class Small(Straight):
+    """Has memory for `most` images at a time; counts what it is given; draws at random."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.given = most, list[int]()
+
+    def losses(self, images: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
+        self.given.append(len(images))
+        losses = super().losses(images, targets)
+        if len(images) > self.most:
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return {name: loss * (1 + torch.rand(())) for name, loss in losses.items()}
+
+
+def _several(*values: int) -> Batch:
+    every = [_batch(value) for value in values]
+    pixels = torch.cat([one.images.pixels for one in every])
+    sizes = torch.cat([one.images.sizes for one in every])
+    targets = [target for one in every for target in one.targets]
+    return Batch(ImageBatch(pixels, sizes, sizes), targets, list(values))
+
+
+def test_too_little_memory_halves_the_micro_batch_and_keeps_the_step() -> None:
+    """Four images at a time become two, as with batch_size 2 and accumulate 4; and so they stay."""
+    short, recipe = Small(2), Small(2)
+    updater = _updater(short)
+    parts = [_several(1, 2), _several(3, 4), _several(5, 6), _several(7, 8)]
+    seeds = [(7, 0), (7, 0, 1), (7, 1), (7, 1, 1)]
+
+    result = updater.update(
+        [_several(1, 2, 3, 4), _several(5, 6, 7, 8)], 0.1, None, [(7, 0), (7, 1)]
+    )
+    expected = _updater(recipe).update(parts, 0.1, None, seeds)
+
+    assert short.given == [4, 2, 2, 2, 2]
+    assert updater.parts == 2
+    assert result.losses.keys() == expected.losses.keys()
+    for name, loss in expected.losses.items():
+        assert result.losses[name].item() == pytest.approx(loss.item(), rel=1e-6)
+    assert short.w.item() == pytest.approx(recipe.w.item(), rel=1e-6)
+    assert torch.equal(short.norm.running_mean, recipe.norm.running_mean)  # type: ignore[arg-type]
+    updater.update([_several(1, 2, 3, 4)], 0.1)
+    assert short.given[5:] == [2, 2]
+
+
+def test_images_of_a_part_count_alike() -> None:
+    detector = Small(2)
+
+    _updater(detector).update([_several(3, 3, 9)], 0.1, None, [(1,)])
+
+    assert detector.given == [3, 2, 1]
+    torch.manual_seed(0)
+    drawn = []
+    for seed in ((1,), (1, 1)):
+        seed_all(*seed)
+        drawn.append(1 + torch.rand(()).item())
+    mean = (2 * 3 * drawn[0] + 9 * drawn[1]) / 3
+    assert detector.w.item() == pytest.approx(1 - 0.1 * mean, rel=1e-5)
+
+
+def test_a_single_image_without_memory_is_one_clear_error() -> None:
+    with pytest.raises(DhError, match="cpu has too little memory for a single image"):
+        _updater(Small(0)).update([_several(1, 2)], 0.1)
+
+
+def test_a_team_halves_together() -> None:
+    def work(team: Team) -> object:
+        detector = Small(1 if team.rank else 4)
+        optimizer = torch.optim.SGD(detector.parameters(), 1.0)
+        updater = Updater(detector, optimizer, Precision("fp32", CPU), 0.0, team)
+        updater.update([_several(1, 2)], 0.1, 2, [(5, team.rank)])
+        return detector.given, updater.parts, detector.w.item()
+
+    first, second = together(2, work)
+
+    assert first == ([2, 1, 1], 2, second[2])  # type: ignore[index]
+    assert second[0] == [2, 1, 1]  # type: ignore[index]
+
+
+def test_other_errors_of_memory_are_not_answered_by_halving() -> None:
+    class Broken(Straight):
+        def losses(self, images: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        _updater(Broken()).update([_several(1, 2)], 0.1)

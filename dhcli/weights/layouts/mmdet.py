@@ -74,9 +74,10 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
 
 def count_classes(state: Mapping[str, Tensor]) -> int:
     """K: one row is the background's, of all detectors of proposals but Sparse R-CNN."""
-    for one in (detr, dense):
-        if one.recognise(state):
-            return one.count_classes(state)
+    if detr.recognise(state):
+        return detr.count_classes(state)
+    if dense.recognise(state):
+        return dense.count_classes(state)
     for other in (sparse, yolox):
         if other.recognise(state):
             return len(state[other.CLASSIFIER])
@@ -240,6 +241,11 @@ def misfit(config: Config) -> str | None:
     if isinstance(config.model, Dense):
         is_yolox = isinstance(config.model.backbone, Csp)
         return yolox.misfit(config.model) if is_yolox else dense.misfit(config.model)
+    return _proposed_misfit(config)
+
+
+def _proposed_misfit(config: Config) -> str | None:
+    """As `misfit`, of a detector of proposals whose branches are fc and conv."""
     fc, conv = p.fc_branch(config), p.conv_branch(config)
     if fc is None:
         return "it has no fc branch"
