@@ -20,6 +20,7 @@ import argparse
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -180,6 +181,7 @@ def in_saves(step: Step) -> None:
     atomic._WholeFile = Torn  # type: ignore[misc]
 
 
+FINISHED = re.compile(r"is finished: (\d+) of \1 epochs")
 COUNTS = (
     *("resumed", "resumed_in_a_save", "resumed_at_the_end", "begun_anew", "lost_or_different"),
     *("files_left", "files_still_there"),
@@ -280,7 +282,7 @@ class Lab:
             words.append("--overwrite")
         failed = wait(self.begin(words))
         log = (self.folder / "log.txt").read_text("utf-8")
-        if done := bool(failed) and "is finished: 2 of 2 epochs" in log:  # killed as it drew curves
+        if done := bool(failed) and FINISHED.search(log) is not None:  # killed as it drew curves
             failed = 0
         wrong = failed or differences(run, self.straight, self.processes)
         self._count("resumed" if saved else "begun_anew")
