@@ -74,7 +74,7 @@ def weights_option(help: str) -> Any:
 def all_weights_option(help: str) -> Any:
     """`--weights` of a command that takes several models: as `weights_option`."""
     return typer.Option(
-        "--weights", "-w", metavar="FILE|RUN", help=f"{help} Can be repeated.", callback=_models
+        "--weights", "-w", metavar="FILE|RUN", help=f"{help} Can be repeated.", callback=all_models
     )
 
 
@@ -99,7 +99,7 @@ def one_model(ctx: typer.Context, path: Path | None) -> Path | None:
     return model
 
 
-def _models(ctx: typer.Context, paths: list[Path] | None) -> list[Path]:
+def all_models(ctx: typer.Context, paths: list[Path] | None) -> list[Path]:
     """`one_model` of each."""
     return [one for path in paths or () if (one := one_model(ctx, path)) is not None]
 

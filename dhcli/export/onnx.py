@@ -117,13 +117,11 @@ def _obstacle(model: Section) -> str | None:
         return None
     if not isinstance(model, TwoStage):
         return f"a detector of kind `{getattr(model, 'kind', '')}`"
-    names = {"soft": "Soft-NMS", "guided": "IoU-guided NMS"}
-    kind = model.detect.nms.kind
-    if kind in names:
-        return f"{names[kind]} (`model.detect.nms.kind: {kind}`)"
     if any(branch.roi.kind == "disentangled" for branch in model.head.branches):
         return "deformable pooling (`roi.kind: disentangled`)"
-    return None
+    names = {"soft": "Soft-NMS", "guided": "IoU-guided NMS"}
+    kind = model.detect.nms.kind
+    return f"{names[kind]} (`model.detect.nms.kind: {kind}`)" if kind in names else None
 
 
 def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:

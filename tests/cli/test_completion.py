@@ -35,6 +35,8 @@ _dh_completion dh
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
+WARM_UPS = ("warmup", "warmup_factor", "warmup_shape", "warmup_epochs")
+
 
 def completed(words: list[str], **environment: str) -> list[str]:
     """What the program says to Bash, of words as Bash divides them; the cursor is in the last."""
@@ -54,11 +56,11 @@ def completed(words: list[str], **environment: str) -> list[str]:
     [
         (
             "train --set train.schedule.w",
-            ["train.schedule.warmup=", "train.schedule.warmup_factor="],
+            [f"train.schedule.{one}=" for one in WARM_UPS],
         ),
         ("train --set train.wor", ["train.workers=", "train.workers=-1"]),
         ("train --set model.backbone.norm = ev", ["eval_bn"]),
-        ("train --set model.backbone.norm =", ["frozen_bn", "eval_bn", "bn", "gn"]),
+        ("train --set model.backbone.norm =", ["frozen_bn", "eval_bn", "bn", "gn", "ln"]),
         ("train --set train.lr = 0.1 --set train.scale_lr = ", ["true", "false"]),
         ("finetune photos -s train.optimizer = ", ["sgd", "adamw"]),
         ("eval --metric c", ["coco"]),

@@ -35,7 +35,7 @@ from dhcli.errors import ConfigError
         ("model.head.branches=[]", "`model.head.branches` is too short: at least 1 needed (--set)"),
         (
             "model.head.branches=[{kind: fx}]",
-            "`model.head.branches.fx` must have as `kind` one of `fc`, `conv`, `res5`, got "
+            "`model.head.branches.fx` must have as `kind` one of `fc`, `conv`, `side`, `res5`, got "
             "{kind: fx} (--set)",
         ),
         ("model.head.branches=[{name: a}]", "`model.head.branches.a` must say its `kind` (--set)"),

@@ -466,7 +466,7 @@ def test_an_added_kind_of_model_is_as_good_as_a_shipped_one() -> None:
     assert config_from_dict(yaml.safe_load(dump_config(resolved.config))) == resolved.config
     assert "## `model` of kind `toy`" in reference_page()
     refs = [one["$ref"] for one in json_schema()["properties"]["model"]["anyOf"]]
-    kinds = ("TwoStage", "TorchVision", "Queries", "Detr", "Toy")
+    kinds = ("TwoStage", "TorchVision", "Queries", "Detr", "Dense", "Toy")
     assert refs == [f"#/$defs/{one}" for one in kinds]
 
 
@@ -479,7 +479,7 @@ def test_an_added_kind_of_model_is_as_good_as_a_shipped_one() -> None:
         (
             "model.head.samples=3",
             "unknown key `model.head.samples` in --set",
-            "`head` belongs to `model.kind` `two_stage` or `queries` or `detr`, "
+            "`head` belongs to `model.kind` `two_stage` or `queries` or `detr` or `dense`, "
             "and the kind is `toy` (--set)",
         ),
     ],

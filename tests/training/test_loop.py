@@ -566,8 +566,8 @@ def test_images_that_do_not_come_leave_the_state_of_the_last_step(
     trainer = make_trainer(make_config())
     epoch = trainer.loader.epoch
 
-    def failing(number: int, start: int = 0) -> Any:
-        batches = epoch(number, start)
+    def failing(number: int, start: int = 0, *, plain: bool) -> Any:
+        batches = epoch(number, start, plain=plain)
         if number == 1:
             yield from (next(batches) for _ in range(3))
             raise error
@@ -588,8 +588,8 @@ def test_signal_is_heard_while_waiting_for_a_batch(
     trainer = make_trainer(make_config())
     epoch = trainer.loader.epoch
 
-    def waiting(number: int, start: int = 0) -> Any:
-        batches = epoch(number, start)
+    def waiting(number: int, start: int = 0, *, plain: bool) -> Any:
+        batches = epoch(number, start, plain=plain)
         yield next(batches)
         signal.raise_signal(signal.SIGTERM)
         trainer.loader.heed()

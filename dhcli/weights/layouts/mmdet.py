@@ -236,11 +236,11 @@ def misfit(config: Config) -> str | None:
         return sparse.misfit(config.model)
     if isinstance(config.model, Detr):
         return detr.misfit(config.model)
-    if sabl.side_branch(config) is not None:
-        return sabl.misfit(config)
     if isinstance(config.model, Dense):
         is_yolox = isinstance(config.model.backbone, Csp)
         return yolox.misfit(config.model) if is_yolox else dense.misfit(config.model)
+    if sabl.side_branch(config) is not None:
+        return sabl.misfit(config)
     return _proposed_misfit(config)
 
 
