@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dhcli.config.detecting import DetectOptions
 from dhcli.data.io.progress import Count
 from dhcli.ops.arrays import iou
 from dhcli.ops.boxes import iou_matrix
@@ -23,6 +24,8 @@ from dhcli.studies.subjects import Subject, by_model
 from dhcli.studies.windows import WINDOWS, as_array, judge_windows
 
 SOURCES = ("windows", "proposals", "detections")
+HARD = DetectOptions(nms="hard")
+"""Soft-NMS keeps the boxes that it suppresses, with scores that no longer are the branch's."""
 """Boxes to look at: those laid around objects, the RPN's, and a branch's own after NMS."""
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)
@@ -211,7 +214,7 @@ def _detection_pairs(
     subject: Subject, number: int, view: View, levels: Sequence[Tensor], objects: Objects
 ) -> Pairs:
     """What the branch alone detects, where it touches an object of its class: score and IoU."""
-    [found] = subject.detect(levels, view.batch)
+    [found] = subject.detect(levels, view.batch, HARD)
     boxes, labels = as_array(found.boxes), found.labels.cpu().numpy()
     same = labels[:, None] == view.labels[None]
     ious = np.where(same, iou(boxes, objects.boxes[view.rows]), 0)

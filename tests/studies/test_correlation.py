@@ -12,6 +12,7 @@ from torchvision.ops import box_iou
 
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.heads import ReadOut
+from dhcli.config.schema.detect import SoftNms
 from dhcli.report.plain import json_rows
 from dhcli.studies.correlation import estimate, pair_sums, pearson, study_correlation
 from dhcli.studies.groups import group_objects
@@ -140,6 +141,21 @@ def by_hand(
             if ious.max() > 0:
                 detected.append((float(ious.max()), float(score)))
     return proposed, detected
+
+
+def test_soft_nms_of_the_model_does_not_count(
+    study_data: Path, subjects: list[Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = objects_of(study_data, subjects)
+    groups = group_objects(objects)
+    hard = study_correlation(subjects, objects, groups, count=0, resamples=5).numbers
+    for detector in {id(one.detector): one.detector for one in subjects}.values():
+        soft = detector.rule.model_copy(update={"nms": SoftNms(kind="soft")})
+        monkeypatch.setattr(detector, "rule", soft)
+
+    study = study_correlation(subjects, objects, groups, count=0, resamples=5)
+
+    assert json_rows(study.numbers) == json_rows(hard)
 
 
 def test_a_branch_that_does_not_score_has_no_r(
