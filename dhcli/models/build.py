@@ -30,6 +30,7 @@ from dhcli.config.schema import (
     TwoStage,
 )
 from dhcli.config.schema import DeformableHead as DeformableConfig
+from dhcli.config.schema import Pool as PoolConfig
 from dhcli.config.schema.dense import DistanceBoxes
 from dhcli.errors import ConfigError
 from dhcli.models.backbones.csp import CspFeatures
@@ -91,15 +92,7 @@ def build_two_stage(config: Config, classes: int) -> TwoStageDetector:
     rules = BoxRules(model.legacy_plus_one, model.clamp_shrinking, one_scale)
     nms = Nms(model.nms)
     ends = rules._replace(last_pixel=model.clip == "last_pixel")
-    pool = Pool(
-        model.pool.size,
-        model.pool.sampling_ratio,
-        model.pool.aligned,
-        pooled,
-        legacy_plus_one=model.legacy_plus_one,
-        level_epsilon=model.pool.level_epsilon,
-        convention=model.pool.convention,
-    )
+    pool = _build_pool(model.pool, pooled, legacy_plus_one=model.legacy_plus_one)
     return TwoStageDetector(
         Pixels(config.input),
         backbone,
@@ -117,13 +110,7 @@ def build_queries(config: Config, classes: int) -> QueryDetector:
     assert isinstance(model, Queries)
     backbone = _build_backbone(model.backbone)
     neck, pooled = build_levels(backbone, model.neck)
-    pool = Pool(
-        model.pool.size,
-        model.pool.sampling_ratio,
-        model.pool.aligned,
-        pooled,
-        level_epsilon=model.pool.level_epsilon,
-    )
+    pool = _build_pool(model.pool, pooled)
     head = SparseHead(model.head, pool, neck.channels, classes)
     return QueryDetector(Pixels(config.input), backbone, neck, head, model.loss, model.detect)
 
@@ -202,6 +189,20 @@ def _build_head(model: TwoStage, *others: Any) -> Head | Cascade:
     if not model.head.cascade:
         return Head(model.head, *others)
     return Cascade(model.head, [Head(stage, *others) for stage in stage_heads(model.head)])
+
+
+def _build_pool(
+    config: PoolConfig, strides: Sequence[int], *, legacy_plus_one: bool = False
+) -> Pool:
+    return Pool(
+        config.size,
+        config.sampling_ratio,
+        config.aligned,
+        strides,
+        legacy_plus_one=legacy_plus_one,
+        level_epsilon=config.level_epsilon,
+        convention=config.convention,
+    )
 
 
 def _build_neck(backbone: Features, config: Neck) -> tuple[Any, Sequence[int], Res5Trunk | None]:

@@ -31,20 +31,11 @@ class Pixels(nn.Module):
         pixels = images.pixels.flip(1) if self.bgr else images.pixels
         pixels = pixels.to(self.mean.dtype)
         if self.letterbox is not None:
-            pixels = torch.where(_inside(images), pixels, float(self.letterbox))
+            pixels = torch.where(images.inside(), pixels, float(self.letterbox))
         x = (pixels - self.mean) / self.std
         if self.letterbox is None:
-            x = x * _inside(images)
+            x = x * images.inside()
         return x.contiguous(memory_format=torch.channels_last)
-
-
-def _inside(images: ImageBatch) -> Tensor:
-    """(B, 1, H, W) bool: which cells of the batch are within an image, not its padding."""
-    height, width = images.pixels.shape[2:]
-    sizes = images.sizes
-    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]  # (B, H)
-    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]  # (B, W)
-    return rows[:, None, :, None] & columns[:, None, None, :]
 
 
 class FeatureDetector(Detector):

@@ -16,13 +16,13 @@ def classification_loss(logits: Tensor, classes: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), classes, reduction="sum") / max(len(classes), 1)
 
 
-def objectness_loss(logits: Tensor, is_object: Tensor) -> Tensor:
-    """Binary cross entropy, the mean over N anchors: () float32; 0 if N is 0.
+def binary_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Binary cross entropy, the mean over N boxes: () float32; 0 if N is 0.
 
-    in   logits  (N,) float;  is_object  (N,) float 0 or 1
+    in   logits  (N,) float;  wanted  (N,) float in [0, 1], such as 1 for an object, or an IoU
     """
-    total = F.binary_cross_entropy_with_logits(logits.float(), is_object, reduction="sum")
-    return total / max(len(is_object), 1)
+    total = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="sum")
+    return total / max(len(wanted), 1)
 
 
 def regression_loss(deltas: Tensor, goals: Tensor, beta: float, sampled: int) -> Tensor:
@@ -33,15 +33,6 @@ def regression_loss(deltas: Tensor, goals: Tensor, beta: float, sampled: int) ->
     in   deltas, goals  (P, 4) float
     """
     return F.smooth_l1_loss(deltas.float(), goals, beta=beta, reduction="sum") / max(sampled, 1)
-
-
-def iou_loss(logits: Tensor, ious: Tensor) -> Tensor:
-    """Binary cross entropy of predicted IoUs, the mean over N boxes: () float32; 0 if N is 0.
-
-    in   logits  (N,) float;  ious  (N,) float in [0, 1]
-    """
-    total = F.binary_cross_entropy_with_logits(logits.float(), ious, reduction="sum")
-    return total / max(len(ious), 1)
 
 
 def bucket_loss(said: Tensor, goals: BucketGoals, beta: float, sampled: int) -> Tensor:

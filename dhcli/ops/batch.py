@@ -25,6 +25,13 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def inside(self) -> Tensor:
+        """(B, 1, H, W) bool: which pixels of the batch are within an image, not its padding."""
+        height, width = self.pixels.shape[2:]
+        rows = torch.arange(height, device=self.sizes.device) < self.sizes[:, :1]  # (B, H)
+        columns = torch.arange(width, device=self.sizes.device) < self.sizes[:, 1:]  # (B, W)
+        return rows[:, None, :, None] & columns[:, None, None, :]
+
     def to(self, device: torch.device) -> Self:
         """The batch on `device`."""
         parts = (self.pixels, self.sizes, self.originals)

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from dhcli.ops.boxes import iou_matrix
+from dhcli.ops.boxes import iou_matrix, paired_iou
 
 STEPS = 16
 """Values of each of the four shifts and factors, squared so that small ones are denser."""
@@ -37,14 +37,6 @@ def jitter_boxes(objects: Tensor, count: int, least: float, size: Tensor) -> tup
     boxes = torch.minimum(boxes.clamp(min=0), limit)
     good = torch.nonzero(paired_iou(boxes, objects[rows]) >= least).flatten()
     return boxes[good], rows[good]
-
-
-def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (N,) of each of `a` (N, 4) with its own of `b` (N, 4)."""
-    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
-    common = (high - low).clamp(min=0).prod(dim=1)
-    areas = (a[:, 2:] - a[:, :2]).prod(dim=1) + (b[:, 2:] - b[:, :2]).prod(dim=1)
-    return common / (areas - common).clamp(min=1e-9)
 
 
 @cache

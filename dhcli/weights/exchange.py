@@ -138,9 +138,8 @@ def _configure(foreign: Foreign, overrides: Sequence[str]) -> Config:
         what = "its backbone is not a ResNet-18, 34, 50 or 101, and no PVT"
         raise ModelError(what, where=foreign.path)
     kind = values["about"]
-    neck = {"dilated": "-C5", "map": ""}.get(values["model"].get("neck", {}).get("kind"), "-FPN")
-    if values["model"].get("kind") == "detr":
-        neck = ""
+    kinds = values["model"].get("kind"), values["model"].get("neck", {}).get("kind")
+    neck = "" if kinds[0] == "detr" else "-C5" if kinds[1] == "dilated" else "-FPN"
     short = SHORT.get(depth, depth.replace("_", "-"))
     backbone = depth.replace("resnet", "ResNet-").replace("pvt_", "PVT-")
     values["name"] = f"{foreign.layout}-{kind.lower().replace(' ', '-')}-{short}"

@@ -18,6 +18,7 @@ from dhcli.weights.exchange import differing, export_weights, import_weights
 from dhcli.weights.layouts import LAYOUTS
 from dhcli.weights.model_file import ModelFile, save_model
 from tests.references import sabl
+from tests.weights.round_trip import assert_written_back
 from tests.weights.test_layouts import fill
 from tests.weights.test_parity import (
     KEYS,
@@ -87,14 +88,8 @@ def test_the_preset_is_what_the_file_says(tmp_path: Path, cascade: bool) -> None
 def test_there_and_back_byte_for_byte(tmp_path: Path, cascade: bool) -> None:
     state = fill(in_stages(key_list()) if cascade else key_list())
     torch.save({"state_dict": state}, tmp_path / "w.pth")
-    save_model(tmp_path / "m.safetensors", import_weights(tmp_path / "w.pth").model)
 
-    differences = export_weights(tmp_path / "m.safetensors", tmp_path / "back.pth", "mmdet")
-
-    back = torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"]
-    assert list(back) == list(state)
-    assert all(torch.equal(back[k], x) and back[k].dtype == x.dtype for k, x in state.items())
-    assert differences == []
+    assert_written_back(tmp_path / "w.pth", state)
 
 
 @pytest.mark.parametrize(

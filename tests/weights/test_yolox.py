@@ -17,13 +17,14 @@ from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.boxes import paired_iou
 from dhcli.runtime.eager import restore_detector
 from dhcli.weights.class_names import coco_names
-from dhcli.weights.exchange import Imported, conventions, export_weights, import_weights
+from dhcli.weights.exchange import Imported, conventions, import_weights
 from dhcli.weights.layouts import LAYOUTS
 from dhcli.weights.layouts.megvii import rename
 from dhcli.weights.model_file import save_model
 from dhcli.weights.transfer import transfer
 from tests.models.keys import KEYS, names_and_shapes
 from tests.references import yolox
+from tests.weights.round_trip import assert_written_back
 from tests.weights.test_layouts import fill
 from tests.weights.test_parity import SIZES, assert_same, photo, predict
 
@@ -141,16 +142,9 @@ def test_there_and_back_byte_for_byte(layout: str, tmp_path: Path) -> None:
     state = tame_state()
     if layout == "megvii":
         state = {rename(name): tensor for name, tensor in state.items()}
-    found = import_weights(save(state, tmp_path))
-    save_model(tmp_path / "m.safetensors", found.model)
+    holder = "state_dict" if layout == "mmdet" else "model"
 
-    differences = export_weights(tmp_path / "m.safetensors", tmp_path / "back.pth", layout)  # type: ignore[arg-type]
-
-    back = torch.load(tmp_path / "back.pth", weights_only=True)
-    back = back["state_dict" if layout == "mmdet" else "model"]
-    assert list(back) == list(state)
-    assert all(torch.equal(back[k], x) and back[k].dtype == x.dtype for k, x in state.items())
-    assert differences == []
+    assert_written_back(save(state, tmp_path), state, layout, holder)  # type: ignore[arg-type]
 
 
 def test_megviis_names_are_those_of_its_program() -> None:

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dhcli.config.schema import DenseHead as HeadConfig
-from dhcli.models.init import init_normal
+from dhcli.models.init import init_normal, start_rarely
 from dhcli.models.norms import norm_layer
 
 GROUPS = 32
 """Of GroupNorm."""
-START = 0.01
-"""First score of every class."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 MOST_EXP = 1e8
 """Where the exponentials of an implicit objectness end."""
@@ -198,11 +196,6 @@ def start_weights(conv: nn.Conv2d, config: HeadConfig) -> None:
     nn.init.kaiming_uniform_(conv.weight, a=math.sqrt(5))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-
-
-def start_rarely(conv: nn.Conv2d) -> None:
-    """Let all scores begin at `START`."""
-    nn.init.constant_(conv.bias, -math.log(1 / START - 1))  # type: ignore[arg-type]
 
 
 def scaled(x: Tensor, scale: Tensor | None) -> Tensor:

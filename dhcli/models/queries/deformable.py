@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from dhcli.config.schema import DeformableHead as DeformableConfig
 from dhcli.models.contract import Predictor
+from dhcli.models.init import spread_xavier, start_rarely
 from dhcli.models.queries import transformer
 from dhcli.models.queries.set_loss import Said
 from dhcli.ops.batch import ImageBatch
 
-START = 0.01
-"""First score of every class."""
 LEAST = 1e-5
 """Distance from 0 and 1 that the inverse of a sigmoid keeps."""
 
@@ -63,7 +62,7 @@ class DeformableHead(nn.Module):
 
     def _set_first_values(self, config: DeformableConfig) -> None:
         for part in (self.encoder, self.decoder, self.reference_points):
-            transformer.spread_xavier(part)
+            spread_xavier(part)
         nn.init.zeros_(self.reference_points.bias)
         layer: Any
         for name, layer in (*self.encoder.named_modules(), *self.decoder.named_modules()):
@@ -76,7 +75,7 @@ class DeformableHead(nn.Module):
         cls: Any
         reg: Any
         for number, (cls, reg) in enumerate(zip(self.cls, self.reg, strict=True)):
-            nn.init.constant_(cls.bias, -math.log(1 / START - 1))
+            start_rarely(cls)
             nn.init.zeros_(reg[-1].weight)
             nn.init.zeros_(reg[-1].bias)
             if number == 0:
@@ -130,10 +129,7 @@ class DeformableHead(nn.Module):
 
     def parts(self) -> dict[str, nn.Module]:
         """The layers in their order."""
-        return {
-            **{f"encoder {n}": layer for n, layer in enumerate(self.encoder, 1)},
-            **{f"decoder {n}": layer for n, layer in enumerate(self.decoder, 1)},
-        }
+        return transformer.layers_by_name(self.encoder, self.decoder)
 
     def predictors(self, rows: Predictor) -> dict[str, Predictor]:
         """The tensors that have `rows` by class."""

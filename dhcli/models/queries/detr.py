@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dhcli.config.schema import DetrHead as DetrConfig
 from dhcli.models.contract import Predictor
+from dhcli.models.init import spread_xavier
 from dhcli.models.queries import transformer
 from dhcli.models.queries.set_loss import Said
 from dhcli.ops.batch import ImageBatch
@@ -39,8 +40,8 @@ class DetrHead(nn.Module):
         self.queries = nn.Parameter(torch.randn(config.queries, channels))
         self.cls = nn.Linear(channels, scores)
         self.reg = transformer.box_layers(channels)
-        transformer.spread_xavier(self.encoder)
-        transformer.spread_xavier(self.decoder)
+        spread_xavier(self.encoder)
+        spread_xavier(self.decoder)
 
     def forward(self, levels: Sequence[Tensor], images: ImageBatch) -> list[Said]:
         [level] = levels
@@ -62,10 +63,7 @@ class DetrHead(nn.Module):
 
     def parts(self) -> dict[str, nn.Module]:
         """The layers in their order."""
-        return {
-            **{f"encoder {n}": layer for n, layer in enumerate(self.encoder, 1)},
-            **{f"decoder {n}": layer for n, layer in enumerate(self.decoder, 1)},
-        }
+        return transformer.layers_by_name(self.encoder, self.decoder)
 
     def predictors(self, rows: Predictor) -> dict[str, Predictor]:
         """The tensors that have `rows` by class."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,13 +13,11 @@ from torch import Tensor, nn
 
 from dhcli.config.schema import SparseHead as SparseConfig
 from dhcli.models.contract import Predictor
+from dhcli.models.init import spread_xavier, start_rarely
 from dhcli.models.queries.set_loss import Said
 from dhcli.models.two_stage.pool import Pool
 from dhcli.ops.batch import ImageBatch
 from dhcli.ops.boxes import decode_boxes
-
-START = 0.01
-"""First score of every class."""
 
 
 class SparseHead(nn.Module):
@@ -95,10 +92,8 @@ class Stage(nn.Module):
         self.cls = nn.Linear(channels, classes)
         self.reg_tower = _tower(channels, config.reg_layers)
         self.reg = nn.Linear(channels, 4)
-        for weight in self.parameters():
-            if weight.ndim > 1:
-                nn.init.xavier_uniform_(weight)
-        nn.init.constant_(self.cls.bias, -math.log(1 / START - 1))
+        spread_xavier(self)
+        start_rarely(self.cls)
 
     def forward(self, pooled: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch = len(features)

@@ -48,23 +48,12 @@ def box_layers(channels: int) -> nn.Sequential:
     return nn.Sequential(*parts, nn.Linear(channels, 4))
 
 
-def spread_xavier(layers: nn.Module) -> None:
-    """Every matrix from Xavier's uniform distribution."""
-    for weight in layers.parameters():
-        if weight.ndim > 1:
-            nn.init.xavier_uniform_(weight)
-
-
 def inside_masks(levels: Sequence[Tensor], images: ImageBatch) -> list[Tensor]:
     """Which cells of each level lie within their image: (B, h, w) bool each.
 
     As the nearest pixel of the padded batch.
     """
-    height, width = images.pixels.shape[-2:]
-    device = images.sizes.device
-    rows = torch.arange(height, device=device) < images.sizes[:, :1]  # (B, H)
-    columns = torch.arange(width, device=device) < images.sizes[:, 1:]  # (B, W)
-    pixels = (rows[:, None, :, None] & columns[:, None, None, :]).float()
+    pixels = images.inside().float()
     return [F.interpolate(pixels, size=level.shape[-2:])[:, 0] > 0 for level in levels]
 
 
@@ -80,3 +69,12 @@ def say(logits: Tensor, parts: Tensor, sizes: Tensor) -> Said:
     centre, half = parts[..., :2], parts[..., 2:] / 2
     sides = sizes.flip(1).repeat(1, 2)[:, None].to(parts)
     return Said(logits.float(), torch.cat([centre - half, centre + half], dim=-1) * sides)
+
+
+def layers_by_name(encoder: nn.ModuleList, decoder: nn.ModuleList) -> dict[str, nn.Module]:
+    """The layers of both in their order."""
+    return {
+        f"{name} {number}": layer
+        for name, layers in (("encoder", encoder), ("decoder", decoder))
+        for number, layer in enumerate(layers, 1)
+    }

@@ -89,39 +89,27 @@ class TwoStageDetector(FeatureDetector):
         images: ImageBatch,
         rule: Detect,
     ) -> list[Detections]:
-        """The detections of each image, of scored boxes that lie in the images `owner` (D,)."""
-        if isinstance(rule.nms, GuidedNms):
-            return self._guide(scored, owner, levels, images, rule, rule.nms)
-        found = []
-        for i in range(images.sizes.shape[0]):
-            mine = torch.nonzero(owner == i).flatten()
-            boxes, scores, labels = (x[mine] for x in (scored.boxes, scored.scores, scored.labels))
-            found.append(
-                self.select(boxes, scores, labels, images.sizes[i], images.originals[i], rule)
-            )
-        return found
+        """The detections of each image, of scored boxes that lie in the images `owner` (D,).
 
-    def _guide(
-        self,
-        scored: Scored,
-        owner: Tensor,
-        levels: Sequence[Tensor],
-        images: ImageBatch,
-        rule: Detect,
-        guide: GuidedNms,
-    ) -> list[Detections]:
-        """As `_divide`, by the IoUs that a branch predicts; boxes may then be moved by them."""
-        assert isinstance(self.head, Head)  # the configuration was checked: not of a cascade
-        boxes = self.select.rules.clip(scored.boxes, images.sizes[owner])
-        ious = self.head.judge(levels, boxes, owner, scored.labels)
+        By the IoUs that a branch predicts, where NMS asks for them; boxes may then be moved too.
+        """
+        every, ious = scored.boxes, None
+        guide = rule.nms if isinstance(rule.nms, GuidedNms) else None
+        if guide is not None:
+            assert isinstance(self.head, Head)  # the configuration was checked: not of a cascade
+            every = self.select.rules.clip(every, images.sizes[owner])
+            ious = self.head.judge(levels, every, owner, scored.labels)
         found = []
         for i in range(images.sizes.shape[0]):
             mine = torch.nonzero(owner == i).flatten()
-            own = (boxes[mine], scored.scores[mine], scored.labels[mine])
-            size, original = images.sizes[i], images.originals[i]
-            one = self.select(*own, size, original, rule, ious[mine])
-            if guide.refine:
-                one = self._climb(one, levels, i, size, original, guide)
+            boxes, scores, labels = (x[mine] for x in (every, scored.scores, scored.labels))
+            sizes, own = (
+                (images.sizes[i], images.originals[i]),
+                None if ious is None else ious[mine],
+            )
+            one = self.select(boxes, scores, labels, *sizes, rule, own)
+            if guide is not None and guide.refine:
+                one = self._climb(one, levels, i, *sizes, guide)
             found.append(one)
         return found
 

@@ -15,7 +15,7 @@ from dhcli.config.heads import ReadOut, own_read_out
 from dhcli.config.schema import FUSIONS, DisentangledRoi, readers
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.contract import Predictor
-from dhcli.models.losses import classification_loss, iou_loss
+from dhcli.models.losses import binary_loss, classification_loss
 from dhcli.models.two_stage.branches import Branch, BranchOutput, Res5Trunk, build_trunk
 from dhcli.models.two_stage.disentangle import Disentangle, Said, View, margin_losses
 from dhcli.models.two_stage.pool import Pool
@@ -23,7 +23,8 @@ from dhcli.models.two_stage.regressor import Regressor
 from dhcli.models.two_stage.rois import Rois
 from dhcli.ops.batch import Target
 from dhcli.ops.box_rules import PLAIN, BoxRules
-from dhcli.ops.jitter import jitter_boxes, paired_iou
+from dhcli.ops.boxes import paired_iou
+from dhcli.ops.jitter import jitter_boxes
 from dhcli.ops.match import match_boxes, sample_matches
 
 GROUP = 256
@@ -181,7 +182,7 @@ class Head(nn.Module):
         output = self.run(name, levels, made.boxes, made.images)
         assert output.ious is not None  # it is what this branch is for
         said = output.ious.gather(1, made.labels[:, None])[:, 0]
-        loss = said.sum() * 0 if empty else iou_loss(said, made.ious)
+        loss = said.sum() * 0 if empty else binary_loss(said, made.ious)
         return {f"loss_{name}_iou": loss * self.branch(name).weight("iou")}
 
     @torch.no_grad()
@@ -222,19 +223,24 @@ class Head(nn.Module):
             levels = [level.clone() for level in levels]
             boxes, images, labels = boxes.clone(), images.clone(), labels.clone()
             moving = torch.ones_like(labels, dtype=torch.bool)
-            before = self._judge_precisely(levels, boxes.requires_grad_(), images, labels)
+            # A box whose step is taken back moves no more: its slope there is not asked for
+            at = boxes.clone().requires_grad_()
+            ious = self._judge_precisely(levels, at, images, labels)
+            best = ious.detach()
             for _ in range(steps if len(boxes) else 0):
-                [slope] = torch.autograd.grad(before.sum(), boxes)
+                [slope] = torch.autograd.grad(ious.sum(), at)
                 sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-                moved = (boxes + length * slope * sides * moving[:, None]).detach()
-                after = self._judge_precisely(levels, moved, images, labels)
-                worse = after - before < -WORSE
-                moving = moving & ((after - before).abs() >= STILL) & ~worse
-                boxes = torch.where(worse[:, None], boxes, moved).detach().requires_grad_()
-                before = self._judge_precisely(levels, boxes, images, labels)
+                at = torch.where(moving[:, None], boxes + length * slope * sides, boxes)
+                at = at.detach().requires_grad_()
+                ious = self._judge_precisely(levels, at, images, labels)
+                gain = ious.detach() - best
+                worse = gain < -WORSE
+                moving = moving & (gain.abs() >= STILL) & ~worse
+                boxes = torch.where(worse[:, None], boxes, at.detach())
+                best = torch.where(worse, best, ious.detach())
                 if not moving.any():
                     break
-            return boxes.detach(), before.detach()
+            return boxes, best
 
     def _judge_precisely(
         self, levels: Sequence[Tensor], boxes: Tensor, images: Tensor, labels: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dhcli.config.schema import Anchors
 from dhcli.config.schema import Rpn as RpnConfig
 from dhcli.models.init import init_normal
-from dhcli.models.losses import objectness_loss, regression_loss
+from dhcli.models.losses import binary_loss, regression_loss
 from dhcli.models.select import Nms
 from dhcli.ops.anchors import grid_anchors, level_anchors
 from dhcli.ops.batch import Target
@@ -184,7 +184,7 @@ class Rpn(nn.Module):
         """
         truth, beta = sampled.is_object, self.config.smooth_l1_beta
         return {
-            "loss_rpn_cls": objectness_loss(logits, truth),
+            "loss_rpn_cls": binary_loss(logits, truth),
             "loss_rpn_reg": regression_loss(deltas[truth > 0], sampled.goals, beta, len(truth)),
         }
 

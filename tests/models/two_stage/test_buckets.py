@@ -22,7 +22,8 @@ from dhcli.models.two_stage.pool import Pool
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.boxes import iou_matrix
 from dhcli.ops.buckets import decode_buckets, encode_buckets
-from tests.models.two_stage.test_cascade import ABSENT, NONE, SIZES, levels, objects, proposals
+from tests.models.two_stage.fast_step import ABSENT, assert_fast_changes_nothing
+from tests.models.two_stage.test_cascade import NONE, SIZES, levels, objects, proposals
 from tests.references import sabl as plain
 
 FC: dict[str, Any] = {"kind": "fc", "width": 16, "layers": 1}
@@ -148,19 +149,8 @@ def test_a_second_bucket_counts_as_sure_only_beside_the_best() -> None:
 @EVERY
 def test_training_fast_changes_nothing(branches: list[dict[str, Any]]) -> None:
     head = make_head(branches, cascade=False).train()
-    features = [level.requires_grad_() for level in levels()]
-    given = proposals()
 
-    def step() -> list[Tensor]:
-        losses = head.losses(features, given, objects(), SIZES)
-        wanted = [*features, *head.parameters()]
-        return [*losses.values(), *torch.autograd.grad(sum(losses.values()), wanted, **ABSENT)]
-
-    expected = step()
-    prepare_for_training(head)
-
-    for one, other in zip(step(), expected, strict=True):
-        assert torch.allclose(one, other, atol=1e-5 * (1 + other.abs().max().item()))
+    assert_fast_changes_nothing(head, levels(), proposals(), objects(), SIZES)
 
 
 @EVERY

@@ -22,6 +22,7 @@ from dhcli.models.two_stage.pool import Pool
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.boxes import iou_matrix
 from dhcli.weights.layouts import mmdet
+from tests.models.two_stage.fast_step import ABSENT, assert_fast_changes_nothing
 from tests.references import cascade as plain
 
 FC: dict[str, Any] = {"kind": "fc", "width": 32, "omega": 2.0, "lambda": 0.5}
@@ -34,7 +35,6 @@ STAGES = [dict(stage) for stage in mmdet.STAGES]
 CLASSES = 3
 SIZES = torch.tensor([[128, 128], [100, 120]])
 NONE = torch.zeros(0, 4)
-ABSENT = {"materialize_grads": True}
 
 
 def make_cascade(branches: list[dict[str, Any]], **settings: Any) -> Cascade:
@@ -140,19 +140,8 @@ def test_what_goes_on_is_refined_clipped_and_without_the_objects_that_were_added
 @pytest.mark.parametrize("agnostic", [True, False])
 def test_training_fast_changes_nothing(branches: list[dict[str, Any]], agnostic: bool) -> None:
     head = make_cascade(branches, class_agnostic=agnostic).train()
-    features = [level.requires_grad_() for level in levels()]
-    given = proposals()
 
-    def step() -> list[Tensor]:
-        losses = head.losses(features, given, objects(), SIZES)
-        wanted = [*features, *head.parameters()]
-        return [*losses.values(), *torch.autograd.grad(sum(losses.values()), wanted, **ABSENT)]
-
-    expected = step()
-    prepare_for_training(head)
-
-    for one, other in zip(step(), expected, strict=True):
-        assert torch.allclose(one, other, atol=1e-5 * (1 + other.abs().max().item()))
+    assert_fast_changes_nothing(head, levels(), proposals(), objects(), SIZES)
 
 
 def test_scores_are_read_from_the_mean_logits_and_boxes_from_the_last_stage() -> None:

@@ -22,6 +22,7 @@ from dhcli.models.two_stage.pool import Pool
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.box_rules import BoxRules
 from dhcli.ops.boxes import iou_matrix
+from tests.models.two_stage.fast_step import ABSENT, assert_fast_changes_nothing
 from tests.references import tsd as plain
 
 OWN: dict[str, Any] = {"kind": "disentangled", "width": 16}
@@ -44,7 +45,6 @@ STRIDES = (4, 8, 16, 32)
 SIZES = torch.tensor([[128, 128]] * 3)
 NONE = torch.zeros(0, 4)
 PLUS = torch.tensor([0.0, 0, 1, 1])
-ABSENT = {"materialize_grads": True}
 
 
 def make_head(branches: list[dict[str, Any]], *, legacy: bool = False, **settings: Any) -> Head:
@@ -173,19 +173,8 @@ def test_training_fast_changes_nothing(branches: list[dict[str, Any]]) -> None:
     if branches is PAIR:
         branches = [{**one, "roi": {**OWN, "margin": 0}} for one in PAIR]
     head = make_head(branches).train()
-    features = [level.requires_grad_() for level in levels()]
-    given = proposals()
 
-    def step() -> list[Tensor]:
-        losses = head.losses(features, given, objects(), SIZES)
-        wanted = [*features, *head.parameters()]
-        return [*losses.values(), *torch.autograd.grad(sum(losses.values()), wanted, **ABSENT)]
-
-    expected = step()
-    prepare_for_training(head)
-
-    for one, other in zip(step(), expected, strict=True):
-        assert torch.allclose(one, other, atol=2e-5 * (1 + other.abs().max().item()))
+    assert_fast_changes_nothing(head, levels(), proposals(), objects(), SIZES, 2e-5)
 
 
 def test_only_the_branch_that_is_to_be_better_is_pushed() -> None:

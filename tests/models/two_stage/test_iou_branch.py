@@ -19,9 +19,9 @@ from dhcli.models.fast import prepare_for_training
 from dhcli.models.two_stage.head import STILL, WORSE
 from dhcli.models.two_stage.pool import Pool, precise_pool
 from dhcli.ops.batch import ImageBatch, Target
-from dhcli.ops.boxes import iou_matrix
+from dhcli.ops.boxes import iou_matrix, paired_iou
 from dhcli.ops.guided_nms import guided_nms
-from dhcli.ops.jitter import jitter_boxes, paired_iou
+from dhcli.ops.jitter import jitter_boxes
 from dhcli.ops.nms import Limits
 
 FC: dict[str, Any] = {"kind": "fc", "width": 32, "lambda": 0.5, "omega": 2}
