@@ -67,8 +67,8 @@ ResumeRun = Annotated[
         "--resume",
         metavar="RUN",
         help="Resume the run in this folder; use --data if its data has moved. You can change "
-        "settings under `train.`, but not batch_size, accumulate, seed, optimizer, lr_multipliers, "
-        "ema or repeat_below.",
+        "settings under `train.`, but not batch_size, accumulate, seed, optimizer, spare_norms, "
+        "lr_multipliers, ema or repeat_below.",
     ),
 ]
 

@@ -90,7 +90,11 @@ def export_onnx(
     if nms is not None:
         model = _with_nms(model, nms)
     if obstacle := _obstacle(model.config.model):
-        hint = "`--nms hard` does without" if "NMS" in obstacle else "`dh predict` runs the model"
+        hint = (
+            "`--nms hard` writes it with hard NMS"
+            if "NMS" in obstacle
+            else "`dh predict` runs the model"
+        )
         raise ModelError(f"{obstacle} cannot be exported", hint=hint)
     detector = restore_detector(model, torch.device("cpu"))
     proto = build_onnx(detector, model, opset)

@@ -35,6 +35,7 @@ KEPT_ON_RESUME = (
     "accumulate",
     "seed",
     "optimizer",
+    "spare_norms",
     "lr_multipliers",
     "ema",
     "repeat_below",

@@ -267,7 +267,7 @@ def test_bad_requests_are_errors(small_model: Callable[..., ModelFile], tmp_path
     soft = config_from_dict(config_to_dict(model.config), overrides=["model.detect.nms.kind=soft"])
     with pytest.raises(ModelError, match=r"Soft-NMS \(.*\) cannot be exported") as refusal:
         export_onnx(replace(model, config=soft), tmp_path / "m.onnx")
-    assert refusal.value.hint == "`--nms hard` does without"
+    assert refusal.value.hint == "`--nms hard` writes it with hard NMS"
 
 
 def on_timm(model: ModelFile, name: str) -> ModelFile:

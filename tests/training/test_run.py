@@ -239,6 +239,7 @@ def test_resuming_refuses_what_cannot_change(stopped: TrainingResult, session: A
     for override, named in (
         ("train.batch_size=4", "train.batch_size"),
         ("train.seed=1", "train.seed"),
+        ("train.spare_norms=true", "train.spare_norms"),
         ("model.head.samples=8", "model"),
         ("augment.flip=0", "augment"),
     ):
