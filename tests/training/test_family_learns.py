@@ -74,4 +74,4 @@ def test_it_learns_the_drawn_shapes(system: str, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, [str(word) for word in words])
         assert result.exit_code == 0, result.output
 
-    assert json.loads(result.stdout)["AP50"] > LEAST[system]
+    assert json.loads(result.stdout)["metrics"]["coco"]["stats"]["AP50"] > LEAST[system]
