@@ -58,7 +58,7 @@ class DeformableHead(Section):
     refine: bool = False
     """Each layer of the decoder moves the box of the one before, with predictors of its own."""
     two_stage: bool = False
-    """Queries are not learned: they begin at the best boxes of the encoder's cells. Needs `refine`."""
+    """Queries are not learned: they begin at the encoder's best boxes. Needs `refine`."""
 
     @model_validator(mode="after")
     def _refining(self) -> Self:

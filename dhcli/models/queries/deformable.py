@@ -117,7 +117,7 @@ class DeformableHead(nn.Module):
     def _ask(
         self, x: Tensor, inside: Sequence[Tensor], sizes: Tensor
     ) -> tuple[list[Said], Tensor, Tensor]:
-        """What is said before the decoder; queries (B, N, 2 · C) and where each looks, (B, N, …)."""
+        """What cells say; queries (B, N, 2 · C), and where each looks (B, N, …)."""
         if self.two_stage:
             found = self.proposals(x, inside)
             said = transformer.say(found.logits, found.boxes, sizes)

@@ -1,4 +1,4 @@
-"""MMDetection 2 and 3: DETR and Deformable DETR (`detr_r50`, `deformable-detr_r50`, refined, two-stage).
+"""MMDetection 2 and 3: DETR and Deformable DETR (`deformable-detr_r50`, refined, two-stage).
 
 No anchors, divisor 1; DETR's background is the last class, Deformable DETR has none. Names are
 those of MMDetection 3; files of 2.7 – 2.28 are renamed. Part of the layout `mmdet`.

@@ -143,9 +143,8 @@ def pairs(config: Config) -> p.Pairs:
     assert isinstance(model.backbone, ResNet)
     assert model.backbone.name in RESNETS
     yield from p.resnet(model.backbone.name, lambda name: f"{RESNET}.{name}")
-    head, own = model.head, 6 - model.neck.finest
-    two_stage = isinstance(head, DeformableHead) and head.two_stage
-    if not two_stage:
+    head = model.head
+    if not (isinstance(head, DeformableHead) and head.two_stage):
         yield p.Pair(QUERIES, "head.queries")
     for part, layers in (("encoder", head.encoder_layers), ("decoder", head.decoder_layers)):
         for layer in range(layers):
@@ -157,12 +156,18 @@ def pairs(config: Config) -> p.Pairs:
         for layer in range(3):
             yield from p.layer(f"bbox_predictor.layers.{layer}", f"head.reg.{2 * layer}")
         return
+    yield from _several_levels(model, head)
+
+
+def _several_levels(model: Detr, head: DeformableHead) -> p.Pairs:
+    """What is Deformable DETR's alone."""
+    own = 6 - model.neck.finest
     for level in range(len(model.neck.strides())):
         ours = f"neck.maps.{level}" if level < own else f"neck.extra.{level - own}"
         yield from p.layer(f"model.input_proj.{level}.0", f"{ours}.conv")
         yield from p.layer(f"model.input_proj.{level}.1", f"{ours}.norm")
     yield p.Pair("model.level_embed", "head.levels")
-    if two_stage:
+    if head.two_stage:
         for theirs, name in TWO_STAGE.items():
             yield from p.layer(theirs, f"head.proposals.{name}")
     else:
