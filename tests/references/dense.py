@@ -386,7 +386,7 @@ def assign_within(
         return assign(kind, said, goals, labels)
     rows, own, first = [], [], 0
     for level in said:
-        centres = (level.priors[:, :2] + level.priors[:, 2:]) / 2
+        centres = ((level.priors[:, :2] + level.priors[:, 2:]) / 2).round(decimals=3)
         keep = [i for i, (x, y) in enumerate(centres.tolist()) if x < width and y < height]
         rows += [first + i for i in keep]
         own.append(Level(*(None if part is None else part[keep] for part in level)))
