@@ -150,7 +150,7 @@ def retina(x: Tensor, state: State, number: int) -> Level:
                     w, h = side / math.sqrt(ratio), side * math.sqrt(ratio)
                     rows.append([c * stride - w / 2, r * stride - h / 2,
                                  c * stride + w / 2, r * stride + h / 2])  # fmt: skip
-    priors = torch.tensor(rows).to(x)
+    priors = torch.tensor(rows, dtype=x.dtype)
     return Level(priors, logits, delta(priors, reg, stds=[1.0] * 4), raw=reg)
 
 
