@@ -56,8 +56,8 @@ class Proposals(nn.Module):
         for layer in (self.memory, self.place):
             nn.init.xavier_uniform_(layer.weight)
         start_rarely(self.cls)
-        nn.init.zeros_(self.reg[-1].weight)
-        nn.init.zeros_(self.reg[-1].bias)
+        for weight in self.reg[-1].parameters():
+            nn.init.zeros_(weight)
 
     def forward(self, x: Tensor, inside: Sequence[Tensor]) -> Proposed:
         own = own_boxes(inside)
