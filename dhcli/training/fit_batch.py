@@ -1,0 +1,260 @@
+"""`train.batch_size: auto`: as many images at a time as fit into memory, in the same recipe."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dhcli.config.schema import Config
+from dhcli.data.loading.batching import known_sizes
+from dhcli.data.loading.loader import Batch
+from dhcli.data.loading.transforms import resized_size
+from dhcli.data.table import DetectionTable
+from dhcli.errors import ConfigError, DhError
+from dhcli.models.contract import Detector
+from dhcli.models.fast import prepare_for_training
+from dhcli.ops.batch import ImageBatch, Target
+from dhcli.runtime.launch import own_place
+from dhcli.runtime.memory import (
+    TRAINING,
+    give_holes_back,
+    is_shortage,
+    keep_freed_memory,
+    memory_free,
+    memory_held,
+    most_held,
+)
+from dhcli.runtime.precision import choose_precision
+from dhcli.runtime.team import Team
+from dhcli.training.ema import Ema
+from dhcli.training.journal import Journal
+from dhcli.training.optimizer import build_optimizer, set_rate
+from dhcli.training.step import Updater, seed_all
+from dhcli.words import counted
+
+SPARED = 0.1
+"""Share of the free memory that stays free: for what differs from step to step."""
+LEAST_OBJECTS = 128
+"""Objects of a measured image, at least: as many as give the paper's head all it may learn from."""
+SMALLER = "lower `input.max_size` (`--image-size N`)"
+
+
+class Fit(NamedTuple):
+    """How many images fit at a time.
+
+    images  that many
+    each    bytes that one image more takes
+    free    bytes that are free beside the network
+    """
+
+    images: int
+    each: int
+    free: int
+
+
+class Shape(NamedTuple):
+    """Height and width of a padded batch."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.width}×{self.height} pixels"
+
+
+def with_fitted_batch(
+    config: Config,
+    detector: Detector,
+    table: DetectionTable,
+    device: torch.device,
+    journal: Journal,
+    team: Team,
+) -> Config:
+    """`config` with numbers in place of `train.batch_size: auto`, and a line that says why.
+
+    A step has `reference_batch` images, or fewer if the processes cannot share them evenly, and at
+    least one in each. Each process takes its own in micro-batches of equal size: as large as fit in
+    all processes. Steps of a copy of `detector` measure that; it stays as it is, and so do the
+    dice. Raises DhError where not even one image fits.
+    """
+    train = config.train
+    if train.batch_size != "auto":
+        return config
+    if device.type not in ("cpu", "cuda"):
+        what = f"`train.batch_size: auto` cannot measure the memory of {device}"
+        raise ConfigError(what, hint="give a number: `--batch-size N`")
+    own = max(1, train.reference_batch // team.size)
+    free = memory_free(device, own_place().local_size if device.type == "cpu" else 1)
+    team.barrier()  # before any takes of it
+    measured = team.each(lambda: _measure(config, detector, table, device, own, free))
+    found = min(team.gather([measured]))
+    size, images = found.images, own * team.size
+    journal.say(_describe(found, images, team.size, largest_shape(config, table)))
+    numbers = {"batch_size": size, "accumulate": images // size}
+    return config.model_copy(update={"train": train.model_copy(update=numbers)})
+
+
+def largest_shape(config: Config, table: DetectionTable, *, joint: bool = False) -> Shape:
+    """The largest image of `table` as training may show it, padded.
+
+    With `joint`, the largest batch of several: one of an epoch may hold the widest beside the
+    highest.
+    """
+    sides = _shown_sizes(config, table)
+    if joint:
+        width, height = sides.max(axis=0).tolist()
+    else:
+        width, height = sides[sides.prod(axis=1).argmax()].tolist()
+    return Shape(height, width)
+
+
+def fit(
+    probe: Callable[[int], int | None], own: int, held: int, free: int, *, sure: bool
+) -> tuple[int, int]:
+    """Images at a time, a divisor of `own`, and the bytes that one more takes.
+
+    `probe(n)` is what is held at most in a step of n images, None where that is too much; `held`
+    what is held before it, `free` what there is beside. need(n) = probe(1) + (n − 1) · each, with
+    each = probe(2) − probe(1). With `sure`, the answer is tried as well. (0, 0) if not one fits.
+    """
+    one = probe(1)
+    if one is None or one - held > free:
+        return 0, 0 if one is None else one - held
+    each, room = one - held, held + free * (1 - SPARED)
+    if own == 1 or one + each > room or (two := probe(2)) is None:
+        return 1, each
+    each = max(two - one, 1)
+    fits = [n for n in range(1, own + 1) if own % n == 0 and one + (n - 1) * each <= room]
+    while sure and len(fits) > 1 and fits[-1] > 2 and probe(fits[-1]) is None:
+        fits.pop()
+    return max([1, *fits]), each
+
+
+def _describe(found: Fit, images: int, processes: int, shape: Shape) -> str:
+    every = f" in {counted(processes, 'process')}" if processes > 1 else ""
+    return (
+        f"batch size {found.images} (train.batch_size auto): as many as fit of the "
+        f"{counted(images, 'image')} per step{every}; one of {shape} takes "
+        f"{_gigabytes(found.each)}, {_gigabytes(found.free)} are free"
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB"
+
+
+def _measure(
+    config: Config,
+    detector: Detector,
+    table: DetectionTable,
+    device: torch.device,
+    own: int,
+    free: int,
+) -> Fit:
+    """What fits into this process, `free` bytes of which could be had before."""
+    if device.type == "cpu":
+        keep_freed_memory(TRAINING)
+    give_holes_back()
+    before = memory_held(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        probe = _Probe(config, detector, table, device)
+        give_holes_back()
+        held = memory_held(device)
+        free = max(0, free - (held - before))
+        images, each = fit(probe, own, held, free, sure=device.type == "cuda")
+        del probe
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if images:
+        return Fit(images, each, free)
+    needs = f"it needs {_gigabytes(each)}, and " if each else ""
+    shape = largest_shape(config, table)
+    what = f"{device} has too little memory for a single image of {shape}: {needs}"
+    raise DhError(f"{what}{_gigabytes(free)} are free", hint=SMALLER)
+
+
+class _Probe:
+    """A copy of a detector in training, with all that training holds beside it, takes steps.
+
+    What is held are gradients, the state of the optimiser, and the average.
+    """
+
+    def __init__(
+        self, config: Config, detector: Detector, table: DetectionTable, device: torch.device
+    ) -> None:
+        train = config.train
+        network = copy.deepcopy(detector).to(device).train()
+        prepare_for_training(network)
+        optimizer = build_optimizer(network, train)
+        precision = choose_precision(train.precision, device)
+        self.updater = Updater(network, optimizer, precision, train.clip_norm)
+        for weight in self.updater.weights:
+            weight.grad = torch.zeros_like(weight)
+        set_rate(optimizer, 0.0)
+        optimizer.step()
+        self.average = Ema(network, train.ema, train.ema_ramp) if train.ema else None
+        self.config, self.table, self.device = config, table, device
+
+    def __call__(self, images: int) -> int | None:
+        """Bytes held at most in a step of the largest `images`; None where that is too much."""
+        shape = largest_shape(self.config, self.table, joint=images > 1)
+        batch = _drawn_batch(images, shape, self.config, self.table)
+        seed_all(self.config.train.seed)
+        short = False
+        try:
+            return most_held(self.device, lambda: self.updater.backward(batch))
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            short = True  # no more of it is kept: it holds what is to be freed
+        if short and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+
+def _shown_sizes(config: Config, table: DetectionTable) -> NDArray[np.int64]:
+    """(n, 2) width, height: every size that training may show an image of `table` at, padded."""
+    pixels, augment = config.input, config.augment
+    stated = np.unique(known_sizes(table, upright=pixels.exif), axis=0).tolist()
+    short = max((pixels.min_size, *augment.min_sizes))
+    if augment.crop:  # which may leave any shape
+        long = max(1, round(short * pixels.max_size / pixels.min_size))
+        stated += [[long, short], [short, long]]
+    sizes = [resized_size(width, height, pixels, short) for width, height in stated]
+    shown = np.array(sizes, np.int64)
+    shown = -(-shown // pixels.pad_to()) * pixels.pad_to()
+    squares = np.array([[side, side] for side in augment.batch_sizes], np.int64).reshape(-1, 2)
+    return np.concatenate([shown, squares])
+
+
+def _drawn_batch(images: int, shape: Shape, config: Config, table: DetectionTable) -> Batch:
+    """A batch of noise with as many objects in each image as training may show."""
+    height, width = shape
+    dice = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (images, 3, height, width), dtype=torch.uint8, generator=dice)
+    if config.input.interpolation == "float":
+        pixels = pixels.float()
+    sizes = torch.tensor([[height, width]] * images)
+    targets = []
+    for _ in range(images):
+        objects = _most_objects(config, table)
+        corner, side = torch.rand((2, objects, 2), generator=dice)
+        boxes = torch.cat([corner * 0.75, corner * 0.75 + 0.02 + side * 0.23], 1)
+        boxes = boxes * torch.tensor([width, height, width, height])
+        labels = torch.randint(len(table.classes), (objects,), generator=dice)
+        targets.append(Target(boxes, labels, torch.zeros(0, 4)))
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    return Batch(ImageBatch(pixels, sizes, sizes), targets, list(range(images)))
+
+
+def _most_objects(config: Config, table: DetectionTable) -> int:
+    shown = (4 if config.augment.mosaic else 1) + (1 if config.augment.mixup else 0)
+    most = int(np.bincount(table.image_of_box, minlength=1).max())
+    return max(LEAST_OBJECTS, most * shown)
