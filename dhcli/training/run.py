@@ -27,6 +27,7 @@ from dhcli.training.fit_batch import with_fitted_batch
 from dhcli.training.inherit import inheritance_lines, with_learned_order
 from dhcli.training.journal import Journal
 from dhcli.training.loop import Trainer, TrainingResult
+from dhcli.training.optimizer import kept_per_weight
 from dhcli.training.run_folder import (
     CHECKPOINT,
     COMMAND,
@@ -271,8 +272,8 @@ def _bytes_to_write(trainer: Trainer) -> int:
     """About the bytes the run still adds: two models, two states, and one that is being written."""
     model = _size(trainer.model.state_dict().values())
     trained = _size(weight for weight in trainer.detector.parameters() if weight.requires_grad)
-    moments = 1 if trainer.config.train.optimizer == "sgd" else 2
-    state = model * (2 if trainer.ema else 1) + trained * moments
+    kept = kept_per_weight(trainer.config.train)
+    state = model * (2 if trainer.ema else 1) + trained * kept
     there = sum(file.stat().st_size for file in trainer.run.place(".").iterdir() if file.is_file())
     return max(2 * model + 3 * state - there, state)
 
