@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,9 +35,10 @@ from dhcli.runtime.team import Team
 from dhcli.training.ema import Ema
 from dhcli.training.journal import Journal
 from dhcli.training.optimizer import build_optimizer, kept_per_weight, set_rate
-from dhcli.training.step import Updater, seed_all
+from dhcli.training.step import Updater
 from dhcli.words import counted
 
+T = TypeVar("T")
 SPARED = 0.1
 """Share of the free memory that stays free: for what differs from step to step."""
 PER_PIXEL = 1500
@@ -113,7 +114,7 @@ def with_fitted_batch(
     def probe() -> _Probe:
         return _Probe(config, detector, shapes, _most_objects(config, table), device)
 
-    measured = team.each(lambda: _measure(probe, own, free, device, shapes))
+    measured = team.each(lambda: _measure(probe, own, free, device, shapes.one))
     found = min(team.gather([measured]))
     size, images = found.images, own * team.size
     journal.say(_describe(found, images, team.size, shapes.one))
@@ -209,19 +210,23 @@ def _gigabytes(size: int) -> str:
 
 
 def _measure(
-    make: Callable[[], _Probe], own: int, free: int, device: torch.device, shapes: Shapes
+    make: Callable[[], _Probe], own: int, free: int, device: torch.device, shape: Shape
 ) -> Fit:
-    """What fits into this process, which `free` bytes could be had by before."""
+    """What fits into this process, `free` bytes of which could be had before; `shape` is of one.
+
+    Raises DhError where not even one image fits.
+    """
     if device.type == "cpu":
         keep_freed_memory(TRAINING)
     give_holes_back()
     before = memory_held(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        probe = make()
+        probe = _unless_short(make)
         give_holes_back()
         held = memory_held(device)
         free = max(0, free - (held - before))
-        images, each = fit(probe, own, held, free, sure=device.type == "cuda")
+        sure = device.type == "cuda"
+        images, each = fit(probe, own, held, free, sure=sure) if probe else (0, 0)
         del probe
     gc.collect()
     if device.type == "cuda":
@@ -229,8 +234,18 @@ def _measure(
     if images:
         return Fit(images, each, free)
     needs = f"it needs {_gigabytes(each)}, and " if each else ""
-    what = f"{device} has too little memory for a single image of {shapes.one}: {needs}"
+    what = f"{device} has too little memory for a single image of {shape}: {needs}"
     raise DhError(f"{what}{_gigabytes(free)} are free", hint=SMALLER)
+
+
+def _unless_short(work: Callable[[], T]) -> T | None:
+    """What `work` gives; None where memory is too small for it. Nothing of it is kept then."""
+    try:
+        return work()
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+    return None
 
 
 class _Probe:
@@ -258,22 +273,15 @@ class _Probe:
         set_rate(optimizer, 0.0)
         optimizer.step()
         self.average = Ema(network, train.ema, train.ema_ramp) if train.ema else None
-        self.config, self.shapes, self.objects, self.device = config, shapes, objects, device
+        self.input, self.shapes, self.objects, self.device = config.input, shapes, objects, device
 
     def __call__(self, images: int) -> int | None:
         """Bytes held at most in a step of the largest `images`; None where that is too much."""
-        batch = _drawn_batch(images, self.shapes.of(images), self.objects, self.config.input)
-        seed_all(self.config.train.seed)
-        short = False
-        try:
-            return most_held(self.device, lambda: self.updater.backward(batch))
-        except (RuntimeError, MemoryError) as error:
-            if not is_shortage(error):
-                raise
-            short = True  # no more of it is kept: it holds what is to be freed
-        if short and self.device.type == "cuda":
+        batch = _drawn_batch(images, self.shapes.of(images), self.objects, self.input)
+        most = _unless_short(lambda: most_held(self.device, lambda: self.updater.backward(batch)))
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return None
+        return most
 
 
 def _shown_sizes(config: Config, table: DetectionTable) -> NDArray[np.int64]:
