@@ -137,15 +137,17 @@ def fit(
 
     `probe(n)` is what is held at most in a step of n images, None where that is too much; `held`
     what is held before it, `free` what there is beside. need(n) = probe(1) + (n − 1) · each, with
-    each = probe(2) − probe(1). With `sure`, the answer is tried as well. (0, 0) if not one fits.
+    each = probe(2) − probe(1); a tenth of what is free stays free. With `sure`, the answer is tried
+    as well. The first is 0 if not one fits.
     """
     one = probe(1)
     if one is None or one - held > free:
         return 0, 0 if one is None else one - held
-    each, room = one - held, held + free * (1 - SPARED)
-    if own == 1 or one + each > room or (two := probe(2)) is None:
+    each = one - held
+    is_safe = sure or one + each <= held + free  # on a CPU, too much ends in a kill
+    if own == 1 or not is_safe or (two := probe(2)) is None:
         return 1, each
-    each = max(two - one, 1)
+    each, room = max(two - one, 1), held + free * (1 - SPARED)
     fits = [n for n in range(1, own + 1) if own % n == 0 and one + (n - 1) * each <= room]
     while sure and len(fits) > 1 and fits[-1] > 2 and probe(fits[-1]) is None:
         fits.pop()
