@@ -295,7 +295,7 @@ def _shown_sizes(config: Config, table: DetectionTable) -> NDArray[np.int64]:
     if augment.crop:  # which may leave any shape
         long = max(1, round(short * pixels.max_size / pixels.min_size))
         stated += [[long, short], [short, long]]
-    shown = np.array([resized_size(*size, pixels, short) for size in stated], np.int64)
+    shown = np.array([resized_size(w, h, pixels, short) for w, h in stated], np.int64)
     shown = -(-shown // pixels.pad_to()) * pixels.pad_to()
     squares = np.array([[side, side] for side in augment.batch_sizes], np.int64).reshape(-1, 2)
     return np.concatenate([shown, squares])

@@ -258,7 +258,7 @@ def test_torchrun_without_out_makes_one_run(photos: Path, tmp_path: Path) -> Non
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert result.returncode == 0, result.stderr
         assert len(re.findall("^run folder: .*", result.stderr, re.MULTILINE)) == 2  # first, last
