@@ -23,7 +23,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -192,7 +191,7 @@ COUNTS = (
 class Lab:
     """Where trainings are run and killed.
 
-    steps    of all saves of a training that is not killed, where it is one process
+    steps    of all saves of a training that is not killed
     seconds  from one of its events to the next, on average
     events   how many it had
     """
@@ -224,36 +223,35 @@ class Lab:
             sys.exit((self.folder / "log.txt").read_text("utf-8"))
         self.events = events_of(self.straight)
         self.seconds = (time.time() - begun) / self.events
-        if self.processes == 1:
-            self.steps = (self.folder / "steps").read_text("ascii")
+        self.steps = (self.folder / "steps").read_text("ascii")
 
     def begin(
         self, words: Sequence[str], last: int | None = None, count: Path | None = None
     ) -> int:
-        """Start `dh` with `words` in a session of its own; its process.
+        """Start `dh` with `words` in a session of its own; its process, the first of several.
 
-        One process is forked of this one, which has imported everything: it starts at once. It is
-        killed at step `last` of its saves; `count` gets a letter per step.
+        All are forked of this one, which has imported everything: they start at once, and find one
+        another as torchrun's do. The first is killed at step `last` of its saves; `count` gets a
+        letter per step.
         """
-        words = [*words, "--device", "cpu"]
-        log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        if self.processes > 1:
-            line = [sys.executable, "-m", "dhcli", *words, "--nproc", str(self.processes)]
-            started = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
-            os.close(log)
-            return started.pid
         if pid := os.fork():
-            os.close(log)
             return pid
         os.setsid()
+        log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        words = [*words, "--device", "cpu"]
+        if self.processes > 1:
+            rank = _ranks(self.processes)
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if rank:
+                os._exit(_run(words))
         in_saves(_counter(last, count))
         os._exit(_run(words))
 
     def kill(self, run: Path, aimed: bool, random: random.Random) -> bool:
         """Train into `run` and kill that; whether it was killed before it ended."""
-        if aimed and self.processes == 1:
+        if aimed:
             kind = random.choice("cw")
             last = random.choice([n for n, step in enumerate(self.steps, 1) if step == kind])
             return wait(self.begin(self.words(run), last=last)) < 0
@@ -261,8 +259,6 @@ class Lab:
         while events_of(run) < after and is_alive(pid):
             time.sleep(0.001)
         time.sleep(random.uniform(0, self.seconds))
-        while aimed and not list(run.glob(".*.part")) and is_alive(pid):
-            time.sleep(0)
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
         return wait(pid) < 0
@@ -315,6 +311,17 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def _ranks(processes: int) -> int:
+    """Fork this process into as many as a team has; the rank of each."""
+    from dhcli.runtime.launch import free_port
+
+    os.environ |= {
+        **{"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"},
+    }
+    return next((rank for rank in range(1, processes) if not os.fork()), 0)
+
+
 def _counter(last: int | None, count: Path | None) -> Step:
     """What counts steps, into a file if that is given, and kills this process at step `last`."""
     done = 0
@@ -350,11 +357,14 @@ def _run(words: Sequence[str]) -> int:
 
 
 def wait(pid: int) -> int:
-    """The exit code of a process; −9 where it was killed."""
+    """The exit code of a process, −9 where it was killed; the others of its session are ended."""
     try:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     except ChildProcessError:  # it had ended before
         return 0
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    return code
 
 
 def differences(run: Path, straight: Path, processes: int) -> str:
@@ -429,8 +439,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.csv")
     words = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    if words.processes == 1:
-        import_all()
+    import_all()
     chance, begun, resumed, number = random.Random(words.seed), time.perf_counter(), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder), words.processes)

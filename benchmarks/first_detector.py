@@ -101,7 +101,7 @@ def one_run(name: str, seed: int, rate: float, options: argparse.Namespace) -> d
 def batch_size(name: str, options: argparse.Namespace) -> int:
     """Images per step."""
     shown = dh("presets", "show", options.preset, *settings(name, options), "--json")
-    return int(json.loads(shown)["train"]["batch_size"])
+    return int(json.loads(shown)["config"]["train"]["batch_size"])
 
 
 def train(

@@ -231,7 +231,7 @@ class Model:
         )
 
 
-def load(
+def load(  # noqa: PLR0913  (what is asked of a detector, each by its name)
     path: str | os.PathLike[str],
     *,
     device: str = "auto",
@@ -241,6 +241,7 @@ def load(
     gate: float | None = None,
     across_classes: float | None = None,
     nms: Literal["hard", "soft"] | None = None,
+    image_size: int | None = None,
 ) -> Model:
     """Open a detector: a model file, a run folder (its best model), or an exported `.onnx` file.
 
@@ -251,6 +252,7 @@ def load(
          gate           see `model.detect.gate`
          across_classes see `model.detect.across_classes`
          nms            see `model.detect.nms`: hard or soft
+         image_size     shortest side of the images that the network sees, in pixels
 
     No code in the file is run. An exported file is opened without torch. On Linux's CPUs this
     process keeps the memory that it frees from then on, which is a tenth faster.
@@ -267,7 +269,12 @@ def load(
     if place.is_dir():
         place, _ = locate_model(place)
     options = DetectOptions(
-        gate=gate, across_classes=across_classes, nms=nms, device=device, precision=precision
+        gate=gate,
+        across_classes=across_classes,
+        nms=nms,
+        image_size=image_size,
+        device=device,
+        precision=precision,
     )
     return Model(open_runner(place, options), options, scores=scores, boxes=boxes)
 

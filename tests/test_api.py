@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,33 @@ def test_a_model_that_cannot_be_had_so_is_an_error(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         dhcli.load(weights, **options)
+
+
+def test_it_sees_images_of_the_size_that_is_asked_for(
+    weights: Path, small_model: Callable[..., ModelFile], photos: Path, tmp_path: Path
+) -> None:
+    file = small_model(*CLASSES)
+    pixels = file.config.input.model_copy(update={"min_size": 48, "max_size": 72})
+    smaller = replace(file, config=file.config.model_copy(update={"input": pixels}))
+    save_model(tmp_path / "smaller.safetensors", smaller)
+    image = photos / "JPEGImages/000001.jpg"
+
+    found = dhcli.load(weights, device="cpu", image_size=48)(image)
+    usual = dhcli.load(weights, device="cpu")(image)
+    written = predicted(weights, image, tmp_path / "out", "--image-size", "48")
+    measured, expected = (
+        dh("eval", *words, "--data", photos, "--device", "cpu", "--workers", "0", "--json").stdout
+        for words in (
+            ("--weights", weights, "--image-size", "48"),
+            ("--weights", tmp_path / "smaller.safetensors"),
+        )
+    )
+
+    same = dhcli.load(tmp_path / "smaller.safetensors", device="cpu")(image)
+    assert np.array_equal(found.boxes, same.boxes)
+    assert not np.array_equal(found.boxes, usual.boxes)
+    assert list(written.values()) == [rounded(found)]
+    assert json.loads(measured)["metrics"] == json.loads(expected)["metrics"]
 
 
 def test_a_run_folder_stands_for_its_best_model(weights: Path, tmp_path: Path) -> None:

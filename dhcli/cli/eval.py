@@ -24,6 +24,7 @@ from dhcli.cli.options import (
     Precision,
     Processes,
     Scores,
+    SeenSize,
     TopK,
     batch_size_option,
     out_option,
@@ -103,6 +104,7 @@ def eval_(
     out: Annotated[
         Path | None, out_option("Folder to write files to (default: none are written).")
     ] = None,
+    image_size: SeenSize = None,
     nproc: Processes = None,
     device: Device = "auto",
     batch_size: Annotated[int | None, batch_size_option("as in training")] = None,
@@ -147,7 +149,15 @@ def eval_(
     every = read_outs is not None
     most, target = top_k or 100, target_precision
     measures = Measures(split, metrics, engine, scores, boxes, every, most, target)
-    _check_beside(weights, detections, measures, limited=bool(limits), nproc=nproc)
+    of_model = {
+        "--nproc": nproc,
+        "--gate": gate,
+        "--across-classes": across_classes,
+        "--nms": nms,
+        "--image-size": image_size,
+    }
+    of_model_given = [option for option, value in of_model.items() if value is not None]
+    _check_beside(weights, detections, measures, limited=bool(limits), of_model=of_model_given)
     if out is not None:
         require_free(out, overwrite=overwrite, inputs=[data, *filter(None, [weights, detections])])
     finish = partial(_finish, limits=limits, out=out, overwrite=overwrite, as_json=as_json)
@@ -162,6 +172,7 @@ def eval_(
             gate=gate,
             across_classes=across_classes,
             nms=nms,
+            image_size=image_size,
             device=shared_out(team, device, weights),
             precision=precision,
         )
@@ -196,7 +207,7 @@ def _check_beside(
     measures: Measures,
     *,
     limited: bool,
-    nproc: int | None,
+    of_model: Sequence[str],
 ) -> None:
     """Raise ConfigError for options that do not go together."""
     if (weights is None) == (detections is None):
@@ -205,8 +216,8 @@ def _check_beside(
     if detections is not None and (chosen or measures.every):
         what = "--scores, --boxes and --read-outs are about a model, not about --detections"
         raise ConfigError(what)
-    if detections is not None and (nproc or 1) > 1:
-        raise ConfigError("--nproc is about a model, not about --detections")
+    if detections is not None and of_model:
+        raise ConfigError(f"{of_model[0]} is about a model, not about --detections")
     if measures.every and (chosen or limited):
         what = "--read-outs measures all of them; --scores, --boxes and --fail-under are for one"
         raise ConfigError(what)

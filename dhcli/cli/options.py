@@ -243,6 +243,17 @@ AcrossClasses = Annotated[
     ),
 ]
 
+SeenSize = Annotated[
+    int | None,
+    typer.Option(
+        "--image-size",
+        min=1,
+        metavar="N",
+        help="Resize images to a shortest side of N pixels; the limit of the longest side changes "
+        "in proportion (default: as in training).",
+    ),
+]
+
 Scores = Annotated[
     str | None,
     typer.Option(

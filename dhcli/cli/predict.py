@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ from dhcli.cli.options import (
     Precision,
     Processes,
     Scores,
+    SeenSize,
     TopK,
     all_weights_option,
     batch_size_option,
@@ -83,6 +85,7 @@ def predict(
     ] = None,
     scores: Scores = None,
     boxes: Boxes = None,
+    image_size: SeenSize = None,
     nproc: Processes = None,
     device: Device = "auto",
     batch_size: Annotated[int | None, batch_size_option("1 on the CPU, 8 on a GPU")] = None,
@@ -136,19 +139,24 @@ def predict(
         boxes,
         overwrite,
     )
+    asked = DetectOptions(
+        gate=gate,
+        across_classes=across_classes,
+        nms=nms,
+        image_size=image_size,
+        device=device,
+        precision=precision,
+    )
     if side_by_side:
         from dhcli.inference.side_by_side import predict_side_by_side
         from dhcli.report.console import err
 
-        options = DetectOptions(
-            gate=gate, across_classes=across_classes, nms=nms, device=device, precision=precision
-        )
         with counting("images") as progress:
             outcomes = predict_side_by_side(
                 request,
                 weights,
                 write_panels,
-                options=options,
+                options=asked,
                 batch_size=batch_size,
                 say=err.print,
                 progress=progress,
@@ -156,10 +164,7 @@ def predict(
         _show_all(outcomes, as_json=as_json)
         return
     with together(nproc, device) as team:
-        own = shared_out(team, device, weights[0])
-        options = DetectOptions(
-            gate=gate, across_classes=across_classes, nms=nms, device=own, precision=precision
-        )
+        options = replace(asked, device=shared_out(team, device, weights[0]))
         with counting("images") if team.first else nullcontext() as progress:
             outcome = run(
                 request,

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from dhcli.config.heads import ReadOut
-from dhcli.config.schema import Detect, DetectBest, TwoStage, predicts, says_buckets
+from dhcli.config.schema import Config, Detect, DetectBest, TwoStage, predicts, says_buckets
 from dhcli.config.schema.base import Section
 from dhcli.config.schema.detect import GuidedNms, HardNms, SoftNms, Suppression
+from dhcli.config.short import SQUARE, resized
 from dhcli.errors import ConfigError
 
 AnyDetect = TypeVar("AnyDetect", bound=DetectBest)
@@ -25,6 +26,8 @@ class DetectOptions:
     nms_threshold   IoU above which the lower-scored of two boxes of a class goes
     across_classes  see `model.detect.across_classes`
     read_outs       the ways to read it, each its own list of detections
+    image_size      shortest side of the images that it sees, in pixels; the longest side may be as
+                    many times that as is configured
     device          auto, cpu, cuda, cuda:1 or mps
     precision       fp32, bf16, fp16 or auto: what the network computes in
     """
@@ -36,6 +39,7 @@ class DetectOptions:
     nms_threshold: float | None = None
     across_classes: float | None = None
     read_outs: tuple[ReadOut, ...] | None = None
+    image_size: int | None = None
     device: str = "auto"
     precision: str = "fp32"
 
@@ -70,6 +74,20 @@ class DetectOptions:
         if isinstance(nms, SoftNms) and self.threshold is not None:
             nms = nms.model_copy(update={"min_score": max(nms.min_score, self.threshold)})
         return nms
+
+    def sized(self, config: Config) -> Config:
+        """`config` with images of the size that is asked for.
+
+        Raises ConfigError where a detector of squares cannot take it.
+        """
+        if self.image_size is None:
+            return config
+        pixels = resized(config.input, self.image_size)
+        if pixels.letterbox is not None and pixels.max_size % SQUARE:
+            what = f"this model sees squares, whose sides are multiples of {SQUARE}"
+            near = max(1, round(self.image_size / SQUARE)) * SQUARE
+            raise ConfigError(what, where="--image-size", hint=f"such as {near}")
+        return config.model_copy(update={"input": pixels})
 
     def giving(self, score: float | None, top: int | None, configured: DetectBest) -> DetectOptions:
         """The same options with which all is found from `score`, and the `top` best, if wanted.

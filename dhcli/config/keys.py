@@ -17,6 +17,9 @@ SYNONYMS = {
     "amp": "train.precision",
     "base_lr": "train.lr",
     "batch": "train.batch_size",
+    "class_names": "data.classes",
+    "conf": "model.detect.score_threshold",
+    "conf_thres": "model.detect.score_threshold",
     "img_size": "input.min_size",
     "imgsz": "input.min_size",
     "iterations": "train.schedule.length",
@@ -24,8 +27,13 @@ SYNONYMS = {
     "max_epochs": "train.epochs",
     "max_iter": "train.schedule.length",
     "milestones": "train.schedule.steps",
+    "names": "data.classes",
+    "nc": "data.classes",
+    "num_classes": "data.classes",
     "num_workers": "train.workers",
     "pretrained": "model.backbone.weights",
+    "samples_per_gpu": "train.batch_size",
+    "score_thr": "model.detect.score_threshold",
     "wd": "train.weight_decay",
 }
 """What other programs call a setting; only used to suggest ours."""

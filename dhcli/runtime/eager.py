@@ -64,7 +64,7 @@ class EagerRunner:
         """The detector of a file's content, as of `open`; `where` it is, for the messages."""
         precision = _choose_precision(model.config, options)
         detector = restore_detector(model, torch.device("cpu"), where=where)
-        about = (model.config, model.classes, model.category_ids)
+        about = (options.sized(model.config), model.classes, model.category_ids)
         return cls(
             prepare(detector, precision),
             *about,
@@ -121,7 +121,7 @@ class EagerRunner:
             many = counted(len(pictures), "image")
             what = f"{self.device} has too little memory for {many} of {width} × {height}"
             elsewhere = "" if self.device.type == "cpu" else ", or `--device cpu`"
-            hint = f"try `--batch-size 1`{elsewhere}; the model's input.max_size sets their size"
+            hint = f"try `--batch-size 1`{elsewhere}, or a smaller `--image-size`"
             raise DhError(what, hint=hint) from error
         finally:
             if was_training:

@@ -69,7 +69,8 @@ class OnnxRunner:
             raise ModelError(what, where=path, hint="only files written by `dh export` can be run")
         if [one.name for one in session.get_inputs()] != INPUTS:
             raise ModelError("was exported by another version of dh", where=path, hint=EXPORT_AGAIN)
-        return cls(session, parse_description(text, path), device)
+        about = parse_description(text, path)
+        return cls(session, about._replace(config=options.sized(about.config)), device)
 
     def read_outs(self) -> list[ReadOut]:
         """The one it was exported with."""

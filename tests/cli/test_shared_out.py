@@ -181,12 +181,15 @@ def test_several_processes_run_an_exported_file_on_the_cpu(tmp_path: Path) -> No
         shared_out(one_of_two, "cuda", model)
 
 
-def test_detections_made_elsewhere_need_no_processes(folder: Path) -> None:
-    words = ["eval", "--data", "photos", "--detections", "x.json", "--nproc", "2"]
+@pytest.mark.parametrize(
+    ("option", "value"), [("--nproc", "2"), ("--image-size", "64"), ("--nms", "soft")]
+)
+def test_what_is_about_a_model_is_refused_for_detections(option: str, value: str) -> None:
+    words = ["eval", "--data", "photos", "--detections", "x.json", option, value]
     result = CliRunner().invoke(app, words)
 
     assert result.exit_code == 2
-    assert "error: --nproc is about a model, not about --detections" in result.stderr
+    assert f"error: {option} is about a model, not about --detections" in result.stderr
 
 
 def _dh(*words: str, by: tuple[str, ...] = (sys.executable, "-m", "dhcli")) -> tuple[str, str]:

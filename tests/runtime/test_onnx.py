@@ -114,6 +114,8 @@ def test_stricter_options_are_kept_and_looser_ones_refused(exported: Path) -> No
     ):
         with pytest.raises(ConfigError, match="an exported file cannot do"):
             runner.detect(pictures, replace(ON_CPU, **beyond))
+    smaller = OnnxRunner.open(exported / "model.onnx", replace(ON_CPU, image_size=32))
+    assert (smaller.config.input.min_size, smaller.config.input.max_size) == (32, 48)
     with pytest.raises(ConfigError, match="runs in fp32, not in bf16"):
         OnnxRunner.open(exported / "model.onnx", replace(ON_CPU, precision="bf16"))
     with pytest.raises(ConfigError, match="has no `mps` here"):

@@ -47,17 +47,8 @@ SYSTEMS = {
         f" {{kind: conv, width: 256, residual: 2, norm: gn, {OWN}}}]",
     ],
 }
-LEAST = {
-    "cascade": 0.4,
-    "cascade-double-head": 0.4,
-    "sabl": 0.4,
-    "sabl-cascade": 0.4,
-    "double-head-buckets": 0.4,
-    "iou": 0.4,
-    "tsd": 0.4,
-    "tsd-double-head": 0.4,
-}
-"""AP50 on unseen images after the demo's 240 steps."""
+LEAST = 0.9
+"""AP50 on unseen images after the demo's 240 steps; 0.97 to 0.996 were measured."""
 
 
 @pytest.mark.slow
@@ -74,4 +65,4 @@ def test_it_learns_the_drawn_shapes(system: str, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, [str(word) for word in words])
         assert result.exit_code == 0, result.output
 
-    assert json.loads(result.stdout)["metrics"]["coco"]["stats"]["AP50"] > LEAST[system]
+    assert json.loads(result.stdout)["metrics"]["coco"]["stats"]["AP50"] > LEAST
