@@ -19,7 +19,7 @@ from torch.export import Dim
 
 from dhcli.atomic import atomic_write
 from dhcli.config.detecting import DetectOptions, check_nms
-from dhcli.config.schema import Config, Input, Queries, TwoStage
+from dhcli.config.schema import Config, Dense, Input, Queries, TwoStage
 from dhcli.config.schema.base import Section
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.loader import collate_images
@@ -117,7 +117,7 @@ def _with_nms(model: ModelFile, nms: Literal["hard"]) -> ModelFile:
 
 def _obstacle(model: Section) -> str | None:
     """What of a detector no operator of ONNX does; None where there is nothing."""
-    if isinstance(model, Queries):
+    if isinstance(model, Queries | Dense):
         return None
     if not isinstance(model, TwoStage):
         return f"a detector of kind `{getattr(model, 'kind', '')}`"
@@ -129,14 +129,21 @@ def _obstacle(model: Section) -> str | None:
 
 
 def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:
-    """The detector as an ONNX model of any height and width, multiples of what it is padded to."""
+    """The detector as an ONNX model of any height and width, multiples of what it is padded to.
+
+    Of one height and width where `letterbox` pads to a square.
+    """
     from dhcli.export.onnx_operators import translations
 
     divisor = graph_divisor(model.config.input.pad_to())
-    picture = draw_test_picture(5 * divisor, 7 * divisor, seed=0)
-    example = _batch(_as_input(picture, model.config.input), divisor)
     graph = DetectorGraph(detector).eval()
-    free = {2: divisor * Dim("rows", min=1), 3: divisor * Dim("columns", min=1)}
+    if model.config.input.letterbox is None:
+        height, width = 7 * divisor, 5 * divisor
+        free = {2: divisor * Dim("rows", min=1), 3: divisor * Dim("columns", min=1)}
+    else:  # always one square
+        height, width, free = divisor, divisor, None
+    picture = draw_test_picture(width, height, seed=0)
+    example = _batch(_as_input(picture, model.config.input), divisor)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -241,9 +248,10 @@ def _finish(proto: ModelProto, model: ModelFile) -> ModelProto:
         node.ClearField("doc_string")
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         value.ClearField("metadata_props")
-    shape = next(value for value in proto.graph.input if value.name == "pixels")
-    for axis, name in ((2, "height"), (3, "width")):
-        shape.type.tensor_type.shape.dim[axis].dim_param = name
+    if model.config.input.letterbox is None:
+        shape = next(value for value in proto.graph.input if value.name == "pixels")
+        for axis, name in ((2, "height"), (3, "width")):
+            shape.type.tensor_type.shape.dim[axis].dim_param = name
     for value in proto.graph.output:
         value.type.tensor_type.shape.dim[0].dim_param = "detections"
     proto.doc_string = DetectorGraph.__doc__ or ""

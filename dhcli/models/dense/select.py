@@ -13,6 +13,7 @@ from dhcli.models.select import Nms
 from dhcli.ops.batch import Detections
 from dhcli.ops.box_rules import PLAIN
 from dhcli.ops.boxes import iou_matrix
+from dhcli.ops.largest import places_of_largest
 from dhcli.ops.nms import Limits
 from dhcli.ops.priors import Priors
 
@@ -80,16 +81,16 @@ def _of_level(
     scores = cls if quality is None else _with_quality(cls, quality, rule)
     asked = cls if rule.threshold_on == "class" else scores
     classes, cells = cls.shape[1], torch.arange(len(cls), device=cls.device)
-    if rule.candidates and rule.candidates_of == "cells" and len(cells) > rule.candidates:
-        cells = scores.amax(dim=1).topk(rule.candidates).indices
+    if rule.candidates and rule.candidates_of == "cells":
+        cells = places_of_largest(scores.amax(dim=1), rule.candidates)
         asked = asked[cells]
     passing = asked > rule.score_threshold
     if rule.classes == "best":
         best = torch.zeros_like(passing).scatter_(1, cls[cells].argmax(dim=1, keepdim=True), True)
         passing = best & (asked >= rule.score_threshold)
     pairs = torch.nonzero(passing.flatten()).flatten()
-    if rule.candidates and rule.candidates_of == "pairs" and len(pairs) > rule.candidates:
-        pairs = pairs[asked.flatten()[pairs].topk(rule.candidates).indices]
+    if rule.candidates and rule.candidates_of == "pairs":
+        pairs = pairs[places_of_largest(asked.flatten()[pairs], rule.candidates)]
     rows, labels = cells[pairs // classes], pairs % classes
     return scores[rows, labels], rows, labels
 

@@ -18,6 +18,7 @@ from dhcli.ops.anchors import grid_anchors, level_anchors
 from dhcli.ops.batch import Target
 from dhcli.ops.box_rules import BoxRules
 from dhcli.ops.boxes import encode_boxes
+from dhcli.ops.largest import largest
 from dhcli.ops.match import UNDECIDED, match_boxes, sample_matches
 from dhcli.ops.nms import Limits
 
@@ -194,7 +195,7 @@ class Rpn(nn.Module):
         """The best boxes (n, 4) of an image and their scores (n,)."""
         real = self.rules.has_area(boxes, self.config.min_size)
         if torch.compiler.is_exporting():
-            real = real & torch.isfinite(logits)  # see `_best`
+            real = real & torch.isfinite(logits)  # see `largest`
         rows = torch.nonzero(real).flatten()
         boxes, scores, groups = boxes[rows], logits.float().sigmoid()[rows], groups[rows]
         config = self.config
@@ -207,25 +208,12 @@ def _best_of_levels(output: RpnOutput, limit: int) -> tuple[Tensor, Tensor, Tens
     """Each level's best logits (B, n), their anchor numbers (B, n), and the level (n,) of each."""
     logits, rows, groups, start = [], [], [], 0
     for level, count in enumerate(output.counts):
-        values, best = _best(output.logits[:, start : start + count], limit)
+        values, best = largest(output.logits[:, start : start + count], limit)
         logits.append(values)
         rows.append(best + start)
         groups.append(torch.full_like(best[0], level))
         start += count
     return torch.cat(logits, 1), torch.cat(rows, 1), torch.cat(groups)
-
-
-def _best(logits: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The `limit` largest of `logits` (B, N) and their places, or all where there are fewer.
-
-    A graph for export cannot tell how many there are: there, −∞ fills up what is lacking.
-    """
-    if not torch.compiler.is_exporting():
-        best = logits.topk(min(limit, logits.shape[1]), dim=1)
-        return best.values, best.indices
-    lacking = logits.new_full((logits.shape[0], limit), float("-inf"))
-    best = torch.cat([logits, lacking], 1).topk(limit, dim=1)
-    return best.values, best.indices.clamp(max=logits.shape[1] - 1)
 
 
 def _best_of_batch(kept: Sequence[tuple[Tensor, Tensor]], limit: int) -> list[Tensor]:
