@@ -131,13 +131,18 @@ def test_configuration_of_the_run_repeats_it(small_config: Any, session: Any) ->
     assert Path(again.data.train) == Path.cwd() / "pictures"
 
 
+AUTO = ("model.head.scores=auto", "model.head.boxes=auto")
 HEADS = {
     "double-head": (),
-    "sabl": ("model.head.branches=[{kind: fc, width: 16, layers: 1}, {kind: side, width: 16}]",),
+    "sabl": (
+        "model.head.branches=[{kind: fc, width: 16, layers: 1}, {kind: side, width: 16}]",
+        *AUTO,
+    ),
     "iou": (
         "model.head.branches=[{kind: fc, width: 16, omega: 2, lambda: 0.5},"
         " {kind: fc, name: iou, focus: iou, width: 16}]",
         *("model.head.jitter.samples=20", "model.detect.nms.kind=guided"),
+        *AUTO,
     ),
 }
 
