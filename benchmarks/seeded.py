@@ -93,15 +93,21 @@ def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> 
         proposals = detector.rpn.propose(detector.rpn(levels), images.sizes, training=False)
         boxes, owner = _join(proposals)
         for head in heads_of(detector):
-            for name in head.branches:
-                head.run(name, levels, boxes, owner)
-                layer = head.branch(name).cls
-                if layer is not None:
-                    logits = head.run(name, levels, boxes, owner).logits
-                    layer.weight *= spread / logits.std(0).mean()
-                    logits = head.run(name, levels, boxes, owner).logits
-                    layer.bias -= logits.mean(0)
+            _spread_logits(head, levels, boxes, owner, spread)
     return detector
+
+
+def _spread_logits(
+    head: Any, levels: Sequence[Tensor], boxes: Tensor, owner: Tensor, spread: float
+) -> None:
+    for name in head.branches:
+        head.run(name, levels, boxes, owner)
+        layer = head.branch(name).cls
+        if layer is not None:
+            logits = head.run(name, levels, boxes, owner).logits
+            layer.weight *= spread / logits.std(0).mean()
+            logits = head.run(name, levels, boxes, owner).logits
+            layer.bias -= logits.mean(0)
 
 
 def heads_of(detector: TwoStageDetector) -> list[Any]:
