@@ -14,6 +14,7 @@ import typer
 
 from dhcli import __version__
 from dhcli.cli.options import JsonFlag
+from dhcli.data.io.memory import total_memory
 from dhcli.report.console import err, print_json
 from dhcli.report.sheet import Cell, Sheet, list_facts
 
@@ -53,7 +54,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "memory_gib": round(_memory() / _GIB, 1),
+        "memory_gib": round(total_memory() / _GIB, 1),
     }
 
 
@@ -182,11 +183,3 @@ def _release(number: str) -> tuple[int, ...]:
     """(2, 15, 0) of "2.15.0+cpu"; a version that is not a number counts as the oldest."""
     release = re.match(r"\d+(\.\d+)*", number)
     return tuple(int(part) for part in release.group().split(".")) if release else ()
-
-
-def _memory() -> int:
-    """Bytes of memory, or of the control group's share of it."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    share = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
-    return min(memory, int(share)) if share.isdecimal() else memory

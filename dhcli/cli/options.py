@@ -6,6 +6,7 @@ code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,7 +50,13 @@ def out_option(help: str, metavar: str = "FOLDER") -> Any:
 
 
 def short_option(
-    name: str, metavar: str, help: str, settings: str, *, min: int | None = None
+    name: str,
+    metavar: str,
+    help: str,
+    settings: str,
+    *,
+    min: int | None = None,
+    parser: Callable[[str], Any] | None = None,
 ) -> Any:
     """An option that is the short form of `settings` (see `dhcli.config.short`)."""
     return typer.Option(
@@ -58,6 +65,7 @@ def short_option(
         help=f"{help} Short for {settings}.",
         rich_help_panel=SETTINGS,
         min=min,
+        parser=parser,
     )
 
 
@@ -83,6 +91,13 @@ def batch_size_option(default: str) -> Any:
     return typer.Option(
         "--batch-size", min=1, metavar="N", help=f"Images per batch (default: {default})."
     )
+
+
+def number_or_auto(text: str) -> int | str:
+    """What `--batch-size` of a training says. Raises BadParameter where it says something else."""
+    if text == "auto" or (text.isdecimal() and int(text) >= 1):
+        return text if text == "auto" else int(text)
+    raise typer.BadParameter(f"{text!r} is neither a number from 1 on nor 'auto'.")
 
 
 def one_model(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -307,13 +322,14 @@ Epochs = Annotated[
 ]
 
 BatchSize = Annotated[
-    int | None,
+    str | None,  # which the parser turns into a number, where it is one
     short_option(
         "--batch-size",
-        "N",
-        "Images per batch in each process. The preset's lr is multiplied by the same factor.",
+        "N|auto",
+        "Images per batch in each process. The preset's lr is multiplied by the same factor. auto: "
+        "as many as fit into memory, with the images per step that the preset's lr is for.",
         "--set train.batch_size=N",
-        min=1,
+        parser=number_or_auto,
     ),
 ]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -179,7 +180,7 @@ def allowed_range(field: FieldInfo) -> str | None:
     """The range of a number in words: "in [0, 1]", "at least 1"; None if it has none."""
     bounds = {
         name: getattr(rule, name)
-        for rule in field.metadata
+        for rule in (*field.metadata, *_rules_of_union(field.annotation))
         for name in ("ge", "gt", "le", "lt")
         if hasattr(rule, name)
     }
@@ -191,6 +192,14 @@ def allowed_range(field: FieldInfo) -> str | None:
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     only = low or high
     return f"{words[only]} {bounds[only]:g}" if only else None
+
+
+def _rules_of_union(annotation: Any) -> list[Any]:
+    """What is annotated to the members of a union."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return []
+    marks = [mark for one in get_args(annotation) for mark in getattr(one, "__metadata__", ())]
+    return [rule for mark in marks for rule in getattr(mark, "metadata", ())]
 
 
 def _unknown_below(child: Node, field: FieldInfo, dotted: str) -> Iterator[Unknown]:

@@ -156,7 +156,7 @@ def _type_in_words(annotation: Any) -> str:
             return f"list of {inner}s" if arguments[-1] is ... else f"{len(arguments)} {inner}s"
         case origin if origin is dict:
             return f"{_type_in_words(arguments[0])} → {_type_in_words(_bare(arguments[1]))}"
-    return " or ".join(_type_in_words(argument) for argument in arguments)
+    return " or ".join(_type_in_words(_bare(argument)) for argument in arguments)
 
 
 def _bare(annotation: Any) -> Any:

@@ -87,7 +87,8 @@ def evaluate_runner(  # noqa: PLR0913  (what, how, by whom and who is told)
     """
     read_outs = measures.choose(runner)
     split, truth = team.from_first(lambda: _read(data, measures.split, runner.classes, say))
-    size = batch_size or runner.config.train.batch_size
+    trained = runner.config.train.batch_size
+    size = batch_size or (runner.usual_batch if trained == "auto" else trained)
     input = runner.config.input.model_copy(update={"divisor": runner.divisor})
     loader = EvalLoader(truth, input, batch_size=size, workers=workers, share=team.share)
     for line in loader.lines:

@@ -7,10 +7,13 @@ import platform
 import re
 import resource
 import sys
+from collections.abc import Callable
 from errno import ENOMEM
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dhcli.data.io.memory import available_memory, total_memory
 from dhcli.errors import DhError
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's mallopt(3)."""
 _NEVER = -1
+_PROCESS = Path("/proc/self")
 _SHORTAGE = (
     "can't allocate memory",
     "not enough memory",
@@ -99,6 +103,65 @@ def memory_used(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def memory_held(device: torch.device) -> int:
+    """Bytes that torch holds on a GPU now, else that this process does."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated(device)
+    return _of_status("VmRSS") or memory_used(device)
+
+
+def memory_free(device: torch.device, sharing: int = 1) -> int:
+    """Bytes that this process could have beside those that it holds, as one of `sharing`.
+
+    Where the system does not say, half of the machine's memory is taken to be free.
+    """
+    if device.type == "cuda":
+        import torch
+
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    free = available_memory()
+    return (total_memory() // 2 if free is None else free) // sharing
+
+
+def most_held(device: torch.device, work: Callable[[], object]) -> int:
+    """Bytes that torch on a GPU, else this process, holds at most while it does `work`.
+
+    Where the system keeps no such mark that can be set back (it is Linux's), it is the most that
+    the process has ever held.
+    """
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device)
+    is_reset = _forget_peak()
+    work()
+    return (_of_status("VmHWM") if is_reset else None) or memory_used(device)
+
+
+def _forget_peak() -> bool:
+    """Have Linux count VmHWM, the most this process held, anew: proc(5), clear_refs."""
+    try:
+        (_PROCESS / "clear_refs").write_text("5", "ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _of_status(name: str) -> int | None:
+    """Bytes that a line of /proc/self/status tells of; None where there is none."""
+    try:
+        lines = (_PROCESS / "status").read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    found = (line.split() for line in lines if line.startswith(f"{name}:"))
+    return next((int(words[1]) * 1024 for words in found), None)
 
 
 @cache

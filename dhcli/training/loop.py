@@ -43,6 +43,7 @@ from dhcli.training.schedule import (
     base_rate,
     images_per_step,
     learning_rate,
+    micro_batch,
     own_batches,
     plain_epochs,
     scheduled,
@@ -120,7 +121,7 @@ class Trainer:
             data.train,
             config.input,
             config.augment,
-            batch_size=train.batch_size,
+            batch_size=micro_batch(train),
             seed=train.seed,
             workers=train.workers,
             share=team.share,
@@ -276,7 +277,7 @@ class Trainer:
         return EvalLoader(
             table,
             self.config.input,
-            batch_size=train.batch_size,
+            batch_size=micro_batch(train),
             workers=train.workers,
             share=self.team.share,
             difficult=self.config.data.difficult,
@@ -386,7 +387,7 @@ class Trainer:
         self.watch.images += sum(len(batch) for batch in group) * self.team.size
 
     def _tell_halved(self) -> None:
-        size, parts = self.config.train.batch_size, self.updater.parts
+        size, parts = micro_batch(self.config.train), self.updater.parts
         at_a_time = counted(math.ceil(size / parts), "image")
         what = f"{self.device} has too little memory for {counted(size, 'image')} at a time: from "
         what += f"here on {at_a_time} at a time, and as many per step as before"

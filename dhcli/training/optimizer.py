@@ -13,6 +13,11 @@ from dhcli.config.schema import Train
 from dhcli.errors import ConfigError, suggest
 
 
+def kept_per_weight(train: Train) -> int:
+    """How many numbers the optimiser keeps for each weight."""
+    return 1 if train.optimizer == "sgd" else 2
+
+
 def build_optimizer(module: nn.Module, train: Train) -> Optimizer:
     """SGD with momentum over all trainable weights, or AdamW.
 

@@ -23,9 +23,11 @@ from dhcli.runtime.team import Team
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.decoded import decoded_once
 from dhcli.training.fit_anchors import with_fitted_anchors
+from dhcli.training.fit_batch import with_fitted_batch
 from dhcli.training.inherit import inheritance_lines, with_learned_order
 from dhcli.training.journal import Journal
 from dhcli.training.loop import Trainer, TrainingResult
+from dhcli.training.optimizer import kept_per_weight
 from dhcli.training.run_folder import (
     CHECKPOINT,
     COMMAND,
@@ -40,6 +42,7 @@ from dhcli.training.schedule import (
     describe_rate,
     describe_step,
     images_per_step,
+    micro_batch,
     warmup_iterations,
 )
 from dhcli.training.step import seed_all
@@ -107,8 +110,13 @@ def train(
 def start_run(
     config: Config, detector: Detector, data: TrainingData, session: Session
 ) -> TrainingResult:
-    """Train `detector` in a new run folder, which the first process of the team makes."""
-    run = session.team.from_first(lambda: _new_run(config, session))
+    """Train `detector` in a new run folder, which the first process of the team makes.
+
+    As many images at a time as fit, where the configuration leaves that open.
+    """
+    team, device = session.team, session.device
+    config = with_fitted_batch(config, detector, data.train, device, session.journal, team)
+    run = team.from_first(lambda: _new_run(config, session))
     return train_in(run, config, detector, data, session)
 
 
@@ -171,7 +179,7 @@ def _train_or_explain(trainer: Trainer) -> TrainingResult:
             raise
         what = (
             f"{trainer.device} has too little memory for "
-            f"{counted(trainer.config.train.batch_size, 'image')}"
+            f"{counted(micro_batch(trainer.config.train), 'image')}"
         )
         hint = "the same recipe with fewer images at a time: halve `train.batch_size`, double "
         hint += "`train.accumulate`; or lower `input.max_size`"
@@ -209,7 +217,7 @@ def _introduce(trainer: Trainer, session: Session) -> None:
         f"{trainer.total:,} in all, on {trainer.device} in {trainer.precision.name}"
     )
     processes = trainer.team.size
-    if images_per_step(train, processes) > train.batch_size:
+    if images_per_step(train, processes) > micro_batch(train):
         say(describe_step(train, processes))
     say(describe_rate(train, processes))
     for line in trainer.detector.notes():
@@ -264,8 +272,8 @@ def _bytes_to_write(trainer: Trainer) -> int:
     """About the bytes the run still adds: two models, two states, and one that is being written."""
     model = _size(trainer.model.state_dict().values())
     trained = _size(weight for weight in trainer.detector.parameters() if weight.requires_grad)
-    moments = 1 if trainer.config.train.optimizer == "sgd" else 2
-    state = model * (2 if trainer.ema else 1) + trained * moments
+    kept = kept_per_weight(trainer.config.train)
+    state = model * (2 if trainer.ema else 1) + trained * kept
     there = sum(file.stat().st_size for file in trainer.run.place(".").iterdir() if file.is_file())
     return max(2 * model + 3 * state - there, state)
 

@@ -61,15 +61,21 @@ def own_batches(train: Train, processes: int = 1) -> int:
     return max(1, round(train.accumulate / processes))
 
 
+def micro_batch(train: Train) -> int:
+    """Images of a micro-batch; before anything is trained, `fit_batch` has put it for `auto`."""
+    assert train.batch_size != "auto"
+    return train.batch_size
+
+
 def images_per_step(train: Train, processes: int = 1) -> int:
     """Images behind one move of the optimiser."""
-    return train.batch_size * own_batches(train, processes) * processes
+    return micro_batch(train) * own_batches(train, processes) * processes
 
 
 def describe_step(train: Train, processes: int = 1) -> str:
     """How the images of a step come about, in one line."""
     own = own_batches(train, processes)
-    parts = [counted(train.batch_size, "image") + " at a time"]
+    parts = [counted(micro_batch(train), "image") + " at a time"]
     parts += [f"{own} times (train.accumulate {train.accumulate})"] if own > 1 else []
     parts += [f"in {counted(processes, 'process')}"] if processes > 1 else []
     return f"{counted(images_per_step(train, processes), 'image')} per step: {', '.join(parts)}"

@@ -174,7 +174,7 @@ class Updater:
             if seed is not None:
                 seed_all(*seed, *([number] if number else []))
             passed.append(
-                self._backward(part, whole if part is batch else whole * len(batch) / len(part))
+                self.backward(part, whole if part is batch else whole * len(batch) / len(part))
             )
         if len(passed) == 1:
             return passed[0][0], passed[0][1].read
@@ -205,7 +205,11 @@ class Updater:
             torch._foreach_div_(moves, self.team.size)
             _copy(list(torch._foreach_add(self.kept, moves)), self.statistics)
 
-    def _backward(self, batch: Batch, whole: float) -> tuple[dict[str, Tensor], _Answer]:
+    def backward(self, batch: Batch, whole: float = 1.0) -> tuple[dict[str, Tensor], _Answer]:
+        """Add the gradient of the batch's loss, divided by `whole`; its parts, and if it is finite.
+
+        Nothing else of the step is done.
+        """
         device = self.precision.device
         images, targets = batch.images.to(device), [target.to(device) for target in batch.targets]
         with self.precision.autocast():

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,8 +161,11 @@ def test_several_processes_train_a_real_detector_as_one(
 
 
 def _intervals(run: Path) -> list[dict[str, float]]:
-    lines = map(json.loads, (run / "events.jsonl").read_text().splitlines())
-    return [line["losses"] for line in lines if line["event"] == "interval"]
+    return [line["losses"] for line in _events(run) if line["event"] == "interval"]
+
+
+def _events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -240,6 +244,30 @@ def test_torchrun_starts_what_nproc_starts(start: Start, tmp_path: Path) -> None
 
     assert not (tmp_path / "by-2").exists()
     assert _rows(tmp_path / "by") == _rows(tmp_path / "own")
+
+
+@pytest.mark.slow
+def test_torchrun_without_out_makes_one_run(photos: Path, tmp_path: Path) -> None:
+    """The first process names it, and two in turn are two."""
+    sets = [word for one in SETTINGS for word in ("--set", one)]
+    line = ["train", "--preset", "small", "--data", str(photos), "--device", "cpu", "--epochs", "1"]
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    for _ in range(2):
+        result = subprocess.run(
+            [*torchrun, "--nproc-per-node", "2", "-m", "dhcli", *line, *sets],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert result.returncode == 0, result.stderr
+        assert len(re.findall("^run folder: .*", result.stderr, re.MULTILINE)) == 2  # first, last
+
+    runs = sorted((tmp_path / "runs/train").iterdir())
+    assert [run.name for run in runs] == ["small", "small-2"]
+    for run in runs:
+        assert len(_rows(run)) == 1
+        assert [line["event"] for line in _events(run)].count("started") == 1
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from dhcli.cli import app
 from dhcli.cli.finetune import aliases_of
+from dhcli.cli.options import number_or_auto
 from dhcli.cli.reference import options_of
 from dhcli.cli.train import train as train_command
 from dhcli.config.load import config_to_dict, load_config
@@ -361,6 +362,15 @@ def test_a_value_that_makes_no_sense_is_one_line_that_names_the_option(
     assert said in result.stderr
     assert result.stderr.startswith("error:")
     assert len(result.stderr.partition("\n\nhint:")[0].splitlines()) == 1
+
+
+def test_a_batch_size_is_a_number_or_auto() -> None:
+    assert (number_or_auto("auto"), number_or_auto("12")) == ("auto", 12)
+
+    for wrong in ("0", "-1", "1.5", "many"):
+        result = invoke("train", "--data", ".", "--batch-size", wrong)
+        assert result.exit_code == 2
+        assert f"'{wrong}' is neither a number from 1 on nor 'auto'" in result.stderr
 
 
 def test_the_help_of_a_short_option_names_its_settings() -> None:

@@ -16,6 +16,7 @@ from dhcli.errors import ConfigError
         ("train.batch_size=1.5", "`train.batch_size` must be a whole number, got 1.5 (--set)"),
         ("train.batch_size=true", "`train.batch_size` must be a whole number, got true (--set)"),
         ("train.batch_size=0", "`train.batch_size` must be at least 1, got 0 (--set)"),
+        ("train.batch_size=aut", "`train.batch_size` must be a number or `auto`, got aut (--set)"),
         ("train.ema=1", "`train.ema` must lie in [0, 1), got 1 (--set)"),
         ("train.scale_lr=no", "`train.scale_lr` must be true or false, got 'no' (--set)"),
         ("train.scale_lr=1", "`train.scale_lr` must be true or false, got 1 (--set)"),

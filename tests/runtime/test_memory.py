@@ -5,11 +5,14 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from dhcli.runtime.memory import memory_used
+from dhcli.runtime.memory import memory_free, memory_held, memory_used, most_held
+
+CPU = torch.device("cpu")
 
 HELD = """
 from dhcli.runtime.memory import give_holes_back, keep_freed_memory
@@ -40,3 +43,37 @@ def test_freed_memory_stays_with_the_process_up_to_the_largest_block() -> None:
 
 def test_memory_is_a_plausible_number_of_bytes() -> None:
     assert 2**25 < memory_used(torch.device("cpu")) < 2**42
+
+
+def test_processes_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dhcli.runtime.memory.available_memory", lambda: 900)
+
+    assert memory_free(CPU) == 900
+    assert memory_free(CPU, sharing=3) == 300
+
+
+def test_where_nobody_says_half_of_the_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dhcli.runtime.memory.available_memory", lambda: None)
+    monkeypatch.setattr("dhcli.runtime.memory.total_memory", lambda: 1000)
+
+    assert memory_free(CPU) == 500
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux keeps the mark")
+def test_the_most_held_is_that_of_the_work_alone() -> None:
+    bytearray(96 << 20)  # more than the work will take, and gone
+    before = memory_held(CPU)
+
+    most = most_held(CPU, lambda: bytearray(48 << 20))
+
+    assert (most - before) / 2**20 == pytest.approx(48, abs=8)
+    assert memory_held(CPU) < most
+
+
+def test_without_a_mark_it_is_the_most_ever_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dhcli.runtime.memory._PROCESS", tmp_path / "absent")
+
+    assert most_held(CPU, list) == memory_used(CPU)
+    assert memory_held(CPU) == memory_used(CPU)

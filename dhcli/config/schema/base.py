@@ -46,13 +46,14 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class OrWord:
-    """Marks a list in whose place a word may stand.
+    """Marks a list, or a number, in whose place a word may stand.
 
     `Annotated[tuple[X, ...] | Literal["word"], OrWord("word")]`. A plain union would name its
-    members in the place of an error.
+    members in the place of an error. `instead` is what the word stands for, in words.
     """
 
     word: str
+    instead: str = "a list"
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -68,10 +69,12 @@ class OrWord:
     ) -> JsonSchemaValue:
         return {"anyOf": [handler(schema), {"const": self.word, "type": "string"}]}
 
-    def _check(self, value: Any, as_list: core_schema.ValidatorFunctionWrapHandler) -> Any:
+    def _check(self, value: Any, as_other: core_schema.ValidatorFunctionWrapHandler) -> Any:
         if isinstance(value, str) and value != self.word:
-            raise PydanticKnownError("literal_error", {"expected": f"a list or '{self.word}'"})
-        return value if value == self.word else as_list(value)
+            raise PydanticKnownError(
+                "literal_error", {"expected": f"{self.instead} or '{self.word}'"}
+            )
+        return value if value == self.word else as_other(value)
 
 
 @dataclass(frozen=True)

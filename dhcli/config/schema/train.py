@@ -11,7 +11,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dhcli.config.schema.base import AtLeastOne, Count, Fraction, NonNegative, Positive, Section
+from dhcli.config.schema.base import (
+    AtLeastOne,
+    Count,
+    Fraction,
+    NonNegative,
+    OrWord,
+    Positive,
+    Section,
+)
 
 
 class Schedule(Section):
@@ -50,8 +58,10 @@ class Train(Section):
 
     lr: Positive = 0.01
     """Learning rate for `reference_batch` images per step."""
-    batch_size: AtLeastOne = 2
-    """Images per forward/backward pass in each process (micro-batch)."""
+    batch_size: Annotated[AtLeastOne | Literal["auto"], OrWord("auto", "a number")] = 2
+    """Images per forward/backward pass in each process (micro-batch). auto: as many as fit into
+    memory, measured before training; `accumulate` follows, so that a step has `reference_batch`
+    images. The run stores both numbers."""
     reference_batch: AtLeastOne = 8
     """Images per step that `lr` was tuned for."""
     scale_lr: bool = True

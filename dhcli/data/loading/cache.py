@@ -16,12 +16,11 @@ from dhcli.atomic import atomic_write
 from dhcli.data.io.depth import Depth
 from dhcli.data.io.files import map_threads
 from dhcli.data.io.image import Pixels, read_image
+from dhcli.data.io.memory import available_memory
 from dhcli.data.loading.batching import known_sizes
 from dhcli.data.loading.workers import free_shared_memory
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
-
-_MEMORY_STATE = Path("/proc/meminfo")
 
 
 class ImageCache:
@@ -96,13 +95,8 @@ def decode_to_file(
 
 def free_memory() -> int | None:
     """Bytes that processes could share now, without swapping; None if not known."""
-    limits = []
-    if (shared := free_shared_memory()) is not None:
-        limits.append(shared)
-    if _MEMORY_STATE.exists():
-        state = dict(line.split(":") for line in _MEMORY_STATE.read_text("ascii").splitlines())
-        limits.append(int(state["MemAvailable"].split()[0]) * 1024)
-    return min(limits, default=None)
+    limits = [free_shared_memory(), available_memory()]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _decode(

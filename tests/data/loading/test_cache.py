@@ -85,7 +85,8 @@ def test_free_memory_is_the_least_of_what_limits_it(
 ) -> None:
     state = tmp_path / "meminfo"
     state.write_text("MemTotal:  100 kB\nMemAvailable:      12 kB\n", "ascii")
-    monkeypatch.setattr("dhcli.data.loading.cache._MEMORY_STATE", state)
+    monkeypatch.setattr("dhcli.data.io.memory._STATE", state)
+    monkeypatch.setattr("dhcli.data.io.memory._OWN_GROUPS", tmp_path / "absent")
     monkeypatch.setattr("dhcli.data.loading.workers.SHARED_MEMORY", tmp_path / "absent")
 
     assert free_memory() == 12 * 1024
