@@ -64,10 +64,10 @@ def import_(
 ) -> None:
     """Make a model file from another program's detector. It keeps that program's conventions.
 
-    Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN, Cascade R-CNN, SABL, Sparse R-CNN, ATSS,
-    PAA, VarifocalNet, YOLOF, YOLOX, DETR, Deformable DETR), transformers (DETR, Deformable DETR),
-    maskrcnn-benchmark (the authors' Double-Head-Ext, Faster R-CNN), torchvision and detectron2
-    (Faster R-CNN), TSD's authors' code, and Megvii's YOLOX.
+    Reads MMDetection 2 and 3 (Double-Head, Faster R-CNN, Cascade R-CNN, SABL, Sparse R-CNN,
+    RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF, YOLOX, DETR, Deformable DETR), transformers
+    (DETR, Deformable DETR), maskrcnn-benchmark (the authors' Double-Head-Ext, Faster R-CNN),
+    torchvision and detectron2 (Faster R-CNN), TSD's authors' code, and Megvii's YOLOX.
     No code in the file is run. A missing or unknown tensor is an error.
 
     For example:

@@ -132,6 +132,7 @@ def build_dense(config: Config, classes: int) -> DenseDetector:
         coder,
         SelectDense(coder, Nms(model.nms), classes),
         model,
+        config.input.pad_to(),
     )
 
 

@@ -19,12 +19,14 @@ class Predictor(NamedTuple):
     background  where the background's rows stand beside those of the classes
     by_class    whether each class has rows of its own; else all share the ones there are
     anchors     how often all of these rows stand there, once for each anchor of a cell
+    named       whether a class's rows are of that class; else of its place among the classes
     """
 
     group: int
     background: Literal["first", "last", "none"] = "none"
     by_class: bool = True
     anchors: int = 1
+    named: bool = True
 
 
 class Detector(nn.Module):

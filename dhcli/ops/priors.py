@@ -63,6 +63,22 @@ def lay_priors(
     return Priors(torch.cat(boxes), torch.cat(each), torch.cat(numbers))
 
 
+def padded_cells(
+    priors: Priors, strides: Sequence[int], sides: Sequence[Sequence[int]], sizes: Tensor
+) -> Tensor:
+    """Which of the N priors have a cell that begins beyond each image: (B, N) bool.
+
+    in   sides  height, width of each level in cells;  sizes  (B, 2) int64 height, width in pixels
+    """
+    levels = []
+    for stride, (height, width) in zip(strides, sides, strict=True):
+        rows, columns = (torch.arange(n, device=sizes.device) * stride for n in (height, width))
+        down, across = rows >= sizes[:, :1], columns >= sizes[:, 1:]
+        levels.append((down[:, :, None] | across[:, None]).flatten(1))
+    beyond = torch.cat(levels, dim=1)
+    return beyond.repeat_interleave(len(priors.boxes) // beyond.shape[1], dim=1)
+
+
 class Seen(NamedTuple):
     """What an assigner looks at in one image, without gradients.
 
@@ -77,6 +93,11 @@ class Seen(NamedTuple):
     logits: Tensor
     quality: Tensor | None
 
+    def at(self, rows: Tensor) -> Self:
+        """What there is of the priors `rows`."""
+        quality = None if self.quality is None else self.quality[rows]
+        return type(self)(self.priors.at(rows), self.boxes[rows], self.logits[rows], quality)
+
 
 class Owned(NamedTuple):
     """Which object of its image each prior answers for.
@@ -89,6 +110,11 @@ class Owned(NamedTuple):
     owners: Tensor
     rows: Tensor
     objects: Tensor
+
+
+def scattered(found: Owned, rows: Tensor, others: Tensor) -> Owned:
+    """What was found of the priors `rows`, as of all; the owners of the rest are `others` (N,)."""
+    return Owned(others.index_copy(0, rows, found.owners), rows[found.rows], found.objects)
 
 
 def owned(owners: Tensor) -> Owned:

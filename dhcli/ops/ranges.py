@@ -14,7 +14,7 @@ from dhcli.ops.priors import Seen, inside, nothing
 def assign_ranges(seen: Seen, target: Target, config: RangeAssign) -> Tensor:
     """The object that each prior answers for: (N,) int64 index or BACKGROUND.
 
-    Its centre lies in the object and less than `radius` strides from the object's centre, and the
+    Its centre lies in the object and less than `radius` (if any) strides from its centre, and the
     farthest side of the object within the range of its level. Of several objects the smallest, of
     equals the first.
     """
@@ -24,7 +24,9 @@ def assign_ranges(seen: Seen, target: Target, config: RangeAssign) -> Tensor:
     centres = priors.centres()
     middle = (objects[:, :2] + objects[:, 2:]) / 2
     away = (centres[:, None] - middle).abs().amax(dim=-1)  # (N, M)
-    fits = (away < config.radius * priors.strides) & (inside(centres, objects) > 0)
+    fits = inside(centres, objects) > 0
+    if config.radius:
+        fits &= away < config.radius * priors.strides
     sides = torch.stack([centres[:, None] - objects[:, :2], objects[:, 2:] - centres[:, None]])
     farthest = sides.amax(dim=(0, -1))
     finest, coarsest = priors.levels == 0, priors.levels == priors.levels.max()

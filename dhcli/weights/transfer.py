@@ -131,6 +131,8 @@ def _copy(
     of_anchor = [(size + beside) * group for size in sizes]
     if [len(old), len(new)] != [rows * predictor.anchors for rows in of_anchor]:
         return False
+    if not predictor.named:
+        pairs = [(row, row) for row in range(min(sizes))]
     moves = [(to + first, origin + first) for to, origin in pairs]
     if beside:
         moves.append((0, 0) if first else (sizes[1], sizes[0]))

@@ -73,6 +73,20 @@ def atss(
     return [number for _, number in best]
 
 
+def by_iou(priors: Sequence[Box], objects: Sequence[Box]) -> list[int]:
+    """RetinaNet's: 0.5 and above an object, below 0.4 nothing; each object has its best."""
+    found = []
+    best = [max(iou(prior, box) for prior in priors) for box in objects]
+    for prior in priors:
+        own = [iou(prior, box) for box in objects]
+        most = max(own, default=0.0)
+        found.append(own.index(most) if most >= 0.5 else IGNORED if most >= 0.4 else NOTHING)
+        for number, overlap in enumerate(own):
+            if overlap == best[number] > 0:
+                found[-1] = number
+    return found
+
+
 def uniform(
     priors: Sequence[Box], predicted: Sequence[Box], objects: Sequence[Box], k: int = 4
 ) -> tuple[list[int], list[tuple[int, int]]]:

@@ -22,25 +22,27 @@ from tests.references.network import Boxes, State, batch_norm, conv, nms, pad_to
 Found = list[tuple[int, float, list[float]]]
 STRIDES = (8, 16, 32, 64, 128)
 HEAD = "bbox_head"
+CAFFE = {"yolof": [103.53, 116.28, 123.675], "fcos": [102.9801, 115.9465, 122.7717]}
+"""Mean of BGR, of those whose backbone is Caffe's."""
 GROUPS = 32
 
 
 class Level(NamedTuple):
     """What is said of one level: priors (n, 4) xyxy, class logits (n, K), boxes (n, 4), and the
-    logit of a quality (n,) or the boxes before they were refined (n, 4)."""
+    logit of a quality (n,) or the boxes before they were refined (n, 4); deltas (n, 4)."""
 
     priors: Tensor
     logits: Tensor
     boxes: Tensor
     quality: Tensor | None = None
     first: Tensor | None = None
+    raw: Tensor | None = None
 
 
 def normalise(kind: str, pixels: Tensor) -> Tensor:
     """RGB (B, 3, H, W) as the network sees it."""
-    if kind == "yolof":
-        mean = torch.tensor([103.53, 116.28, 123.675])[:, None, None].to(pixels)
-        return pixels.flip(1) - mean
+    if kind in CAFFE:
+        return pixels.flip(1) - torch.tensor(CAFFE[kind])[:, None, None].to(pixels)
     mean, std = (
         torch.tensor(values)[:, None, None].to(pixels)
         for values in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
@@ -50,12 +52,12 @@ def normalise(kind: str, pixels: Tensor) -> Tensor:
 
 def run(kind: str, state: State, x: Tensor) -> list[Level]:
     """What is said of a padded image (1, 3, H, W)."""
-    caffe = kind == "yolof"
+    caffe = kind in CAFFE
     features = resnet50(x, state, "backbone.{}".format, stride_in_1x1=caffe, eps=1e-5)
-    if caffe:
+    if kind == "yolof":
         return [yolof(encode(features[-1], state), state)]
-    levels = fpn(features[1:], state, relu=kind == "vfnet")
-    side = varifocal if kind == "vfnet" else atss
+    levels = fpn(features[1:], state, relu=kind in ("vfnet", "fcos"))
+    side = {"vfnet": varifocal, "retinanet": retina, "fcos": fcos}.get(kind, atss)
     return [side(level, state, number) for number, level in enumerate(levels)]
 
 
@@ -65,7 +67,8 @@ def fpn(features: list[Tensor], state: State, *, relu: bool) -> list[Tensor]:
         up = merged[i + 1].repeat_interleave(2, 2).repeat_interleave(2, 3)
         merged[i] = merged[i] + up[:, :, : merged[i].shape[2], : merged[i].shape[3]]
     levels = [conv(p, state, f"neck.fpn_convs.{i}.conv") for i, p in enumerate(merged)]
-    levels.append(conv(levels[-1], state, "neck.fpn_convs.3.conv", 2))
+    on_input = state["neck.fpn_convs.3.conv.weight"].shape[1] == features[-1].shape[1]
+    levels.append(conv(features[-1] if on_input else levels[-1], state, "neck.fpn_convs.3.conv", 2))
     before = levels[-1].relu() if relu else levels[-1]
     return [*levels, conv(before, state, "neck.fpn_convs.4.conv", 2)]
 
@@ -80,6 +83,8 @@ def group_norm(x: Tensor, state: State, name: str) -> Tensor:
 
 def unit(x: Tensor, state: State, place: str) -> Tensor:
     x = conv(x, state, f"{place}.conv")
+    if f"{place}.conv.bias" in state:
+        return x.relu()
     if f"{place}.gn.weight" in state:
         return group_norm(x, state, f"{place}.gn").relu()
     return batch_norm(x, state, f"{place}.bn", 1e-5).relu()
@@ -110,9 +115,8 @@ def squares(x: Tensor, stride: int, sides: list[int]) -> Tensor:
     return torch.tensor(every).to(x)
 
 
-def delta(priors: Tensor, d: Tensor, *, yolof: bool) -> Tensor:
+def delta(priors: Tensor, d: Tensor, *, stds: list[float], yolof: bool = False) -> Tensor:
     limit = math.log(1000 / 16)
-    stds = [1.0] * 4 if yolof else [0.1, 0.1, 0.2, 0.2]
     d = d * d.new_tensor(stds)
     size = priors[:, 2:] - priors[:, :2]
     shift = d[:, :2] * size
@@ -129,7 +133,35 @@ def atss(x: Tensor, state: State, number: int) -> Level:
     reg = conv(on_reg, state, f"{HEAD}.atss_reg") * state[f"{HEAD}.scales.{number}.scale"]
     quality = grid(conv(on_reg, state, f"{HEAD}.atss_centerness"), 1)[:, 0]
     priors = squares(x, STRIDES[number], [8 * STRIDES[number]])
-    return Level(priors, logits, delta(priors, grid(reg, 4), yolof=False), quality)
+    return Level(priors, logits, delta(priors, grid(reg, 4), stds=[0.1, 0.1, 0.2, 0.2]), quality)
+
+
+def retina(x: Tensor, state: State, number: int) -> Level:
+    on_cls, on_reg = tower(x, state, "cls_convs"), tower(x, state, "reg_convs")
+    reg = grid(conv(on_reg, state, f"{HEAD}.retina_reg"), 4)
+    logits = conv(on_cls, state, f"{HEAD}.retina_cls")
+    logits = grid(logits, logits.shape[1] // 9)
+    stride, rows = STRIDES[number], []
+    for r in range(x.shape[2]):
+        for c in range(x.shape[3]):
+            for ratio in (0.5, 1, 2):
+                for n in range(3):
+                    side = 4 * 2 ** (n / 3) * stride
+                    w, h = side / math.sqrt(ratio), side * math.sqrt(ratio)
+                    rows.append([c * stride - w / 2, r * stride - h / 2,
+                                 c * stride + w / 2, r * stride + h / 2])  # fmt: skip
+    priors = torch.tensor(rows, dtype=x.dtype)
+    return Level(priors, logits, delta(priors, reg, stds=[1.0] * 4), raw=reg)
+
+
+def fcos(x: Tensor, state: State, number: int) -> Level:
+    on_cls, on_reg = tower(x, state, "cls_convs"), tower(x, state, "reg_convs")
+    logits = conv(on_cls, state, f"{HEAD}.conv_cls")
+    quality = grid(conv(on_cls, state, f"{HEAD}.conv_centerness"), 1)[:, 0]
+    reg = conv(on_reg, state, f"{HEAD}.conv_reg") * state[f"{HEAD}.scales.{number}.scale"]
+    points = squares(x, STRIDES[number], [STRIDES[number]]) + STRIDES[number] / 2
+    boxes = around(points, grid(reg, 4).exp())
+    return Level(points, grid(logits, logits.shape[1]), boxes, quality)
 
 
 def varifocal(x: Tensor, state: State, number: int) -> Level:
@@ -205,7 +237,7 @@ def yolof(x: Tensor, state: State) -> Level:
     logits = c + o - (1 + c.exp().clamp(max=1e8) + o.exp().clamp(max=1e8)).log()
     priors = squares(x, 32, [32, 64, 128, 256, 512])
     reg = grid(conv(on_reg, state, f"{HEAD}.bbox_pred"), 4)
-    return Level(priors, logits, delta(priors, reg, yolof=True))
+    return Level(priors, logits, delta(priors, reg, stds=[1.0] * 4, yolof=True))
 
 
 def detect(  # noqa: C901
@@ -247,7 +279,7 @@ def detect(  # noqa: C901
     found: Found = []
     for label in set(labels.tolist()):
         rows = np.flatnonzero(labels == label)
-        for i in nms(every[rows], final_scores[rows], 0.6, 0):
+        for i in nms(every[rows], final_scores[rows], LIMITS.get(kind, 0.6), 0):
             found.append((label, final_scores[rows[i]], every[rows[i]].tolist()))
     found = sorted(found, key=lambda one: -one[1])[:100]
     if kind != "paa":
@@ -271,12 +303,15 @@ def vote(box: list[float], boxes: Boxes, scores: NDArray[np.float64]) -> list[fl
 
 
 def losses(  # noqa: C901
-    kind: str, images: list[list[Level]], objects: list[tuple[Tensor, Tensor]]
+    kind: str,
+    images: list[list[Level]],
+    objects: list[tuple[Tensor, Tensor]],
+    sizes: list[list[int]],
 ) -> dict[str, Tensor]:
-    """Of a batch: `objects` are boxes (M, 4) and labels (M,) of each image."""
+    """Of a batch: `objects` are boxes (M, 4) and labels (M,) of each image; height and width."""
     owners, pairs = [], []
-    for said, (goals, labels) in zip(images, objects, strict=True):
-        owner, own_pairs = assign(kind, said, goals, labels)
+    for said, (goals, labels), size in zip(images, objects, sizes, strict=True):
+        owner, own_pairs = assign_within(kind, said, goals, labels, size)
         owners.append(owner)
         pairs.append(own_pairs)
     positive = [sum(own >= 0 for own in owner) for owner in owners]
@@ -297,20 +332,29 @@ def losses(  # noqa: C901
         for i, m in own_pairs:
             overlap = overlap_of(boxes[i], goals[m])
             weight = {"paa": overlap, "vfnet": overlap_of(first[i], goals[m])}.get(kind, 1.0)
-            if kind == "atss":
+            if kind in ("atss", "fcos"):
                 weight = central(priors[i].tolist(), goals[m].tolist())
-            box = box + weight * (1 - giou_of(first[i], goals[m]))
+            if kind == "retinanet":
+                raw = torch.cat([level.raw for level in said])[i]
+                box = box + (raw - deltas_of(priors[i], goals[m])).abs().sum()
+            elif kind == "fcos":
+                box = box - weight * iou_of(boxes[i], goals[m]).log()
+            else:
+                box = box + weight * (1 - giou_of(first[i], goals[m]))
             total_first += weight
             if kind == "vfnet":
                 refined = refined + overlap * (1 - giou_of(boxes[i], goals[m]))
                 total += overlap
-            if kind in ("atss", "paa"):
+            if kind in ("atss", "paa", "fcos"):
                 logit = torch.cat([level.quality for level in said])[i]
-                right = weight if kind == "atss" else overlap
+                right = overlap if kind == "paa" else weight
                 quality = quality - right * F.logsigmoid(logit) - (1 - right) * F.logsigmoid(-logit)
     each, at_least = sum(max(n, 1) for n in positive), max(sum(positive), 1)
-    if kind == "yolof":
+    if kind in ("yolof", "retinanet"):
         return {"loss_cls": cls / each, "loss_box": box / each}
+    if kind == "fcos":
+        parts = {"loss_box": box / total_first, "loss_quality": quality / at_least}
+        return {"loss_cls": cls / at_least, **parts}
     if kind == "atss":
         parts = {"loss_box": 2 * box / max(total_first, 1), "loss_quality": quality / each}
         return {"loss_cls": cls / each, **parts}
@@ -326,6 +370,32 @@ def losses(  # noqa: C901
 
 
 FIELDS = ("logits", "boxes")
+LIMITS = {"retinanet": 0.5, "fcos": 0.5}
+"""IoU of NMS, where it is not 0.6."""
+
+
+def assign_within(
+    kind: str, said: list[Level], goals: Tensor, labels: Tensor, size: list[int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """As `assign`, of the cells that begin within the image's own padding to 32.
+
+    VarifocalNet teaches the others the background, the rest nothing.
+    """
+    height, width = (math.ceil(side / 32) * 32 for side in size)
+    if kind == "fcos":  # it asks every point
+        return assign(kind, said, goals, labels)
+    rows, own, first = [], [], 0
+    for level in said:
+        centres = ((level.priors[:, :2] + level.priors[:, 2:]) / 2).round(decimals=3)
+        keep = [i for i, (x, y) in enumerate(centres.tolist()) if x < width and y < height]
+        rows += [first + i for i in keep]
+        own.append(Level(*(None if part is None else part[keep] for part in level)))
+        first += len(centres)
+    found, pairs = assign(kind, own, goals, labels)
+    owner = [-1 if kind == "vfnet" else assigners.IGNORED] * first
+    for i, m in zip(rows, found, strict=True):
+        owner[i] = m
+    return owner, [(rows[i], m) for i, m in pairs]
 
 
 def assign(
@@ -350,6 +420,10 @@ def assign(
                 row.append(focal + 1.3 * (1 - assigners.giou(boxes[i].tolist(), wanted[m])))
             costs.append(row)
         owner = assigners.mixture(priors, levels, costs, wanted)
+    elif kind == "retinanet":
+        owner = assigners.by_iou(priors, wanted)
+    elif kind == "fcos":
+        owner = assigners.ranges(priors, [STRIDES[n] for n in levels], wanted, math.inf)
     else:
         owner = assigners.atss(priors, levels, wanted)
     return owner, [(i, m) for i, m in enumerate(owner) if m >= 0]
@@ -377,6 +451,17 @@ def varifocal_of(logit: Tensor, q: float) -> Tensor:
     if q > 0:
         return -q * (q * F.logsigmoid(logit) + (1 - q) * F.logsigmoid(-logit))
     return -0.75 * logit.sigmoid() ** 2 * F.logsigmoid(-logit)
+
+
+def deltas_of(prior: Tensor, goal: Tensor) -> Tensor:
+    own, wanted = prior[2:] - prior[:2], goal[2:] - goal[:2]
+    shift = (goal[:2] + goal[2:] - prior[:2] - prior[2:]) / 2 / own
+    return torch.cat([shift, (wanted / own).log()])
+
+
+def iou_of(a: Tensor, b: Tensor) -> Tensor:
+    common = (torch.minimum(a[2:], b[2:]) - torch.maximum(a[:2], b[:2])).clamp(min=0).prod()
+    return common / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - common)
 
 
 def giou_of(a: Tensor, b: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from tests.references.sparse_rcnn import generalized, linear, norm, normalise
 Found = list[tuple[int, float, list[float]]]
 Layer = tuple[Tensor, Tensor]
 HEADS, POINTS = 8, 4
+QUERIES = 12
+"""Of a two-stage one, whose tensors do not tell."""
 
 
 def detect(state: State, image: NDArray[np.uint8], short: int, long: int, most: int) -> Found:
@@ -53,6 +55,8 @@ def detect(state: State, image: NDArray[np.uint8], short: int, long: int, most: 
 
 def layers(state: State, x: Tensor, size: tuple[int, int]) -> list[Layer]:
     """Logits (N, K) or (N, K + 1), boxes (N, 4) cxcywh in 0…1 of each layer of the decoder.
+
+    Of a two-stage one what the cells say comes before.
 
     in   x  (1, 3, H, W), zero beyond `size`, height and width
     """
@@ -197,12 +201,16 @@ def deformable(state: State, levels: list[Tensor], x: Tensor, size: tuple[int, i
         )
         memory = norm(memory + seen, state, f"{name}.norms.0")
         memory = norm(memory + feed(memory, state, f"{name}.ffn"), state, f"{name}.norms.1")
-    own, y = state["query_embedding.weight"].chunk(2, dim=1)
-    reference = linear(own, state, "reference_points_fc").sigmoid()
+    every = []
+    if "pos_trans_fc.weight" in state:
+        cells, own, y, reference = propose(state, memory, shapes, valid, there)
+        every.append(cells)
+    else:
+        own, y = state["query_embedding.weight"].chunk(2, dim=1)
+        reference = linear(own, state, "reference_points_fc").sigmoid()
     refined = not torch.equal(
         state["bbox_head.cls_branches.0.weight"], state["bbox_head.cls_branches.1.weight"]
     )
-    every = []
     all_queries = torch.ones(len(own), dtype=torch.bool)
     for i in range(count(state, "decoder")):
         name = f"decoder.layers.{i}"
@@ -212,15 +220,56 @@ def deformable(state: State, levels: list[Tensor], x: Tensor, size: tuple[int, i
         seen = sample(y + own, reference, memory, state, f"{name}.cross_attn", shapes, valid, there)
         y = norm(y + seen, state, f"{name}.norms.1")
         y = norm(y + feed(y, state, f"{name}.ffn"), state, f"{name}.norms.2")
-        moved = linear(y, state, f"bbox_head.reg_branches.{i}.0").relu()
-        moved = linear(moved, state, f"bbox_head.reg_branches.{i}.2").relu()
-        moved = linear(moved, state, f"bbox_head.reg_branches.{i}.4")
+        moved = regress(y, state, i)
         start = (reference.clamp(min=1e-5) / (1 - reference).clamp(min=1e-5)).log()
         known = start.shape[1]
         box = torch.cat([moved[:, :known] + start, moved[:, known:]], dim=1).sigmoid()
         every.append((linear(y, state, f"bbox_head.cls_branches.{i}"), box))
         reference = box.detach() if refined else reference
     return every
+
+
+def regress(y: Tensor, state: State, number: int) -> Tensor:
+    for layer in (0, 2, 4):
+        y = linear(y, state, f"bbox_head.reg_branches.{number}.{layer}")
+        y = y if layer == 4 else y.relu()
+    return y
+
+
+def propose(
+    state: State,
+    memory: Tensor,
+    shapes: list[tuple[int, ...]],
+    valid: list[tuple[float, float]],
+    there: Tensor,
+) -> tuple[Layer, Tensor, Tensor, Tensor]:
+    """What each cell says; positions, contents and boxes of the QUERIES best by the first class."""
+    channels, last = memory.shape[1], count(state, "decoder")
+    rows, starts, i = [], [], 0
+    for level, ((h, w), (valid_x, valid_y)) in enumerate(zip(shapes, valid, strict=True)):
+        for row in range(h):
+            for column in range(w):
+                x, y = (column + 0.5) / round(valid_x * w), (row + 0.5) / round(valid_y * h)
+                own = [x, y, 0.05 * 2**level, 0.05 * 2**level]
+                asked = bool(there[i]) and all(0.01 < number < 0.99 for number in own)
+                starts.append([math.log(n / (1 - n)) if asked else math.inf for n in own])
+                rows.append(memory[i] if asked else torch.zeros_like(memory[i]))
+                i += 1
+    cells = norm(linear(torch.stack(rows), state, "memory_trans_fc"), state, "memory_trans_norm")
+    logits = linear(cells, state, f"bbox_head.cls_branches.{last}")
+    boxes = (regress(cells, state, last) + memory.new_tensor(starts)).sigmoid()
+    best = logits[:, 0].argsort(descending=True)[:QUERIES]
+    places = []
+    for box in boxes[best].detach().tolist():
+        waves = []
+        for number in box:
+            for k in range(channels // 2):
+                angle = number * 2 * math.pi / 10000 ** (2 * (k // 2) / (channels // 2))
+                waves.append(math.cos(angle) if k % 2 else math.sin(angle))
+        places.append(waves)
+    read = linear(memory.new_tensor(places), state, "pos_trans_fc")
+    position, content = norm(read, state, "pos_trans_norm").chunk(2, dim=1)
+    return (logits, boxes), position, content, boxes[best].detach()
 
 
 def sample(
@@ -281,7 +330,8 @@ def losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores', L1 and GIoU losses of a batch over all layers, each layer matched anew.
 
-    in   images  of each image what its layers say;  sizes  height, width
+    in   images  of each image what its layers say, and before them its cells: of any class as the
+                 first;  sizes  height, width
          objects  of each image boxes (M, 4) xyxy pixels and labels (M,)
     """
     zero = images[0][0][0].sum() * 0
@@ -292,10 +342,12 @@ def losses(
         for said, (height, width), (goals, labels) in zip(images, sizes, objects, strict=True):
             logits, boxes = said[layer]
             side = goals.new_tensor([width, height, width, height])
-            pairs = match(logits.detach(), boxes.detach(), goals, labels, side, softmax)
+            first = len(logits) != len(images[0][-1][0])  # of the cells
+            named = torch.zeros_like(labels) if first else labels
+            pairs = match(logits.detach(), boxes.detach(), goals, named, side, softmax)
             given = dict(pairs)
             for query in range(len(logits)):
-                mine = int(labels[given[query]]) if query in given else None
+                mine = int(named[given[query]]) if query in given else None
                 part, share = score_loss(logits[query], mine, softmax)
                 of_layer, weight = of_layer + part, weight + share
             for query, m in pairs:

@@ -34,9 +34,11 @@ from tests.weights.test_parity import (
     predict,
 )
 
-NARROW = {256: 32, 512: 48, 128: 16, 80: 5, 400: 25}
+NARROW = {256: 32, 512: 48, 128: 16, 80: 5, 400: 25, 720: 45}
 """Sizes of neck and head in the key lists → of a detector of five classes."""
 FACTS = {
+    "retinanet": ("RetinaNet", 354, 37_970_000),
+    "fcos": ("FCOS", 369, 32_300_000),
     "atss": ("ATSS", 369, 32_300_000),
     "paa": ("PAA", 369, 32_300_000),
     "vfnet": ("VarifocalNet", 373, 32_890_000),
@@ -47,10 +49,19 @@ FACTS = {
 
 def key_list(kind: str, *, narrow: bool = False) -> dict[str, tuple[int, ...]]:
     shapes = {}
-    name_of_list = "atss" if kind == "paa" else kind
+    name_of_list = "atss" if kind in ("paa", "retinanet", "fcos") else kind
     for line in (KEYS / f"mmdet_{name_of_list}_r50.txt").read_text().splitlines():
         name, text = line.split()
         shape = () if text == "-" else tuple(map(int, text.split("x")))
+        if kind == "fcos":
+            name = name.replace(".atss_", ".conv_")
+        if kind == "retinanet" and re.search(r"gn\.weight|centerness|scales", name):
+            continue
+        if kind == "retinanet":
+            name = name.replace(".atss_", ".retina_").replace(".gn.bias", ".conv.bias")
+            if ".retina_" in name:
+                shape = (9 * shape[0], *shape[1:])
+            shape = (256, 2048, 3, 3) if name == "neck.fpn_convs.3.conv.weight" else shape
         if narrow and "lateral_conv" in name and len(shape) > 1:
             shape = (NARROW[shape[0]], *shape[1:])
         elif narrow and "backbone" not in name:
@@ -61,6 +72,10 @@ def key_list(kind: str, *, narrow: bool = False) -> dict[str, tuple[int, ...]]:
 
 PREDICTS = {"cls": 2.0, "score": 2.0, "reg": 0.4, "pred": 0.4, "refine": 0.2, "centerness": 2.0}
 """By the last word of a predictor: how widely what it says is spread."""
+
+
+STARTS = {"cls.bias": -2.0, "score.bias": -2.0, "conv_reg.bias": 3.0}
+"""Added to the bias of scores, and of FCOS' boxes: e³ pixels."""
 
 
 def tame_state(kind: str) -> dict[str, Tensor]:
@@ -80,14 +95,13 @@ def tame_state(kind: str) -> dict[str, Tensor]:
             normed = re.search(r"backbone|\.conv\.weight|_conv\.weight", name)
             end = name.split(".")[-2].split("_")[-1]
             wide = 0.01 if normed and "_convs" not in name else PREDICTS.get(end, 1.0)
-            colour = 1 / 58 if kind == "yolof" and name == "backbone.conv1.weight" else 1.0
+            colour = 1 / 58 if kind in dense.CAFFE and name == "backbone.conv1.weight" else 1.0
             state[name] = draws * (2 / inputs) ** 0.5 * wide * colour
         else:
             quiet = 1e-3 if name.endswith(("running_mean", "_conv.bias")) else 0.1
             state[name] = draws * quiet + 0.5 * name.endswith("weight")  # of a norm
     for name in state:
-        if re.search(r"(cls|score)\.bias$", name):
-            state[name] -= 2.0
+        state[name] += sum(value for end, value in STARTS.items() if name.endswith(end))
     return state
 
 
@@ -174,7 +188,8 @@ def test_a_training_step_plain_and_fast(
         x = dense.normalise(kind, pixels[None].double())
         x[:, :, height:], x[..., width:] = 0, 0
         said.append(dense.run(kind, plain, x))
-    theirs = dense.losses(kind, said, [(target.boxes, target.labels) for target in targets])
+    objects = [(target.boxes, target.labels) for target in targets]
+    theirs = dense.losses(kind, said, objects, images.sizes.tolist())
     sum(theirs.values()).backward()
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     pairs = [one for one in LAYOUTS["mmdet"].pairs(model.config) if plain[one.theirs].requires_grad]
@@ -200,11 +215,12 @@ def step_data() -> tuple[ImageBatch, list[Target]]:
     """Two images of unequal size, with two objects and one."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (2, 3, 64, 96), generator=generator, dtype=torch.uint8)
-    sizes = torch.tensor([[64, 96], [50, 80]])
-    pixels[1, :, 50:] = 0
-    pixels[1, :, :, 80:] = 0
+    sizes = torch.tensor([[64, 96], [30, 60]])  # cells of every level but the last begin beyond
+    pixels[1, :, 30:] = 0
+    pixels[1, :, :, 60:] = 0
     # No two cells are as near to one of them
     two = torch.tensor([[4.3, 5.1, 35.2, 37.4], [41.7, 9.2, 89.5, 60.9]]).double()
     none = torch.zeros(0, 4).double()
     first = Target(two, torch.tensor([0, 2]), none)
-    return ImageBatch(pixels, sizes, sizes), [first, Target(two[:1] + 5, torch.tensor([4]), none)]
+    other = torch.tensor([[9.3, 4.1, 50.2, 27.4]]).double()
+    return ImageBatch(pixels, sizes, sizes), [first, Target(other, torch.tensor([4]), none)]

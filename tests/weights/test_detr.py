@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dhcli.config.schema import Config, Detr
-from dhcli.errors import ModelError
 from dhcli.models.build import build_detector
 from dhcli.models.fast import prepare_for_training
 from dhcli.runtime.eager import restore_detector
@@ -38,7 +37,14 @@ KINDS: dict[str, dict[str, Any]] = {
         "loss": FOCAL,
         "head": {**LAYERS, "kind": "deformable", "refine": True},
     },
+    "two-stage": {
+        "neck": LEVELS,
+        "loss": FOCAL,
+        "head": {**LAYERS, "kind": "deformable", "refine": True, "two_stage": True},
+    },
 }
+META = {"cfg": f"num_queries={reference.QUERIES}"}
+"""What tells how many queries a two-stage one has; of others, the tensors tell."""
 CLASSES = 5
 SHORT, LONG = 96, 150
 
@@ -60,7 +66,7 @@ def drawn_state(kind: str) -> dict[str, Tensor]:
             x += 0.1 * torch.randn_like(x)
         elif not name.startswith("backbone"):
             x += torch.randn_like(x) * (x.shape[-1] ** -0.5 if x.ndim > 1 else 0.2)
-        if name.startswith("head.cls") and x.ndim > 1:
+        if name.startswith(("head.cls", "head.proposals.cls")) and x.ndim > 1:
             x *= 3
         if re.search(r"head\.queries|encoder_attn\.[qk]_proj\.weight", name):
             x *= 3  # so that queries do not say the same
@@ -77,17 +83,40 @@ def key_list(file: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def two_stage_keys() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the two-stage one by those of the plain one: a seventh of each predictor,
+    and other tensors at the end."""
+    keys = {}
+    for name, shape in key_list("mmdet_deformable_detr_r50").items():
+        keys[name] = shape
+        if name in ("bbox_head.cls_branches.5.bias", "bbox_head.reg_branches.5.4.bias"):
+            branch = name.split(".5.")[0]
+            for one, its in [*keys.items()]:
+                if one.startswith(f"{branch}.5."):
+                    keys[one.replace(".5.", ".6.", 1)] = its
+    del keys["query_embedding.weight"]
+    del keys["reference_points_fc.weight"], keys["reference_points_fc.bias"]
+    for name, width in (("memory_trans", 256), ("pos_trans", 512)):
+        keys |= {f"{name}_fc.weight": (width, width), f"{name}_fc.bias": (width,)}
+        keys |= {f"{name}_norm.weight": (width,), f"{name}_norm.bias": (width,)}
+    return keys
+
+
 @pytest.mark.parametrize(
     ("file", "tensors", "millions", "queries"),
-    [("detr_r50", 511, 41.58, 100), ("deformable_detr_r50", 610, 40.12, 300)],
+    [
+        ("detr_r50", 511, 41.58, 100),
+        ("deformable_detr_r50", 610, 40.12, 300),
+        ("two_stage", 623, 41.21, 300),
+    ],
 )
 def test_names_shapes_and_order_are_the_origins(
     tmp_path: Path, file: str, tensors: int, millions: float, queries: int
 ) -> None:
-    keys = key_list(f"mmdet_{file}")
+    keys = two_stage_keys() if file == "two_stage" else key_list(f"mmdet_{file}")
     state = fill(keys)
     for name in keys:  # not refined: one predictor stands there six times
-        if "_branches." in name:
+        if "_branches." in name and file != "two_stage":
             state[name] = state[re.sub(r"(_branches)\.\d", r"\1.0", name)]
     torch.save({"state_dict": state}, tmp_path / "w.pth")
 
@@ -112,7 +141,7 @@ def test_names_shapes_and_order_are_the_origins(
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_and_back_byte_for_byte(tmp_path: Path, kind: str) -> None:
     state = drawn_state(kind)
-    meta = {"CLASSES": tuple(f"c{i}" for i in range(CLASSES))}
+    meta = {**META, "CLASSES": tuple(f"c{i}" for i in range(CLASSES))}
     torch.save({"meta": meta, "state_dict": state}, tmp_path / "w.pth")
 
     found, content = assert_written_back(tmp_path / "w.pth", state)
@@ -130,6 +159,9 @@ OLDER = {
         (r"(layers\.\d\.)ffn\.", r"\1ffns.0."),
         (r"^level_embed$", "level_embeds"),
         (r"^reference_points_fc", "reference_points"),
+        (r"^memory_trans_fc", "enc_output"),
+        (r"^memory_trans_norm", "enc_output_norm"),
+        (r"^pos_trans_fc", "pos_trans"),
     ),
     "2.11": (
         (r"(decoder\.layers\.\d\.)cross_attn", r"\1multihead_attn"),
@@ -139,7 +171,8 @@ OLDER = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "version"), [("detr", "2.28"), ("detr", "2.11"), ("deformable", "2.28")]
+    ("kind", "version"),
+    [("detr", "2.28"), ("detr", "2.11"), ("deformable", "2.28"), ("two-stage", "2.28")],
 )
 def test_files_of_older_versions_are_read_as_the_same(
     tmp_path: Path, kind: str, version: str
@@ -149,7 +182,7 @@ def test_files_of_older_versions_are_read_as_the_same(
     for name, x in state.items():
         for new, older in OLDER[version]:
             name = re.sub(new, older, name)
-        if re.match(r"(en|de)coder|level_embed|reference_points", name):
+        if re.match(r"(en|de)coder|level_embed|reference_points|enc_output|pos_trans", name):
             name = f"bbox_head.transformer.{name}"
         if name.startswith("query_embedding"):
             name = f"bbox_head.{name}"
@@ -166,12 +199,20 @@ def test_files_of_older_versions_are_read_as_the_same(
     assert all(torch.equal(read.state[name], x) for name, x in new.state.items())
 
 
-def test_a_two_stage_one_is_refused_by_name(tmp_path: Path) -> None:
-    state = drawn_state("refined") | {"memory_trans_fc.weight": torch.zeros(2, 2)}
-    torch.save({"state_dict": state}, tmp_path / "w.pth")
+def test_how_many_queries_a_two_stage_one_has_is_in_the_configuration_alone(
+    tmp_path: Path,
+) -> None:
+    state = drawn_state("two-stage")
 
-    with pytest.raises(ModelError, match="is a two-stage Deformable DETR"):
-        import_weights(tmp_path / "w.pth")
+    def queries(**meta: str) -> int:
+        torch.save({"meta": meta, "state_dict": state}, tmp_path / "w.pth")
+        model = import_weights(tmp_path / "w.pth").model.config.model
+        assert isinstance(model, Detr)
+        return model.head.queries
+
+    assert queries(cfg="model = dict(\n    num_queries=12,\n") == 12
+    assert queries(config="bbox_head=dict(num_query=50,") == 50
+    assert queries() == 300
 
 
 @torch.no_grad()
@@ -179,7 +220,7 @@ def test_a_two_stage_one_is_refused_by_name(tmp_path: Path) -> None:
 def test_its_detections_from_image_to_file(tmp_path: Path, kind: str) -> None:
     photos = {f"{height}.png": photo(height, width) for height, width in ((150, 120), (100, 190))}
     state = drawn_state(kind)
-    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    torch.save({"meta": META, "state_dict": state}, tmp_path / "w.pth")
     model = import_weights(
         tmp_path / "w.pth", overrides=[f"input.min_size={SHORT}", f"input.max_size={LONG}"]
     ).model
@@ -200,7 +241,7 @@ def test_a_training_step_plain_and_fast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     state = drawn_state(kind)
-    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    torch.save({"meta": META, "state_dict": state}, tmp_path / "w.pth")
     still = [
         "model.backbone.frozen_stages=0",
         "model.head.dropout=0",

@@ -30,6 +30,14 @@ SIZES = {
 }
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    "detr": {},
+    "deformable": {},
+    "refined": {"with_box_refine": True},
+    "two-stage": {"with_box_refine": True, "two_stage": True, "two_stage_num_proposals": 12},
+}
+
+
 def library(kind: str, **more: Any) -> nn.Module:
     """transformers' own small detector with random weights, offline, in eval mode."""
     import transformers
@@ -42,23 +50,25 @@ def library(kind: str, **more: Any) -> nn.Module:
         layer_type="basic",
         out_features=stages,
     )
-    settings = {"use_timm_backbone": False, "backbone_config": backbone, **SIZES, **more}
+    settings = {"use_timm_backbone": False, "backbone_config": backbone, **SIZES}
+    settings |= KINDS[kind] | more
     torch.manual_seed(0)
     if kind == "detr":
         network = transformers.DetrForObjectDetection(transformers.DetrConfig(**settings))
     else:
         told = transformers.DeformableDetrConfig(**settings)
         network = transformers.DeformableDetrForObjectDetection(told)
+    shared = kind in ("detr", "deformable")
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            if "backbone" not in name and "_embed.1" not in name:
+            if "backbone" not in name and not (shared and "_embed.1" in name):
                 weight += torch.randn_like(weight) * (0.3 if weight.ndim == 1 else 0.1)
     return network.eval()
 
 
 def imported(network: nn.Module, folder: Path) -> ModelFile:
     torch.save(network.state_dict(), folder / "pytorch_model.bin.pth")
-    still = ["model.head.dropout=0", "model.backbone.frozen_stages=0"]
+    still = ["model.head.dropout=0", "model.backbone.frozen_stages=0", "model.head.queries=12"]
     return import_weights(folder / "pytorch_model.bin.pth", overrides=still).model
 
 
@@ -70,7 +80,14 @@ def asked(detector: QueryDetector, images: ImageBatch, dtype: torch.dtype) -> di
     return {"pixel_values": detector.pixels(images).to(dtype), "pixel_mask": inside.long()}
 
 
-@pytest.mark.parametrize("kind", ["detr", "deformable"])
+def in_pixels(parts: Tensor, images: ImageBatch) -> Tensor:
+    """Boxes of cxcywh (B, N, 4) in 0…1 as xyxy of each image."""
+    centre, half = parts[..., :2], parts[..., 2:] / 2
+    sides = images.sizes.flip(1).repeat(1, 2)[:, None]
+    return torch.cat([centre - half, centre + half], dim=-1) * sides
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_its_outputs_and_every_layer_are_the_librarys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -85,11 +102,13 @@ def test_its_outputs_and_every_layer_are_the_librarys(
         said = detector.head(detector.extract(images), images)
         theirs = network(**asked(detector, images, torch.float64), output_hidden_states=True)
 
-    sides = images.sizes.flip(1).repeat(1, 2)[:, None]
-    centre, half = theirs.pred_boxes[..., :2], theirs.pred_boxes[..., 2:] / 2
-    boxes = torch.cat([centre - half, centre + half], dim=-1) * sides
+    boxes = in_pixels(theirs.pred_boxes, images)
     logits = theirs.logits.roll(1, -1) if kind == "detr" else theirs.logits
     torch.testing.assert_close(said[-1].logits, logits, rtol=1e-6, atol=1e-6)
+    if kind == "two-stage":
+        torch.testing.assert_close(said[0].logits, theirs.enc_outputs_class, rtol=1e-6, atol=1e-6)
+        cells = in_pixels(theirs.enc_outputs_coord_logits.sigmoid(), images)
+        torch.testing.assert_close(said[0].boxes, cells, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(said[-1].boxes, boxes, rtol=1e-6, atol=1e-5)
     if kind == "detr":  # `auxiliary_loss=True` would give others: it changes the network
         first = network.model.decoder.layernorm(theirs.decoder_hidden_states[1])
@@ -97,7 +116,7 @@ def test_its_outputs_and_every_layer_are_the_librarys(
         torch.testing.assert_close(said[0].logits, own, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["detr", "deformable"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_its_losses_of_the_last_layer_are_the_librarys(tmp_path: Path, kind: str) -> None:
     network = library(kind, **({} if kind == "detr" else {"class_cost": 2}))
     model = imported(network, tmp_path)
@@ -121,7 +140,26 @@ def test_its_losses_of_the_last_layer_are_the_librarys(tmp_path: Path, kind: str
     assert [x.item() for x in ours.values()] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["detr", "deformable"])
+@pytest.mark.parametrize("kind", ["refined", "two-stage"])
+def test_a_file_may_have_what_is_the_same_only_once(tmp_path: Path, kind: str) -> None:
+    network = library(kind)
+    whole = imported(network, tmp_path)
+    state = network.state_dict()
+    once = {
+        name: x
+        for name, x in state.items()
+        if name in whole.state or f"model.decoder.{name}" not in state
+    }
+    torch.save(once, tmp_path / "once.pth")
+
+    still = ["model.head.dropout=0", "model.head.queries=12"]
+    read = import_weights(tmp_path / "once.pth", overrides=still).model
+
+    assert len(once) < len(state)
+    assert all(torch.equal(read.state[name], x) for name, x in whole.state.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_names_of_version_4_and_of_timms_backbone_are_read_as_the_same(
     tmp_path: Path, kind: str
 ) -> None:
@@ -145,7 +183,8 @@ def test_names_of_version_4_and_of_timms_backbone_are_read_as_the_same(
         old[name.replace("model.backbone.", "model.backbone.conv_encoder.")] = x
     torch.save(old, tmp_path / "old.pth")
 
-    read = import_weights(tmp_path / "old.pth", overrides=["model.head.dropout=0"]).model
+    still = ["model.head.dropout=0", "model.head.queries=12"]
+    read = import_weights(tmp_path / "old.pth", overrides=still).model
 
     assert isinstance(read.config.model, Detr)
     assert read.config.model.head == new.config.model.head

@@ -55,6 +55,8 @@ class DenseHead(Section):
     """What else is predicted of a prior. centerness: how central it lies in its object; iou: the
     IoU of its box; objectness: whether it has an object at all; implicit: the same, without a loss
     of its own, as a factor of each class (YOLOF)."""
+    quality_tower: Literal["reg", "cls"] = "reg"
+    """Whether quality is predicted beside the boxes or beside the scores (MMDetection's FCOS)."""
     refine: Literal["none", "star"] = "none"
     """star: look at nine points of the box first found, refine it and score it there
     (VarifocalNet)."""
@@ -93,8 +95,8 @@ class DistanceBoxes(Section):
 
     kind: Literal["distances"]
     """distances: left, top, right, bottom."""
-    unit: Positive = 1.0
-    """What distances are measured in, in strides of the level (VarifocalNet: 8)."""
+    unit: NonNegative = 1.0
+    """What distances are measured in, in strides of the level (VarifocalNet: 8; 0: in pixels)."""
     positive_by: Literal["exp", "relu"] = "exp"
     """How a distance becomes positive: the exponential, or what is above 0."""
 
@@ -164,8 +166,8 @@ class RangeAssign(Section):
 
     kind: Literal["ranges"]
     """ranges: centres within the object's middle, on the level of its size (FCOS)."""
-    radius: Positive = 1.5
-    """How far from the object's centre, in strides, along each axis."""
+    radius: NonNegative = 1.5
+    """How far from the object's centre, in strides, along each axis (0: anywhere in it)."""
     smallest: Positive = 4.0
     """The farthest side of an object lies beyond this, in strides; on the finest level, any."""
     largest: Positive = 8.0
@@ -236,9 +238,9 @@ class DenseLoss(Section):
     """What is taught, and by how much."""
 
     cls: Annotated[ScoreLoss, ByKind("focal")] = FocalLoss()
-    box: Literal["giou", "iou2", "l1"] = "giou"
-    """giou: 1 minus the generalised IoU; iou2: 1 minus the square of the IoU; l1: the distance of
-    the deltas."""
+    box: Literal["giou", "iou2", "log_iou", "l1"] = "giou"
+    """giou: 1 minus the generalised IoU; iou2: 1 minus the square of the IoU; log_iou: minus the
+    logarithm of the IoU; l1: the distance of the deltas."""
     box_weight: NonNegative = 2.0
     """Weight of the box loss."""
     refined_weight: NonNegative = 2.0
@@ -250,6 +252,10 @@ class DenseLoss(Section):
     """That sum counts as at least this."""
     quality_weight: NonNegative = 1.0
     """Weight of the loss of the quality."""
+    padding: Literal["seen", "background", "left_out"] = "seen"
+    """Priors whose cells lie in what a batch pads beyond an image's own multiple of
+    `input.divisor`. seen: like all others (FCOS, YOLOX); background: no object gets them
+    (VarifocalNet); left_out: nor are they taught as background (ATSS, PAA, YOLOF)."""
     late_l1: NonNegative = 0.0
     """Weight of a loss by the distance of the deltas in the epochs of `augment.plain_epochs`
     (YOLOX: 1; 0: none)."""
@@ -306,8 +312,10 @@ class Dense(Section):
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         if self.head.refine == "star":
-            if self.boxes.kind != "distances" or self.boxes.positive_by != "exp":
-                raise ValueError("`head.refine: star` needs `boxes.kind: distances` of exp")
+            boxes = self.boxes
+            if boxes.kind != "distances" or boxes.positive_by != "exp" or not boxes.unit:
+                what = "`boxes.kind: distances` of exp, with a `unit` of strides"
+                raise ValueError(f"`head.refine: star` needs {what}")
             if self.priors.per_cell() != 1:
                 raise ValueError("`head.refine: star` needs one prior a cell in `priors`")
         return self

@@ -57,6 +57,14 @@ class DeformableHead(Section):
     a layer."""
     refine: bool = False
     """Each layer of the decoder moves the box of the one before, with predictors of its own."""
+    two_stage: bool = False
+    """Queries are not learned: they begin at the encoder's best boxes. Needs `refine`."""
+
+    @model_validator(mode="after")
+    def _refining(self) -> Self:
+        if self.two_stage and not self.refine:
+            raise ValueError("`two_stage: true` needs `refine: true`")
+        return self
 
 
 class FocalSetLoss(SetLoss):

@@ -58,15 +58,20 @@ class Distances:
 
     def decode(self, said: Tensor, priors: Priors) -> Tensor:
         centres = priors.centres()
-        distances = self.positive(said.float()) * (priors.strides * self.config.unit)
+        distances = self.positive(said.float()) * self.units(priors)
         low, high = centres - distances[..., :2], centres + distances[..., 2:]
         return torch.cat([low, high], dim=-1)
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
         centres = priors.centres()
         distances = torch.cat([centres - boxes[:, :2], boxes[:, 2:] - centres], dim=1)
-        distances = distances / (priors.strides * self.config.unit)
+        distances = distances / self.units(priors)
         return distances.log() if self.config.positive_by == "exp" else distances
+
+    def units(self, priors: Priors) -> Tensor:
+        """Pixels of a unit, (N, 1) float32."""
+        unit = self.config.unit
+        return priors.strides * unit if unit else torch.ones_like(priors.strides)
 
     def positive(self, said: Tensor) -> Tensor:
         """Distances in units."""

@@ -16,7 +16,7 @@ from dhcli.models.dense.losses import dense_losses
 from dhcli.models.dense.select import SelectDense
 from dhcli.models.detector import FeatureDetector, Pixels
 from dhcli.ops.batch import Detections, ImageBatch, Target
-from dhcli.ops.priors import Priors, lay_priors, prior_cells
+from dhcli.ops.priors import Priors, lay_priors, padded_cells, prior_cells
 
 
 class DenseDetector(FeatureDetector):
@@ -31,12 +31,14 @@ class DenseDetector(FeatureDetector):
         coder: Coder,
         select: SelectDense,
         config: Dense,
+        divisor: int = 1,
     ) -> None:
         super().__init__(pixels, backbone, neck)
         self.head = head
         self.coder = coder
         self.select = select
         self.config = config
+        self.divisor = divisor
         self.settled = False
         # No buffers: they stay float32 in whatever the network computes
         self.cells = prior_cells(config.priors, head.strides)
@@ -50,8 +52,14 @@ class DenseDetector(FeatureDetector):
         """See `dense_losses`."""
         levels = self.extract(images)
         said, priors = self.head(levels), self.lay(levels)
-        late = self.settled
-        return dense_losses(said, priors, targets, self.coder, self.config, late=late)
+        padded = None
+        if self.config.loss.padding != "seen":
+            # Each image has padding of its own up to there
+            own = (images.sizes + self.divisor - 1) // self.divisor * self.divisor
+            sides = [level.shape[-2:] for level in levels]
+            padded = padded_cells(priors, self.head.strides, sides, own)
+        told = (self.coder, self.config)
+        return dense_losses(said, priors, targets, *told, late=self.settled, padded=padded)
 
     def settle(self) -> None:
         self.settled = True

@@ -62,7 +62,7 @@ class Level:
 
 
 class Towers(nn.Module):
-    """Two towers of 3×3 convolutions: the first scores, the second finds boxes and quality.
+    """Two towers of 3×3 convolutions: the first scores, the second finds boxes, one the quality.
 
     in   x  (B, C, h, w) float, of `level`
     out  Maps
@@ -75,7 +75,9 @@ class Towers(nn.Module):
         ends = [config.width if n else channels for n in (config.cls_layers, config.reg_layers)]
         self.cls = predictor(config, ends[0], priors * classes)
         self.reg = predictor(config, ends[1], priors * 4)
-        self.quality = None if config.quality == "none" else predictor(config, ends[1], priors)
+        self.beside_scores = config.quality_tower == "cls"
+        width = ends[0 if self.beside_scores else 1]
+        self.quality = None if config.quality == "none" else predictor(config, width, priors)
         start_rarely(self.cls)
         if self.quality is not None and config.quality == "objectness":
             start_rarely(self.quality)
@@ -83,7 +85,8 @@ class Towers(nn.Module):
     def forward(self, x: Tensor, level: Level) -> Maps:
         on_cls, on_reg = self.cls_convs(x), self.reg_convs(x)
         boxes = scaled(self.reg(on_reg), level.scale)
-        quality = None if self.quality is None else self.quality(on_reg)
+        beside = on_cls if self.beside_scores else on_reg
+        quality = None if self.quality is None else self.quality(beside)
         return Maps(self.cls(on_cls), boxes, quality)
 
 

@@ -17,8 +17,8 @@ from dhcli.models.dense.coders import Coder
 from dhcli.models.dense.head import Said
 from dhcli.ops.batch import Target
 from dhcli.ops.boxes import generalized_iou, paired_iou
-from dhcli.ops.match import UNDECIDED
-from dhcli.ops.priors import Priors, Seen
+from dhcli.ops.match import BACKGROUND, UNDECIDED
+from dhcli.ops.priors import Priors, Seen, scattered
 
 LEAST_IOU = 1e-6
 """Of an object: its score is taught as one where its box is far off."""
@@ -42,17 +42,29 @@ class Goals(NamedTuple):
 
 @torch.no_grad()
 def find_goals(
-    said: Said, boxes: Tensor, priors: Priors, targets: Sequence[Target], config: object
+    said: Said,
+    boxes: Tensor,
+    priors: Priors,
+    targets: Sequence[Target],
+    config: Dense,
+    padded: Tensor | None = None,
 ) -> Goals:
     """Assign each image.
 
-    in   boxes  (B, N, 4) float32 xyxy as predicted;  config  the section `assign`
+    in   boxes   (B, N, 4) float32 xyxy as predicted
+         padded  (B, N) bool, the priors in the padding, as `loss.padding` asks for
     """
+    others = UNDECIDED if config.loss.padding == "left_out" else BACKGROUND
     owners, images, rows, wanted, before = [], [], [], [], 0
     for number, target in enumerate(targets):
         quality = None if said.quality is None else said.quality[number]
         seen = Seen(priors, boxes[number], said.logits[number], quality)
-        found = assign(seen, target, config)
+        if padded is None:
+            found = assign(seen, target, config.assign)
+        else:
+            rest = torch.nonzero(~padded[number]).flatten()
+            beyond = torch.full_like(priors.levels, others)
+            found = scattered(assign(seen.at(rest), target, config.assign), rest, beyond)
         owners.append(torch.where(found.owners >= 0, found.owners + before, found.owners))
         images.append(torch.full_like(found.rows, number))
         rows.append(found.rows)
@@ -71,15 +83,15 @@ def dense_losses(
     config: Dense,
     *,
     late: bool = False,
+    padded: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Weighted loss_cls, loss_box and, where there are such, loss_refined, loss_quality, loss_l1.
 
     Each () float32. `late`: these are the epochs of `late_l1`. Scores of all priors that are not
-    UNDECIDED; boxes and quality of objects.
+    UNDECIDED; boxes and quality of objects. `padded`: see `find_goals`.
     """
-    goals = find_goals(
-        said, coder.decode(said.boxes.detach(), priors), priors, targets, config.assign
-    )
+    boxes = coder.decode(said.boxes.detach(), priors)
+    goals = find_goals(said, boxes, priors, targets, config, padded)
     mine, own, loss = (goals.images, goals.rows), priors.at(goals.rows), config.loss
     final = said.boxes[mine]
     count = count_objects(goals.owners, loss.count)
@@ -168,6 +180,8 @@ def box_loss(
     found = coder.decode(said, own)
     if config.box == "l1":
         each = (said - coder.encode(wanted, own)).abs().sum(dim=1)
+    elif config.box == "log_iou":
+        each = -paired_iou(found, wanted).clamp(min=LEAST_IOU).log()
     elif config.box == "iou2":
         each = 1 - paired_iou(found, wanted) ** 2
     else:

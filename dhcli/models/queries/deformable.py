@@ -1,5 +1,5 @@
 """Deformable DETR's head: "Deformable DETR: Deformable Transformers for End-to-End Object
-Detection" (Zhu et al., 2021), with or without its boxes refined layer by layer.
+Detection" (Zhu et al., 2021): plain, with its boxes refined layer by layer, or in two stages.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dhcli.config.schema import DeformableHead as DeformableConfig
 from dhcli.models.contract import Predictor
 from dhcli.models.init import spread_xavier, start_rarely
 from dhcli.models.queries import transformer
+from dhcli.models.queries.proposals import Proposals
 from dhcli.models.queries.set_loss import Said
 from dhcli.ops.batch import ImageBatch
 
@@ -25,11 +26,12 @@ LEAST = 1e-5
 class DeformableHead(nn.Module):
     """Cells, then learned queries, look at a few points of every level about their own place.
 
-    A query is a position and a content. Its box is said from where it looks: of the position, or
-    with `refine` of the box of the layer before.
+    A query is a position and a content: learned, or with `two_stage` of the encoder's best cells.
+    Its box is said from where it looks: of the position, or with `refine` of the box of the layer
+    before.
 
     in   levels  (B, C, h, w) float each
-    out  what each layer of the decoder says
+    out  with `two_stage` what the encoder's cells say; what each layer of the decoder says
     """
 
     def __init__(self, config: DeformableConfig, channels: int, levels: int, scores: int) -> None:
@@ -50,8 +52,12 @@ class DeformableHead(nn.Module):
         self.decoder = nn.ModuleList(
             library.DeformableDetrDecoderLayer(told) for _ in range(config.decoder_layers)
         )
-        self.queries = nn.Parameter(torch.randn(config.queries, 2 * channels))
-        self.reference_points = nn.Linear(channels, 2)
+        if config.two_stage:
+            self.proposals = Proposals(channels, scores, config.queries)
+        else:
+            self.queries = nn.Parameter(torch.randn(config.queries, 2 * channels))
+            self.reference_points = nn.Linear(channels, 2)
+        self.two_stage = config.two_stage
         own = config.decoder_layers if config.refine else 1
         self.cls = nn.ModuleList(nn.Linear(channels, scores) for _ in range(own))
         self.reg = nn.ModuleList(transformer.box_layers(channels) for _ in range(own))
@@ -61,9 +67,11 @@ class DeformableHead(nn.Module):
             attention.attn = Sampling(attention.attn)
 
     def _set_first_values(self, config: DeformableConfig) -> None:
-        for part in (self.encoder, self.decoder, self.reference_points):
+        for part in (self.encoder, self.decoder):
             spread_xavier(part)
-        nn.init.zeros_(self.reference_points.bias)
+        if not config.two_stage:
+            spread_xavier(self.reference_points)
+            nn.init.zeros_(self.reference_points.bias)
         layer: Any
         for name, layer in (*self.encoder.named_modules(), *self.decoder.named_modules()):
             if name.endswith(("sampling_offsets", "attention_weights")):
@@ -78,7 +86,7 @@ class DeformableHead(nn.Module):
             start_rarely(cls)
             nn.init.zeros_(reg[-1].weight)
             nn.init.zeros_(reg[-1].bias)
-            if number == 0:
+            if number == 0 and not config.two_stage:
                 nn.init.constant_(reg[-1].bias[2:], -2.0)
 
     def forward(self, levels: Sequence[Tensor], images: ImageBatch) -> list[Said]:
@@ -101,13 +109,34 @@ class DeformableHead(nn.Module):
             x = layer(
                 x, seen, spatial_position_embeddings=place, reference_points=reference, **around
             )
-        return self._decode(x, seen, ratios, around, images.sizes)
+        every, queries, reference = self._ask(x, inside, images.sizes)
+        return every + self._decode(
+            x, queries, reference, seen=seen, ratios=ratios, around=around, sizes=images.sizes
+        )
 
-    def _decode(
-        self, x: Tensor, seen: Tensor, ratios: Tensor, around: dict[str, object], sizes: Tensor
-    ) -> list[Said]:
+    def _ask(
+        self, x: Tensor, inside: Sequence[Tensor], sizes: Tensor
+    ) -> tuple[list[Said], Tensor, Tensor]:
+        """What cells say; queries (B, N, 2 · C), and where each looks (B, N, …)."""
+        if self.two_stage:
+            found = self.proposals(x, inside)
+            said = transformer.say(found.logits, found.boxes, sizes)
+            return [said._replace(any_class=True)], found.queries, found.reference
         queries = self.queries.repeat(len(x), 1, 1)
         reference = self.reference_points(queries.chunk(2, dim=-1)[0]).float().sigmoid()
+        return [], queries, reference
+
+    def _decode(
+        self,
+        x: Tensor,
+        queries: Tensor,
+        reference: Tensor,
+        *,
+        seen: Tensor,
+        ratios: Tensor,
+        around: dict[str, object],
+        sizes: Tensor,
+    ) -> list[Said]:
         position, y = queries.to(x.dtype).chunk(2, dim=-1)
         every = []
         for number, layer in enumerate(self.decoder):
@@ -120,7 +149,7 @@ class DeformableHead(nn.Module):
                 encoder_attention_mask=seen,
                 **around,
             )
-            own, read = number if self.refine else 0, y.to(self.reference_points.weight.dtype)
+            own, read = number if self.refine else 0, y.to(self.cls[0].weight.dtype)
             boxes = _move(self.reg[own](read).float(), reference)
             every.append(transformer.say(self.cls[own](read), boxes, sizes))
             if self.refine:
@@ -134,7 +163,10 @@ class DeformableHead(nn.Module):
     def predictors(self, rows: Predictor) -> dict[str, Predictor]:
         """The tensors that have `rows` by class."""
         both = ("weight", "bias")
-        return {f"cls.{n}.{part}": rows for n in range(len(self.cls)) for part in both}
+        found = {f"cls.{n}.{part}": rows for n in range(len(self.cls)) for part in both}
+        if self.two_stage:
+            found |= {f"proposals.cls.{part}": rows._replace(named=False) for part in both}
+        return found
 
 
 class Sampling(nn.Module):

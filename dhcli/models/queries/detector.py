@@ -64,7 +64,7 @@ class QueryDetector(FeatureDetector):
     ) -> list[list[Detections]]:
         """What the last stage finds."""
         rule = options.over(self.rule)
-        logits, boxes = self.head(self.extract(images), images)[-1]
+        logits, boxes, _ = self.head(self.extract(images), images)[-1]
         scores = self.read_scores(logits)
         return [
             [

@@ -7,6 +7,8 @@ Deformable DETR and Sparse R-CNN.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -33,10 +35,12 @@ class Said(NamedTuple):
     logits  (B, N, K) float32, before a sigmoid each; no background. Before a softmax
             (B, N, 1 + K), background first
     boxes   (B, N, 4) float32 xyxy in pixels of the resized image, not clipped
+    any_class  whether the first class stands here for objects of all
     """
 
     logits: Tensor
     boxes: Tensor
+    any_class: bool = False
 
 
 class Goals(NamedTuple):
@@ -64,18 +68,28 @@ def set_losses(
 
     in   sizes  (B, 2) int64 height, width of each image
     """
-    goals = find_owners(stages, sizes, targets, config)
-    every = [_losses(said, goals, stage, config) for stage, said in enumerate(stages)]
+    every = []
+    for any_class, some in groupby(stages, key=lambda said: said.any_class):
+        group, wanted = list(some), [_of_any_class(one) if any_class else one for one in targets]
+        goals = find_owners(group, sizes, wanted, config)
+        every += [_losses(said, goals, stage, config) for stage, said in enumerate(group)]
     names, columns = ("loss_cls", "loss_l1", "loss_giou"), zip(*every, strict=True)
     return {name: torch.stack(column).sum() for name, column in zip(names, columns, strict=True)}
+
+
+def _of_any_class(target: Target) -> Target:
+    """Its objects as of the first class."""
+    return replace(target, labels=torch.zeros_like(target.labels))
 
 
 @torch.no_grad()
 def find_owners(
     stages: Sequence[Said], sizes: Tensor, targets: Sequence[Target], config: AnySetLoss
 ) -> Goals:
-    """Who answers for which object, in each stage."""
-    logits, boxes = (torch.stack(column) for column in zip(*stages, strict=True))
+    """Who answers for which object, in each of `stages`, which have the same number of queries."""
+    logits, boxes = (
+        torch.stack([getattr(said, name) for said in stages]) for name in ("logits", "boxes")
+    )
     sides = sizes.flip(1).repeat(1, 2).to(boxes)
     owners, before = [], 0
     for index, target in enumerate(targets):

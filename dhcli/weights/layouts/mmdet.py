@@ -99,7 +99,7 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     else:
         backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
     if detr.recognise(state):
-        return detr.settings(state, backbone)
+        return detr.settings(state, backbone, file)
     if sparse.recognise(state):
         model = {**sparse.settings(state), "backbone": backbone}
         return {"about": "Sparse R-CNN", "input": INPUT, "model": model}
@@ -223,6 +223,8 @@ def _conv_branch(ours: str, bottlenecks: int) -> p.Pairs:
 
 def text(config: Config) -> str:
     """What its configuration says of the detector, for what the tensors do not."""
+    if isinstance(config.model, Detr):
+        return detr.text(config.model)
     if not isinstance(config.model, Dense):
         return ""
     if isinstance(config.model.backbone, Csp):

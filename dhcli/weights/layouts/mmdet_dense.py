@@ -1,4 +1,4 @@
-"""MMDetection 2 and 3: ATSS, PAA, VarifocalNet and YOLOF; part of the layout `mmdet`.
+"""MMDetection 2 and 3: RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF; part of layout `mmdet`.
 
 No background. ATSS and PAA have the same tensors: what tells them apart is the configuration in the
 file, or its name.
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 HEAD = "bbox_head"
 OURS = "head.towers.0"
 CAFFE = {"channels": "bgr", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
+DETECTRON = {**CAFFE, "mean": [102.9801, 115.9465, 122.7717]}
+"""Caffe's, with the mean that Detectron had."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,42 @@ class Kind:
 
 BACKBONE = {"norm": "eval_bn", "frozen_stages": 2}
 FOCAL = {"kind": "focal"}
+LEFT_OUT = {"padding": "left_out"}
 DELTAS = {"kind": "deltas", "std": [0.1, 0.1, 0.2, 0.2]}
 ANCHOR = {"sizes": [8.0], "ratios": [1.0]}
 COMMON: dict[str, Any] = {"kind": "dense", "backbone": BACKBONE, "priors": ANCHOR, "nms": "mmdet"}
+RETINANET: dict[str, Any] = {
+    **COMMON,
+    "priors": {"sizes": [4 * 2 ** (n / 3) for n in range(3)], "ratios": [0.5, 1.0, 2.0]},
+    "boxes": {"kind": "deltas", "std": [1.0] * 4},
+    "assign": {"kind": "iou"},
+    "head": {"norm": "none"},
+    "loss": {"cls": FOCAL, "box": "l1", "box_weight": 1.0, **LEFT_OUT},
+    "detect": {"nms_threshold": 0.5},
+}
+FCOS: dict[str, Any] = {
+    **COMMON,
+    "backbone": {"norm": "frozen_bn", "frozen_stages": 2, "stride_in_1x1": True},
+    "priors": {"sizes": [1.0], "offset": 0.5},
+    "boxes": {"kind": "distances", "unit": 0.0},
+    "assign": {"kind": "ranges", "radius": 0.0},
+    "head": {"level_scales": True, "quality": "centerness", "quality_tower": "cls"},
+    "loss": {
+        "cls": FOCAL,
+        "box": "log_iou",
+        "box_weight": 1.0,
+        "weigh_by": "centerness",
+        "least_weight": 0.0,
+        "count": "one",
+    },
+    "detect": {"threshold_on": "class", "nms_threshold": 0.5},
+}
 ATSS: dict[str, Any] = {
     **COMMON,
     "boxes": DELTAS,
     "assign": {"kind": "atss"},
     "head": {"level_scales": True, "quality": "centerness"},
-    "loss": {"cls": FOCAL, "box_weight": 2.0, "weigh_by": "centerness"},
+    "loss": {"cls": FOCAL, "box_weight": 2.0, "weigh_by": "centerness", **LEFT_OUT},
     "detect": {"threshold_on": "class"},
 }
 PAA: dict[str, Any] = {
@@ -65,6 +94,7 @@ PAA: dict[str, Any] = {
         "least_weight": 0.0,
         "quality_weight": 0.5,
         "count": "images",
+        **LEFT_OUT,
     },
     "detect": {"quality": "root", "candidates_of": "cells", "voting": True},
 }
@@ -79,6 +109,7 @@ VARIFOCAL: dict[str, Any] = {
         "refined_weight": 2.0,
         "weigh_by": "iou",
         "count": "one",
+        "padding": "background",
     },
     "detect": {},
 }
@@ -88,13 +119,15 @@ YOLOF: dict[str, Any] = {
     "boxes": {"kind": "deltas", "std": [1.0] * 4, "clamp": "growth", "max_shift": 32.0},
     "assign": {"kind": "uniform"},
     "head": {"norm": "bn", "quality": "implicit"},
-    "loss": {"cls": FOCAL, "box_weight": 1.0},
+    "loss": {"cls": FOCAL, "box_weight": 1.0, **LEFT_OUT},
     "detect": {},
 }
 
 KINDS = {
     kind.title: kind
     for kind in (
+        Kind(f"{HEAD}.retina_cls.weight", "RetinaNet", "RetinaHead", RETINANET, {}),
+        Kind(f"{HEAD}.conv_cls.weight", "FCOS", "FCOSHead", FCOS, DETECTRON),
         Kind(f"{HEAD}.atss_cls.weight", "ATSS", "ATSSHead", ATSS, {}),
         Kind(f"{HEAD}.atss_cls.weight", "PAA", "PAAHead", PAA, {}),
         Kind(f"{HEAD}.vfnet_cls.weight", "VarifocalNet", "VFNetHead", VARIFOCAL, {}),
@@ -112,8 +145,10 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
 
 
 def count_classes(state: Mapping[str, Tensor]) -> int:
-    """K: YOLOF has a row for each prior of a cell and class."""
+    """K: RetinaNet and YOLOF have a row for each prior of a cell and class."""
     rows = len(next(state[name] for name in CLASSIFIERS if name in state))
+    if (boxes := state.get(f"{HEAD}.retina_reg.weight")) is not None:
+        return rows * 4 // len(boxes)
     priors = state.get(f"{HEAD}.object_pred.weight")
     return rows if priors is None else rows // len(priors)
 
@@ -159,7 +194,8 @@ def _neck(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
         return {"kind": "fpn", "finest": 5, "coarsest": 5, "channels": lateral.shape[0]}
     if lateral is not None:
         pyramid = {"kind": "fpn", "finest": 3, "coarsest": 7, "channels": lateral.shape[0]}
-        return {**pyramid, "extra": "on_output", "extra_relu": kind.title == "VarifocalNet"}
+        extra = "on_input" if kind.title == "RetinaNet" else "on_output"
+        return {**pyramid, "extra": extra, "extra_relu": kind.title in ("VarifocalNet", "FCOS")}
     blocks = sum(f"{ENCODER}.{i}.conv1.conv.weight" in state for i in range(99))
     return {
         "kind": "dilated",
@@ -181,6 +217,8 @@ def title_of(model: Dense) -> str | None:
     head, assigner = model.head, model.assign.kind
     told = (assigner, head.quality, head.refine, head.norm, model.neck.kind, head.level_scales)
     return {
+        ("iou", "none", "none", "none", "fpn", False): "RetinaNet",
+        ("ranges", "centerness", "none", "gn", "fpn", True): "FCOS",
         ("atss", "centerness", "none", "gn", "fpn", True): "ATSS",
         ("mixture", "iou", "none", "gn", "fpn", True): "PAA",
         ("atss", "none", "star", "gn", "fpn", True): "VarifocalNet",
@@ -210,19 +248,22 @@ def pairs(config: Config) -> p.Pairs:
             further = f"neck.further.{level - lateral}"
             ours = f"neck.output.{level}" if level < lateral else further
             yield from p.layer(f"neck.fpn_convs.{level}.conv", ours)
-    towers, norm = _towers(title_of(model) or ""), "bn" if model.head.norm == "bn" else "gn"
+    towers, norm = _towers(title_of(model) or ""), model.head.norm
     for task, theirs, count in zip(
         ("cls_convs", "reg_convs"), towers, (model.head.cls_layers, model.head.reg_layers),
         strict=True,
     ):  # fmt: skip
         for number in range(count):
-            place = f"{HEAD}.{theirs}.{number}"
-            yield from _unit(place, f"{OURS}.{task}", 3 * number, norm)
+            place, modules = f"{HEAD}.{theirs}.{number}", 2 if norm == "none" else 3
+            yield from _unit(place, f"{OURS}.{task}", modules * number, norm)
     yield from ENDS[title_of(model) or ""](len(model.neck.strides()))
 
 
 def _unit(theirs: str, ours: str, first: int, norm: str) -> p.Pairs:
-    """A convolution and its norm."""
+    """A convolution and its norm, or its bias."""
+    if norm == "none":
+        yield from p.layer(f"{theirs}.conv", f"{ours}.{first}")
+        return
     yield p.Pair(f"{theirs}.conv.weight", f"{ours}.{first}.weight")
     if norm == "bn":
         yield from p.norm(f"{theirs}.bn", f"{ours}.{first + 1}")
@@ -245,6 +286,17 @@ def _dilated(neck: Dilated) -> p.Pairs:
 def _scales(theirs: str, ours: str, levels: int) -> p.Pairs:
     for level in range(levels):
         yield p.Pair(f"{HEAD}.{theirs}.{level}.scale", f"head.{ours}.{level}")
+
+
+def _retina_ends(levels: int) -> p.Pairs:
+    yield from p.layer(f"{HEAD}.retina_cls", f"{OURS}.cls")
+    yield from p.layer(f"{HEAD}.retina_reg", f"{OURS}.reg")
+
+
+def _fcos_ends(levels: int) -> p.Pairs:
+    for theirs, ours in (("cls", "cls"), ("reg", "reg"), ("centerness", "quality")):
+        yield from p.layer(f"{HEAD}.conv_{theirs}", f"{OURS}.{ours}")
+    yield from _scales("scales", "scales", levels)
 
 
 def _atss_ends(levels: int) -> p.Pairs:
@@ -270,6 +322,8 @@ def _yolof_ends(levels: int) -> p.Pairs:
 
 
 ENDS: dict[str, Callable[[int], p.Pairs]] = {
+    "RetinaNet": _retina_ends,
+    "FCOS": _fcos_ends,
     "ATSS": _atss_ends,
     "PAA": _atss_ends,
     "VarifocalNet": _varifocal_ends,
@@ -285,13 +339,12 @@ def misfit(model: Dense) -> str | None:
         return "its backbone is not a ResNet with batch norm or a PVT"
     neck = model.neck
     if title_of(model) is None:
-        return "its parts are those of none of ATSS, PAA, VarifocalNet and YOLOF"
+        return f"its parts are those of none of {', '.join(KINDS)}"
     if isinstance(neck, Pyramid) and title_of(model) == "YOLOF":
         return None if neck.levels() == ["P5"] else "its pyramid is not P5 alone"
-    if isinstance(neck, Pyramid) and (
-        neck.levels()[0::4] != ["P3", "P7"] or neck.extra != "on_output"
-    ):
-        return "its pyramid is not P3 … P7 with convolutions of P5"
+    last, extra = ("C5", "on_input") if title_of(model) == "RetinaNet" else ("P5", "on_output")
+    if isinstance(neck, Pyramid) and (neck.levels()[0::4] != ["P3", "P7"] or neck.extra != extra):
+        return f"its pyramid is not P3 … P7 with convolutions of {last}"
     if not model.head.shared or model.head.kernel != 3 or model.head.activation != "relu":
         return "its towers are not those of MMDetection"
     return None

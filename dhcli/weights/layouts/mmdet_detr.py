@@ -1,4 +1,4 @@
-"""MMDetection 2 and 3: DETR and Deformable DETR (`detr_r50`, `deformable-detr_r50` and refined).
+"""MMDetection 2 and 3: DETR and Deformable DETR (`deformable-detr_r50`, refined, two-stage).
 
 No anchors, divisor 1; DETR's background is the last class, Deformable DETR has none. Names are
 those of MMDetection 3; files of 2.7 – 2.28 are renamed. Part of the layout `mmdet`.
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dhcli.config.schema import DeformableHead, Detr, ResNet, TransformerHead
-from dhcli.errors import ModelError
 from dhcli.weights.layouts import pairs as p
 
 if TYPE_CHECKING:
@@ -20,7 +19,13 @@ if TYPE_CHECKING:
 CLASSIFIERS: tuple[str, ...] = ("bbox_head.fc_cls.weight", "bbox_head.cls_branches.0.weight")
 """Of DETR, and of Deformable DETR's first layer."""
 QUERIES = "query_embedding.weight"
-TWO_STAGE = "memory_trans_fc.weight"
+TWO_STAGE = (
+    ("memory_trans_fc", "memory"),
+    ("memory_trans_norm", "memory_norm"),
+    ("pos_trans_fc", "place"),
+    ("pos_trans_norm", "place_norm"),
+)
+"""What a two-stage one has in the place of learned queries → its name in `head.proposals`."""
 CHANNELS = "neck.convs.0.conv.weight"
 INPUT = {"interpolation": "cv2", "divisor": 1}
 
@@ -55,14 +60,14 @@ def _modern(name: str) -> str:
 
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
-    """Whether the file is of DETR or Deformable DETR. Raises ModelError for a two-stage one."""
-    found = (
-        any(name in state for name in CLASSIFIERS) and "encoder.layers.0.norms.0.weight" in state
-    )
-    if found and TWO_STAGE in state:
-        what = "is a two-stage Deformable DETR of MMDetection, which dh does not have"
-        raise ModelError(what, hint="the refined one without proposals can be imported")
-    return found and QUERIES in state and CHANNELS in state
+    """Whether the file is of DETR or Deformable DETR."""
+    found = any(name in state for name in CLASSIFIERS)
+    asked = QUERIES in state or _is_two_stage(state)
+    return found and asked and {CHANNELS, "encoder.layers.0.norms.0.weight"} <= state.keys()
+
+
+def _is_two_stage(state: Mapping[str, Tensor]) -> bool:
+    return "pos_trans_fc.weight" in state
 
 
 def count_classes(state: Mapping[str, Tensor]) -> int:
@@ -71,8 +76,12 @@ def count_classes(state: Mapping[str, Tensor]) -> int:
     return len(state[deformable]) if deformable in state else len(state[detr]) - 1
 
 
-def settings(state: Mapping[str, Tensor], backbone: Mapping[str, Any]) -> dict[str, Any]:
-    """What the shapes and equal tensors say of the architecture, and the conventions."""
+def settings(state: Mapping[str, Tensor], backbone: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """What the shapes and equal tensors say of the architecture, and the conventions.
+
+    `file` is the configuration that the file holds, if any, and its name: no tensor of a two-stage
+    one tells how many queries there are.
+    """
     layers = {
         f"{part}_layers": sum(f"{part}.layers.{i}.norms.0.weight" in state for i in range(99))
         for part in ("encoder", "decoder")
@@ -81,7 +90,7 @@ def settings(state: Mapping[str, Tensor], backbone: Mapping[str, Any]) -> dict[s
     backbone = {**backbone, "norm": "frozen_bn"}
     head: dict[str, Any] = {
         "kind": "detr",
-        "queries": state[QUERIES].shape[0],
+        "queries": _count_queries(state, file),
         **layers,
         "ffn_width": state["encoder.layers.0.ffn.layers.0.0.weight"].shape[0],
     }
@@ -96,10 +105,31 @@ def settings(state: Mapping[str, Tensor], backbone: Mapping[str, Any]) -> dict[s
     head |= {
         "kind": "deformable",
         "points": offsets // (2 * HEADS * (own + more)),
-        "refine": _is_refined(state, layers["decoder_layers"]),
+        "two_stage": _is_two_stage(state),
+        "refine": _is_two_stage(state) or _is_refined(state, layers["decoder_layers"]),
     }
-    kind = "Deformable DETR" + (" refined" if head["refine"] else "")
+    kind = name_of(two_stage=head["two_stage"], refine=head["refine"])
     return {"about": kind, "input": INPUT, "model": {**model, "loss": {"kind": "focal"}}}
+
+
+def name_of(*, two_stage: bool, refine: bool) -> str:
+    """What such a Deformable DETR is called."""
+    return "Deformable DETR" + (" two-stage" if two_stage else " refined" if refine else "")
+
+
+def _count_queries(state: Mapping[str, Tensor], file: str) -> int:
+    if QUERIES in state:
+        return state[QUERIES].shape[0]
+    told = re.search(r"num_quer(?:ies|y)\W*[=:]\s*(\d+)", file)
+    return int(told[1]) if told else DeformableHead.model_fields["queries"].default
+
+
+def text(model: Detr) -> str:
+    """What a configuration of MMDetection would say of it, for what the tensors do not."""
+    head = model.head
+    two_stage = isinstance(head, DeformableHead) and head.two_stage
+    told = f"num_queries={head.queries}, as_two_stage=True"
+    return f"model = dict(type='DeformableDETR', {told})" if two_stage else ""
 
 
 HEADS = 8
@@ -130,6 +160,10 @@ def pairs(model: Detr) -> p.Pairs:
             yield from _layer(f"{part}.layers.{layer}", f"head.{part}.{layer}", deformable)
     if not deformable:
         yield from p.layer("decoder.post_norm", "head.norm")
+    if isinstance(head, DeformableHead) and head.two_stage:
+        for theirs, ours in TWO_STAGE:
+            yield from p.layer(theirs, f"head.proposals.{ours}")
+        return
     yield p.Pair(QUERIES, "head.queries")
     if deformable:
         yield from p.layer("reference_points_fc", "head.reference_points")
@@ -157,12 +191,19 @@ def _predictors(head: TransformerHead) -> p.Pairs:
         yield from p.layer("bbox_head.reg_ffn.layers.1", "head.reg.2")
         yield from p.layer("bbox_head.fc_reg", "head.reg.4")
         return
-    own = [layer if head.refine else 0 for layer in range(head.decoder_layers)]
-    for layer, ours in enumerate(own):
-        yield from p.layer(f"bbox_head.cls_branches.{layer}", f"head.cls.{ours}")
-    for layer, ours in enumerate(own):
+    owners = predictors_of(head)
+    for layer, ours in enumerate(owners):
+        yield from p.layer(f"bbox_head.cls_branches.{layer}", ours.format("cls"))
+    for layer, ours in enumerate(owners):
         for part in (0, 2, 4):
-            yield from p.layer(f"bbox_head.reg_branches.{layer}.{part}", f"head.reg.{ours}.{part}")
+            theirs = f"bbox_head.reg_branches.{layer}.{part}"
+            yield from p.layer(theirs, f"{ours.format('reg')}.{part}")
+
+
+def predictors_of(head: DeformableHead) -> list[str]:
+    """Where the predictors of each layer of the decoder are, then of the encoder: `head.{}.0`."""
+    own = [f"head.{{}}.{layer if head.refine else 0}" for layer in range(head.decoder_layers)]
+    return own + ["head.proposals.{}"] * head.two_stage
 
 
 def _layer(theirs: str, ours: str, deformable: bool) -> p.Pairs:

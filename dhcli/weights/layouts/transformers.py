@@ -11,14 +11,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dhcli.config.schema import RESNETS, Config, DeformableHead, Detr, ResNet
-from dhcli.errors import ModelError
 from dhcli.weights.layouts import pairs as p
+from dhcli.weights.layouts.mmdet_detr import name_of, predictors_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "transformers"
-CLASSIFIERS: tuple[str, ...] = ("class_labels_classifier.weight", "class_embed.0.weight")
+CLASSIFIERS: tuple[str, ...] = (
+    "class_labels_classifier.weight",
+    "model.decoder.class_embed.0.weight",
+    "class_embed.0.weight",
+)
+"""Of DETR; of a two-stage Deformable DETR, where tensors that are the same are stored once; of
+others."""
 ANCHORS = ""
 LEFT: dict[str, str] = {
     r"(class|bbox)_embed\.[1-9]\d*\..*": "the same as the first layer's",
@@ -32,6 +38,15 @@ BACKBONE = {"norm": "frozen_bn", "frozen_stages": 2}
 QUERIES = "model.query_position_embeddings.weight"
 HEADS = 8
 RESNET = "model.backbone.model"
+TWO_STAGE = {
+    "model.enc_output": "memory",
+    "model.enc_output_norm": "memory_norm",
+    "model.pos_trans": "place",
+    "model.pos_trans_norm": "place_norm",
+}
+"""What a two-stage one has in the place of learned queries → its name in `head.proposals`."""
+INNER = r"^model\.decoder\.(?=(class|bbox)_embed\.)"
+"""Where predictors of a two-stage Deformable DETR are, too."""
 INNER_BOXES = "model.decoder.bbox_embed."
 """Where a refined Deformable DETR has the predictors of boxes, too."""
 
@@ -50,13 +65,11 @@ UNIT = (
 
 def modern(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a DETR of transformers by the names that are read; others as they are."""
-    if QUERIES not in state:
+    if not (QUERIES in state or _is_two_stage(state)):
         return dict(state)
     renamed = {_modern(name): tensor for name, tensor in state.items()}
-    for name, tensor in state.items():
-        if name.startswith(INNER_BOXES):  # a file has tensors that are the same only once
-            renamed.setdefault(name.removeprefix("model.decoder."), tensor)
-    return renamed
+    # A file has tensors that are the same only once
+    return {re.sub(INNER, "", name): tensor for name, tensor in renamed.items()} | renamed
 
 
 def _modern(name: str) -> str:
@@ -76,15 +89,18 @@ def _unit(found: re.Match[str]) -> str:
 
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are transformers'. Raises ModelError for a two-stage Deformable DETR."""
-    if "class_embed.0.weight" in state and "model.enc_output.weight" in state:
-        raise ModelError("is a two-stage Deformable DETR of transformers, which dh does not have")
-    return QUERIES in state and any(name in state for name in CLASSIFIERS)
+    """Whether the names are transformers'."""
+    found = any(name in state for name in CLASSIFIERS)
+    return found and (QUERIES in state or _is_two_stage(state))
+
+
+def _is_two_stage(state: Mapping[str, Tensor]) -> bool:
+    return "model.pos_trans.weight" in state
 
 
 def count_classes(state: Mapping[str, Tensor]) -> int:
     """K: without the background's row of DETR."""
-    detr, deformable = CLASSIFIERS
+    detr, *_, deformable = CLASSIFIERS
     return len(state[deformable]) if deformable in state else len(state[detr]) - 1
 
 
@@ -99,7 +115,7 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     }
     head: dict[str, Any] = {
         "kind": "detr",
-        "queries": state[QUERIES].shape[0],
+        **({"queries": state[QUERIES].shape[0]} if QUERIES in state else {}),
         **layers,
         "ffn_width": state["model.encoder.layers.0.mlp.fc1.weight"].shape[0],
     }
@@ -115,7 +131,8 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     if levels == 1:
         neck |= {"finest": 5, "coarsest": 5}
     head |= {"kind": "deformable", "points": offsets // (2 * HEADS * levels), "refine": refined}
-    kind = "Deformable DETR" + (" refined" if refined else "")
+    head["two_stage"] = _is_two_stage(state)
+    kind = name_of(two_stage=head["two_stage"], refine=refined)
     return {"about": kind, "input": INPUT, "model": {**model, "loss": {"kind": "focal"}}}
 
 
@@ -126,8 +143,9 @@ def pairs(config: Config) -> p.Pairs:
     assert isinstance(model.backbone, ResNet)
     assert model.backbone.name in RESNETS
     yield from p.resnet(model.backbone.name, lambda name: f"{RESNET}.{name}")
-    head, own = model.head, 6 - model.neck.finest
-    yield p.Pair(QUERIES, "head.queries")
+    head = model.head
+    if not (isinstance(head, DeformableHead) and head.two_stage):
+        yield p.Pair(QUERIES, "head.queries")
     for part, layers in (("encoder", head.encoder_layers), ("decoder", head.decoder_layers)):
         for layer in range(layers):
             yield from _layer(f"model.{part}.layers.{layer}", f"head.{part}.{layer}", model)
@@ -138,17 +156,28 @@ def pairs(config: Config) -> p.Pairs:
         for layer in range(3):
             yield from p.layer(f"bbox_predictor.layers.{layer}", f"head.reg.{2 * layer}")
         return
+    yield from _several_levels(model, head)
+
+
+def _several_levels(model: Detr, head: DeformableHead) -> p.Pairs:
+    """What is Deformable DETR's alone."""
+    own = 6 - model.neck.finest
     for level in range(len(model.neck.strides())):
         ours = f"neck.maps.{level}" if level < own else f"neck.extra.{level - own}"
         yield from p.layer(f"model.input_proj.{level}.0", f"{ours}.conv")
         yield from p.layer(f"model.input_proj.{level}.1", f"{ours}.norm")
     yield p.Pair("model.level_embed", "head.levels")
-    yield from p.layer("model.reference_points", "head.reference_points")
-    for number in range(head.decoder_layers if head.refine else 1):
-        yield from p.layer(f"class_embed.{number}", f"head.cls.{number}")
+    if head.two_stage:
+        for theirs, name in TWO_STAGE.items():
+            yield from p.layer(theirs, f"head.proposals.{name}")
+    else:
+        yield from p.layer("model.reference_points", "head.reference_points")
+    # One for all layers, where boxes are not refined
+    for number, ours in enumerate(dict.fromkeys(predictors_of(head))):
+        yield from p.layer(f"class_embed.{number}", ours.format("cls"))
         for layer in range(3):
             name = f"bbox_embed.{number}.layers.{layer}"
-            yield from p.layer(name, f"head.reg.{number}.{2 * layer}")
+            yield from p.layer(name, f"{ours.format('reg')}.{2 * layer}")
 
 
 def _layer(theirs: str, ours: str, model: Detr) -> p.Pairs:

@@ -15,13 +15,16 @@ from dhcli.config.load import load_config
 from dhcli.config.schema import DetectDense
 from dhcli.config.schema.dense import DeltaBoxes, DistanceBoxes
 from dhcli.errors import ConfigError
+from dhcli.models.dense import detector as detector_file
 from dhcli.models.dense.coders import Deltas, Distances
 from dhcli.models.dense.detector import DenseDetector
-from dhcli.models.dense.head import join_objectness
+from dhcli.models.dense.head import Said, join_objectness
+from dhcli.models.dense.losses import find_goals
 from dhcli.models.dense.select import best_pairs, vote
 from dhcli.models.dense.star import star_offsets
 from dhcli.ops.batch import Detections, ImageBatch, Target
-from dhcli.ops.priors import Priors
+from dhcli.ops.match import BACKGROUND, UNDECIDED
+from dhcli.ops.priors import Priors, lay_priors, padded_cells
 from tests.models.dense.conftest import SYSTEMS
 
 Make = Callable[..., DenseDetector]
@@ -107,6 +110,7 @@ def priors_at(*boxes: list[float], stride: float = 8.0) -> Priors:
         Deltas(DeltaBoxes(clamp="none", std=(1.0, 1.0, 1.0, 1.0))),
         Distances(DistanceBoxes(kind="distances", unit=8)),
         Distances(DistanceBoxes(kind="distances", positive_by="relu")),
+        Distances(DistanceBoxes(kind="distances", unit=0)),
     ],
 )
 def test_what_is_encoded_decodes_to_the_same(coder: Any) -> None:
@@ -203,3 +207,42 @@ def test_parts_that_do_not_fit_are_one_error(settings: list[str], said: str) -> 
         load_config("coco-r50-vfnet", overrides=settings)
 
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("how", "taught"), [("seen", BACKGROUND), ("background", BACKGROUND), ("left_out", UNDECIDED)]
+)
+def test_cells_in_the_padding_are_taught_what_the_setting_says(
+    how: str, taught: int, dense: Make
+) -> None:
+    detector, sides = dense("atss", f"model.loss.padding={how}"), [(8, 12), (4, 6), (2, 3), (1, 2)]
+    priors = lay_priors(detector.cells[:4], detector.head.strides[:4], sides)
+    said = Said(torch.zeros(1, 128, 3), torch.zeros(1, 128, 4), torch.zeros(1, 128), None)
+    target = Target(torch.tensor([[8.0, 8, 44, 30]]), torch.tensor([1]), torch.zeros(0, 4))
+    padded = padded_cells(priors, detector.head.strides[:4], sides, torch.tensor([[32, 64]]))
+
+    given = None if how == "seen" else padded
+    goals = find_goals(said, priors.boxes[None], priors, [target], detector.config, given)
+
+    beyond = torch.tensor([x >= 64 or y >= 32 for x, y in priors.centres().tolist()])
+    assert torch.equal(padded[0], beyond)
+    assert set(goals.owners[0, beyond].tolist()) == {taught}
+    assert set(goals.owners[0, ~beyond].tolist()) == {BACKGROUND, 0}
+    assert not beyond[goals.rows].any()
+
+
+def test_the_padding_of_an_image_of_its_own_is_its_own(
+    dense: Make, batch: ImageBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector, given = dense("atss", "input.divisor=16"), {}
+    monkeypatch.setattr(detector_file, "dense_losses", lambda *_, **told: given.update(told))
+
+    detector.losses(batch, [])
+
+    size = batch.sizes[1]
+    own = (size + 15) // 16 * 16
+    levels = detector.extract(batch)
+    cells = [level.shape[-2:] for level in levels]
+    wanted = padded_cells(detector.lay(levels), detector.head.strides, cells, own[None])
+    assert torch.equal(given["padded"][1], wanted[0])
+    assert wanted.any()

@@ -16,9 +16,12 @@ from dhcli.errors import DhError
 from dhcli.models.build import build_detector
 from dhcli.models.queries import transformer
 from dhcli.models.queries.detector import QueryDetector
+from dhcli.models.queries.proposals import Proposals, own_boxes
 from dhcli.models.queries.set_loss import Said, find_owners, set_losses
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.match import UNDECIDED
+from dhcli.weights.model_file import ModelFile
+from dhcli.weights.transfer import transfer
 from tests.models.queries.test_sparse import draw
 
 BACKBONE = {"name": "resnet18", "norm": "gn", "weights": "none", "frozen_stages": 0}
@@ -33,15 +36,24 @@ KINDS: dict[str, dict[str, Any]] = {
         "head": {"kind": "deformable", "refine": True},
         "loss": {"kind": "focal"},
     },
+    "two-stage": {
+        "neck": LEVELS,
+        "head": {"kind": "deformable", "refine": True, "two_stage": True},
+        "loss": {"kind": "focal"},
+    },
 }
+
+
+def config_of(kind: str, **head: Any) -> Config:
+    model = {"kind": "detr", "backbone": BACKBONE, **KINDS[kind]}
+    model["head"] = {**model["head"], **LAYERS, **head}
+    sizes = {"min_size": 64, "max_size": 96, "divisor": 1}
+    return Config.model_validate({"input": sizes, "model": model})
 
 
 def make(kind: str, **head: Any) -> QueryDetector:
     torch.manual_seed(0)
-    model = {"kind": "detr", "backbone": BACKBONE, **KINDS[kind]}
-    model["head"] = {**model["head"], **LAYERS, **head}
-    sizes = {"min_size": 64, "max_size": 96, "divisor": 1}
-    detector = build_detector(Config.model_validate({"input": sizes, "model": model}), classes=3)
+    detector = build_detector(config_of(kind, **head), classes=3)
     assert isinstance(detector, QueryDetector)
     return detector
 
@@ -50,8 +62,11 @@ def make(kind: str, **head: Any) -> QueryDetector:
 def test_every_layer_says_something_of_every_query(kind: str, batch: ImageBatch) -> None:
     detector = make(kind)
 
-    said = detector.head(detector.extract(batch), batch)
+    *cells, first, last = detector.head(detector.extract(batch), batch)
 
+    said = [first, last]
+    assert [one.any_class for one in (*cells, *said)] == [True] * len(cells) + [False] * 2
+    assert len(cells) == (kind == "two-stage")
     scores = 4 if kind == "detr" else 3  # with the background, or without
     assert [tuple(one.logits.shape) for one in said] == [(2, 8, scores)] * 2
     assert [tuple(one.boxes.shape) for one in said] == [(2, 8, 4)] * 2
@@ -140,15 +155,16 @@ def test_detr_answers_with_one_class_a_query_and_deformable_with_several(
     assert (one[0].boxes <= torch.tensor([192, 128, 192, 128])).all()
 
 
-@pytest.mark.parametrize("kind", ["detr", "deformable"])
+@pytest.mark.parametrize("kind", ["detr", "deformable", "two-stage"])
 def test_in_half_precision_it_detects_nearly_the_same(kind: str, batch: ImageBatch) -> None:
     detector = make(kind).eval()
+    stage = 0 if kind == "two-stage" else -1  # what a cell says may be asked in another order
 
     with torch.no_grad():
-        exact = detector.head(detector.extract(batch), batch)[-1]
+        exact = detector.head(detector.extract(batch), batch)[stage]
         for part in detector.parts().values():  # as `prepare` of the runtime does
             part.to(torch.bfloat16)
-        half = detector.head(detector.extract(batch), batch)[-1]
+        half = detector.head(detector.extract(batch), batch)[stage]
 
     assert half.boxes.dtype == half.logits.dtype == torch.float32
     assert (half.boxes - exact.boxes).abs().max() < 2
@@ -162,6 +178,54 @@ def test_rows_by_class_have_the_background_first_in_detr_and_none_in_deformable(
     assert {one.background for one in of_detr.values()} == {"first"}
     assert list(of_refined) == [f"head.cls.{n}.{p}" for n in (0, 1) for p in ("weight", "bias")]
     assert {one.background for one in of_refined.values()} == {"none"}
+
+
+def test_what_all_classes_share_in_the_first_goes_to_the_first_of_others() -> None:
+    source = make("two-stage")
+    state = source.state_dict()
+    before = ModelFile(config_of("two-stage"), ("cat", "dog", "cow"), (1, 2, 3), state)
+    torch.manual_seed(1)
+    other = build_detector(before.config, classes=2)
+
+    started, copied = transfer(before, other, ("cow", "owl"), {})
+
+    assert [row.source for row in copied.rows] == ["cow", None]
+    for part in ("weight", "bias"):
+        cells, queries = (state[f"head.{name}.{part}"] for name in ("proposals.cls", "cls.1"))
+        assert torch.equal(started[f"head.proposals.cls.{part}"], cells[:2])
+        assert torch.equal(started[f"head.cls.1.{part}"][0], queries[2])
+
+
+def test_a_cell_at_the_edge_or_in_the_padding_is_not_asked() -> None:
+    torch.manual_seed(0)
+    proposals = Proposals(8, scores=3, count=5)
+    inside = torch.zeros(1, 3, 120, dtype=torch.bool)
+    inside[:, :2, :110] = True
+    x = torch.randn(1, 360, 8)
+
+    found = proposals(x, [inside])
+
+    asked = (found.boxes != 1).any(dim=-1).view(3, 120)
+    row = (torch.arange(120) >= 1) & (torch.arange(120) < 109)  # 0.5 / 110 is too near
+    assert torch.equal(asked, row & torch.tensor([[True], [True], [False]]))
+    assert found.reference.shape == (1, 5, 4)
+    assert not found.reference.requires_grad
+    assert own_boxes([inside])[0, 121].tolist() == pytest.approx([1.5 / 110, 0.75, 0.05, 0.05])
+
+
+def test_a_loss_of_any_class_is_that_of_the_first_class(batch: ImageBatch) -> None:
+    detector = make("two-stage")
+    cells, *layers = detector.head(detector.extract(batch), batch)
+    boxes = torch.tensor([[4.0, 4, 36, 36], [40, 10, 90, 60]])
+    both = [Target(boxes, torch.tensor(labels), boxes[:0]) for labels in ([2, 1], [1, 0])]
+    first = [Target(one.boxes, torch.zeros(2).long(), one.ignore) for one in both]
+
+    together = set_losses([cells, *layers], batch.sizes, both, detector.loss)
+    of_cells = set_losses([cells._replace(any_class=False)], batch.sizes, first, detector.loss)
+    of_layers = set_losses(layers, batch.sizes, both, detector.loss)
+
+    for name, loss in together.items():
+        torch.testing.assert_close(loss, of_cells[name] + of_layers[name])
 
 
 # the set loss with a softmax
@@ -273,6 +337,7 @@ def test_without_transformers_one_line_says_how_to_get_it(monkeypatch: pytest.Mo
         ({"neck": {"channels": 18}}, r"no multiple of `head\.attention_heads`"),
         ({"neck": {"finest": 4}}, "sees one level"),
         ({"neck": {"finest": 5, "coarsest": 4}}, "coarsest 4 is below finest 5"),
+        ({"head": {"kind": "deformable", "two_stage": True}}, "needs `refine: true`"),
     ],
 )
 def test_what_does_not_fit_is_refused(model: dict[str, Any], why: str) -> None:
