@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/predict.py double-head            # against the plain transcription
     .venv/bin/python benchmarks/predict.py double-head-single     # against torchvision
+    .venv/bin/python benchmarks/predict.py sabl                   # docs/family.md, torchvision
     .venv/bin/python benchmarks/predict.py --list
 
 Peers of the same architecture have the same weights, and their detections are compared. A peer has
@@ -26,6 +27,7 @@ from peers import PlainDetector
 from record import RESULTS, about, add_row
 from seeded import (
     CLASSES,
+    FAMILY,
     compare,
     seeded_config,
     seeded_detector,
@@ -39,6 +41,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.schema import Config
+from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.ops.boxes import iou_matrix
 from dhcli.runtime.eager import prepare
@@ -51,7 +54,7 @@ class Row:
 
     ours: str
     peer: str
-    bar: float
+    bar: float | None
     detections: int | None = 60
     precision: str = "fp32"
     gate: float | None = None
@@ -64,6 +67,7 @@ ROWS = {
     "double-head-single-bf16": Row("double-head", "torchvision", 0.45, precision="bf16"),
     "ext": Row("double-head-ext", "plain", 0.38),
     "ext-single-gate": Row("double-head-ext", "torchvision", 1.0, gate=0.02),
+    **{name: Row(name, "torchvision", None) for name in FAMILY},
 }
 
 
@@ -104,7 +108,8 @@ def measure(row: Row, images: ImageBatch, repeats: int, together: bool) -> dict[
     """Ours and the peer in turn on `images`."""
     config = seeded_config(row.ours)
     detector = seeded_detector(config, images)
-    alive = set_detections(detector, images, row.detections)
+    two_stage = isinstance(detector, TwoStageDetector)
+    alive = set_detections(detector, images, row.detections) if two_stage else ""
     make = make_peer if together else start_peer
     peer = make(row, config, detector.state_dict(), images)
     options = DetectOptions(gate=row.gate)

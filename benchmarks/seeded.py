@@ -22,19 +22,26 @@ from dhcli.config.schema import Config
 from dhcli.models.build import build_detector
 from dhcli.models.norms import FrozenBatchNorm
 from dhcli.models.two_stage.branches import BranchOutput
+from dhcli.models.two_stage.cascade import Cascade
 from dhcli.models.two_stage.detector import TwoStageDetector
 from dhcli.ops.batch import ImageBatch, Target
 
 CLASSES = 80
-PRESETS = {
+PRESETS: dict[str, tuple[str, dict[str, int]]] = {
     # MMDetection's Double-Head: five residual blocks, no non-local block
     "double-head": ("coco-r50", {"residual": 5, "non_local": 0}),
     "double-head-ext": ("coco-r50-ext", {"residual": 3, "non_local": 2}),
 }
+FAMILY = (
+    *("cascade", "cascade-double-head", "tsd", "tsd-double-head"),
+    *("sabl", "sabl-cascade", "iou", "sparse"),
+)
+"""Members of docs/family.md: presets `coco-r50-…` as they are."""
+PRESETS |= {name: (f"coco-r50-{name}", {}) for name in FAMILY}
 
 
 def seeded_config(name: str, *overrides: str) -> Config:
-    """The configuration of "double-head" or "double-head-ext", without pretrained weights."""
+    """The configuration of one of `PRESETS`, without pretrained weights."""
     preset, branch = PRESETS[name]
     settings = [f"model.head.branches.conv.{key}={value}" for key, value in branch.items()]
     every = ["model.backbone.weights=none", *settings, *overrides]
@@ -66,28 +73,47 @@ def seeded_targets(count: int, height: int, width: int, objects: int = 8) -> lis
     return targets
 
 
-def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> TwoStageDetector:
-    """A detector whose activations are of ordinary size on `images` and logits vary by `spread`."""
+def seeded_detector(config: Config, images: ImageBatch, spread: float = 2.0) -> Any:
+    """A detector whose activations are of ordinary size on `images` and logits vary by `spread`.
+
+    One of queries stays as it is: its work is the same whatever its weights.
+    """
     torch.manual_seed(0)
     detector: Any = build_detector(config, CLASSES).eval()
-    for branch in detector.head.branches.values():
-        for layer in (branch.cls, branch.reg):
-            if layer is not None:
-                nn.init.normal_(layer.weight, std=0.01)
+    if not isinstance(detector, TwoStageDetector):
+        return detector
+    for head in heads_of(detector):
+        for branch in head.branches.values():
+            for layer in (branch.cls, branch.reg):
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=0.01)
     with adopting_statistics(detector), torch.inference_mode():
         # every RoI is needed once: with a threshold of 0 no branch can be left out
         levels = detector.extract(images)
         proposals = detector.rpn.propose(detector.rpn(levels), images.sizes, training=False)
         boxes, owner = _join(proposals)
-        for name in detector.head.branches:
-            detector.head.run(name, levels, boxes, owner)
-            layer = detector.head.branch(name).cls
-            if layer is not None:
-                logits = detector.head.run(name, levels, boxes, owner).logits
-                layer.weight *= spread / logits.std(0).mean()
-                logits = detector.head.run(name, levels, boxes, owner).logits
-                layer.bias -= logits.mean(0)
+        for head in heads_of(detector):
+            _spread_logits(head, levels, boxes, owner, spread)
     return detector
+
+
+def _spread_logits(
+    head: Any, levels: Sequence[Tensor], boxes: Tensor, owner: Tensor, spread: float
+) -> None:
+    for name in head.branches:
+        head.run(name, levels, boxes, owner)
+        layer = head.branch(name).cls
+        if layer is not None:
+            logits = head.run(name, levels, boxes, owner).logits
+            layer.weight *= spread / logits.std(0).mean()
+            logits = head.run(name, levels, boxes, owner).logits
+            layer.bias -= logits.mean(0)
+
+
+def heads_of(detector: TwoStageDetector) -> list[Any]:
+    """The head, or those of a cascade's stages."""
+    head = detector.head
+    return list(head.stages) if isinstance(head, Cascade) else [head]
 
 
 def set_detections(detector: TwoStageDetector, images: ImageBatch, wanted: int | None) -> int:
@@ -95,14 +121,17 @@ def set_detections(detector: TwoStageDetector, images: ImageBatch, wanted: int |
 
     Returns how many proposals have a class above the score threshold.
     """
-    layers = [b.cls for b in detector.head.branches.values() if b.cls is not None]
+    heads = heads_of(detector)
+    head = heads[-1]
+    layers = [b.cls for one in heads for b in one.branches.values() if b.cls is not None]
     with torch.inference_mode():
         levels = detector.extract(images)
         proposals = detector.rpn.propose(detector.rpn(levels), images.sizes, training=False)
         boxes, owner = _join(proposals)
-        head = detector.head
+        # the stages of a cascade all on the proposals: where later ones look differs little here
         outputs = {
-            name: head.run(name, levels, boxes, owner) for name in head.scorers(head.read_out)
+            name: _mean([one.run(name, levels, boxes, owner) for one in heads])
+            for name in head.scorers(head.read_out)
         }
         low, high = (-50.0, 50.0) if wanted is not None else (-50.0, -50.0)
         for _ in range(12):
@@ -155,6 +184,12 @@ def adopting_statistics(network: nn.Module) -> Iterator[None]:
         norm.running_mean.copy_(learning.running_mean)
         norm.running_var.copy_(learning.running_var + 1e-3)
         setattr(parent, name, norm)
+
+
+def _mean(outputs: Sequence[BranchOutput]) -> BranchOutput:
+    """The last of `outputs`, its logits the mean of all."""
+    logits = torch.stack([output.logits for output in outputs]).mean(0)
+    return outputs[-1]._replace(logits=logits)
 
 
 def _shift(output: BranchOutput, bias: float) -> BranchOutput:

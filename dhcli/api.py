@@ -240,7 +240,7 @@ def load(  # noqa: PLR0913  (what is asked of a detector, each by its name)
     boxes: str | None = None,
     gate: float | None = None,
     across_classes: float | None = None,
-    nms: Literal["hard", "soft"] | None = None,
+    nms: Literal["hard", "soft", "guided"] | None = None,
     image_size: int | None = None,
 ) -> Model:
     """Open a detector: a model file, a run folder (its best model), or an exported `.onnx` file.
@@ -251,7 +251,7 @@ def load(  # noqa: PLR0913  (what is asked of a detector, each by its name)
                         None: as the model is configured
          gate           see `model.detect.gate`
          across_classes see `model.detect.across_classes`
-         nms            see `model.detect.nms`: hard or soft
+         nms            see `model.detect.nms`: hard, soft or guided
          image_size     shortest side of the images that the network sees, in pixels
 
     No code in the file is run. An exported file is opened without torch. On Linux's CPUs this
@@ -260,8 +260,8 @@ def load(  # noqa: PLR0913  (what is asked of a detector, each by its name)
     """
     _check_range("gate", gate, 0, 1)
     _check_range("across_classes", across_classes, 0, 1)
-    if nms not in (None, "hard", "soft"):
-        raise ConfigError(f"unknown NMS `{nms}`", hint="there are: hard, soft")
+    if nms not in (None, "hard", "soft", "guided"):
+        raise ConfigError(f"unknown NMS `{nms}`", hint="there are: hard, soft, guided")
     if precision not in get_args(Precision):
         hint = f"there are: {', '.join(get_args(Precision))}"
         raise ConfigError(f"unknown precision `{precision}`", hint=hint)

@@ -222,11 +222,12 @@ Gate = Annotated[
 ]
 
 Nms = Annotated[
-    Literal["hard", "soft"] | None,
+    Literal["hard", "soft", "guided"] | None,
     typer.Option(
         "--nms",
-        help="What NMS does to the lower-scored of two boxes of a class that overlap too much. "
-        "hard: drops it; soft: lowers its score (Soft-NMS) (default: the model's setting, usually "
+        help="What NMS does to two boxes of a class that overlap too much. hard: drops the one "
+        "with the lower score; soft: lowers that score (Soft-NMS); guided: drops the one with the "
+        "lower predicted IoU, where the model predicts it (default: the model's setting, usually "
         "hard).",
     ),
 ]

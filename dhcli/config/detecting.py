@@ -12,6 +12,12 @@ from dhcli.config.schema.detect import GuidedNms, HardNms, SoftNms, Suppression
 from dhcli.config.short import SQUARE, resized
 from dhcli.errors import ConfigError
 
+_BY_KIND: dict[str, Suppression] = {
+    "hard": HardNms(),
+    "soft": SoftNms(kind="soft"),
+    "guided": GuidedNms(kind="guided"),
+}
+
 AnyDetect = TypeVar("AnyDetect", bound=DetectBest)
 
 
@@ -22,7 +28,7 @@ class DetectOptions:
     threshold       lowest score of a detection
     most            most detections per image
     gate            see `model.detect.gate`
-    nms             see `model.detect.nms`: hard or soft
+    nms             see `model.detect.nms`: hard, soft, or guided by a branch that predicts IoU
     nms_threshold   IoU above which the lower-scored of two boxes of a class goes
     across_classes  see `model.detect.across_classes`
     read_outs       the ways to read it, each its own list of detections
@@ -35,7 +41,7 @@ class DetectOptions:
     threshold: float | None = None
     most: int | None = None
     gate: float | None = None
-    nms: Literal["hard", "soft"] | None = None
+    nms: Literal["hard", "soft", "guided"] | None = None
     nms_threshold: float | None = None
     across_classes: float | None = None
     read_outs: tuple[ReadOut, ...] | None = None
@@ -70,7 +76,7 @@ class DetectOptions:
             return None
         nms = configured.nms
         if self.nms is not None and self.nms != nms.kind:
-            nms = SoftNms(kind="soft") if self.nms == "soft" else HardNms()
+            nms = _BY_KIND[self.nms]
         if isinstance(nms, SoftNms) and self.threshold is not None:
             nms = nms.model_copy(update={"min_score": max(nms.min_score, self.threshold)})
         return nms
@@ -136,6 +142,10 @@ def check_gate(model: Section, gate: float | None) -> None:
 def check_nms(model: Section, options: DetectOptions) -> None:
     """Raise ConfigError where the section `model` has no NMS of the kind asked for."""
     if isinstance(getattr(model, "detect", None), Detect):
+        branches = model.head.branches if isinstance(model, TwoStage) else ()
+        if options.nms == "guided" and not any(one.focus == "iou" for one in branches):
+            what = "guided NMS needs a branch with `focus: iou`, which this model does not have"
+            raise ConfigError(what, where="--nms", hint="use `--nms hard` or `--nms soft`")
         return
     kinds = (
         (

@@ -25,6 +25,17 @@ def binary_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     return total / max(len(wanted), 1)
 
 
+def iou_loss(said: Tensor, ious: Tensor) -> Tensor:
+    """Smooth L1 of t = (IoU − 0.5) / 0.5, the mean over N boxes: () float32; 0 if N is 0.
+
+    As in "Acquisition of Localization Confidence"; |d|² / 2 below 1, |d| − 1/2 above.
+
+    in   said  (N,) float, predictions of t;  ious  (N,) float in [0, 1]
+    """
+    total = F.smooth_l1_loss(said.float(), (ious - 0.5) / 0.5, reduction="sum")
+    return total / max(len(ious), 1)
+
+
 def regression_loss(deltas: Tensor, goals: Tensor, beta: float, sampled: int) -> Tensor:
     """Smooth L1 of P objects, summed and divided by all `sampled` boxes: () float32.
 

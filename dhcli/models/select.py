@@ -118,7 +118,8 @@ class Select(nn.Module):
             ranks = ious if rule.nms.rank == "iou" else ious * scores
             iou = rule.nms_threshold
             keep, scores = self.guided_nms(measured, scores, labels, ranks, iou, of_classes)
-            scores = scores * ious if rule.nms.multiply and not rule.nms.refine else scores
+            if rule.nms.multiply and not rule.nms.refine:
+                scores = scores * ious.clamp(0, 1)
             keep = keep[scores[keep].argsort(descending=True, stable=True)]
         else:
             keep = self.nms(measured, scores, labels, rule.nms_threshold, of_classes, self.classes)

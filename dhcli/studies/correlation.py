@@ -24,9 +24,9 @@ from dhcli.studies.subjects import Subject, by_model
 from dhcli.studies.windows import WINDOWS, as_array, judge_windows
 
 SOURCES = ("windows", "proposals", "detections")
+"""Boxes to look at: those laid around objects, the RPN's, and a branch's own after NMS."""
 HARD = DetectOptions(nms="hard")
 """Soft-NMS keeps the boxes that it suppresses, with scores that no longer are the branch's."""
-"""Boxes to look at: those laid around objects, the RPN's, and a branch's own after NMS."""
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)
 """Percentiles of the bootstrap that the interval lies between: 95 %."""

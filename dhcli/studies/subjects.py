@@ -133,7 +133,7 @@ class Subject:
         output = self.head.run_in_groups(self.branch, levels, boxes, images)
         scores = None if output.logits is None else output.logits.float().softmax(dim=1)
         if output.ious is not None:  # of no background
-            scores = F.pad(output.ious.float().sigmoid(), (1, 0))
+            scores = F.pad(self.module.read_iou(output.ious), (1, 0))
         if output.boxes is None:
             return Judgement(scores, None)
         rows = torch.arange(len(labels), device=labels.device)

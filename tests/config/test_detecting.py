@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from dhcli.config.detecting import DetectOptions
-from dhcli.config.schema import Config
+from dhcli.config.detecting import DetectOptions, check_nms
+from dhcli.config.schema import Config, TwoStage
+from dhcli.config.schema.detect import GuidedNms, SoftNms
 from dhcli.errors import ConfigError
 
 
@@ -32,3 +35,30 @@ def test_a_detector_of_squares_takes_multiples_of_32_alone() -> None:
     with pytest.raises(ConfigError, match="multiples of 32") as caught:
         DetectOptions(image_size=400).sized(squares)
     assert caught.value.hint == "such as 384"
+
+
+def _two_stage(*branches: dict[str, Any], **detect: Any) -> TwoStage:
+    head = {"branches": [{"kind": "fc", "lambda": 0.5}, *branches]}
+    return TwoStage.model_validate({"head": head, "detect": detect})
+
+
+IOU = {"kind": "fc", "name": "iou", "focus": "iou"}
+
+
+def test_guided_nms_can_be_asked_of_a_model_that_predicts_iou() -> None:
+    guided = DetectOptions(nms="guided")
+    plain, configured = _two_stage(IOU), _two_stage(IOU, nms={"kind": "guided", "refine": 5})
+
+    check_nms(plain, guided)
+
+    assert guided.over(plain.detect).nms == GuidedNms(kind="guided")
+    assert guided.over(configured.detect).nms == GuidedNms(kind="guided", refine=5)
+    assert DetectOptions(nms="soft").over(configured.detect).nms == SoftNms(kind="soft")
+    assert DetectOptions(nms="hard").over(configured.detect).nms.kind == "hard"
+
+
+def test_guided_nms_of_a_model_without_predicted_iou_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="needs a branch with `focus: iou`") as caught:
+        check_nms(_two_stage(), DetectOptions(nms="guided"))
+    assert caught.value.where == "--nms"
+    check_nms(_two_stage(), DetectOptions(nms="soft"))

@@ -13,6 +13,7 @@ from torchvision.ops import box_iou
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.heads import ReadOut
 from dhcli.config.schema.detect import SoftNms
+from dhcli.models.two_stage.branches import BranchOutput
 from dhcli.report.plain import json_rows
 from dhcli.studies.correlation import estimate, pair_sums, pearson, study_correlation
 from dhcli.studies.groups import group_objects
@@ -156,6 +157,34 @@ def test_soft_nms_of_the_model_does_not_count(
     study = study_correlation(subjects, objects, groups, count=0, resamples=5)
 
     assert json_rows(study.numbers) == json_rows(hard)
+
+
+def test_predicted_iou_stands_beside_the_scores(
+    study_data: Path, study_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = {"kind": "fc", "name": "iou", "focus": "iou", "width": 8}
+    subjects = open_subjects([study_model("judged", FC, judge)], None, CPU)
+    objects = objects_of(study_data, subjects)
+    truth = boxes_by_label(objects, subjects[0])
+    head, run = subjects[0].head, subjects[0].head.run_in_groups
+
+    def known_iou(name: str, levels: object, boxes: torch.Tensor, images: object) -> BranchOutput:
+        if name != "iou":
+            return run(name, levels, boxes, images)
+        return BranchOutput(None, None, ious=box_iou(boxes.double(), truth).logit(1e-9))
+
+    monkeypatch.setattr(head, "run_in_groups", known_iou)
+    study = study_correlation(subjects, objects, group_objects(objects), count=400, resamples=5)
+
+    rows = {
+        (row["boxes"], row["subject"]): row["r"]
+        for row in json_rows(study.numbers)
+        if row["group"] == "all"
+    }
+    assert [rows[source, "iou"] for source in ("windows", "proposals")] == pytest.approx([1, 1])
+    assert abs(rows["windows", "fc"]) < 0.9
+    assert ("detections", "iou") not in rows
+    assert "iou r" in [column.name for column in study.sheets[0].columns]
 
 
 def test_a_branch_that_does_not_score_has_no_r(

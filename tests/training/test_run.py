@@ -131,8 +131,27 @@ def test_configuration_of_the_run_repeats_it(small_config: Any, session: Any) ->
     assert Path(again.data.train) == Path.cwd() / "pictures"
 
 
-def test_real_detector_resumes_to_the_bit(small_config: Any, session: Any, recorder: Any) -> None:
-    config = small_config("train.ema=0.9", "train.schedule.length=2")
+AUTO = ("model.head.scores=auto", "model.head.boxes=auto")
+HEADS = {
+    "double-head": (),
+    "sabl": (
+        "model.head.branches=[{kind: fc, width: 16, layers: 1}, {kind: side, width: 16}]",
+        *AUTO,
+    ),
+    "iou": (
+        "model.head.branches=[{kind: fc, width: 16, omega: 2, lambda: 0.5},"
+        " {kind: fc, name: iou, focus: iou, width: 16}]",
+        *("model.head.jitter.samples=20", "model.detect.nms.kind=guided"),
+        *AUTO,
+    ),
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_real_detector_resumes_to_the_bit(
+    head: tuple[str, ...], small_config: Any, session: Any, recorder: Any
+) -> None:
+    config = small_config("train.ema=0.9", "train.schedule.length=2", *head)
     straight = train(config, session("straight"))
 
     _stop_after(recorder, 2)

@@ -255,6 +255,10 @@ class Head(Section):
     box_std: Deviations = (0.1, 0.1, 0.2, 0.2)
     """Standard deviations that the box deltas are divided by."""
     jitter: Jitter = Jitter()
+    iou_loss: Literal["binary", "smooth_l1"] = "binary"
+    """Loss of a branch with focus `iou`. binary: binary cross entropy of the IoU; smooth_l1: smooth
+    L1 of (IoU − 0.5) / 0.5 (the IoU-Net paper). Models trained with one cannot be read with the
+    other."""
     cascade: tuple[Stage, ...] = ()
     """Stages of a cascade ("Cascade R-CNN"), each with branches of its own: it learns and refines
     the boxes of the stage before. Their `positive_iou` and `box_std` replace the head's. A list of

@@ -290,7 +290,7 @@ class BranchOutput(NamedTuple):
     logits  (N, K+1) float, background first
     boxes   (N, …) float, as its regressor reads them, such as deltas (N, K or 1, 4)
     rois    (N, 4) float32 xyxy, which `boxes` start from, where a branch moved its RoIs
-    ious    (N, K) float logits of the IoU that a RoI has with an object of each class
+    ious    (N, K) float, of the IoU that a RoI has with an object of each class: see `read_iou`
     """
 
     logits: Tensor | None
@@ -335,6 +335,7 @@ class Branch(nn.Module):
             make = REGRESSORS[type(config.reg)]
             self.reg = make(config.reg, trunk.width, trunk.places, classes, head, rules)
 
+        self.iou_loss = head.iou_loss
         if predicts(config, "iou"):
             self.iou = nn.Linear(trunk.width, classes)
             init_normal(self.iou, std=0.01)
@@ -348,6 +349,13 @@ class Branch(nn.Module):
         boxes = self.reg.read(x) if self.reg is not None else None
         ious = self.iou(x) if self.iou is not None else None
         return BranchOutput(logits, boxes, ious=ious)
+
+    def read_iou(self, said: Tensor) -> Tensor:
+        """The predicted IoUs (…) float32 of `said` (…), from the predictor.
+
+        Those learnt with smooth L1 can lie a little beyond 0 and 1.
+        """
+        return said.float().sigmoid() if self.iou_loss == "binary" else 0.5 + 0.5 * said.float()
 
     def predictors(self) -> dict[str, Predictor]:
         """Its tensors that have rows by class; see the contract."""

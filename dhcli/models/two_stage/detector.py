@@ -130,6 +130,6 @@ class TwoStageDetector(FeatureDetector):
         images = torch.full_like(found.labels, image)
         boxes, ious = self.head.climb(levels, boxes, images, found.labels, guide.refine, guide.step)
         boxes = rules.rescale(rules.clip(boxes, size), scale)
-        scores = found.scores * ious if guide.multiply else found.scores
+        scores = found.scores * ious.clamp(0, 1) if guide.multiply else found.scores
         order = scores.argsort(descending=True, stable=True)
         return Detections(boxes[order], scores[order], found.labels[order])

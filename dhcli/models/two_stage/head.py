@@ -15,7 +15,7 @@ from dhcli.config.heads import ReadOut, own_read_out
 from dhcli.config.schema import FUSIONS, DisentangledRoi, readers
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.contract import Predictor
-from dhcli.models.losses import binary_loss, classification_loss
+from dhcli.models.losses import binary_loss, classification_loss, iou_loss
 from dhcli.models.two_stage.branches import Branch, BranchOutput, Res5Trunk, build_trunk
 from dhcli.models.two_stage.disentangle import Disentangle, Said, View, margin_losses
 from dhcli.models.two_stage.pool import Pool
@@ -182,7 +182,8 @@ class Head(nn.Module):
         output = self.run(name, levels, made.boxes, made.images)
         assert output.ious is not None  # it is what this branch is for
         said = output.ious.gather(1, made.labels[:, None])[:, 0]
-        loss = said.sum() * 0 if empty else binary_loss(said, made.ious)
+        loss_of = binary_loss if self.config.iou_loss == "binary" else iou_loss
+        loss = said.sum() * 0 if empty else loss_of(said, made.ious)
         return {f"loss_{name}_iou": loss * self.branch(name).weight("iou")}
 
     @torch.no_grad()
@@ -202,7 +203,7 @@ class Head(nn.Module):
         [name] = self.judges
         said = self.run_in_groups(name, levels, boxes, images).ious
         assert said is not None  # it is what this branch is for
-        return said.gather(1, labels[:, None])[:, 0].float().sigmoid()
+        return self.branch(name).read_iou(said.gather(1, labels[:, None])[:, 0])
 
     def climb(
         self,
@@ -250,7 +251,7 @@ class Head(nn.Module):
         branch = self.branch(name)
         cells = self.pool.integrate(levels, boxes, images, branch.config.roi_scale)
         said: Tensor = branch(cells).ious
-        return said.gather(1, labels[:, None])[:, 0].float().sigmoid()
+        return branch.read_iou(said.gather(1, labels[:, None])[:, 0])
 
     def learn(
         self, levels: Sequence[Tensor], rois: Rois, *, of_all: bool = False

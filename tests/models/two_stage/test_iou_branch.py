@@ -16,7 +16,8 @@ from dhcli.config.schema import Head as HeadConfig
 from dhcli.config.schema.detect import GuidedNms
 from dhcli.models.build import build_detector
 from dhcli.models.fast import prepare_for_training
-from dhcli.models.two_stage.head import STILL, WORSE
+from dhcli.models.two_stage.branches import BranchOutput
+from dhcli.models.two_stage.head import STILL, WORSE, Judged
 from dhcli.models.two_stage.pool import Pool, precise_pool
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.boxes import iou_matrix, paired_iou
@@ -145,6 +146,28 @@ def test_a_climb_never_falls_below_its_rule(
     assert (after >= before - 5 * WORSE - 1e-6).all()
     assert (after > before + STILL).any()
     assert after.mean() > before.mean()
+
+
+def test_the_papers_loss_is_smooth_l1_around_a_half(
+    small_config: Callable[..., Config], batch: ImageBatch, targets: list[Target]
+) -> None:
+    head = build_detector(small_config(FC, IOU, iou_loss="smooth_l1"), classes=3).eval().head
+    given = Judged(
+        torch.tensor([[4.0, 4, 36, 36], [40, 10, 80, 60], [0, 0, 30, 30]]),
+        torch.zeros(3).long(),
+        torch.tensor([0, 2, 0]),
+        torch.tensor([1.0, 0.8, 0.6]),
+    )
+    said = torch.tensor([[1.0, 0, 0], [0, 0, -2.0], [0.5, 0, 0]])
+    head.run = lambda *_: BranchOutput(None, None, ious=said)
+    head.jitter = lambda *_: given
+
+    [loss] = head.judge_losses([], targets, batch.sizes).values()
+    ious = head.judge([], given.boxes, given.images, given.labels)
+
+    off = torch.tensor([1 - 1.0, -2 - 0.6, 0.5 - 0.2]).abs()
+    assert loss.item() == pytest.approx((0 + (off[1] - 0.5) + off[2] ** 2 / 2).item() / 3)
+    assert ious.tolist() == pytest.approx([1, -0.5, 0.75])
 
 
 def test_every_weight_takes_part(
