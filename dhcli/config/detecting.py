@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from dhcli.config.heads import ReadOut
-from dhcli.config.schema import Config, Detect, DetectBest, TwoStage, predicts, says_buckets
+from dhcli.config.schema import Config, Detect, DetectBest, DetectDense, TwoStage, predicts, says_buckets
 from dhcli.config.schema.base import Section
 from dhcli.config.schema.detect import GuidedNms, HardNms, SoftNms, Suppression
 from dhcli.config.short import SQUARE, resized
@@ -62,8 +62,10 @@ class DetectOptions:
         given = {key: value for key, value in asked.items() if value is not None and key in has}
         if nms := self._nms(configured):
             given["nms"] = nms
-        if self.threshold is not None and "min_score" in has:
+        if self.threshold is not None and isinstance(configured, DetectDense):
             given["min_score"] = self.threshold
+            if configured.threshold_on == "class":  # what comes out may score higher, or lower
+                given["score_threshold"] = min(configured.score_threshold, self.threshold)
         return configured.model_copy(update=given) if given else configured
 
     def _nms(self, configured: DetectBest) -> Suppression | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, lowest_score
 from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.data.loading.pictures import Pictures
 from dhcli.errors import ConfigError, DhError, ModelError
@@ -70,6 +70,9 @@ class OnnxRunner:
         if [one.name for one in session.get_inputs()] != INPUTS:
             raise ModelError("was exported by another version of dh", where=path, hint=EXPORT_AGAIN)
         about = parse_description(text, path)
+        if options.image_size and isinstance(session.get_inputs()[0].shape[2], int):
+            what = f"this file sees images of one size, {about.config.input.min_size}"
+            raise ConfigError(what, where="--image-size", hint="give the model file instead")
         return cls(session, about._replace(config=options.sized(about.config)), device)
 
     def read_outs(self) -> list[ReadOut]:
@@ -83,6 +86,8 @@ class OnnxRunner:
         self._check(options)
         rule = options.over(self.config.model.detect)
         most = None if options.most is None else rule.max_detections
+        asked = options.threshold is not None
+        least = lowest_score(self.config.model, options) if asked else -np.inf
         found = []
         for pixels, size, original in zip(
             pictures.pixels, pictures.sizes, pictures.originals, strict=True
@@ -91,7 +96,7 @@ class OnnxRunner:
             layout = np.ascontiguousarray(values.astype(self._kind).transpose(2, 0, 1)[None])
             inputs = dict(zip(INPUTS, (layout, size, original), strict=True))
             boxes, scores, labels = self.session.run(OUTPUTS, inputs)
-            kept = np.flatnonzero(scores > rule.score_threshold)[:most]
+            kept = np.flatnonzero(scores > least)[:most]
             found.append(Found(boxes[kept], scores[kept], labels[kept]))
         return [found]
 

