@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from dhcli.config.heads import ReadOut
-from dhcli.config.schema import Config, Detect, DetectBest, DetectDense, TwoStage, predicts, says_buckets
+from dhcli.config.schema import (
+    Config,
+    Detect,
+    DetectBest,
+    DetectDense,
+    TwoStage,
+    predicts,
+    says_buckets,
+)
 from dhcli.config.schema.base import Section
 from dhcli.config.schema.detect import GuidedNms, HardNms, SoftNms, Suppression
 from dhcli.config.short import SQUARE, resized

@@ -19,7 +19,7 @@ from torch.export import Dim
 
 from dhcli.atomic import atomic_write
 from dhcli.config.detecting import DetectOptions, check_nms
-from dhcli.config.schema import Config, Dense, Input, Queries, TwoStage
+from dhcli.config.schema import Config, DeformableHead, Dense, Detr, Input, Queries, TwoStage
 from dhcli.config.schema.base import Section
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.loader import collate_images
@@ -99,7 +99,7 @@ def export_onnx(
     detector = restore_detector(model, torch.device("cpu"))
     proto = build_onnx(detector, model, opset)
     content = proto.SerializeToString()
-    rows = compare(content, detector, _pictures(model.config.input, images))
+    rows = compare(content, detector, _pictures(model.config, images))
     if all(row.good for row in rows):
         with atomic_write(out) as file:
             file.write(content)
@@ -119,6 +119,9 @@ def _obstacle(model: Section) -> str | None:
     """What of a detector no operator of ONNX does; None where there is nothing."""
     if isinstance(model, Queries | Dense):
         return None
+    if isinstance(model, Detr):
+        deformable = "Deformable DETR, whose layers are told the sizes of their levels,"
+        return deformable if isinstance(model.head, DeformableHead) else None
     if not isinstance(model, TwoStage):
         return f"a detector of kind `{getattr(model, 'kind', '')}`"
     if any(branch.roi.kind == "disentangled" for branch in model.head.branches):
@@ -135,11 +138,13 @@ def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:
     """
     from dhcli.export.onnx_operators import translations
 
-    divisor = graph_divisor(model.config.input.pad_to())
+    divisor = graph_divisor(model.config)
     graph = DetectorGraph(detector).eval()
     if model.config.input.letterbox is None:
-        height, width = 7 * divisor, 5 * divisor
-        free = {2: divisor * Dim("rows", min=1), 3: divisor * Dim("columns", min=1)}
+        steps = -(-32 // divisor)
+        height, width = (many * steps * divisor for many in (7, 5))
+        least = 2 * steps if steps > 1 else 1  # one cell would be another graph
+        free = {2: divisor * Dim("rows", min=least), 3: divisor * Dim("columns", min=least)}
     else:  # always one square
         height, width, free = divisor, divisor, None
     picture = draw_test_picture(width, height, seed=0)
@@ -203,8 +208,8 @@ def agree(size: tuple[int, int], expected: Detections, found: Sequence[NDArray[A
     )
 
 
-def _pictures(input: Input, images: Sequence[Path]) -> Iterable[ImageBatch]:
-    divisor = graph_divisor(input.pad_to())
+def _pictures(config: Config, images: Sequence[Path]) -> Iterable[ImageBatch]:
+    input, divisor = config.input, graph_divisor(config)
     if images:
         for path in images:
             image = read_image(path, upright=input.exif, depth=input.depth)
@@ -264,7 +269,7 @@ def _finish(proto: ModelProto, model: ModelFile) -> ModelProto:
                 "min_size": input.min_size,
                 "max_size": input.max_size,
                 "rounding": input.resize,
-                "pad_to_multiple_of": graph_divisor(input.pad_to()),
+                "pad_to_multiple_of": graph_divisor(model.config),
                 "interpolation": input.interpolation,
                 "exif": input.exif,
                 "depth": input.depth,

@@ -10,6 +10,7 @@ import numpy as np
 
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, lowest_score
 from dhcli.config.heads import ReadOut, choose_read_out
+from dhcli.config.schema import Config, Detr
 from dhcli.data.loading.pictures import Pictures
 from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.metrics.operating import read_points
@@ -36,7 +37,7 @@ class OnnxRunner:
         self.config, self.classes, self.category_ids = about[:3]
         self.place = f"ONNX Runtime on {device}"
         self.precision = "fp32"
-        self.divisor = graph_divisor(self.config.input.pad_to())
+        self.divisor = graph_divisor(self.config)
         self.lines: list[str] = []
         self.points = read_points(about.metadata)
         self._kind = np.float32 if "float" in session.get_inputs()[0].type else np.uint8
@@ -124,9 +125,10 @@ class OnnxRunner:
                 raise ConfigError(f"an exported file cannot do {what}", hint=hint)
 
 
-def graph_divisor(divisor: int) -> int:
-    """Height and width of an exported graph's input are multiples of this: for the pyramid, 32."""
-    return int(np.lcm(32, divisor))
+def graph_divisor(config: Config) -> int:
+    """Height and width of an exported graph's input are multiples of this: for a pyramid, 32."""
+    divisor = config.input.pad_to()
+    return divisor if isinstance(config.model, Detr) else int(np.lcm(32, divisor))
 
 
 def _choose_device(name: str, providers: list[str]) -> str:

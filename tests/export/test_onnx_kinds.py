@@ -1,4 +1,4 @@
-"""Detectors of one stage as ONNX."""
+"""Detectors of one stage, and DETR, as ONNX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchvision.ops import deform_conv2d
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.load import load_config
 from dhcli.data.loading.pictures import collate_pictures
-from dhcli.errors import ConfigError
+from dhcli.errors import ConfigError, ModelError
 from dhcli.export.onnx import draw_test_picture, export_onnx
 from dhcli.models.build import build_detector
 from dhcli.models.dense.star import Star
@@ -113,3 +113,32 @@ def test_a_star_is_sampled_in_a_graph_as_torchvision_samples_it(
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
 
     torch.testing.assert_close(star(x, offsets), expected, rtol=1e-4, atol=1e-4)
+
+
+DETR = [
+    *("model.backbone={name: resnet18, norm: gn, weights: none}", "model.neck.channels=16"),
+    *("model.head.queries=8", "model.head.encoder_layers=1", "model.head.decoder_layers=1"),
+    *("model.head.ffn_width=16", "model.head.attention_heads=2"),
+    *("input.min_size=64", "input.max_size=96", "augment.min_sizes=[]"),
+]
+
+
+@pytest.mark.slow
+def test_detr_is_written_for_images_of_any_size(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the extra `detr`")
+    model = load_config("coco-r50-detr", overrides=DETR).config
+    torch.manual_seed(0)
+    state = dict(build_detector(model, 2).state_dict())
+
+    rows = export_onnx(ModelFile(model, ("a", "b"), (1, 2), state), tmp_path / "detr.onnx")
+
+    assert [row.same for row in rows] == [8, 8, 8]
+    assert open_runner(tmp_path / "detr.onnx", ON_CPU).divisor == 1
+
+
+def test_deformable_detr_is_refused_by_name(tmp_path: Path) -> None:
+    model = load_config("coco-r50-deformable-detr").config
+    nothing: dict[str, torch.Tensor] = {}
+
+    with pytest.raises(ModelError, match=r"Deformable DETR, .* cannot be exported"):
+        export_onnx(ModelFile(model, ("a",), (1,), nothing), tmp_path / "x.onnx")
