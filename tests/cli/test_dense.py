@@ -87,8 +87,10 @@ train:
   workers: 0
   cache: ram
 """
-LEAST = {"retinanet": 0.5, "fcos": 0.5, "atss": 0.5, "paa": 0.5, "vfnet": 0.5, "yolof": 0.3}
-"""AP50 on unseen images."""
+LEAST = {"retinanet": 0.8, "fcos": 0.8, "atss": 0.8, "paa": 0.8, "vfnet": 0.7, "yolof": 0.3}
+"""AP50 on unseen images; 0.82 (VarifocalNet) to 0.92 were measured, YOLOF apart."""
+LARGER = ["input.min_size=320", "input.max_size=448", "model.priors.sizes=[0.5, 1, 2, 4, 8]"]
+"""For YOLOF, which only sees every 32nd pixel."""
 
 
 @pytest.mark.slow
@@ -96,9 +98,10 @@ LEAST = {"retinanet": 0.5, "fcos": 0.5, "atss": 0.5, "paa": 0.5, "vfnet": 0.5, "
 def test_it_learns_the_drawn_shapes(system: str, tmp_path: Path) -> None:
     draw_shapes(tmp_path / "shapes", images=160, seed=0, size=(200, 150))
     neck = ", width: 32, norm: gn" if system == "yolof" else ""
+    larger = [word for one in LARGER if system == "yolof" for word in ("--set", one)]
     (tmp_path / "dense.yaml").write_text(SHAPES.format(system=system, neck=neck))
 
     told = dh("train", "--data", tmp_path / "shapes", "--config", tmp_path / "dense.yaml",
-              "--out", tmp_path / "run", "--device", "cpu", "--json").stdout  # fmt: skip
+              "--out", tmp_path / "run", "--device", "cpu", *larger, "--json").stdout  # fmt: skip
 
     assert max(row["AP50"] for row in json.loads(told)["history"] if "AP50" in row) > LEAST[system]

@@ -76,26 +76,27 @@ def test_what_does_not_fit_is_one_error(sets: list[str], said: str, tmp_path: Pa
 SHAPES = """
 extends: coco-yolox-tiny
 input: {min_size: 160, max_size: 160}
-augment: {batch_sizes: [128, 160, 192], plain_epochs: 4, affine: {scale: [0.7, 1.3]}}
+augment:
+  {mosaic: 0, mixup: 0, batch_sizes: [128, 160, 192], plain_epochs: 4, affine: {scale: [0.7, 1.3]}}
 model:
   backbone: {width: 0.25}
   neck: {channels: 64}
   head: {width: 64}
 train:
-  lr: 2e-3
+  lr: 3e-3
   optimizer: adamw
   batch_size: 8
   accumulate: 1
   reference_batch: 8
   ema: 0
   weight_decay: 1e-4
-  schedule: {length: 24, warmup_epochs: 2, flat: 4}
+  schedule: {length: 40, warmup_epochs: 2, flat: 4}
   eval_every: 8
   workers: 0
   cache: ram
 """
-LEAST = 0.3
-"""AP50 on unseen images."""
+LEAST = 0.25
+"""AP50 on unseen images, from random weights; 0.37 was measured."""
 
 
 @pytest.mark.slow
