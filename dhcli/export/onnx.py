@@ -19,7 +19,7 @@ from torch.export import Dim
 
 from dhcli.atomic import atomic_write
 from dhcli.config.detecting import DetectOptions, check_nms
-from dhcli.config.schema import Config, DeformableHead, Dense, Detr, Input, Queries, TwoStage
+from dhcli.config.schema import Config, Dense, Detr, Input, Queries, TwoStage
 from dhcli.config.schema.base import Section
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.loading.loader import collate_images
@@ -29,7 +29,7 @@ from dhcli.export.graph import DetectorGraph
 from dhcli.models.contract import Detector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.runtime.eager import restore_detector
-from dhcli.runtime.onnx import INPUTS, OUTPUTS, graph_divisor
+from dhcli.runtime.onnx import INPUTS, OUTPUTS, graph_divisor, graph_step
 from dhcli.weights.model_file import ModelFile, description
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSETS = range(18, 22)
 """From the first that torch's exporter writes to the last whose RoiAlign ONNX Runtime has."""
+EXAMPLE = (160, 224)
+"""Width and height of the picture that is traced."""
+COARSEST = 128
+"""Pixels between the cells of the coarsest level, P7."""
 BOX_TOLERANCE = 0.05
 """Pixels of the input that a side of a box may differ."""
 SCORE_TOLERANCE = 1e-3
@@ -117,11 +121,8 @@ def _with_nms(model: ModelFile, nms: Literal["hard"]) -> ModelFile:
 
 def _obstacle(model: Section) -> str | None:
     """What of a detector no operator of ONNX does; None where there is nothing."""
-    if isinstance(model, Queries | Dense):
+    if isinstance(model, Queries | Dense | Detr):
         return None
-    if isinstance(model, Detr):
-        deformable = "Deformable DETR, whose layers are told the sizes of their levels,"
-        return deformable if isinstance(model.head, DeformableHead) else None
     if not isinstance(model, TwoStage):
         return f"a detector of kind `{getattr(model, 'kind', '')}`"
     if any(branch.roi.kind == "disentangled" for branch in model.head.branches):
@@ -132,23 +133,15 @@ def _obstacle(model: Section) -> str | None:
 
 
 def build_onnx(detector: Detector, model: ModelFile, opset: int) -> ModelProto:
-    """The detector as an ONNX model of any height and width, multiples of what it is padded to.
-
-    Of one height and width where `letterbox` pads to a square.
-    """
+    """The detector as an ONNX model of any height and width, multiples of `graph_step`."""
     from dhcli.export.onnx_operators import translations
 
-    divisor = graph_divisor(model.config)
+    step = graph_step(model.config)
+    least = COARSEST // step + 1  # one cell would be another graph
+    free = {2: step * Dim("rows", min=least), 3: step * Dim("columns", min=least)}
     graph = DetectorGraph(detector).eval()
-    if model.config.input.letterbox is None:
-        steps = -(-32 // divisor)
-        height, width = (many * steps * divisor for many in (7, 5))
-        least = 2 * steps if steps > 1 else 1  # one cell would be another graph
-        free = {2: divisor * Dim("rows", min=least), 3: divisor * Dim("columns", min=least)}
-    else:  # always one square
-        height, width, free = divisor, divisor, None
-    picture = draw_test_picture(width, height, seed=0)
-    example = _batch(_as_input(picture, model.config.input), divisor)
+    picture = draw_test_picture(*EXAMPLE, seed=0)
+    example = _batch(_as_input(picture, model.config.input), step)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -253,10 +246,9 @@ def _finish(proto: ModelProto, model: ModelFile) -> ModelProto:
         node.ClearField("doc_string")
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         value.ClearField("metadata_props")
-    if model.config.input.letterbox is None:
-        shape = next(value for value in proto.graph.input if value.name == "pixels")
-        for axis, name in ((2, "height"), (3, "width")):
-            shape.type.tensor_type.shape.dim[axis].dim_param = name
+    shape = next(value for value in proto.graph.input if value.name == "pixels")
+    for axis, name in ((2, "height"), (3, "width")):
+        shape.type.tensor_type.shape.dim[axis].dim_param = name
     for value in proto.graph.output:
         value.type.tensor_type.shape.dim[0].dim_param = "detections"
     proto.doc_string = DetectorGraph.__doc__ or ""

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, lowest_score
+from dhcli.config.detecting import (
+    AS_CONFIGURED,
+    DetectOptions,
+    check_gate,
+    check_nms,
+    lowest_score,
+)
 from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.config.schema import Config, Detr
 from dhcli.data.loading.pictures import Pictures
@@ -71,9 +77,8 @@ class OnnxRunner:
         if [one.name for one in session.get_inputs()] != INPUTS:
             raise ModelError("was exported by another version of dh", where=path, hint=EXPORT_AGAIN)
         about = parse_description(text, path)
-        if options.image_size and isinstance(session.get_inputs()[0].shape[2], int):
-            what = f"this file sees images of one size, {about.config.input.min_size}"
-            raise ConfigError(what, where="--image-size", hint="give the model file instead")
+        check_gate(about.config.model, options.gate)
+        check_nms(about.config.model, options)
         return cls(session, about._replace(config=options.sized(about.config)), device)
 
     def read_outs(self) -> list[ReadOut]:
@@ -125,10 +130,14 @@ class OnnxRunner:
                 raise ConfigError(f"an exported file cannot do {what}", hint=hint)
 
 
+def graph_step(config: Config) -> int:
+    """Height and width that an exported graph can take are multiples of this: for a pyramid, 32."""
+    return 1 if isinstance(config.model, Detr) else 32
+
+
 def graph_divisor(config: Config) -> int:
-    """Height and width of an exported graph's input are multiples of this: for a pyramid, 32."""
-    divisor = config.input.pad_to()
-    return divisor if isinstance(config.model, Detr) else int(np.lcm(32, divisor))
+    """Height and width that it is given are: padded as in training, and for the graph."""
+    return int(np.lcm(graph_step(config), config.input.pad_to()))
 
 
 def _choose_device(name: str, providers: list[str]) -> str:

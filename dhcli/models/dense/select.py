@@ -63,6 +63,8 @@ def best_pairs(
     logits: Tensor, quality: Tensor | None, counts: Sequence[int], rule: DetectDense
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score, prior and class of the candidates of all levels, (C,) each."""
+    if not rule.candidates:  # levels make no difference
+        return _of_level(logits, quality, rule)
     parts = torch.split(logits, list(counts))
     others = [None] * len(parts) if quality is None else torch.split(quality, list(counts))
     found, first = [], 0

@@ -43,7 +43,6 @@ class DeformableHead(nn.Module):
         points = {"encoder_n_points": config.points, "decoder_n_points": config.points}
         told = Settings(**settings, **points, num_feature_levels=levels)
         self.refine = config.refine
-        self.reference_points_of = library.DeformableDetrEncoder.get_reference_points
         self.position = library.DeformableDetrSinePositionEmbedding(channels // 2, normalize=True)
         self.levels = nn.Parameter(torch.randn(levels, channels))
         self.encoder = nn.ModuleList(
@@ -94,8 +93,9 @@ class DeformableHead(nn.Module):
         seen = torch.cat([one.flatten(1) for one in inside], dim=1)
         ratios = torch.stack([_inner_share(one) for one in inside], dim=1)
         shapes = [tuple(level.shape[-2:]) for level in levels]
-        sides = torch.tensor(shapes, device=seen.device)
-        around = {"spatial_shapes": sides, "spatial_shapes_list": shapes}
+        # One by one: a tensor of a list would have the numbers of one image in a graph for export
+        sides = torch.stack([torch.full((), n, device=seen.device) for hw in shapes for n in hw])
+        around = {"spatial_shapes": sides.view(-1, 2), "spatial_shapes_list": shapes}
         x = torch.cat([level.flatten(2).mT for level in levels], dim=1)
         place = torch.cat(
             [
@@ -104,7 +104,8 @@ class DeformableHead(nn.Module):
             ],
             dim=1,
         )
-        reference = self.reference_points_of(tuple(shapes), ratios, device=x.device)
+        centres = torch.cat(transformer.cell_centres(inside), dim=1)
+        reference = centres[:, :, None] * ratios[:, None]
         for layer in self.encoder:
             x = layer(
                 x, seen, spatial_position_embeddings=place, reference_points=reference, **around

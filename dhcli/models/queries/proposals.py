@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dhcli.models.init import start_rarely
 from dhcli.models.queries import transformer
+from dhcli.ops.largest import largest
 
 FIRST_SIDE = 0.05
 """Side of a cell's own box on the finest level, in parts of the image; twice that on each next."""
@@ -68,7 +69,7 @@ class Proposals(nn.Module):
         logits = self.cls(cells)
         # The box of a cell that is not asked is 1 in all its numbers, whatever is added
         moved = self.reg(cells).float() + torch.where(asked, own.logit(), torch.inf)
-        best = logits[..., 0].topk(min(self.count, cells.shape[1]), dim=1).indices
+        _, best = largest(logits[..., 0], self.count)
         reference = moved.detach().gather(1, best[..., None].expand(-1, -1, 4)).sigmoid()
         waves = waves_of(reference, x.shape[-1] // 2).to(self.place.weight.dtype)
         queries = self.place_norm(self.place(waves))
@@ -81,12 +82,9 @@ def own_boxes(inside: Sequence[Tensor]) -> Tensor:
     in   inside  as of `Proposals`; the padding's lie beyond 1
     """
     every = []
-    for level, mask in enumerate(inside):
-        rows, columns = (torch.arange(side, device=mask.device) for side in mask.shape[1:])
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        sides = torch.stack([mask[:, 0].sum(dim=1), mask[:, :, 0].sum(dim=1)], dim=1)[:, None]
-        centre = (torch.stack([x, y], dim=-1).flatten(0, 1).float() + 0.5) / sides
-        every.append(torch.cat([centre, torch.full_like(centre, FIRST_SIDE * 2**level)], dim=-1))
+    for level, centres in enumerate(transformer.cell_centres(inside)):
+        side = torch.full_like(centres, FIRST_SIDE * 2**level)
+        every.append(torch.cat([centres, side], dim=-1))
     return torch.cat(every, dim=1)
 
 

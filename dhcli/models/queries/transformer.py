@@ -57,6 +57,20 @@ def inside_masks(levels: Sequence[Tensor], images: ImageBatch) -> list[Tensor]:
     return [F.interpolate(pixels, size=level.shape[-2:])[:, 0] > 0 for level in levels]
 
 
+def cell_centres(inside: Sequence[Tensor]) -> list[Tensor]:
+    """The centre x, y of each cell of each level, (B, h · w, 2) float32 each, in parts of the image.
+
+    in   inside  as of `inside_masks`; the padding's lie beyond 1
+    """
+    every = []
+    for mask in inside:
+        rows, columns = (torch.arange(side, device=mask.device) for side in mask.shape[1:])
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        sides = torch.stack([mask[:, 0].sum(dim=1), mask[:, :, 0].sum(dim=1)], dim=1)[:, None]
+        every.append((torch.stack([x, y], dim=-1).flatten(0, 1).float() + 0.5) / sides)
+    return every
+
+
 def places(position: nn.Module, level: Tensor, inside: Tensor) -> Tensor:
     """The sines of where each cell lies, (B, h · w, C): in float32 at least, then as the level."""
     exact = torch.promote_types(level.dtype, torch.float32)
