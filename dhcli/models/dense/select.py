@@ -82,18 +82,20 @@ def _of_level(
     cls = logits.sigmoid()
     scores = cls if quality is None else _with_quality(cls, quality, rule)
     asked = cls if rule.threshold_on == "class" else scores
-    classes, cells = cls.shape[1], torch.arange(len(cls), device=cls.device)
+    # No `len` of a level here: in a graph for export it is that of the one image that was traced
+    cells = None
     if rule.candidates and rule.candidates_of == "cells":
         cells = places_of_largest(scores.amax(dim=1), rule.candidates)
-        asked = asked[cells]
+        cls, asked = cls[cells], asked[cells]
     passing = asked > rule.score_threshold
     if rule.classes == "best":
-        best = torch.zeros_like(passing).scatter_(1, cls[cells].argmax(dim=1, keepdim=True), True)
+        best = torch.zeros_like(passing).scatter_(1, cls.argmax(dim=1, keepdim=True), True)
         passing = best & (asked >= rule.score_threshold)
     pairs = torch.nonzero(passing.flatten()).flatten()
     if rule.candidates and rule.candidates_of == "pairs":
         pairs = pairs[places_of_largest(asked.flatten()[pairs], rule.candidates)]
-    rows, labels = cells[pairs // classes], pairs % classes
+    rows, labels = pairs // cls.shape[1], pairs % cls.shape[1]
+    rows = rows if cells is None else cells[rows]
     return scores[rows, labels], rows, labels
 
 
