@@ -19,6 +19,8 @@ from PIL import Image, ImageOps
 
 def resized_size(width: int, height: int, rule: dict[str, Any]) -> tuple[int, int]:
     """Width and height for the network: shortest side min_size, longest at most max_size."""
+    if rule["rounding"] == "square":
+        return rule["min_size"], rule["min_size"]
     longest, shortest = max(width, height), min(width, height)
     if rule["rounding"] == "maskrcnn_benchmark":
         least = rule["min_size"]
@@ -28,7 +30,7 @@ def resized_size(width: int, height: int, rule: dict[str, Any]) -> tuple[int, in
             return least, int(least * height / width)
         return int(least * width / height), least
     scale = min(rule["max_size"] / longest, rule["min_size"] / shortest)
-    half = 0.5 if rule["rounding"] == "plain" else 0.0
+    half = 0.5 if rule["rounding"] in ("plain", "mmdet1") else 0.0
     return max(1, int(width * scale + half)), max(1, int(height * scale + half))
 
 

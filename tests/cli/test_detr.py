@@ -64,10 +64,6 @@ def test_it_trains_is_measured_resumed_and_tuned(
     assert torch.allclose(after[row][first], before[row][first + 1], atol=1e-5)
     if first:
         assert torch.allclose(after[row][0], before[row][0], atol=1e-5)
-    if kind == "deformable":
-        refused = CliRunner().invoke(app, ["export", str(best), "-o", str(tmp_path / "x.onnx")])
-        assert refused.exit_code != 0
-        assert "Deformable DETR" in refused.stderr
 
 
 SHAPES = """

@@ -1,7 +1,8 @@
-"""Detectors of one stage, and DETR, as ONNX."""
+"""Detectors of one stage, DETR and Deformable DETR as ONNX."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torchvision.ops import deform_conv2d
 
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.load import load_config
 from dhcli.data.loading.pictures import collate_pictures
-from dhcli.errors import ConfigError, ModelError
-from dhcli.export.onnx import draw_test_picture, export_onnx
+from dhcli.export.onnx import EXAMPLE, draw_test_picture, export_onnx
+from dhcli.inference.predict import Request, predict
 from dhcli.models.build import build_detector
 from dhcli.models.dense.star import Star
 from dhcli.ops.largest import places_of_largest
@@ -71,21 +73,40 @@ def test_the_file_finds_what_the_model_finds(preset: str, tmp_path: Path) -> Non
     onnx, eager = (
         open_runner(tmp_path / f"model.{end}", ON_CPU) for end in ("onnx", "safetensors")
     )
-    images = [draw_test_picture(60, 50, seed=1), draw_test_picture(40, 64, seed=2)]
-    pictures = collate_pictures(images, [(100, 120), (128, 80)], onnx.divisor)
-    [found], [expected] = onnx.detect(pictures), eager.detect(pictures)
-    for one, other in zip(found, expected, strict=True):
+    larger = EXAMPLE[0] + 100, EXAMPLE[1] + 70  # than the picture that was traced
+    for width, height in ((60, 50), (40, 64), larger):
+        image = draw_test_picture(width, height, seed=1)
+        pictures = collate_pictures([image], [(2 * height, 2 * width)], onnx.divisor)
+        [[one]], [[other]] = onnx.detect(pictures), eager.detect(pictures)
         same = np.abs(one.boxes[:, None] - other.boxes[None]).max(axis=2) < 0.05
         assert len(other.scores) > 1
         assert same.any(axis=1).mean() > 0.95
         assert same.any(axis=0).mean() > 0.95
     shape = onnxruntime.InferenceSession(tmp_path / "model.onnx").get_inputs()[0].shape[2:]
-    if preset != "coco-yolox-tiny":
-        assert shape == ["height", "width"]
-        return
-    assert shape == [64, 64]
-    with pytest.raises(ConfigError, match="sees images of one size"):
-        open_runner(tmp_path / "model.onnx", replace(ON_CPU, image_size=96))
+    assert shape == ["height", "width"]
+    if preset == "coco-yolox-tiny":
+        assert open_runner(tmp_path / "model.onnx", replace(ON_CPU, image_size=96)).divisor == 96
+
+
+@pytest.mark.slow
+def test_predict_writes_the_rows_of_the_model_from_its_file(tmp_path: Path) -> None:
+    """YOLOX: BGR of 0 to 255, fitted into a square with grey beside the image."""
+    model = model_of("coco-yolox-tiny")
+    save_model(tmp_path / "model.safetensors", model)
+    export_onnx(model, tmp_path / "model.onnx")
+    Image.fromarray(draw_test_picture(150, 90, seed=3)).save(tmp_path / "x.png")
+
+    rows = []
+    for end in ("onnx", "safetensors"):
+        request = Request([str(tmp_path / "x.png")], tmp_path / f"model.{end}", tmp_path / end)
+        predict(request, options=ON_CPU, say=lambda _: None)
+        rows.append(json.loads((tmp_path / end / "predictions.bbox.json").read_text()))
+
+    assert len(rows[0]) == len(rows[1]) > 10
+    for one, other in zip(*rows, strict=True):
+        assert one["category_id"] == other["category_id"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=0.05)
 
 
 @pytest.mark.parametrize("count", [0, 3, 7])
@@ -116,29 +137,29 @@ def test_a_star_is_sampled_in_a_graph_as_torchvision_samples_it(
 
 
 DETR = [
-    *("model.backbone={name: resnet18, norm: gn, weights: none}", "model.neck.channels=16"),
+    *("model.backbone={name: resnet18, norm: gn, weights: none}", "model.neck.channels=64"),
     *("model.head.queries=8", "model.head.encoder_layers=1", "model.head.decoder_layers=1"),
     *("model.head.ffn_width=16", "model.head.attention_heads=2"),
-    *("input.min_size=64", "input.max_size=96", "augment.min_sizes=[]"),
+    *("input.min_size=250", "input.max_size=400", "augment.min_sizes=[]"),
 ]
 
 
 @pytest.mark.slow
-def test_detr_is_written_for_images_of_any_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "preset", ["coco-r50-detr", "coco-r50-deformable-detr", "coco-r50-deformable-two-stage"]
+)
+def test_detr_is_written_for_images_of_any_size(preset: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="the extra `detr`")
-    model = load_config("coco-r50-detr", overrides=DETR).config
+    config = load_config(preset, overrides=DETR).config
     torch.manual_seed(0)
-    state = dict(build_detector(model, 2).state_dict())
+    detector = build_detector(config, 2)
+    for name, weight in detector.named_parameters():
+        if name.endswith(("sampling_offsets.weight", "attention_weights.weight")):
+            torch.nn.init.normal_(weight, std=0.3)  # queries look at places of their own
+    model = ModelFile(config, ("a", "b"), (1, 2), dict(detector.state_dict()))
 
-    rows = export_onnx(ModelFile(model, ("a", "b"), (1, 2), state), tmp_path / "detr.onnx")
+    rows = export_onnx(model, tmp_path / "detr.onnx")
 
-    assert [row.same for row in rows] == [8, 8, 8]
+    assert [row.size for row in rows] == [(333, 250), (250, 333), (125, 150)]
+    assert all(row.same == row.torch > 5 for row in rows)
     assert open_runner(tmp_path / "detr.onnx", ON_CPU).divisor == 1
-
-
-def test_deformable_detr_is_refused_by_name(tmp_path: Path) -> None:
-    model = load_config("coco-r50-deformable-detr").config
-    nothing: dict[str, torch.Tensor] = {}
-
-    with pytest.raises(ModelError, match=r"Deformable DETR, .* cannot be exported"):
-        export_onnx(ModelFile(model, ("a",), (1,), nothing), tmp_path / "x.onnx")
