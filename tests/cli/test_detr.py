@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from dhcli.cli import app
 from dhcli.data.shapes import draw_shapes
 from dhcli.weights.model_file import read_model
 from tests.commands import dh, draw_squares

@@ -58,7 +58,7 @@ def inside_masks(levels: Sequence[Tensor], images: ImageBatch) -> list[Tensor]:
 
 
 def cell_centres(inside: Sequence[Tensor]) -> list[Tensor]:
-    """The centre x, y of each cell of each level, (B, h · w, 2) float32 each, in parts of the image.
+    """The centre x, y of every cell of each level: (B, h · w, 2) float32, in parts of the image.
 
     in   inside  as of `inside_masks`; the padding's lie beyond 1
     """
