@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from torch.export import Dim
 from torchvision.ops import deform_conv2d
 
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.load import load_config
+from dhcli.config.schema import DetectDense
 from dhcli.data.loading.pictures import collate_pictures
 from dhcli.export.onnx import EXAMPLE, draw_test_picture, export_onnx
 from dhcli.inference.predict import Request, predict
 from dhcli.models.build import build_detector
+from dhcli.models.dense.select import best_pairs
 from dhcli.models.dense.star import Star
 from dhcli.ops.largest import places_of_largest
 from dhcli.runtime.runner import open_runner
@@ -44,7 +48,7 @@ SYSTEMS = {
     "coco-r50-fcos": SMALL,
     "coco-r50-yolof": [*SMALL, "model.neck.width=8"],
 }
-FAST = ("coco-r50-atss", "coco-yolox-tiny")
+FAST = ("coco-yolox-tiny",)
 
 
 def model_of(preset: str) -> ModelFile:
@@ -107,6 +111,38 @@ def test_predict_writes_the_rows_of_the_model_from_its_file(tmp_path: Path) -> N
         assert one["category_id"] == other["category_id"]
         assert one["score"] == pytest.approx(other["score"], abs=1e-3)
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.05)
+
+
+class Pairs(torch.nn.Module):
+    def __init__(self, rule: DetectDense) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return best_pairs(logits, None, [logits.shape[0]], self.rule)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"candidates": 20}, {"candidates": 20, "candidates_of": "cells"}, {"candidates": 0}],
+)
+def test_candidates_come_from_levels_larger_than_the_one_that_was_traced(
+    settings: dict[str, Any],
+) -> None:
+    pairs = Pairs(DetectDense(**settings, classes="best"))
+    torch.manual_seed(0)
+    program = torch.export.export(
+        pairs, (torch.randn(30, 3),), dynamic_shapes=({0: Dim("cells")},), strict=False
+    ).module()
+
+    for cells in (9, 300):
+        logits = torch.randn(cells, 3)
+        found, expected = (
+            sorted(zip(*(part.tolist() for part in run(logits)), strict=True))
+            for run in (program, pairs)
+        )
+        assert found == expected
+        assert len(found) > 5
 
 
 @pytest.mark.parametrize("count", [0, 3, 7])
