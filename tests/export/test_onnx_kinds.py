@@ -107,10 +107,13 @@ def test_predict_writes_the_rows_of_the_model_from_its_file(tmp_path: Path) -> N
         rows.append(json.loads((tmp_path / end / "predictions.bbox.json").read_text()))
 
     assert len(rows[0]) == len(rows[1]) > 10
-    for one, other in zip(*rows, strict=True):
-        assert one["category_id"] == other["category_id"]
-        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
-        assert one["bbox"] == pytest.approx(other["bbox"], abs=0.05)
+    one, other = (
+        np.array([[row["category_id"] * 1e3, row["score"] * 50, *row["bbox"]] for row in each])
+        for each in rows
+    )
+    near = np.abs(one[:, None] - other[None]).max(axis=2) < 0.05  # score 1e-3, box 0.05 pixels
+    assert near.any(axis=1).all()
+    assert near.any(axis=0).all()
 
 
 class Pairs(torch.nn.Module):
