@@ -147,8 +147,9 @@ def _show(about: dict[str, Any], speed: Speed) -> None:
         show(_sheet(speed))
     latency = ", ".join(f"{name} {s * 1e3:.1f} ms" for name, s in speed.latency.items())
     out.print(f"{speed.images_per_second:.2f} images per second; {latency}")
-    counted = speed.gflop is not None and speed.gflop_per_second is not None
-    own = f"{speed.gflop:.1f} GFLOP per image, {speed.gflop_per_second:.1f} GFLOP/s; " * counted
+    own = ""
+    if speed.gflop is not None and speed.gflop_per_second is not None:
+        own = f"{speed.gflop:.1f} GFLOP per image, {speed.gflop_per_second:.1f} GFLOP/s; "
     out.print(
         f"{own}this machine's matrix product {speed.matmul:.1f} GFLOP/s, copy {speed.copy:.1f} GB/s"
     )

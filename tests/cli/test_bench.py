@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dhcli.cli import app
+from dhcli.cli import app, bench
+from dhcli.studies.speed import Speed
 from dhcli.weights.model_file import ModelFile, save_model
 
 BRANCHES = ["fc branch", "conv branch"]
@@ -52,6 +53,21 @@ def test_people_get_a_table(model: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert all(part in result.stdout for part in PARTS)
     assert "images per second" in result.stdout
+
+
+def test_operations_that_cannot_be_counted_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of an exported file."""
+    about = {"model": "x.onnx"}
+    speed = Speed(5.0, {"p50": 0.2}, {}, 3.0, None, None, matmul=90.0, copy=20.0, memory=10**9)
+
+    bench._show(about, speed)
+
+    told = capsys.readouterr().out
+    assert "5.00 images per second" in told
+    assert "per image, " not in told
+    assert "this machine's matrix product 90.0 GFLOP/s" in told
 
 
 @pytest.mark.parametrize(
