@@ -341,8 +341,8 @@ def test_a_run_folder_is_its_best_model(command: str, short: Invoke, tmp_path: P
     ("option", "value", "said"),
     [
         ("--epochs", "0", "'--epochs': Input should be greater than or equal to 1"),
-        ("--batch-size", "-1", "'--batch-size': Input should be greater than or equal to 1"),
-        ("--batch-size", "2.5", "'--batch-size': Input should be a valid integer"),
+        ("--batch-size", "-1", "'--batch-size': '-1' is neither a number from 1 on nor 'auto'"),
+        ("--batch-size", "2.5", "'--batch-size': '2.5' is neither a number from 1 on nor 'auto'"),
         ("--image-size", "0", "'--image-size': Input should be greater than or equal to 1"),
         ("--seed", "-1", "'--seed': Input should be greater than or equal to 0"),
         ("--workers", "-2", "'--workers': Input should be greater than or equal to -1"),

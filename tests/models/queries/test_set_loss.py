@@ -84,7 +84,7 @@ def test_the_cost_weighs_scores_sides_and_overlap() -> None:
 def test_parts_are_divided_by_the_objects_that_have_a_query() -> None:
     stages = said([NEAR, FAR], 1, 1)
     right = target([[10.0, 10, 50, 60]], 1)
-    twice = [Said(*(torch.cat([part, part]) for part in one)) for one in stages]
+    twice = [Said(*(torch.cat([part, part]) for part in one[:2])) for one in stages]
 
     one = set_losses(stages, SIZES, [right], SetLoss())
     two = set_losses(twice, SIZES.repeat(2, 1), [right, right], SetLoss())
