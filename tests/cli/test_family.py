@@ -63,6 +63,7 @@ SMALL = (
 QUIET = ["--set", "train.workers=0", "--set", "train.schedule.length=1", "--device", "cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
 def test_it_trains_resumes_is_measured_and_tuned(
     system: System, tmp_path: Path, rng: np.random.Generator
