@@ -15,16 +15,14 @@ install beside a current torch, so it is not here. Rows are added to `benchmarks
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from record import RESULTS, about, add_row
-from tenants import PROPOSALS
+from tenants import PROPOSALS, bench
 
 ANY_SCORE = ("model.detect.score_threshold=0",)
 FASTER, RETINANET, FCOS = (
@@ -73,7 +71,7 @@ def main() -> None:
         row = ROWS[name]
         size = options.size or row.size
         theirs = seconds_of_peer(name, row, size, options.repeats)
-        told = bench(row.preset, size, options.repeats, *row.sets)
+        told = bench(row.preset, *row.sets, size=size, repeats=options.repeats)
         ours = told["latency"]["p50"]
         line = {
             "detector": name,
@@ -93,20 +91,11 @@ def seconds_of_peer(name: str, row: Row, size: str, repeats: int) -> float:
     """The median time of the peer for one image."""
     if row.peer != "transformers":
         sets = ("model.kind=torchvision", f"model.name={row.peer}")
-        return float(bench("coco-r50", size, repeats, *sets)["latency"]["p50"])
+        return float(bench("coco-r50", *sets, size=size, repeats=repeats)["latency"]["p50"])
     code = f"import ten; print(ten.time_transformers({name!r}, {size!r}, {repeats}))"
     path = str(RESULTS.parent)
     told = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=path)
     return float(told.split()[-1])
-
-
-def bench(preset: str, size: str, repeats: int, *overrides: str) -> dict[str, Any]:
-    """What `dh bench --json` says."""
-    sets = [word for one in overrides for word in ("--set", one)]
-    command = [sys.executable, "-m", "dhcli", "bench", "--preset", preset, *sets, "--json"]
-    command += ["--image-size", size, "--repeats", str(repeats), "--device", "cpu"]
-    told: dict[str, Any] = json.loads(subprocess.check_output(command))
-    return told
 
 
 def parameters(preset: str) -> int:

@@ -53,13 +53,14 @@ def settings(name: str) -> list[str]:
     return ["model.backbone.kind=timm", f"model.backbone.name={name}", *PROPOSALS]
 
 
-def bench(options: argparse.Namespace, *overrides: str) -> dict[str, Any]:
-    """What `dh bench --json` says."""
+def bench(
+    preset: str, *overrides: str, size: str | None, repeats: int, device: str = "cpu"
+) -> dict[str, Any]:
+    """What `dh bench --json` says; of images of the preset's own size where `size` is None."""
     sets = [word for one in overrides for word in ("--set", one)]
-    command = [sys.executable, "-m", "dhcli", "bench", "--preset", PRESET, *sets, "--json"]
-    command += ["--repeats", str(options.repeats), "--device", options.device]
-    if options.image_size and not any("ssdlite" in one for one in overrides):
-        command += ["--image-size", options.image_size]  # a square network stays one
+    command = [sys.executable, "-m", "dhcli", "bench", "--preset", preset, *sets, "--json"]
+    command += ["--repeats", str(repeats), "--device", device]
+    command += ["--image-size", size] if size else []
     told: dict[str, Any] = json.loads(subprocess.check_output(command))
     return told
 
@@ -72,7 +73,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names, default: all")
     options = parser.parse_args()
     for name in options.only or (*BACKBONES, *DETECTORS):
-        base, one = bench(options, *PROPOSALS), bench(options, *settings(name))
+        own = None if "ssdlite" in name else options.image_size  # a square network stays one
+        how = {"repeats": options.repeats, "device": options.device}
+        base = bench(PRESET, *PROPOSALS, size=options.image_size, **how)
+        one = bench(PRESET, *settings(name), size=own, **how)
         seconds, before = (told["latency"]["p50"] for told in (one, base))
         row = {
             "name": name,

@@ -20,13 +20,13 @@ from dhcli.config.schema.detect import GuidedNms, HardNms, SoftNms, Suppression
 from dhcli.config.short import SQUARE, resized
 from dhcli.errors import ConfigError
 
+AnyDetect = TypeVar("AnyDetect", bound=DetectBest)
 _BY_KIND: dict[str, Suppression] = {
     "hard": HardNms(),
     "soft": SoftNms(kind="soft"),
     "guided": GuidedNms(kind="guided"),
 }
-
-AnyDetect = TypeVar("AnyDetect", bound=DetectBest)
+"""What `--nms` stands for, with the other settings as they are by default."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dhcli.config.schema import Config, Input
 from dhcli.data.loading.batching import known_sizes
 from dhcli.data.loading.loader import Batch
-from dhcli.data.loading.transforms import resized_size
+from dhcli.data.loading.transforms import padded_size
 from dhcli.data.table import DetectionTable
 from dhcli.errors import ConfigError, DhError
 from dhcli.models.contract import Detector
@@ -289,14 +289,12 @@ class _Probe:
 def _shown_sizes(config: Config, table: DetectionTable) -> NDArray[np.int64]:
     """(n, 2) width, height: every size that training may show an image of `table` at, padded."""
     pixels, augment = config.input, config.augment
-    sizes = known_sizes(table, upright=pixels.exif)
-    stated = sizes[np.unique(sizes[:, 0] << 32 | sizes[:, 1], return_index=True)[1]].tolist()
+    stated = np.unique(known_sizes(table, upright=pixels.exif), axis=0).tolist()
     short = max((pixels.min_size, *augment.min_sizes))
     if augment.crop:  # which may leave any shape
         long = max(1, round(short * pixels.max_size / pixels.min_size))
         stated += [[long, short], [short, long]]
-    shown = np.array([resized_size(w, h, pixels, short) for w, h in stated], np.int64)
-    shown = -(-shown // pixels.pad_to()) * pixels.pad_to()
+    shown = np.array([padded_size(w, h, pixels, short) for w, h in stated], np.int64)
     squares = np.array([[side, side] for side in augment.batch_sizes], np.int64).reshape(-1, 2)
     return np.concatenate([shown, squares])
 

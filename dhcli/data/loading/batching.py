@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dhcli.config.schema import Input
 from dhcli.data.io.image import read_size
 from dhcli.data.loading.repeats import repeated
-from dhcli.data.loading.transforms import resized_size
+from dhcli.data.loading.transforms import padded_size
 from dhcli.data.table import DetectionTable
 
 Batches = list[NDArray[np.int64]]
@@ -108,17 +108,11 @@ def evaluation_batches(sizes: NDArray[np.int64], batch_size: int, input: Input) 
     and a batch too large for memory shows at once.
     """
     unique, shape_of = np.unique(sizes, axis=0, return_inverse=True)
-    padded = np.array([_padded_size(size, input) for size in unique.tolist()]).reshape(-1, 2)
+    padded = np.array([padded_size(w, h, input) for w, h in unique.tolist()]).reshape(-1, 2)
     padded = padded[shape_of.reshape(-1)]
     order = np.lexsort((padded[:, 0], -padded.prod(axis=1)))
     changes = np.flatnonzero((np.diff(padded[order], axis=0) != 0).any(axis=1)) + 1
     return [batch for group in np.split(order, changes) for batch in _cut(group, batch_size)]
-
-
-def _padded_size(size: list[int], input: Input) -> tuple[int, int]:
-    width, height = resized_size(size[0], size[1], input)
-    multiple = input.pad_to()
-    return width + -width % multiple, height + -height % multiple
 
 
 def _cut(order: NDArray[np.int64], length: int) -> Batches:

@@ -63,6 +63,15 @@ def resized_size(
     return max(1, int(width * scale + half)), max(1, int(height * scale + half))
 
 
+def padded_size(
+    width: int, height: int, input: Input, min_size: int | None = None
+) -> tuple[int, int]:
+    """Width and height of an image that is alone in its batch: `resized_size`, padded."""
+    multiple = input.pad_to()
+    across, down = resized_size(width, height, input, min_size)
+    return across + -across % multiple, down + -down % multiple
+
+
 def resized_boxes(
     table: DetectionTable, input: Input, min_size: int | None = None
 ) -> tuple[Boxes, NDArray[np.int64]]:

@@ -18,6 +18,7 @@ from dhcli.config.schema import ConvBranch, FcBranch, Res5Branch, SideBranch, pr
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.contract import Predictor
 from dhcli.models.init import init_normal
+from dhcli.models.losses import binary_loss, iou_loss
 from dhcli.models.norms import ConvNorms, norm_layer
 from dhcli.models.two_stage.regressor import REGRESSORS, Regressor
 from dhcli.ops.box_rules import PLAIN, BoxRules
@@ -349,6 +350,10 @@ class Branch(nn.Module):
         boxes = self.reg.read(x) if self.reg is not None else None
         ious = self.iou(x) if self.iou is not None else None
         return BranchOutput(logits, boxes, ious=ious)
+
+    def iou_error(self, said: Tensor, ious: Tensor) -> Tensor:
+        """The loss of `said` (N,), from the predictor, beside true IoUs (N,): () float32."""
+        return binary_loss(said, ious) if self.iou_loss == "binary" else iou_loss(said, ious)
 
     def read_iou(self, said: Tensor) -> Tensor:
         """The predicted IoUs (…) float32 of `said` (…), from the predictor.

@@ -15,7 +15,7 @@ from dhcli.config.heads import ReadOut, own_read_out
 from dhcli.config.schema import FUSIONS, DisentangledRoi, readers
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.models.contract import Predictor
-from dhcli.models.losses import binary_loss, classification_loss, iou_loss
+from dhcli.models.losses import classification_loss
 from dhcli.models.two_stage.branches import Branch, BranchOutput, Res5Trunk, build_trunk
 from dhcli.models.two_stage.disentangle import Disentangle, Said, View, margin_losses
 from dhcli.models.two_stage.pool import Pool
@@ -182,9 +182,9 @@ class Head(nn.Module):
         output = self.run(name, levels, made.boxes, made.images)
         assert output.ious is not None  # it is what this branch is for
         said = output.ious.gather(1, made.labels[:, None])[:, 0]
-        loss_of = binary_loss if self.config.iou_loss == "binary" else iou_loss
-        loss = said.sum() * 0 if empty else loss_of(said, made.ious)
-        return {f"loss_{name}_iou": loss * self.branch(name).weight("iou")}
+        branch = self.branch(name)
+        loss = said.sum() * 0 if empty else branch.iou_error(said, made.ious)
+        return {f"loss_{name}_iou": loss * branch.weight("iou")}
 
     @torch.no_grad()
     def jitter(self, targets: Sequence[Target], sizes: Tensor) -> Judged:
