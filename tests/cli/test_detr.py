@@ -34,7 +34,7 @@ def settings(kind: str) -> list[str]:
     return [*SMALL, *(word for one in KINDS[kind] for word in ("--set", one))]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["detr", pytest.param("deformable", marks=pytest.mark.slow)])
 def test_it_trains_is_measured_resumed_and_tuned(
     tmp_path: Path, rng: np.random.Generator, kind: str
 ) -> None:

@@ -43,7 +43,7 @@ def sets(name: str, norm: str) -> list[str]:
     return [word for one in (*SMALL, *own) for word in ("--set", one)]
 
 
-@pytest.mark.parametrize("family", fast("EfficientNet-Lite", "ConvNeXt"))
+@pytest.mark.parametrize("family", fast("EfficientNet-Lite"))
 def test_a_family_trains_evaluates_and_predicts(family: str, photos: Path, tmp_path: Path) -> None:
     run, weights, out = (tmp_path / name for name in ("run", "run/best.safetensors", "out"))
     options = ("--preset", "small", "--data", photos, "--out", run, "--device", "cpu")

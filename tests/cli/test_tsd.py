@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -28,6 +29,7 @@ SMALL = [
 QUIET = ["--set", "train.workers=0", "--set", "train.schedule.length=1", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_it_trains_resumes_is_measured_and_tuned(tmp_path: Path, rng: np.random.Generator) -> None:
     photos = draw_squares(tmp_path, rng, side=32, square=14)
     run, tuned = tmp_path / "run", tmp_path / "tuned"

@@ -48,7 +48,6 @@ SYSTEMS = {
     "coco-r50-fcos": SMALL,
     "coco-r50-yolof": [*SMALL, "model.neck.width=8"],
 }
-FAST = ("coco-yolox-tiny",)
 
 
 def model_of(preset: str) -> ModelFile:
@@ -65,9 +64,8 @@ def model_of(preset: str) -> ModelFile:
     return ModelFile(config, ("Car", "Van"), (1, 2), dict(detector.state_dict()))
 
 
-@pytest.mark.parametrize(
-    "preset", [one if one in FAST else pytest.param(one, marks=pytest.mark.slow) for one in SYSTEMS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", SYSTEMS)
 def test_the_file_finds_what_the_model_finds(preset: str, tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", model_of(preset))
 

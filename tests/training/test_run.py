@@ -147,7 +147,13 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(sets, id=name, marks=() if name == "double-head" else pytest.mark.slow)
+        for name, sets in HEADS.items()
+    ],
+)
 def test_real_detector_resumes_to_the_bit(
     head: tuple[str, ...], small_config: Any, session: Any, recorder: Any
 ) -> None:

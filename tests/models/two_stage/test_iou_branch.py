@@ -24,6 +24,7 @@ from dhcli.ops.boxes import iou_matrix, paired_iou
 from dhcli.ops.guided_nms import guided_nms
 from dhcli.ops.jitter import jitter_boxes
 from dhcli.ops.nms import Limits
+from tests.by_heart import assert_known, learn_two_stage
 
 FC: dict[str, Any] = {"kind": "fc", "width": 32, "lambda": 0.5, "omega": 2}
 IOU: dict[str, Any] = {"kind": "fc", "name": "iou", "focus": "iou", "width": 32}
@@ -209,25 +210,16 @@ def test_it_overfits_two_images(
 ) -> None:
     config = make_config(small_config(FC, IOU, positive_fraction=0.5, jitter={"samples": 60}))
     detector = build_detector(config, classes=3)
-    prepare_for_training(detector)
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
-    for _ in range(80):
-        loss = sum(detector.losses(batch, targets).values(), torch.tensor(0.0))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    detector.eval()
+    learn_two_stage(detector, batch, targets)
 
-    [[first, second]] = detector.detect(batch, DetectOptions(threshold=0.5))
+    [found] = detector.detect(batch, DetectOptions(threshold=0.5))
 
-    assert first.labels.tolist().count(0) == first.labels.tolist().count(2) == 1
-    order = first.labels.argsort()
-    assert iou_matrix(first.boxes[order], targets[0].boxes * 2).diag().min() > 0.75
-    assert len(second) == 0
+    assert_known(found, targets, scale=2)
     made = detector.head.jitter(targets, batch.sizes)
     said = detector.head.judge(detector.extract(batch), made.boxes, made.images, made.labels)
     assert torch.corrcoef(torch.stack([said, made.ious]))[0, 1] > 0.5
     refining = make_config(config, refine=3, multiply=True).model.detect
     detector.rule = refining
     with torch.inference_mode():
-        assert len(detector.detect(batch, DetectOptions(threshold=0.5))[0][0]) == 2
+        [found] = detector.detect(batch, DetectOptions(threshold=0.5))
+    assert_known(found, targets, scale=2)
