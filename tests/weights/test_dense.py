@@ -138,6 +138,19 @@ def test_there_and_back_byte_for_byte(kind: str, tmp_path: Path) -> None:
     assert import_weights(tmp_path / "back.pth").title == found.title
 
 
+@pytest.mark.parametrize("told", ["configuration", "biases"])
+def test_a_later_fcos_is_refused(told: str, tmp_path: Path) -> None:
+    state, meta = tame_state("fcos"), {"config": "bbox_head=dict(norm_on_bbox=True)"}
+    if told == "biases":
+        state["bbox_head.cls_convs.0.conv.bias"] = torch.zeros(16)
+    torch.save(
+        {"meta": meta if told == "configuration" else {}, "state_dict": state}, tmp_path / "x.pth"
+    )
+
+    with pytest.raises(ModelError, match=r"x\.pth: FCOS with `norm_on_bbox`"):
+        import_weights(tmp_path / "x.pth")
+
+
 def test_atss_and_paa_are_told_apart_by_configuration_then_by_name(tmp_path: Path) -> None:
     state = tame_state("atss")
 

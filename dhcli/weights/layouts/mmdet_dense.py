@@ -157,9 +157,11 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What shapes, names and conventions say, but for the depth of the backbone.
 
     `file` is the configuration that the file holds, if any, and its name. Raises ModelError where
-    neither tells ATSS from PAA.
+    neither tells ATSS from PAA, and for an FCOS that says its boxes otherwise.
     """
     kind = _which(state, file)
+    if kind.title == "FCOS":
+        _assert_plain_fcos(state, file)
     head = {
         f"{task}_layers": sum(f"{HEAD}.{tower}.{i}.conv.weight" in state for i in range(99))
         for task, tower in zip(("cls", "reg"), _towers(kind.title), strict=True)
@@ -186,6 +188,16 @@ def _which(state: Mapping[str, Tensor], file: str) -> Kind:
     what = f"{titles} have the same tensors, and neither the configuration in the file nor its name"
     hint = "name the file after its detector: atss_….pth or paa_….pth"
     raise ModelError(f"{what} says which it is", where=file.rsplit("\n", 1)[-1], hint=hint)
+
+
+def _assert_plain_fcos(state: Mapping[str, Tensor], file: str) -> None:
+    """Later configurations (`center-normbbox-…`) have the same shapes, and biases that tell."""
+    told = re.search(r"(norm_on_bbox|centerness_on_reg)\W+True", file)
+    if told is None and f"{HEAD}.cls_convs.0.conv.bias" not in state:
+        return
+    what = "FCOS with `norm_on_bbox` and `centerness_on_reg` is not read, the plain one is"
+    hint = "fcos_r50_caffe_fpn_gn-head_1x_coco-….pth, or torchvision:fcos_resnet50_fpn"
+    raise ModelError(what, where=file.rsplit("\n", 1)[-1], hint=hint)
 
 
 def _neck(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:
