@@ -62,6 +62,7 @@ def test_an_error_in_one_process_is_raised_in_all_and_said_once() -> None:
 
 
 def _dying(dead: int, team: Team) -> None:
+    team.barrier()  # all have joined: not to be found at all is another error
     if team.rank == dead:
         os.kill(os.getpid(), signal.SIGKILL)
     for _ in range(3):

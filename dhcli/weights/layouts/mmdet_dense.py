@@ -187,7 +187,12 @@ def _which(state: Mapping[str, Tensor], file: str) -> Kind:
     titles = " and ".join(kind.title for kind in possible)
     what = f"{titles} have the same tensors, and neither the configuration in the file nor its name"
     hint = "name the file after its detector: atss_….pth or paa_….pth"
-    raise ModelError(f"{what} says which it is", where=file.rsplit("\n", 1)[-1], hint=hint)
+    raise ModelError(f"{what} says which it is", where=_name(file), hint=hint)
+
+
+def _name(file: str) -> str:
+    """The name of the file, without its configuration."""
+    return file.rsplit("\n", 1)[-1]
 
 
 def _assert_plain_fcos(state: Mapping[str, Tensor], file: str) -> None:
@@ -197,7 +202,7 @@ def _assert_plain_fcos(state: Mapping[str, Tensor], file: str) -> None:
         return
     what = "FCOS with `norm_on_bbox` and `centerness_on_reg` is not read, the plain one is"
     hint = "fcos_r50_caffe_fpn_gn-head_1x_coco-….pth, or torchvision:fcos_resnet50_fpn"
-    raise ModelError(what, where=file.rsplit("\n", 1)[-1], hint=hint)
+    raise ModelError(what, where=_name(file), hint=hint)
 
 
 def _neck(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import dhcli
 from dhcli.config.schema import Config, SoftmaxSetLoss
@@ -22,7 +23,7 @@ from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.match import UNDECIDED
 from dhcli.weights.model_file import ModelFile
 from dhcli.weights.transfer import transfer
-from tests.models.queries.test_sparse import draw
+from tests.by_heart import draw, learn
 
 BACKBONE = {"name": "resnet18", "norm": "gn", "weights": "none", "frozen_stages": 0}
 LAYERS = {"queries": 8, "encoder_layers": 1, "decoder_layers": 2, "attention_heads": 2,
@@ -118,15 +119,12 @@ def test_it_learns_two_images_by_heart(kind: str, batch: ImageBatch) -> None:
     with torch.no_grad():
         features = detector.backbone(detector.pixels(batch))  # learning by heart needs no better
     weights = [*detector.neck.parameters(), *detector.get_submodule("head").parameters()]
-    optimizer = torch.optim.AdamW(weights)
-    for step in range(200):
-        optimizer.param_groups[0]["lr"] = 3e-3 if step < 150 else 5e-4
+
+    def losses() -> dict[str, Tensor]:
         said = detector.head(detector.neck(features), batch)
-        losses = set_losses(said, batch.sizes, targets, detector.loss)
-        optimizer.zero_grad()
-        sum(losses.values(), torch.tensor(0.0)).backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        return set_losses(said, batch.sizes, targets, detector.loss)
+
+    learn(losses, weights, steps=200, lr=3e-3)
 
     with torch.no_grad():
         [found] = detector.eval().detect(batch)

@@ -211,7 +211,7 @@ def test_it_overfits_two_images(
     fc, side = {**FC, "width": 32}, {**SIDE, "width": 32}
     detector = build_detector(small_config(fc, side, positive_fraction=0.5), classes=3)
     draw(batch, targets)
-    learn_two_stage(detector, batch, targets, steps=150)
+    learn_two_stage(detector, batch, targets)
 
     [found] = detector.detect(batch, DetectOptions(threshold=0.4))
 

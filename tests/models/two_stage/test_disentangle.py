@@ -21,7 +21,7 @@ from dhcli.models.two_stage.head import Head
 from dhcli.models.two_stage.pool import Pool
 from dhcli.ops.batch import ImageBatch, Target
 from dhcli.ops.box_rules import BoxRules
-from tests.by_heart import assert_known, learn_two_stage
+from tests.by_heart import assert_known, draw, learn_two_stage
 from tests.models.two_stage.fast_step import ABSENT, assert_fast_changes_nothing
 from tests.references import tsd as plain
 
@@ -307,6 +307,7 @@ def test_it_overfits_two_images(
 ) -> None:
     config = small_config(*TSD, positive_fraction=0.5)
     detector = build_detector(config, classes=CLASSES)
+    draw(batch, targets)
     learn_two_stage(detector, batch, targets)
 
     [found] = detector.detect(batch, DetectOptions(threshold=0.5))

@@ -24,7 +24,7 @@ from dhcli.ops.boxes import iou_matrix, paired_iou
 from dhcli.ops.guided_nms import guided_nms
 from dhcli.ops.jitter import jitter_boxes
 from dhcli.ops.nms import Limits
-from tests.by_heart import assert_known, learn_two_stage
+from tests.by_heart import assert_known, draw, learn_two_stage
 
 FC: dict[str, Any] = {"kind": "fc", "width": 32, "lambda": 0.5, "omega": 2}
 IOU: dict[str, Any] = {"kind": "fc", "name": "iou", "focus": "iou", "width": 32}
@@ -210,6 +210,7 @@ def test_it_overfits_two_images(
 ) -> None:
     config = make_config(small_config(FC, IOU, positive_fraction=0.5, jitter={"samples": 60}))
     detector = build_detector(config, classes=3)
+    draw(batch, targets)
     learn_two_stage(detector, batch, targets)
 
     [found] = detector.detect(batch, DetectOptions(threshold=0.5))
