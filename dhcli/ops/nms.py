@@ -12,6 +12,8 @@ from torchvision.ops import batched_nms, nms
 FEW = 4000
 """Numbers (four a box) up to which torchvision's `batched_nms` moves the boxes on a CPU."""
 
+MANY_ON_CPU, MANY_ELSEWHERE, MANY_IN_MMCV = 3000, 25_000, 10_000
+"""Boxes from which each group has an NMS of its own: one for all compares across groups in vain."""
 
 UNLIMITED = 2**31 - 1
 """More boxes than there are; NonMaxSuppression of ONNX takes it too."""
@@ -71,10 +73,12 @@ def grouped_nms(
 ) -> Tensor:
     """Indices of the boxes that no better box of their group overlaps by more than the threshold.
 
-    Every group is moved to a place of its own, so that one NMS serves all. `how`:
+    Every group is moved to a place of its own, so that one NMS serves all, unless boxes are so
+    many that one for each group takes less time. `how`:
 
     exact        in float64, where the move leaves the overlaps as they were
-    mmdet        in float32, where group 80 is rounded to 1/128 pixel (mmcv's `batched_nms`)
+    mmdet        in float32, where group 80 is rounded to 1/128 pixel (mmcv's `batched_nms`, which
+                 also leaves one NMS for all at 10,000 boxes)
     torchvision  its `batched_nms`: the same in float32 for few boxes, a group at a time for many
 
     in   boxes  (N, 4) float xyxy;  scores  (N,) float;  groups  (N,) int64 ≥ 0
@@ -85,13 +89,27 @@ def grouped_nms(
     if how == "torchvision":
         return torch.as_tensor(batched_nms(boxes, scores, groups, iou_threshold))
     if how == "mmdet":
-        return torch.as_tensor(nms(move_groups(boxes, groups), scores, iou_threshold))
-    exact = boxes.double()
-    low = exact.min()
-    step = exact.max() - low + 1
-    moved = exact - low + (groups * step)[:, None]
-    keep: Tensor = nms(moved, scores.double(), iou_threshold)
-    return keep
+        moved, many = move_groups(boxes, groups), MANY_IN_MMCV
+    else:
+        exact = boxes.double()
+        low = exact.min()
+        step = exact.max() - low + 1
+        moved, scores = exact - low + (groups * step)[:, None], scores.double()
+        many = MANY_ON_CPU if boxes.device.type == "cpu" else MANY_ELSEWHERE
+    if len(moved) < many:
+        return torch.as_tensor(nms(moved, scores, iou_threshold))
+    return _nms_of_each(moved, scores, groups, iou_threshold)
+
+
+def _nms_of_each(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """What one NMS of boxes that were moved apart keeps, in the same order, a group at a time."""
+    by_group = groups.argsort(stable=True)
+    sizes = [size for size in torch.bincount(groups).tolist() if size]
+    keep = torch.cat(
+        [rows[nms(boxes[rows], scores[rows], iou_threshold)] for rows in by_group.split(sizes)]
+    )
+    keep = keep.sort().values  # equal scores stay in the order in which they came
+    return keep[scores[keep].argsort(descending=True, stable=True)]
 
 
 def move_groups(boxes: Tensor, groups: Tensor) -> Tensor:

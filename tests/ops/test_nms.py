@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torchvision.ops import batched_nms, nms
 
@@ -64,3 +67,28 @@ def test_mmdets_nms_rounds_what_it_moves() -> None:
     assert grouped_nms(near, scores, classes, 0.5, "exact").tolist() == [0, 2]
     assert grouped_nms(near, scores, classes, 0.5, "mmdet").tolist() == [0, 1, 2]
     assert grouped_nms(boxes, scores, classes, 0.5, "exact").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("how", ["exact", "mmdet"])
+def test_many_boxes_are_kept_as_one_nms_keeps_them(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes, classes = random_boxes(1200), torch.arange(1200) % 7 * 3  # most classes have no box
+    scores = (torch.rand(1200) * 20).round() / 20  # many are equal, and keep their order
+    at_once = grouped_nms(boxes, scores, classes, 0.5, how)
+    monkeypatch.setattr("dhcli.ops.nms.MANY_ON_CPU", 1000)
+    monkeypatch.setattr("dhcli.ops.nms.MANY_IN_MMCV", 1000)
+    counted = CountedNms()
+    monkeypatch.setattr("dhcli.ops.nms.nms", counted)
+
+    assert torch.equal(grouped_nms(boxes, scores, classes, 0.5, how), at_once)
+    assert counted.calls == 7
+
+
+class CountedNms:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        self.calls += 1
+        return torch.as_tensor(nms(*arguments))
