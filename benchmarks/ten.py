@@ -6,10 +6,11 @@
 Random weights, one image, fp32. Each runs by `dh bench` in a process of its own, right after its
 peer: torchvision's detector of the same kind, by `dh bench` too, or transformers' own model with
 its own post-processing. Random weights give scores below every threshold; so that there is
-something to select, dh's detectors take any score, and SABL looks at 300 proposals, of which
-none falls to NMS. Peers do less there: the comparison is against us. Double-Head, with as many
-detections as a trained model has, is in predict.py. MMDetection does not
-install beside a current torch, so it is not here. Rows are added to `benchmarks/results/ten.csv`.
+something to select, detectors of one stage take any score, ours and theirs. SABL looks at 300
+proposals, of which none falls to NMS, and Sparse R-CNN at its 100; their peer then selects
+nothing, so the comparison is against us. Double-Head, with as many detections as a trained model
+has, is in predict.py. MMDetection does not install beside a current torch, so it is not here.
+Rows are added to `benchmarks/results/ten.csv`.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def seconds_of_peer(name: str, row: Row, size: str, repeats: int) -> float:
     """The median time of the peer for one image."""
     if row.peer != "transformers":
         sets = ("model.kind=torchvision", f"model.name={row.peer}")
+        sets += ANY_SCORE if row.sets == ANY_SCORE else ()
         return float(bench("coco-r50", *sets, size=size, repeats=repeats)["latency"]["p50"])
     code = f"import ten; print(ten.time_transformers({name!r}, {size!r}, {repeats}))"
     path = str(RESULTS.parent)

@@ -106,7 +106,10 @@ def _nms_of_each(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: f
     by_group = groups.argsort(stable=True)
     sizes = [size for size in torch.bincount(groups).tolist() if size]
     keep = torch.cat(
-        [rows[nms(boxes[rows], scores[rows], iou_threshold)] for rows in by_group.split(sizes)]
+        [
+            rows[nms(boxes[rows], scores[rows], iou_threshold)]
+            for rows in torch.split(by_group, sizes)
+        ]
     )
     keep = keep.sort().values  # equal scores stay in the order in which they came
     return keep[scores[keep].argsort(descending=True, stable=True)]

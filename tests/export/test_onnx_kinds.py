@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from torch.export import Dim
-from torchvision.ops import deform_conv2d
 
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.load import load_config
@@ -23,7 +22,6 @@ from dhcli.export.onnx import EXAMPLE, draw_test_picture, export_onnx
 from dhcli.inference.predict import Request, predict
 from dhcli.models.build import build_detector
 from dhcli.models.dense.select import best_pairs
-from dhcli.models.dense.star import Star
 from dhcli.ops.largest import places_of_largest
 from dhcli.runtime.runner import open_runner
 from dhcli.weights.model_file import ModelFile, save_model
@@ -158,19 +156,6 @@ def test_a_graph_takes_the_largest_of_however_many(
     found = places_of_largest(values, 5)
     assert len(found) == min(count, 5)
     assert set(found.tolist()) == set(expected.tolist())
-
-
-def test_a_star_is_sampled_in_a_graph_as_torchvision_samples_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    star = Star(6)
-    torch.nn.init.normal_(star.weight)
-    x, offsets = torch.randn(1, 6, 5, 7), torch.randn(1, 18, 5, 7) * 3  # beyond the map, too
-    expected = deform_conv2d(x, offsets, star.weight, padding=1).relu()
-
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-
-    torch.testing.assert_close(star(x, offsets), expected, rtol=1e-4, atol=1e-4)
 
 
 DETR = [

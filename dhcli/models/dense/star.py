@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
 from dhcli.config.schema import DenseHead as HeadConfig
 from dhcli.models.dense.head import Level, Maps, Towers, scaled, tower
 from dhcli.models.init import init_normal
+from dhcli.ops.deform_conv import deform_conv
 
 GRADIENT = 0.1
 """Share of the gradient that goes through where is looked."""
@@ -62,25 +62,9 @@ class Star(nn.Module):
         nn.init.normal_(self.weight, std=0.01)
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
-            return F.relu(_sampled(x, offsets, self.weight))
-        # torchvision has no kernel for bfloat16
-        out = deform_conv2d(x.float(), offsets.float(), self.weight.float(), padding=1)
+        # Neither torchvision's kernel nor a sum of rows is made for bfloat16
+        out = deform_conv(x.float(), offsets.float(), self.weight.float())
         return F.relu(out).to(x.dtype)
-
-
-def _sampled(x: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
-    """The same convolution by sampling tap after tap, which graphs for export have."""
-    height, width = x.shape[-2:]
-    rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) for n in (height, width))
-    total = torch.zeros_like(x[:, :1])
-    for tap in range(9):
-        down = offsets[:, 2 * tap] + rows[:, None] + (tap // 3 - 1)
-        across = offsets[:, 2 * tap + 1] + columns + (tap % 3 - 1)
-        place = torch.stack([(2 * across + 1) / width - 1, (2 * down + 1) / height - 1], dim=-1)
-        seen = F.grid_sample(x, place, padding_mode="zeros", align_corners=False)
-        total = total + F.conv2d(seen, weight[:, :, tap // 3, tap % 3, None, None])
-    return total
 
 
 def star_offsets(distances: Tensor) -> Tensor:
