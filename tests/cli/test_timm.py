@@ -60,7 +60,8 @@ def test_a_family_trains_evaluates_and_predicts(family: str, photos: Path, tmp_p
     assert json.loads(found)["images"] == 1
 
 
-@pytest.mark.parametrize("family", fast("MobileNetV4"))
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_resumed_run_is_the_same_to_the_bit(family: str, photos: Path, tmp_path: Path) -> None:
     options = ["--preset", "small", "--data", photos, "--device", "cpu", *sets(*FAMILIES[family])]
     dh("train", *options, "--out", tmp_path / "whole")

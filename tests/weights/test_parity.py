@@ -235,28 +235,20 @@ def legacy_cell(stride: int) -> Tensor:
     return torch.tensor(cell)
 
 
-READ_OUTS = [("conv", "conv"), ("fc", "fc"), ("fc", "conv"), ("complementary", "conv")]
-
-
-@pytest.mark.parametrize("mode", range(4), ids=["conv", "fc", "fc scores", "fused"])
-def test_the_authors_double_head_ext(
-    tmp_path: Path, photos: dict[str, NDArray[np.uint8]], mode: int
-) -> None:
+def test_the_authors_double_head_ext(tmp_path: Path, photos: dict[str, NDArray[np.uint8]]) -> None:
     state = authors_state()
     torch.save({"model": {f"module.{k}": x for k, x in state.items()}}, tmp_path / "w.pth")
-    scores, boxes = [("conv", "conv"), ("fc", "fc"), ("fc", "conv"), ("complementary", "conv")][
-        mode
-    ]
-    read_out = [f"model.head.scores={scores}", f"model.head.boxes={boxes}"]
-    model = import_weights(tmp_path / "w.pth", overrides=[*SMALL, *read_out]).model
-    save_model(tmp_path / "m.safetensors", model)
+    file = tmp_path / "m.safetensors"
+    save_model(file, import_weights(tmp_path / "w.pth", overrides=SMALL).model)
+    modes = [("conv", "conv"), ("fc", "fc"), ("fc", "conv"), ("complementary", "conv")]
 
-    ours = predict(tmp_path, tmp_path / "m.safetensors", photos)
+    for mode, (scores, boxes) in enumerate(modes):
+        ours = predict(tmp_path, file, photos, "--scores", scores, "--boxes", boxes, "--overwrite")
 
-    for name, pixels in photos.items():
-        theirs = maskrcnn_benchmark.detect(state, pixels, SHORT, LONG, mode)
-        assert len(theirs) > 10
-        assert_same(ours[name], theirs)
+        for name, pixels in photos.items():
+            theirs = maskrcnn_benchmark.detect(state, pixels, SHORT, LONG, mode)
+            assert len(theirs) > 10
+            assert_same(ours[name], theirs)
 
 
 def seeded_torchvision(min_size: int, max_size: int) -> torch.nn.Module:
