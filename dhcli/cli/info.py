@@ -18,12 +18,12 @@ MOST_CLASSES = 20
 
 
 def info(
-    model: Annotated[Path, model_argument(f"Model file, {PUBLISHED}, {RUN}.")],
+    model: Annotated[Path, model_argument(f"Model file, exported .onnx, {PUBLISHED}, {RUN}.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Show what a model file holds: classes, network, sizes, metrics, where it comes from.
 
-    Reads only the header of the file.
+    Reads only the header of a model file. An exported .onnx does not say how many weights it has.
 
     For example:
       dh info model.safetensors
@@ -43,9 +43,14 @@ def info(
 
 def _read(model: Path) -> tuple[Path, ModelHeader]:
     """The file of `model`, and what it holds; torch loads only for one that torchvision wrote."""
+    from dhcli.runtime.runner import is_onnx
     from dhcli.weights.model_file import read_metadata
     from dhcli.weights.recognise import PUBLISHED
 
+    if is_onnx(model):
+        from dhcli.runtime.onnx import read_exported
+
+        return model, read_exported(model)
     if not str(model).startswith(PUBLISHED):
         return model, read_metadata(model)
     from dhcli.weights.published import fetch_detector, read_published
@@ -79,7 +84,7 @@ def _as_dict(path: Path, header: ModelHeader) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "preset": header.config.name,
         "classes": [{"id": number, "name": name} for number, name in pairs],
-        "weights": weights | {"all": sum(weights.values())},
+        "weights": weights | {"all": sum(weights.values())} if weights else None,
         "metadata": header.metadata,
         "config": config_to_dict(header.config),
     }
@@ -99,7 +104,7 @@ def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
         ("input", f"shortest side {pixels.min_size}, longest {pixels.max_size} pixels"),
         *config.model.describe(),
         ("read-out", _read_out_line(config)),
-        ("weights", f"{sum(weights.values()):,}"),
+        ("weights", f"{sum(weights.values()):,}" if weights else ""),
         *((f"  {part}", f"{count:,}") for part, count in weights.items()),
     ]
     made = [f"{key} {metadata.pop(key)}" for key in ("dh", "torch", "date") if key in metadata]

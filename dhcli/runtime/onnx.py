@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +23,7 @@ from dhcli.data.loading.pictures import Pictures
 from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.metrics.operating import read_points
 from dhcli.runtime.runner import Found
-from dhcli.weights.model_file import Description, parse_description
+from dhcli.weights.model_file import Description, ModelHeader, parse_description
 from dhcli.weights.recognise import look_at, read_head
 
 if TYPE_CHECKING:
@@ -55,28 +57,14 @@ class OnnxRunner:
         Raises ModelError where the file is not one that `dh export` wrote, ConfigError where the
         device or precision of `options` cannot be had.
         """
-        read_head(path, absent="`dh export model.safetensors` writes such files")
-        if find_spec("onnxruntime") is None:
-            hint = "pip install 'dhcli[export]'"
-            raise DhError("an exported file needs onnxruntime to run", where=path, hint=hint)
-        import onnxruntime
-
+        onnxruntime = _onnxruntime(path)
         device = _choose_device(options.device, onnxruntime.get_available_providers())
         if options.precision not in ("fp32", "auto"):
             what = f"an exported file runs in fp32, not in {options.precision}"
             raise ConfigError(what, where="--precision", hint="give the model file instead")
-        try:
-            session = onnxruntime.InferenceSession(path, providers=[PROVIDERS[device]])
-        except Exception as error:  # the runtime has exceptions of its own for damaged files
-            what = f"cannot be opened by ONNX Runtime: it is {look_at(path)}"
-            raise ModelError(what, where=path, hint=EXPORT_AGAIN) from error
-        text = session.get_modelmeta().custom_metadata_map.get("dh")
-        if text is None:
-            what = "is an ONNX file without the description that dh adds"
-            raise ModelError(what, where=path, hint="only files written by `dh export` can be run")
+        session, about = _open(path, PROVIDERS[device])
         if [one.name for one in session.get_inputs()] != INPUTS:
             raise ModelError("was exported by another version of dh", where=path, hint=EXPORT_AGAIN)
-        about = parse_description(text, path)
         check_gate(about.config.model, options.gate)
         check_nms(about.config.model, options)
         return cls(session, about._replace(config=options.sized(about.config)), device)
@@ -128,6 +116,46 @@ class OnnxRunner:
             if asked:
                 hint = "give the model file instead"
                 raise ConfigError(f"an exported file cannot do {what}", hint=hint)
+
+
+def read_exported(path: Path) -> ModelHeader:
+    """What the file `path` says about itself, which of its tensors is nothing.
+
+    Raises ModelError where it is not one that `dh export` wrote.
+    """
+    _onnxruntime(path)
+    _, about = _open(path, PROVIDERS["cpu"], as_it_is=True)
+    return ModelHeader(*about, shapes={})
+
+
+def _onnxruntime(path: Path) -> ModuleType:
+    """The package, if there is a file at `path` for it."""
+    read_head(path, absent="`dh export model.safetensors` writes such files")
+    if find_spec("onnxruntime") is None:
+        hint = "pip install 'dhcli[export]'"
+        raise DhError("an exported file needs onnxruntime to run", where=path, hint=hint)
+    return import_module("onnxruntime")
+
+
+def _open(
+    path: Path, provider: str, *, as_it_is: bool = False
+) -> tuple[InferenceSession, Description]:
+    """The graph, made fast unless it is wanted `as_it_is`, and what dh wrote beside it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if as_it_is:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+    except Exception as error:  # the runtime has exceptions of its own for damaged files
+        what = f"cannot be opened by ONNX Runtime: it is {look_at(path)}"
+        raise ModelError(what, where=path, hint=EXPORT_AGAIN) from error
+    text = session.get_modelmeta().custom_metadata_map.get("dh")
+    if text is None:
+        what = "is an ONNX file without the description that dh adds"
+        raise ModelError(what, where=path, hint="only files written by `dh export` can be run")
+    return session, parse_description(text, path)
 
 
 def graph_step(config: Config) -> int:

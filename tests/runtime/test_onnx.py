@@ -136,6 +136,10 @@ def test_files_that_are_not_ours_are_one_clear_error(exported: Path, tmp_path: P
         open_runner(tmp_path / "text.onnx")
     with pytest.raises(ModelError, match="without the description"):
         open_runner(tmp_path / "stranger.onnx")
+    for name, what in (("absent", "no such file"), ("text", "it is text"), ("stranger", "without")):
+        told = CliRunner().invoke(app, ["info", str(tmp_path / f"{name}.onnx")])
+        assert told.exit_code == 4
+        assert what in told.stderr
 
 
 def test_the_commands_take_it(exported: Path, tmp_path: Path) -> None:
@@ -164,6 +168,20 @@ def test_the_commands_take_it(exported: Path, tmp_path: Path) -> None:
     assert speed["parts"] == {}
     assert speed["gflop"] is None
     assert speed["images_per_second"] > 0
+
+
+def test_what_it_holds_is_shown_as_of_the_model_file(exported: Path) -> None:
+    of_onnx, of_model = (
+        json.loads(CliRunner().invoke(app, ["info", str(file), "--json"]).stdout)
+        for file in (exported / "model.onnx", exported / "model.safetensors")
+    )
+    shown = CliRunner().invoke(app, ["info", str(exported / "model.onnx")]).stdout
+
+    assert of_onnx["weights"] is None
+    for key in ("classes", "config", "preset"):
+        assert of_onnx[key] == of_model[key]
+    assert "best F1" in shown
+    assert "weights" not in shown
 
 
 def test_prediction_from_it_imports_no_torch(exported: Path, tmp_path: Path) -> None:
