@@ -22,10 +22,10 @@ from dhcli.weights.layouts import (
     ExportName,
     LayoutName,
     Pair,
-    mmdet_detr,
     torchvision,
     transformers,
 )
+from dhcli.weights.layouts.mmdet import detr
 from dhcli.weights.plain_file import read_plain
 from dhcli.weights.recognise import is_described
 
@@ -64,7 +64,7 @@ def read_foreign(path: Path, layout: LayoutName | None = None) -> Foreign:
     """
     plain = read_plain(path)
     state = _without_prefix(plain.state)
-    for of_layout in (torchvision, mmdet_detr, transformers):
+    for of_layout in (torchvision, detr, transformers):
         state = of_layout.modern(state)
     found = next((name for name, one in LAYOUTS.items() if one.recognise(state)), None)
     if found is None and path.suffix == ".safetensors" and is_described(path):
@@ -86,7 +86,8 @@ def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     wrapped = next((name for name in state if name.endswith(ends)), None)
     if inner or wrapped is None:
         return dict(state)
-    prefix = next(wrapped.removesuffix(end[1:]) for end in ends if wrapped.endswith(end))
+    longest = max((end for end in ends if wrapped.endswith(end)), key=len)  # others are its ends
+    prefix = wrapped.removesuffix(longest[1:])
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 

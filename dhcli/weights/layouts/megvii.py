@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dhcli.config.schema import Config, Dense
-from dhcli.weights.layouts import mmdet_yolox as yolox
 from dhcli.weights.layouts import pairs as p
+from dhcli.weights.layouts.mmdet import yolox
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ def text(config: Config) -> str:
 
 def misfit(config: Config) -> str | None:
     """Why Megvii has no such detector; None if it has."""
-    return yolox.misfit(config.model) if isinstance(config.model, Dense) else "it is not YOLOX"
+    return yolox.misfit(config) if isinstance(config.model, Dense) else "it is not YOLOX"
 
 
 def pairs(config: Config) -> p.Pairs:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhcli.config.schema import RESNETS, Config, DeformableHead, Detr, ResNet
 from dhcli.weights.layouts import pairs as p
-from dhcli.weights.layouts.mmdet_detr import name_of, predictors_of
+from dhcli.weights.layouts.mmdet.detr import name_of, predictors_of
 
 if TYPE_CHECKING:
     from torch import Tensor

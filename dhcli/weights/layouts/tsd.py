@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dhcli.config.schema import Config, DisentangledRoi, FcBranch, TwoStage, predicts
-from dhcli.weights.layouts import mmdet
 from dhcli.weights.layouts import pairs as p
+from dhcli.weights.layouts.mmdet import proposals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ def _layers(state: Mapping[str, Tensor], name: str) -> dict[str, int]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of the origin's state dict."""
-    yield from mmdet.body(config)
+    yield from proposals.body(config)
     yield from _predictors(("sibling", "fc_cls", "cls"), ("sibling", "fc_reg", "reg"))
     yield from p.layer(f"{HEAD}.shared_fc.0", "head.disentangle.shared.1")
     for branch, theirs in MOVES.items():

@@ -19,7 +19,7 @@ from dhcli.models.two_stage.cascade import Cascade
 from dhcli.models.two_stage.head import Head
 from dhcli.models.two_stage.pool import Pool
 from dhcli.ops.batch import ImageBatch, Target
-from dhcli.weights.layouts import mmdet
+from dhcli.weights.layouts.mmdet import proposals
 from tests.by_heart import assert_known, draw, learn_two_stage
 from tests.models.two_stage.fast_step import ABSENT, assert_fast_changes_nothing
 from tests.references import cascade as plain
@@ -30,7 +30,7 @@ DOUBLE: list[dict[str, Any]] = [
     {"kind": "conv", "width": 64, "residual": 2, "norm": "gn", "roi_scale": 1.3},
 ]
 EXT = [{**DOUBLE[0], "lambda": 0.7}, {**DOUBLE[1], "lambda": 0.8}]
-STAGES = [dict(stage) for stage in mmdet.STAGES]
+STAGES = [dict(stage) for stage in proposals.STAGES]
 CLASSES = 3
 SIZES = torch.tensor([[128, 128], [100, 120]])
 NONE = torch.zeros(0, 4)

@@ -1,7 +1,7 @@
-"""MMDetection 2 and 3: DETR and Deformable DETR (`deformable-detr_r50`, refined, two-stage).
+"""DETR and Deformable DETR (`deformable-detr_r50`, refined, two-stage).
 
 No anchors, divisor 1; DETR's background is the last class, Deformable DETR has none. Names are
-those of MMDetection 3; files of 2.7 – 2.28 are renamed. Part of the layout `mmdet`.
+those of MMDetection 3; files of 2.7 – 2.28 are renamed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import DeformableHead, Detr, ResNet, TransformerHead
+from dhcli.config.schema import Config, DeformableHead, Detr, ResNet, TransformerHead
 from dhcli.weights.layouts import pairs as p
+from dhcli.weights.layouts.mmdet import parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,7 @@ def count_classes(state: Mapping[str, Tensor]) -> int:
     return len(state[deformable]) if deformable in state else len(state[detr]) - 1
 
 
-def settings(state: Mapping[str, Tensor], backbone: Mapping[str, Any], file: str) -> dict[str, Any]:
+def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes and equal tensors say of the architecture, and the conventions.
 
     `file` is the configuration that the file holds, if any, and its name: no tensor of a two-stage
@@ -87,7 +88,7 @@ def settings(state: Mapping[str, Tensor], backbone: Mapping[str, Any], file: str
         for part in ("encoder", "decoder")
     }
     channels = state[CHANNELS].shape[0]
-    backbone = {**backbone, "norm": "frozen_bn"}
+    backbone = {**parts.backbone_settings(state), "norm": "frozen_bn"}
     head: dict[str, Any] = {
         "kind": "detr",
         "queries": _count_queries(state, file),
@@ -124,9 +125,10 @@ def _count_queries(state: Mapping[str, Tensor], file: str) -> int:
     return int(told[1]) if told else DeformableHead.model_fields["queries"].default
 
 
-def text(model: Detr) -> str:
+def text(config: Config) -> str:
     """What a configuration of MMDetection would say of it, for what the tensors do not."""
-    head = model.head
+    assert isinstance(config.model, Detr)
+    head = config.model.head
     two_stage = isinstance(head, DeformableHead) and head.two_stage
     told = f"num_queries={head.queries}, as_two_stage=True"
     return f"model = dict(type='DeformableDETR', {told})" if two_stage else ""
@@ -146,13 +148,19 @@ def _is_refined(state: Mapping[str, Tensor], layers: int) -> bool:
     )
 
 
-def pairs(model: Detr) -> p.Pairs:
+def is_kin(config: Config) -> bool:
+    """Whether it is of transformers."""
+    return isinstance(config.model, Detr)
+
+
+def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
+    model = config.model
+    assert isinstance(model, Detr)
     head, deformable = model.head, isinstance(model.head, DeformableHead)
-    assert isinstance(model.backbone, ResNet)
     if deformable:
         yield p.Pair("level_embed", "head.levels")
-    yield from p.resnet(model.backbone.name, lambda name: f"backbone.{name}")
+    yield from parts.backbone(config)
     yield from _neck(model)
     yield from _predictors(head)
     for part, layers in (("encoder", head.encoder_layers), ("decoder", head.decoder_layers)):
@@ -226,8 +234,10 @@ def _layer(theirs: str, ours: str, deformable: bool) -> p.Pairs:
         yield from p.layer(f"{theirs}.norms.{number}", f"{ours}.{name}")
 
 
-def misfit(model: Detr) -> str | None:
+def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
+    model = config.model
+    assert isinstance(model, Detr)
     if not isinstance(model.backbone, ResNet) or model.backbone.norm == "gn":
         return "its backbone is not a ResNet with batch norm"
     if model.head.attention_heads != HEADS:

@@ -1,4 +1,4 @@
-"""MMDetection 2 and 3: YOLOX; part of the layout `mmdet`. Backbone and neck have its names here.
+"""YOLOX. Backbone and neck have MMDetection's names here.
 
 The size of images and the thresholds are in the configuration that a file may hold; without one,
 narrow networks (tiny, nano) see 416 pixels, the others 640.
@@ -10,14 +10,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, Csp, Dense, PathPyramid
+from dhcli.config.schema import Config, Csp, Dense, DetectDense, PathPyramid
 from dhcli.weights.layouts import pairs as p
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HEAD = "bbox_head"
-CLASSIFIER = f"{HEAD}.multi_level_conv_cls.0.weight"
+CLASSIFIERS: tuple[str, ...] = (f"{HEAD}.multi_level_conv_cls.0.weight",)
 LEVELS = 3
 DEPTHS = {1: 0.33, 2: 0.67, 3: 1.0, 4: 1.33}
 """Blocks of the first stage → depth."""
@@ -41,7 +41,12 @@ TESTED = (
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the file is YOLOX's."""
-    return CLASSIFIER in state
+    return CLASSIFIERS[0] in state
+
+
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K."""
+    return len(state[CLASSIFIERS[0]])
 
 
 def settings(
@@ -72,7 +77,7 @@ def settings(
     }
     unit = "depthwise_conv.conv" if deep else "conv"
     layers = count(f"{HEAD}.multi_level_cls_convs.0.{{}}.{unit}.weight")
-    model = conventions(layers, shape(CLASSIFIER)[1], deep=deep)
+    model = conventions(layers, shape(CLASSIFIERS[0])[1], deep=deep)
     model["detect"] = {**model["detect"], **_thresholds(file)}
     model |= {"backbone": backbone, "neck": neck}
     side = _side(file) or (SMALL if width <= NARROW else LARGE)
@@ -140,6 +145,11 @@ def _thresholds(file: str) -> dict[str, float]:
     if not found:
         return {}
     return {"score_threshold": float(found[1]), "nms_threshold": float(found[2])}
+
+
+def is_kin(config: Config) -> bool:
+    """Whether its backbone is YOLOX's."""
+    return isinstance(config.model, Dense) and isinstance(config.model.backbone, Csp)
 
 
 def pairs(config: Config) -> p.Pairs:
@@ -215,9 +225,10 @@ def _tower_unit(theirs: str, ours: str, number: int, *, deep: bool) -> p.Pairs:
         yield from p.conv_norm((f"{theirs}{name}.conv", f"{theirs}{name}.bn"), own)
 
 
-def text(model: Dense, side: int) -> str:
+def text(config: Config) -> str:
     """What a configuration of MMDetection would say of it, for what the tensors do not."""
-    rule = model.detect
+    rule, side = config.model.detect, config.input.max_size
+    assert isinstance(rule, DetectDense)
     nms = f"nms=dict(type='nms', iou_threshold={rule.nms_threshold:g})"
     return (
         f"model = dict(bbox_head=dict(type='YOLOXHead'), test_cfg=dict(score_thr="
@@ -226,8 +237,10 @@ def text(model: Dense, side: int) -> str:
     )
 
 
-def misfit(model: Dense) -> str | None:
+def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
+    model = config.model
+    assert isinstance(model, Dense)
     head = model.head
     told = (head.quality, model.assign.kind, model.boxes.kind, head.shared, head.kernel)
     if not isinstance(model.neck, PathPyramid):

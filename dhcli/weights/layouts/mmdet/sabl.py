@@ -1,6 +1,6 @@
-"""MMDetection 2 and 3: SABL on two-stage detectors (`sabl-faster-rcnn_r50_fpn_1x_coco`, `cascade`).
+"""SABL's heads (`sabl-faster-rcnn_r50_fpn_1x_coco`, `sabl-cascade`), for `proposals`.
 
-One fc branch scores, a branch of sides places boxes; part of the layout `mmdet`.
+One fc branch scores, a branch of sides places boxes.
 """
 
 from __future__ import annotations

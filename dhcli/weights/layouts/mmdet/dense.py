@@ -1,4 +1,4 @@
-"""MMDetection 2 and 3: RetinaNet, FCOS, ATSS, PAA, VarifocalNet, YOLOF; part of layout `mmdet`.
+"""RetinaNet, FCOS, ATSS, PAA, VarifocalNet and YOLOF.
 
 No background. ATSS and PAA have the same tensors: what tells them apart is the configuration in the
 file, or its name.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dhcli.config.schema import Config, Dense, Dilated, Pvt, Pyramid, ResNet
 from dhcli.errors import ModelError
 from dhcli.weights.layouts import pairs as p
+from dhcli.weights.layouts.mmdet import parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +155,7 @@ def count_classes(state: Mapping[str, Tensor]) -> int:
 
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
-    """What shapes, names and conventions say, but for the depth of the backbone.
+    """What shapes, names and conventions say.
 
     `file` is the configuration that the file holds, if any, and its name. Raises ModelError where
     neither tells ATSS from PAA, and for an FCOS that says its boxes otherwise.
@@ -171,7 +172,8 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     if kind.title == "YOLOF":
         count = len(state[f"{HEAD}.object_pred.weight"])
         model["priors"] = {"sizes": [float(1 << n) for n in range(count)], "ratios": [1.0]}
-    return {"about": kind.title, "input": kind.input, "model": model}
+    model["backbone"] = parts.backbone_settings(state, kind.model["backbone"])
+    return {"about": kind.title, "input": {**parts.INPUT, **kind.input}, "model": model}
 
 
 def _which(state: Mapping[str, Tensor], file: str) -> Kind:
@@ -244,16 +246,23 @@ def title_of(model: Dense) -> str | None:
     }.get(told)
 
 
-def text(model: Dense) -> str:
+def text(config: Config) -> str:
     """What a configuration of MMDetection would say of it, for what the tensors do not."""
-    title = title_of(model)
+    assert isinstance(config.model, Dense)
+    title = title_of(config.model)
     return f"model = dict(bbox_head=dict(type='{KINDS[title].head}'))" if title else ""
 
 
+def is_kin(config: Config) -> bool:
+    """Whether it is of one stage."""
+    return isinstance(config.model, Dense)
+
+
 def pairs(config: Config) -> p.Pairs:
-    """Every tensor but the backbone's, in the order of MMDetection's state dict."""
+    """Every tensor, in the order of MMDetection's state dict."""
     model = config.model
     assert isinstance(model, Dense)
+    yield from parts.backbone(config)
     if isinstance(model.neck, Dilated):
         yield from _dilated(model.neck)
     else:
@@ -349,8 +358,10 @@ ENDS: dict[str, Callable[[int], p.Pairs]] = {
 """What follows the towers, of so many levels."""
 
 
-def misfit(model: Dense) -> str | None:
+def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
+    model = config.model
+    assert isinstance(model, Dense)
     backbone = model.backbone
     if not isinstance(backbone, ResNet | Pvt) or backbone.norm == "gn":
         return "its backbone is not a ResNet with batch norm or a PVT"

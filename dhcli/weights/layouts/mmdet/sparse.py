@@ -1,6 +1,6 @@
-"""MMDetection 2 and 3: Sparse R-CNN (`sparse_rcnn_r50_fpn_1x_coco` and its relatives).
+"""Sparse R-CNN (`sparse_rcnn_r50_fpn_1x_coco` and its relatives).
 
-No background, boxes that all classes share; part of the layout `mmdet`.
+No background, boxes that all classes share.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from dhcli.config.schema import Config, Queries, ResNet
 from dhcli.weights.layouts import pairs as p
+from dhcli.weights.layouts.mmdet import parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLASSIFIER = "roi_head.bbox_head.0.fc_cls.weight"
+CLASSIFIERS: tuple[str, ...] = ("roi_head.bbox_head.0.fc_cls.weight",)
 BOXES = "rpn_head.init_proposal_bboxes.weight"
 FEATURES = "rpn_head.init_proposal_features.weight"
 HEAD = "roi_head.bbox_head"
@@ -23,11 +24,16 @@ DYNAMIC = "instance_interactive_conv"
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the file is Sparse R-CNN's."""
-    return BOXES in state and CLASSIFIER in state
+    return BOXES in state and CLASSIFIERS[0] in state
 
 
-def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the shapes say of the architecture: the section `model`, but for its backbone."""
+def count_classes(state: Mapping[str, Tensor]) -> int:
+    """K."""
+    return len(state[CLASSIFIERS[0]])
+
+
+def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
+    """What the shapes say of the architecture, and the conventions."""
     count, channels = state[FEATURES].shape
     first = f"{HEAD}.0"
     cells = state[f"{first}.{DYNAMIC}.fc_layer.weight"]
@@ -42,8 +48,9 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
             for task in ("cls", "reg")
         },
     }
-    return {
+    model = {
         "kind": "queries",
+        "backbone": parts.backbone_settings(state),
         "neck": {"finest": 2, "coarsest": 5, "channels": channels},
         "pool": {
             "size": p.side_of(cells, channels),
@@ -54,12 +61,20 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "head": head,
         "detect": {"score_threshold": 0.0, "max_detections": count},
     }
+    return {"about": "Sparse R-CNN", "input": parts.INPUT, "model": model}
+
+
+def is_kin(config: Config) -> bool:
+    """Whether it learns its proposals."""
+    return isinstance(config.model, Queries)
 
 
 def pairs(config: Config) -> p.Pairs:
-    """Every tensor but the backbone's and the neck's, in the order of MMDetection's state dict."""
+    """Every tensor, in the order of MMDetection's state dict."""
     model = config.model
     assert isinstance(model, Queries)
+    yield from parts.backbone(config)
+    yield from parts.pyramid()
     yield p.Pair(BOXES, "head.boxes")
     yield p.Pair(FEATURES, "head.features")
     for stage in range(model.head.stages):
@@ -94,8 +109,15 @@ PARTS = {
 """Layers of a stage under both names, in their order."""
 
 
-def misfit(model: Queries) -> str | None:
+def text(config: Config) -> str:
+    """Its tensors say what it is."""
+    return ""
+
+
+def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
+    model = config.model
+    assert isinstance(model, Queries)
     if not isinstance(model.backbone, ResNet) or model.backbone.norm == "gn":
         return "its backbone is not a ResNet with batch norm"
     if model.neck.levels() != ["P2", "P3", "P4", "P5"]:
