@@ -59,7 +59,7 @@ class Kept:
         """The detections of an image that are kept, best first."""
         rows = image.reaching(self.least)
         if self.labels is not None:
-            rows = rows[np.isin(image.labels, self.labels)]
+            rows = rows[np.isin(image.labels[rows], self.labels)]
         return image.take(rows[: self.top])
 
 

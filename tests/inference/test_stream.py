@@ -120,6 +120,20 @@ def test_a_choice_keeps_classes_scores_and_the_best(
     assert summary.shown == summary.counts
 
 
+def test_classes_and_scores_of_each_are_chosen_together(
+    small_model: Callable[..., ModelFile], photos: ImageList
+) -> None:
+    model = small_model("a", "b", "c")
+    every, _ = run(model, photos)
+    least = np.array([0.0, 0.0, float(np.median(every[0].scores))])
+
+    found, _ = run(model, photos, Kept(labels=(0, 2), least=least))
+
+    for all_of, one in zip(every, found, strict=True):
+        wanted = (all_of.scores >= least[all_of.labels]) & (all_of.labels != 1)
+        np.testing.assert_allclose(one.scores, all_of.scores[wanted], atol=1e-6)
+
+
 def test_where_nothing_can_be_read_it_is_an_error(
     small_model: Callable[..., ModelFile], tmp_path: Path
 ) -> None:
