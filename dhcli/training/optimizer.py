@@ -12,6 +12,9 @@ from torch.optim import SGD, AdamW, Optimizer
 from dhcli.config.schema import Train
 from dhcli.errors import ConfigError, suggest
 
+BACKBONE = "backbone"
+"""Presets name it for whatever is trained; a detector from elsewhere need not have one."""
+
 
 def kept_per_weight(train: Train) -> int:
     """How many numbers the optimiser keeps for each weight."""
@@ -51,7 +54,7 @@ def _factors(module: nn.Module, multipliers: Mapping[str, float]) -> dict[str, f
     """Of each weight, by name, what its learning rate is multiplied by."""
     parts = {name: name.split(".") for name, _ in module.named_parameters()}
     for asked in multipliers:
-        if not any(asked in words for words in parts.values()):
+        if asked != BACKBONE and not any(asked in words for words in parts.values()):
             every = sorted({word for words in parts.values() for word in words[:-1]})
             what = f"no weight of the detector has a part `{asked}` in its name"
             raise ConfigError(what, where="train.lr_multipliers", hint=suggest(asked, every))
