@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from dhcli.ops.between import Axis, sum_between
+
 TAPS = 9
 """Of a 3×3 convolution."""
 
@@ -31,22 +33,11 @@ def deform_conv(x: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
 
 def _by_rows(x: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     """Each tap is a sum of four rows of the map by weight, and all taps one product of matrices."""
-    batch, channels, height, width = x.shape
     down, across = _points(x, offsets)
-    rows, of_rows = _read(down, height)
-    columns, of_columns = _read(across, width)
-    images = torch.arange(batch, device=x.device)
-    rows = rows + (images * height)[:, None, None, None, None]  # images below each other
-    places = rows[..., :, None] * width + columns[..., None, :]  # (B, h, w, 9, 2, 2)
-    shares = of_rows[..., :, None] * of_columns[..., None, :]
-    vectors = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B·h·w, C), a view in channels_last
-    # A sum of rows by weight, without a copy of the rows: its gradients are as frugal
-    seen = F.embedding_bag(
-        places.view(-1, 4), vectors, mode="sum", per_sample_weights=shares.view(-1, 4)
-    )
-    matrix = weight.permute(2, 3, 1, 0).reshape(TAPS * channels, -1)
-    out = seen.view(-1, TAPS * channels) @ matrix
-    return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    images = torch.arange(len(x), device=x.device)
+    seen = sum_between(x, images, _read(down, x.shape[2]), _read(across, x.shape[3]))
+    out = seen.flatten(-2) @ weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return out.permute(0, 3, 1, 2)
 
 
 def _by_grids(x: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
@@ -72,8 +63,8 @@ def _points(x: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     return down, across
 
 
-def _read(at: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The two places of an axis around each point `at` (…), and the share of each: (…, 2).
+def _read(at: Tensor, length: int) -> Axis:
+    """The two places of an axis around each point `at` (…): (…, 2).
 
     A place beyond the axis has no share. It is said to be the last one.
     """
@@ -82,4 +73,4 @@ def _read(at: Tensor, length: int) -> tuple[Tensor, Tensor]:
     share = at - low
     places = torch.stack([low, low + 1], -1).long()
     inside = (places >= 0) & (places < length)
-    return places.clamp(0, length - 1), torch.stack([1 - share, share], -1) * inside
+    return Axis(places.clamp(0, length - 1), torch.stack([1 - share, share], -1) * inside)

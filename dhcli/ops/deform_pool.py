@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from dhcli.ops.between import Axis, sum_between
 
 GROUP = 2048
 """RoIs that are pooled at a time: 80 MB of places and weights at 4 × 4 samples a cell."""
@@ -58,18 +59,9 @@ def _pool_group(
     x = (number / size + moves[:, 0]) * side[:, 0, None, None]
     y = (number[:, None] / size + moves[:, 1]) * side[:, 1, None, None]
     part = side / (size * sampling.per_side)
-    columns, of_columns = _read(x + start[:, 0, None, None], part[:, 0], width, sampling)
-    rows, of_rows = _read(y + start[:, 1, None, None], part[:, 1], height, sampling)
-    rows = rows + (rois[:, 0].long() * height)[:, None, None, None]  # images below each other
-    places = rows[..., :, None] * width + columns[..., None, :]  # (N, S, S, 2n, 2n)
-    weights = of_rows[..., :, None] * of_columns[..., None, :]
-    vectors = features.permute(0, 2, 3, 1).flatten(0, 2)  # (B·h·w, C), a view in channels_last
-    # A sum of rows by weight, without a copy of the rows: its gradients are as frugal
-    bags = (len(rois) * size**2, (2 * sampling.per_side) ** 2)
-    sums = F.embedding_bag(
-        places.view(bags), vectors, mode="sum", per_sample_weights=weights.view(bags)
-    )
-    return sums.view(len(rois), size, size, -1).permute(0, 3, 1, 2)
+    columns = _read(x + start[:, 0, None, None], part[:, 0], width, sampling)
+    rows = _read(y + start[:, 1, None, None], part[:, 1], height, sampling)
+    return sum_between(features, rois[:, 0].long(), rows, columns).permute(0, 3, 1, 2)
 
 
 def _place(boxes: Tensor, stride: int, *, legacy: bool) -> tuple[Tensor, Tensor]:
@@ -86,8 +78,8 @@ def _round(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.floor(x.abs() + 0.5)
 
 
-def _read(first: Tensor, part: Tensor, length: int, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """The places of one axis that the n samples of each cell read, and the weight of each.
+def _read(first: Tensor, part: Tensor, length: int, sampling: Sampling) -> Axis:
+    """The places of one axis that the n samples of each cell read, and the share of each.
 
     in   first  (N, S, S) float, where each cell starts;  part  (N,) float between samples
          length  places of the axis
@@ -105,4 +97,4 @@ def _read(first: Tensor, part: Tensor, length: int, sampling: Sampling) -> tuple
     share = at - low
     weights = torch.cat([1 - share, share], -1) * inside.repeat(1, 1, 1, 2) / counted
     low = low.long()
-    return torch.cat([low, (low + 1).clamp(max=length - 1)], -1), weights
+    return Axis(torch.cat([low, (low + 1).clamp(max=length - 1)], -1), weights)

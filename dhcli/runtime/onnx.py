@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +55,9 @@ class OnnxRunner:
         Raises ModelError where the file is not one that `dh export` wrote, ConfigError where the
         device or precision of `options` cannot be had.
         """
-        onnxruntime = _onnxruntime(path)
+        _check_can_run(path)
+        import onnxruntime
+
         device = _choose_device(options.device, onnxruntime.get_available_providers())
         if options.precision not in ("fp32", "auto"):
             what = f"an exported file runs in fp32, not in {options.precision}"
@@ -123,18 +123,17 @@ def read_exported(path: Path) -> ModelHeader:
 
     Raises ModelError where it is not one that `dh export` wrote.
     """
-    _onnxruntime(path)
+    _check_can_run(path)
     _, about = _open(path, PROVIDERS["cpu"], as_it_is=True)
     return ModelHeader(*about, shapes={})
 
 
-def _onnxruntime(path: Path) -> ModuleType:
-    """The package, if there is a file at `path` for it."""
+def _check_can_run(path: Path) -> None:
+    """That there is a file at `path`, and the package to run it."""
     read_head(path, absent="`dh export model.safetensors` writes such files")
     if find_spec("onnxruntime") is None:
         hint = "pip install 'dhcli[export]'"
         raise DhError("an exported file needs onnxruntime to run", where=path, hint=hint)
-    return import_module("onnxruntime")
 
 
 def _open(

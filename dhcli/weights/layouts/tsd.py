@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhcli.config.schema import Config, DisentangledRoi, FcBranch, TwoStage, predicts
 from dhcli.weights.layouts import pairs as p
-from dhcli.weights.layouts.mmdet import proposals
+from dhcli.weights.layouts.mmdet import parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,6 @@ LEFT: dict[str, str] = {}
 COCO_CLASSES = 80
 
 INPUT = {"interpolation": "cv2", "resize": "mmdet1"}
-BACKBONE = {"norm": "eval_bn", "frozen_stages": 2}
 RPN = {"proposals_train": 2000, "smooth_l1_beta": 1 / 9, "allowed_border": 0}
 MODEL = {
     "anchors": {"convention": "mmdet1"},
@@ -47,7 +46,7 @@ MOVES = {"pc": "delta_c", "pr": "delta_r"}
 
 def recognise(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are TSD's."""
-    return CLASSIFIERS[0] in state and "neck.lateral_convs.0.conv.weight" in state
+    return CLASSIFIERS[0] in state and parts.PYRAMID in state
 
 
 def count_classes(state: Mapping[str, Tensor]) -> int:
@@ -57,7 +56,7 @@ def count_classes(state: Mapping[str, Tensor]) -> int:
 
 def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     """What the shapes say of the architecture, and the conventions."""
-    channels = state["neck.lateral_convs.0.conv.weight"].shape[0]
+    channels = state[parts.PYRAMID].shape[0]
     first = state[f"{HEAD}.shared_fc.0.weight"]
     agnostic = state[f"{HEAD}.TSD_fc_reg.weight"].shape[0] == 4
     roi = {**ROI, "width": first.shape[0]}
@@ -72,7 +71,7 @@ def settings(state: Mapping[str, Tensor], file: str) -> dict[str, Any]:
     ]
     head = {"branches": branches, "background_box": not agnostic, "class_agnostic": agnostic}
     pool = {**MODEL["pool"], "size": p.side_of(first, channels)}  # type: ignore[dict-item]
-    backbone = {**BACKBONE, "name": p.read_depth(state, "backbone.layer{stage}")}
+    backbone = parts.backbone_settings(state)
     neck = {"channels": channels}
     model = {**MODEL, "backbone": backbone, "neck": neck, "rpn": RPN, "pool": pool, "head": head}
     return {"about": "TSD", "input": INPUT, "model": model}
@@ -86,7 +85,7 @@ def _layers(state: Mapping[str, Tensor], name: str) -> dict[str, int]:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of the origin's state dict."""
-    yield from proposals.body(config)
+    yield from parts.body(config)
     yield from _predictors(("sibling", "fc_cls", "cls"), ("sibling", "fc_reg", "reg"))
     yield from p.layer(f"{HEAD}.shared_fc.0", "head.disentangle.shared.1")
     for branch, theirs in MOVES.items():

@@ -43,12 +43,16 @@ class Kind:
     input: Mapping[str, Any]
 
 
-BACKBONE = {"norm": "eval_bn", "frozen_stages": 2}
 FOCAL = {"kind": "focal"}
 LEFT_OUT = {"padding": "left_out"}
 DELTAS = {"kind": "deltas", "std": [0.1, 0.1, 0.2, 0.2]}
 ANCHOR = {"sizes": [8.0], "ratios": [1.0]}
-COMMON: dict[str, Any] = {"kind": "dense", "backbone": BACKBONE, "priors": ANCHOR, "nms": "mmdet"}
+COMMON: dict[str, Any] = {
+    "kind": "dense",
+    "backbone": parts.BACKBONE,
+    "priors": ANCHOR,
+    "nms": "mmdet",
+}
 RETINANET: dict[str, Any] = {
     **COMMON,
     "priors": {"sizes": [4 * 2 ** (n / 3) for n in range(3)], "ratios": [0.5, 1.0, 2.0]},

@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INPUT = {"interpolation": "cv2"}
+BACKBONE = {"norm": "eval_bn", "frozen_stages": 2}
 PYRAMID = "neck.lateral_convs.0.conv.weight"
 
 
 def backbone_settings(
-    state: Mapping[str, Tensor], conventions: Mapping[str, Any] | None = None
+    state: Mapping[str, Tensor], conventions: Mapping[str, Any] = BACKBONE
 ) -> dict[str, Any]:
     """The section `model.backbone` of a ResNet, with its `conventions`, or of a PVT."""
     if pvt := p.read_pvt(state):
         return {"kind": "pvt", "name": pvt, "weights": "none"}
     named = {"name": p.read_depth(state, "backbone.layer{stage}")}
-    return {"norm": "eval_bn", "frozen_stages": 2, **(conventions or {}), **named}
+    return {**conventions, **named}
 
 
 def backbone(config: Config) -> p.Pairs:
@@ -40,7 +41,9 @@ def pyramid() -> p.Pairs:
             yield from p.layer(f"neck.{kind}.{level}.conv", f"neck.{ours}.{level}")
 
 
-def rpn() -> p.Pairs:
-    """Its three convolutions."""
+def body(config: Config) -> p.Pairs:
+    """Backbone, pyramid and RPN."""
+    yield from backbone(config)
+    yield from pyramid()
     for part in ("conv", "cls", "reg"):
         yield from p.layer(f"rpn_head.rpn_{part}", f"rpn.{part}")

@@ -111,18 +111,11 @@ def is_kin(config: Config) -> bool:
 
 def pairs(config: Config) -> p.Pairs:
     """Every tensor, in the order of MMDetection's state dict."""
-    yield from body(config)
+    yield from parts.body(config)
     cascade = p.model_of(config).head.cascade
     places = [(f"{HEAD}.{i}", f"head.stages.{i}") for i in range(len(cascade))]
     for theirs, head in places or [(HEAD, "head")]:
         yield from _head(config, theirs, head)
-
-
-def body(config: Config) -> p.Pairs:
-    """Backbone, pyramid and RPN."""
-    yield from parts.backbone(config)
-    yield from parts.pyramid()
-    yield from parts.rpn()
 
 
 def _head(config: Config, theirs: str, ours: str) -> p.Pairs:
