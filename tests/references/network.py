@@ -111,20 +111,18 @@ def soft_nms(
     boxes: Boxes, scores: NDArray[np.float64], threshold: float, least: float
 ) -> list[tuple[int, float]]:
     """Linear: row and score of each box, in the order that they are taken."""
-    left = dict(enumerate(scores.tolist()))
-    found = []
-    while left:
-        best = max(left, key=lambda row: left[row])
-        found.append((best, left.pop(best)))
-        for row in list(left):
-            low = np.maximum(boxes[row, :2], boxes[best, :2])
-            high = np.minimum(boxes[row, 2:], boxes[best, 2:])
-            common = np.clip(high - low, 0, None).prod()
-            area = sum((boxes[one, 2:] - boxes[one, :2]).prod() for one in (row, best))
-            iou = common / (area - common)
-            left[row] *= 1 - iou if iou >= threshold else 1
-            if left[row] < least:
-                del left[row]
+    left, rows, found = scores.copy(), np.arange(len(scores)), []
+    while len(rows):
+        best = rows[left[rows].argmax()]
+        found.append((int(best), float(left[best])))
+        rows = rows[rows != best]
+        low = np.maximum(boxes[rows, :2], boxes[best, :2])
+        high = np.minimum(boxes[rows, 2:], boxes[best, 2:])
+        common = np.clip(high - low, 0, None).prod(axis=1)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        iou = common / (areas[rows] + areas[best] - common)
+        left[rows] *= np.where(iou >= threshold, 1 - iou, 1)
+        rows = rows[left[rows] >= least]
     return found
 
 
