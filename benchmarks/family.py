@@ -1,0 +1,76 @@
+"""The two-stage family side by side: the same images, backbone, recipe and steps; the head changes.
+
+    .venv/bin/python benchmarks/family.py --out /tmp/family [--systems cascade tsd] [--seeds 0 1]
+    .venv/bin/python benchmarks/family.py --out /tmp/bccd --data ../shared/data/bccd \
+        --split test --preset light --set train.epochs=4
+
+What makes the preset each system stands in `benchmarks/family.yaml`. Each is trained by `dh train`
+and measured by `dh eval`, seed by seed, in a process of its own; a training that is finished is not
+repeated, so what was cut off goes on with the same command. Without `--data`, 120 images of shapes
+are drawn: three to four minutes of a core a training. Rows are added to
+`benchmarks/results/family.csv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from record import RESULTS, about, add_row
+
+from dhcli.data.shapes import draw_shapes
+
+FAMILY = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+SYSTEMS, COMMON = FAMILY["systems"], FAMILY["every two-stage one"]
+MEASURED = "measured.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="default: drawn shapes")
+    parser.add_argument("--split", default="val", help="to measure on")
+    parser.add_argument("--preset", default="demo")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    data = options.data or options.out / "shapes"
+    if not data.exists():
+        draw_shapes(data, images=120, seed=0)
+    for seed in options.seeds:
+        for system in options.systems:
+            run = options.out / f"{system}-{seed}"
+            if (run / MEASURED).exists():
+                continue
+            words = ["--preset", options.preset, "--data", str(data), "--seed", str(seed)]
+            dh("train", *words, *settings(system, options.set), "--out", str(run), "--overwrite")
+            words = ["--weights", str(run), "--data", str(data), "--split", options.split, "--json"]
+            stats = json.loads(dh("eval", *words))["metrics"]["coco"]["stats"]
+            (run / MEASURED).write_text(json.dumps(stats))
+            of = {"system": system, "seed": seed, "data": data.name, "split": options.split}
+            numbers = {name: f"{stats[name]:.4f}" for name in ("AP", "AP50", "AP75")}
+            add_row(RESULTS / "family.csv", of | numbers | about("torch", "torchvision", "timm"))
+
+
+def settings(system: str, more: list[str]) -> list[str]:
+    """The words of `dh train` for a system, and `more` settings after its own."""
+    own = SYSTEMS[system]
+    every = own if "model.kind" in own else {**own, **COMMON}
+    sets = [f"{key}={json.dumps(value)}" for key, value in every.items()]
+    return [word for one in (*sets, *more) for word in ("--set", one)]
+
+
+def dh(*words: str) -> str:
+    """What a command prints on stdout."""
+    return subprocess.check_output([sys.executable, "-m", "dhcli", *words], text=True)
+
+
+if __name__ == "__main__":
+    main()
