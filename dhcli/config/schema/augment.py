@@ -50,6 +50,9 @@ class Augment(Section):
     """Strength of the changes of brightness, contrast, saturation and hue."""
     crop: Fraction = 0.0
     """Probability of a random crop that keeps at least one object mostly whole."""
+    shift: Count = 0
+    """Most pixels that every second resized image is moved by along each axis, either way, as for
+    YOLOF; what that uncovers is black. An image that would lose all its objects stays."""
     mosaic: Fraction = 0.0
     """Probability that four images are laid together around a random point, each fitted into the
     square of `input.letterbox`; the picture is twice as wide and high, before `affine` cuts it."""

@@ -24,6 +24,8 @@ Boxes = NDArray[np.float64]
 
 SMALLEST_CROP = 0.5
 """Share of the image's side that a random crop has at least."""
+SHIFTED = 0.5
+"""Share of the images that are moved where `augment.shift` asks for it."""
 WHOLE_ENOUGH = 0.5
 """Share of a box's area that must be left for it to stay an object; below, it is ignored."""
 
@@ -158,6 +160,31 @@ def crop_sample(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
     )
 
 
+def shift_sample(sample: Sample, across: int, down: int) -> Sample:
+    """The sample moved by whole pixels, less than its sides, within its size; the rest is black.
+
+    What leaves it is treated as in `crop_sample`. A sample that would lose all its objects stays.
+    """
+    height, width = sample.image.shape[:2]
+    left, top = max(0, across), max(0, down)
+    window = (left - across, top - down, width - left, height - top)
+    seen = crop_sample(sample, window)
+    if len(sample.boxes) and not len(seen.boxes):
+        return sample
+    image = np.zeros_like(sample.image)
+    image[top : top + seen.image.shape[0], left : left + seen.image.shape[1]] = seen.image
+    corner = np.array([left, top, left, top])
+    return Sample(image, seen.boxes + corner, seen.labels, seen.ignore + corner)
+
+
+def draw_shift(size: tuple[int, int], most: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Pixels to the right and down for an image of width, height: of every second one, none."""
+    if rng.random() >= SHIFTED:
+        return 0, 0
+    across, down = (min(most, side - 1) for side in size)
+    return int(rng.integers(-across, across + 1)), int(rng.integers(-down, down + 1))
+
+
 def clip_sample(sample: Sample) -> Sample:
     """The sample with its boxes cut at the image's border; what has no area left is dropped."""
     height, width = sample.image.shape[:2]
@@ -193,7 +220,7 @@ def draw_window(
 def augment_sample(
     sample: Sample, input: Input, augment: Augment, rng: np.random.Generator
 ) -> Sample:
-    """The sample cropped, recoloured, resized and flipped as `augment` asks, by the dice of `rng`.
+    """The sample cropped, recoloured, resized, flipped and shifted as `augment` asks, by `rng`.
 
     The dice are thrown in one order whatever is asked, so that turning one augmentation on leaves
     the others as they were.
@@ -208,7 +235,11 @@ def augment_sample(
         sample = replace(sample, image=image)
     sizes = augment.min_sizes or (input.min_size,)
     sample = resize_sample(sample, input, sizes[int(scale * len(sizes))])
-    return flip_sample(sample) if flip < augment.flip else sample
+    sample = flip_sample(sample) if flip < augment.flip else sample
+    if augment.shift:  # its dice are the last
+        size = (sample.image.shape[1], sample.image.shape[0])
+        sample = shift_sample(sample, *draw_shift(size, augment.shift, rng))
+    return sample
 
 
 def prepare_augmentation(augment: Augment) -> None:

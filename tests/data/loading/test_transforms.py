@@ -17,11 +17,13 @@ from dhcli.data.loading.transforms import (
     change_colour,
     clip_sample,
     crop_sample,
+    draw_shift,
     draw_window,
     flip_sample,
     resize,
     resize_sample,
     resized_size,
+    shift_sample,
 )
 
 SMALL = Input(min_size=60, max_size=100)
@@ -140,6 +142,46 @@ def test_crop_moves_cuts_ignores_and_drops() -> None:
     assert cropped.boxes.tolist() == [[10.5, 10, 30, 30], [40, 10, 50, 30]]
     assert cropped.labels.tolist() == [0, 1]
     assert cropped.ignore.tolist() == [[0, 0, 5, 50], [45, 10, 50, 30]]
+
+
+def test_shift_moves_cuts_ignores_and_blackens() -> None:
+    boxes = [[20.5, 30, 40, 50], [-1, 30, 9, 50], [2, 30, 14, 50], [0, 0, 6, 80]]
+    sample = sample_of(100, 80, boxes, [[0, 0, 15, 80], [90, 70, 100, 80]])
+
+    shifted = shift_sample(sample, -8, 5)
+
+    assert np.array_equal(shifted.image[5:, :92], sample.image[:75, 8:])
+    assert not shifted.image[:5].any()
+    assert not shifted.image[:, 92:].any()
+    assert shifted.boxes.tolist() == [[12.5, 35, 32, 55], [0, 35, 6, 55]]
+    assert shifted.labels.tolist() == [0, 2]
+    assert shifted.ignore.tolist() == [[0, 5, 7, 80], [82, 75, 92, 80], [0, 35, 1, 55]]
+
+
+def test_a_sample_is_not_shifted_out_of_its_own_picture(rng: np.random.Generator) -> None:
+    corner = sample_of(100, 80, [[0, 0, 4, 4]])
+    assert shift_sample(corner, -20, -20) is corner
+    assert shift_sample(sample_of(9, 9, []), -8, 8).image.any()
+
+    drawn = {draw_shift((50, 4), 32, rng) for _ in range(4000)}
+
+    assert {across for across, _ in drawn} == set(range(-32, 33))
+    assert {down for _, down in drawn} == set(range(-3, 4))
+
+
+def test_every_second_image_is_shifted_and_nothing_else_changes() -> None:
+    sample = sample_of(80, 60, [[30, 20, 50, 40]])
+    moved = 0
+    for seed in range(400):
+        plain, shifted = (
+            augment_sample(sample, SMALL, Augment(shift=most), np.random.default_rng(seed))
+            for most in (0, 8)
+        )
+        by = shifted.boxes - plain.boxes
+        assert by[0, :2].tolist() == by[0, 2:].tolist()
+        assert np.abs(by).max() <= 8
+        moved += bool(by.any())
+    assert moved / 400 == pytest.approx(0.5, abs=0.08)
 
 
 def test_clip_cuts_at_the_border_and_drops_what_is_empty() -> None:
