@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -15,25 +18,75 @@ from dhcli.report.sheet import Column, Row, Sheet
 ABREAST = 6
 """Numbers of a single row that stand side by side: 80 columns hold them, and a class's name."""
 
+FOLDED = 16
+"""Most that a name needs of a line before it folds."""
+
 
 def show(*sheets: Sheet, titles: bool = False, most: int | None = None) -> None:
     """Print sheets on stdout, see `drawn`."""
     for sheet in sheets:
-        out.print(drawn(sheet, titles=titles, most=most))
+        out.print(drawn(sheet, titles=titles, most=most, width=out.width))
 
 
-def drawn(sheet: Sheet, *, titles: bool = False, most: int | None = None) -> Group:
+def drawn(
+    sheet: Sheet, *, titles: bool = False, most: int | None = None, width: int | None = None
+) -> Group:
     """A sheet for rich to print, below its title if `titles`.
 
-    Of each section `most` rows are shown (None: all) and the others counted.
+    Of each section `most` rows are shown (None: all) and the others counted. Numbers that do not
+    fit beside each other into `width` (None: all do) stand in further tables, names before them.
     """
+    tables: list[Table | Text]
     if sheet.facts:
-        table = _list(sheet)
+        tables = [_list(sheet)]
     elif _is_long_row(sheet):
-        table = _stack(sheet)
+        tables = [_stack(sheet)]
     else:
-        table = _table(sheet, most)
-    return Group(Text(sheet.title, style="bold"), table) if titles else Group(table)
+        tables = [_table(part, most) for part in _parts_of_width(sheet, width)]
+        tables = [x for table in tables for x in (Text(), table)][1:]
+    return Group(Text(sheet.title, style="bold"), *tables) if titles else Group(*tables)
+
+
+def _parts_of_width(sheet: Sheet, width: int | None) -> Iterator[Sheet]:
+    """The sheet as it is, or as several: the first names in each, columns of a heading together."""
+    widths = _widths(sheet)
+    first = next((i for i, one in enumerate(sheet.columns) if one.is_number), len(widths))
+    if width is None or sum(widths) <= width or not first or any(c.below for c in sheet.columns):
+        yield sheet
+        return
+    names, left = list(range(first)), width - sum(widths[:first])
+    parts: list[list[int]] = [[]]
+    for _, group in groupby(range(first, len(widths)), lambda i: _group(sheet.columns[i], i)):
+        together = list(group)
+        if parts[-1] and sum(widths[i] for i in (*parts[-1], *together)) > left:
+            parts.append([])
+        parts[-1] += together
+    for number, part in enumerate(parts, 1):
+        chosen = names + part
+        columns = tuple(sheet.columns[i] for i in chosen)
+        rows = tuple(tuple(row[i] for i in chosen) for row in sheet.rows)
+        caption = sheet.caption if number == len(parts) else ""
+        yield replace(sheet, columns=columns, rows=rows, caption=caption)
+
+
+def _widths(sheet: Sheet) -> list[int]:
+    """What each column takes, with the space beside it; long names fold."""
+    widths = []
+    for column, cells in zip(sheet.columns, zip(*sheet.rows, strict=True), strict=False):
+        lines = [*_heading(column).split("\n"), *(column.text(cell) for cell in cells)]
+        longest = max(map(cell_len, lines))
+        widths.append(2 + (longest if column.is_number else min(longest, FOLDED)))
+    return widths
+
+
+def _group(column: Column, place: int) -> str | int:
+    """What columns that stay together share: the first of the lines of their headings."""
+    first, _, more = _heading(column).partition("\n")
+    return first if more else place
+
+
+def _heading(column: Column) -> str:
+    return column.name if column.heading is None else column.heading
 
 
 def _is_long_row(sheet: Sheet) -> bool:
@@ -69,7 +122,7 @@ def _table(sheet: Sheet, most: int | None) -> Table:
 
 def _add_columns(table: Table, columns: Sequence[Column]) -> None:
     """Headings stand on one line at the foot; numbers are never cut, names are folded."""
-    headings = [column.name if column.heading is None else column.heading for column in columns]
+    headings = [_heading(column) for column in columns]
     tallest = max(heading.count("\n") for heading in headings)
     for column, heading in zip(columns, headings, strict=True):
         text = Text("\n" * (tallest - heading.count("\n")) + heading)

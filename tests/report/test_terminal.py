@@ -20,7 +20,7 @@ PARTS = Sheet(
 
 def lines(sheet: Sheet, width: int = 80, **how: Any) -> list[str]:
     stream = io.StringIO()
-    Console(file=stream, width=width).print(drawn(sheet, **how))
+    Console(file=stream, width=width).print(drawn(sheet, width=width, **how))
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
@@ -115,3 +115,17 @@ def test_long_names_fold_and_numbers_stay_whole() -> None:
     assert sum(line.count("z") for line in shown) == 40
     assert max(map(len, shown)) <= 30
     assert any("1,234,567" in line for line in shown)
+
+
+def test_numbers_that_do_not_fit_stand_below_with_the_names_again() -> None:
+    pairs = [Column(f"{n} {x}", "count", heading=f"{n}\n{x}") for n in "abc" for x in ("r", "to")]
+    sheet = Sheet("t", (Column("x"), *pairs), (("cat", *range(6)),), {0: "of all"}, "what")
+
+    assert lines(sheet, width=70) == lines(sheet)
+    shown = [line.split() for line in lines(sheet, width=15) if line.strip()]
+
+    assert shown == [
+        *(["a", "a"], ["x", "r", "to"], ["of", "all"], ["cat", "0", "1"]),
+        *(["b", "b"], ["x", "r", "to"], ["of", "all"], ["cat", "2", "3"]),
+        *(["c", "c"], ["x", "r", "to"], ["of", "all"], ["cat", "4", "5"], ["what"]),
+    ]
