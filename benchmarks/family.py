@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
-from record import RESULTS, about, add_row
+from record import RESULTS, about, add_row, dh
 
 from dhcli.data.shapes import draw_shapes
 
@@ -42,7 +40,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     data = options.data or options.out / "shapes"
-    if not data.exists():
+    if options.data is None and not data.exists():
         draw_shapes(data, images=120, seed=0)
     for seed in options.seeds:
         for system in options.systems:
@@ -65,11 +63,6 @@ def settings(system: str, more: list[str]) -> list[str]:
     every = own if "model.kind" in own else {**own, **COMMON}
     sets = [f"{key}={json.dumps(value)}" for key, value in every.items()]
     return [word for one in (*sets, *more) for word in ("--set", one)]
-
-
-def dh(*words: str) -> str:
-    """What a command prints on stdout."""
-    return subprocess.check_output([sys.executable, "-m", "dhcli", *words], text=True)
 
 
 if __name__ == "__main__":

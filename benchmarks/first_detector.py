@@ -22,13 +22,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS, about, add_row
+from record import RESULTS, about, add_row, dh
 
 READ = ("model.head.scores=auto", "model.head.boxes=auto")
 DETECTORS: dict[str, list[str]] = {
@@ -125,11 +123,6 @@ def evaluate(run: Path, options: argparse.Namespace) -> dict[str, float]:
     words = ("--weights", str(run), "--data", str(options.data), "--split", options.split)
     stats: dict[str, float] = json.loads(dh("eval", *words, "--json"))["metrics"]["coco"]["stats"]
     return stats
-
-
-def dh(*words: str) -> str:
-    """What a command prints on stdout."""
-    return subprocess.check_output([sys.executable, "-m", "dhcli", *words], text=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where and how a benchmark was run, its peak of memory, and its rows as CSV."""
+"""Where and how a benchmark was run, commands of dh, the peak of memory, and rows as CSV."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def _machine() -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     load = os.getloadavg()[0]
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, load {load:.1f}"
+
+
+def dh(*words: str) -> str:
+    """What a command of dh prints on stdout."""
+    return subprocess.check_output([sys.executable, "-m", "dhcli", *words], text=True)
 
 
 def peak_mb() -> float:

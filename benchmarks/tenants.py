@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from typing import Any
 
-from record import RESULTS, about, add_row
+from record import RESULTS, about, add_row, dh
 
 PRESET = "coco-r50"
 PROPOSALS = (
@@ -58,10 +56,9 @@ def bench(
 ) -> dict[str, Any]:
     """What `dh bench --json` says; of images of the preset's own size where `size` is None."""
     sets = [word for one in overrides for word in ("--set", one)]
-    command = [sys.executable, "-m", "dhcli", "bench", "--preset", preset, *sets, "--json"]
-    command += ["--repeats", str(repeats), "--device", device]
-    command += ["--image-size", size] if size else []
-    told: dict[str, Any] = json.loads(subprocess.check_output(command))
+    words = ["bench", "--preset", preset, *sets, "--json", "--repeats", str(repeats)]
+    words += ["--device", device, *(("--image-size", size) if size else ())]
+    told: dict[str, Any] = json.loads(dh(*words))
     return told
 
 

@@ -42,14 +42,14 @@ def drawn(
     elif _is_long_row(sheet):
         tables = [_stack(sheet)]
     else:
-        tables = [_table(part, most) for part in _parts_of_width(sheet, width)]
+        tables = [_table(part, most) for part in _parts_of_width(sheet, most, width)]
         tables = [x for table in tables for x in (Text(), table)][1:]
     return Group(Text(sheet.title, style="bold"), *tables) if titles else Group(*tables)
 
 
-def _parts_of_width(sheet: Sheet, width: int | None) -> Iterator[Sheet]:
+def _parts_of_width(sheet: Sheet, most: int | None, width: int | None) -> Iterator[Sheet]:
     """The sheet as it is, or as several: the first names in each, columns of a heading together."""
-    widths = _widths(sheet)
+    widths = _widths(sheet, most)
     first = next((i for i, one in enumerate(sheet.columns) if one.is_number), len(widths))
     if width is None or sum(widths) <= width or not first or any(c.below for c in sheet.columns):
         yield sheet
@@ -69,10 +69,10 @@ def _parts_of_width(sheet: Sheet, width: int | None) -> Iterator[Sheet]:
         yield replace(sheet, columns=columns, rows=rows, caption=caption)
 
 
-def _widths(sheet: Sheet) -> list[int]:
-    """What each column takes, with the space beside it; long names fold."""
-    widths = []
-    for column, cells in zip(sheet.columns, zip(*sheet.rows, strict=True), strict=False):
+def _widths(sheet: Sheet, most: int | None) -> list[int]:
+    """What each column takes, with the space beside it; long names fold, hidden rows take none."""
+    widths, shown = [], [row for _, rows in sheet.parts() for row in rows[:most]]
+    for column, cells in zip(sheet.columns, zip(*shown, strict=True), strict=False):
         lines = [*_heading(column).split("\n"), *(column.text(cell) for cell in cells)]
         longest = max(map(cell_len, lines))
         widths.append(2 + (longest if column.is_number else min(longest, FOLDED)))

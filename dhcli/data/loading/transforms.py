@@ -178,9 +178,7 @@ def shift_sample(sample: Sample, across: int, down: int) -> Sample:
 
 
 def draw_shift(size: tuple[int, int], most: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Pixels to the right and down for an image of width, height: of every second one, none."""
-    if rng.random() >= SHIFTED:
-        return 0, 0
+    """Pixels to the right and down, `most` at most, for an image of width, height."""
     across, down = (min(most, side - 1) for side in size)
     return int(rng.integers(-across, across + 1)), int(rng.integers(-down, down + 1))
 
@@ -236,7 +234,7 @@ def augment_sample(
     sizes = augment.min_sizes or (input.min_size,)
     sample = resize_sample(sample, input, sizes[int(scale * len(sizes))])
     sample = flip_sample(sample) if flip < augment.flip else sample
-    if augment.shift:  # its dice are the last
+    if augment.shift and rng.random() < SHIFTED:  # its dice are the last
         size = (sample.image.shape[1], sample.image.shape[0])
         sample = shift_sample(sample, *draw_shift(size, augment.shift, rng))
     return sample
