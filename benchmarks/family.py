@@ -3,8 +3,11 @@
     .venv/bin/python benchmarks/family.py --out /tmp/family [--systems cascade tsd] [--seeds 0 1]
     .venv/bin/python benchmarks/family.py --out /tmp/bccd --data ../shared/data/bccd \
         --split test --preset light --set train.epochs=4
+    .venv/bin/python benchmarks/family.py --out /tmp/kitti --data ../shared/data/kitti_tiny \
+        --table kitti --preset kitti-tiny-light --seeds 0
 
-What makes the preset each system stands in `benchmarks/family.yaml`. Each is trained by `dh train`
+What makes the preset each system stands in `benchmarks/family.yaml`; in `benchmarks/kitti.yaml`
+for the tutorial's detectors of one stage and its transformers. Each is trained by `dh train`
 and measured by `dh eval`, seed by seed, in a process of its own; a training that is finished is not
 repeated, so what was cut off goes on with the same command. Without `--data`, 120 images of shapes
 are drawn: three to four minutes of a core a training. Rows are added to
@@ -16,14 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 from record import RESULTS, about, add_row, dh
 
 from dhcli.data.shapes import draw_shapes
 
-FAMILY = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
-SYSTEMS, COMMON = FAMILY["systems"], FAMILY["every two-stage one"]
+TABLES = ("family", "kitti")
 MEASURED = "measured.json"
 
 
@@ -35,20 +38,32 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="default: drawn shapes")
     parser.add_argument("--split", default="val", help="to measure on")
     parser.add_argument("--preset", default="demo")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--table", choices=TABLES, default=TABLES[0])
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help="default: all of the table")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
+    table = yaml.safe_load(Path(__file__).with_name(f"{options.table}.yaml").read_text())
+    systems = options.systems or list(table["systems"])
+    if unknown := set(systems) - set(table["systems"]):
+        parser.error(f"no {', '.join(sorted(unknown))} in {options.table}.yaml")
     data = options.data or options.out / "shapes"
     if options.data is None and not data.exists():
         draw_shapes(data, images=120, seed=0)
     for seed in options.seeds:
-        for system in options.systems:
+        for system in systems:
             run = options.out / f"{system}-{seed}"
             if (run / MEASURED).exists():
                 continue
             words = ["--preset", options.preset, "--data", str(data), "--seed", str(seed)]
-            dh("train", *words, *settings(system, options.set), "--out", str(run), "--overwrite")
+            dh(
+                "train",
+                *words,
+                *settings(table, system, options.set),
+                "--out",
+                str(run),
+                "--overwrite",
+            )
             words = ["--weights", str(run), "--data", str(data), "--split", options.split, "--json"]
             stats = json.loads(dh("eval", *words))["metrics"]["coco"]["stats"]
             (run / MEASURED).write_text(json.dumps(stats))
@@ -57,10 +72,10 @@ def main() -> None:
             add_row(RESULTS / "family.csv", of | numbers | about("torch", "torchvision", "timm"))
 
 
-def settings(system: str, more: list[str]) -> list[str]:
-    """The words of `dh train` for a system, and `more` settings after its own."""
-    own = SYSTEMS[system]
-    every = own if "model.kind" in own else {**own, **COMMON}
+def settings(table: dict[str, Any], system: str, more: list[str]) -> list[str]:
+    """The words of `dh train` for a system of `table`, and `more` settings after its own."""
+    own = table["systems"][system]
+    every = own if "model.kind" in own else {**own, **table["every two-stage one"]}
     sets = [f"{key}={json.dumps(value)}" for key, value in every.items()]
     return [word for one in (*sets, *more) for word in ("--set", one)]
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -147,7 +147,9 @@ def measure(
         optimizer.step()
         return losses
 
-    with same_proposals(side, model, weights.with_name("proposals.pt")):
+    shared = options.peer == "plain"  # torchvision's samples are its own
+    proposals = weights.with_name("proposals.pt")
+    with same_proposals(side, model, proposals) if shared else nullcontext():
         first = {name: loss.item() for name, loss in step().items()}
     gradients = {
         name: weight.grad.norm().item()
@@ -173,9 +175,6 @@ def same_proposals(side: str, model: Any, file: Path) -> Iterator[None]:
 
     Rounding puts proposals of nearly equal score in other places; then a side samples other RoIs.
     """
-    if side == "torchvision":
-        yield
-        return
     owner = model.rpn if side == "ours" else model
     propose = owner.propose
 

@@ -125,3 +125,18 @@ def test_elsewhere_torchs_own_convolution_runs(case: str) -> None:
         y = conv(x)
 
     assert type(y.grad_fn).__name__ == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize("shape", [(1, 256, 40, 44), (2, 256, 48, 32), (1, 256, 42, 44)])
+def test_what_it_gives_in_training_may_be_written_into(shape: tuple[int, ...]) -> None:
+    """As a ReLU in place does, and where the 4 × 4 tiles fit the image too."""
+    torch.manual_seed(0)
+    conv = FastConv(256, 256, 3, padding=1)
+    x = torch.randn(shape, requires_grad=True)
+
+    conv(x).relu_().sum().backward()
+
+    found = x.grad
+    x.grad = None
+    F.conv2d(x, conv.weight, conv.bias, padding=1).relu().sum().backward()
+    assert torch.allclose(found, x.grad, atol=1e-3)
