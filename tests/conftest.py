@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,16 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: going through it again and again took a twentieth of all."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture
 def realdata() -> Path:
     """The folder of real datasets, or a skip that says it is absent."""
@@ -28,6 +39,16 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real datasets at {folder} (set DH_REALDATA)")
     return folder
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 has one block per stage: less than half the weights to train and to write."""
+    from torchvision.models.resnet import BasicBlock
+
+    from dhcli.models.backbones import resnet
+
+    monkeypatch.setitem(resnet.LAYERS, "resnet18", (BasicBlock, [1, 1, 1, 1]))
 
 
 @pytest.fixture(scope="session")

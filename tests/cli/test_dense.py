@@ -15,6 +15,8 @@ from dhcli.data.shapes import draw_shapes
 from dhcli.weights.model_file import read_model
 from tests.commands import dh, draw_squares
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 SMALL = [
     *("--preset", "coco-r50-atss", "--set", "model.neck.channels=16"),
     *("--set", "model.backbone={name: resnet18, norm: gn, weights: none}"),

@@ -13,6 +13,8 @@ from dhcli.data.shapes import draw_shapes
 from dhcli.weights.model_file import read_model
 from tests.commands import dh, draw_squares
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 HEAD = "queries: 6, encoder_layers: 1, decoder_layers: 2, attention_heads: 2, ffn_width: 32"
 SMALL = [
     *("--set", "model.kind=detr", "--set", "input.divisor=1"),

@@ -15,6 +15,8 @@ from dhcli.cli import app
 from dhcli.weights.model_file import read_model
 from tests.commands import dh, draw_squares
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 
 class System(NamedTuple):
     """A member of the family.

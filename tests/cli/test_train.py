@@ -25,6 +25,8 @@ from dhcli.errors import ConfigError
 from dhcli.training.resume import KEPT_ON_RESUME
 from dhcli.weights.model_file import ModelFile, save_model
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 Invoke = Callable[..., Any]
 
 SMALL = [

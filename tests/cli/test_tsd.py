@@ -14,6 +14,8 @@ from dhcli.cli import app
 from dhcli.weights.model_file import read_model
 from tests.commands import dh, draw_squares
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 ROI = "roi: {kind: disentangled, width: 8}"
 BRANCHES = (
     "[{kind: fc, name: sibling, width: 16, omega: 2, lambda: 0.5},"

@@ -26,6 +26,8 @@ from dhcli.ops.largest import places_of_largest
 from dhcli.runtime.runner import open_runner
 from dhcli.weights.model_file import ModelFile, save_model
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 ON_CPU = DetectOptions(device="cpu")
 SMALL = [
     "model.neck.channels=16",

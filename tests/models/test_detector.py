@@ -162,6 +162,7 @@ def test_frozen_stages_stay_as_they_are(small_config: MakeConfig) -> None:
     assert detector.backbone.layer2[0].bn1.training
 
 
+@pytest.mark.usefixtures("shallow")
 def test_two_images_are_learnt_by_heart(small_config: MakeConfig) -> None:
     torch.manual_seed(3)
     pixels = torch.full((2, 64, 96, 3), 60, dtype=torch.uint8)

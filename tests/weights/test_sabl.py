@@ -33,6 +33,8 @@ from tests.weights.test_parity import (
     predict,
 )
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 CASCADE = pytest.mark.parametrize("cascade", [False, True], ids=["alone", "cascade"])
 
 

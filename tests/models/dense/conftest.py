@@ -22,7 +22,7 @@ SMALL = [
 
 
 @pytest.fixture
-def dense() -> Callable[..., DenseDetector]:
+def dense(shallow: None) -> Callable[..., DenseDetector]:
     """A function from the name of a system and settings to a detector of three classes."""
 
     def make(system: str, *settings: str) -> DenseDetector:

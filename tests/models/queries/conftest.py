@@ -17,7 +17,7 @@ HEAD = {"proposals": 12, "stages": 2, "dynamic_width": 8, "ffn_width": 48}
 
 
 @pytest.fixture
-def sparse() -> Callable[..., QueryDetector]:
+def sparse(shallow: None) -> Callable[..., QueryDetector]:
     """A function from settings of the head to a detector of three classes."""
 
     def make(**head: Any) -> QueryDetector:

@@ -205,6 +205,7 @@ def test_buckets_that_the_cells_cannot_make_are_refused(
         small_config(FC, {**SIDE, "reg": {**BUCKETS, "count": 16}})
 
 
+@pytest.mark.usefixtures("shallow")
 def test_it_overfits_two_images(
     small_config: Callable[..., Config], batch: ImageBatch, targets: list[Target]
 ) -> None:

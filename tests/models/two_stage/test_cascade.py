@@ -213,6 +213,7 @@ def test_its_presets_have_three_heads(preset: str) -> None:
         assert sum(p.numel() for p in detector.parameters()) == 69_394_766  # as MMDetection's
 
 
+@pytest.mark.usefixtures("shallow")
 def test_it_overfits_two_images(
     small_config: Callable[..., Config], batch: ImageBatch, targets: list[Target]
 ) -> None:

@@ -302,6 +302,7 @@ def test_its_presets_have_the_authors_parameters(preset: str, parameters: int) -
     assert sum(p.numel() for p in detector.parameters()) == parameters
 
 
+@pytest.mark.usefixtures("shallow")
 def test_it_overfits_two_images(
     small_config: Callable[..., Config], batch: ImageBatch, targets: list[Target]
 ) -> None:

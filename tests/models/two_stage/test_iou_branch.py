@@ -205,6 +205,7 @@ def test_guided_nms_needs_the_branch() -> None:
         Config.model_validate({"model": {"detect": {"nms": GUIDED}}})
 
 
+@pytest.mark.usefixtures("shallow")
 def test_it_overfits_two_images(
     small_config: Callable[..., Config], batch: ImageBatch, targets: list[Target]
 ) -> None:
