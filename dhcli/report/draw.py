@@ -120,13 +120,15 @@ def write_panels(
 ) -> None:
     """Draw what several models found in an image beside each other, each below its title.
 
-    One row of up to three, else a square of rows; an image longer than `PANEL` is made smaller
+    One row of up to three, else a square of rows. Up to three of an image wider than twice its
+    height stand one above the other. An image longer than `PANEL` is made smaller
     before, so that boxes and words are to be read. Writes a JPEG or PNG by the name of `path`.
     Raises DhError where it cannot be written.
     """
     pictures = [(title, _panel(found, classes)) for title, found in panels]
-    columns = len(panels) if len(panels) <= 3 else math.ceil(math.sqrt(len(panels)))
     width, height = pictures[0][1].size
+    few = 1 if width > 2 * height else len(panels)
+    columns = few if len(panels) <= 3 else math.ceil(math.sqrt(len(panels)))
     style = Style.of(width, height)
     font, gap = font_of(max(14, style.letters)), style.letters
     across, down = width + gap, height + 3 * gap

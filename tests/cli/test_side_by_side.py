@@ -135,3 +135,16 @@ def test_many_panels_make_a_square(models: int, rows: int, columns: int, tmp_pat
     with Image.open(tmp_path / "a.png") as page:
         assert columns * 100 < page.width < columns * 130
         assert rows * 100 < page.height < rows * 150 + 20
+
+
+@pytest.mark.parametrize(("models", "rows", "columns"), [(2, 2, 1), (3, 3, 1), (4, 2, 2)])
+def test_few_panels_of_a_wide_image_stand_one_above_the_other(
+    models: int, rows: int, columns: int, tmp_path: Path
+) -> None:
+    one = _found("a.png", 0, (330, 100), [10.0, 10.0, 50.0, 50.0])
+
+    write_panels([("model", one)] * models, ["x"], tmp_path / "a.png")
+
+    with Image.open(tmp_path / "a.png") as page:
+        assert columns * 330 < page.width < columns * 360
+        assert rows * 100 < page.height < rows * 150 + 20
