@@ -43,27 +43,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
-    table = yaml.safe_load(Path(__file__).with_name(f"{options.table}.yaml").read_text())
-    systems = options.systems or list(table["systems"])
-    if unknown := set(systems) - set(table["systems"]):
-        parser.error(f"no {', '.join(sorted(unknown))} in {options.table}.yaml")
+    file = Path(__file__).with_name(f"{options.table}.yaml")
+    systems = yaml.safe_load(file.read_text())["systems"]
+    chosen = options.systems or list(systems)
+    if unknown := set(chosen) - set(systems):
+        parser.error(f"no {', '.join(sorted(unknown))} in {file.name}, only {', '.join(systems)}")
     data = options.data or options.out / "shapes"
     if options.data is None and not data.exists():
         draw_shapes(data, images=120, seed=0)
     for seed in options.seeds:
-        for system in systems:
+        for system in chosen:
             run = options.out / f"{system}-{seed}"
             if (run / MEASURED).exists():
                 continue
             words = ["--preset", options.preset, "--data", str(data), "--seed", str(seed)]
-            dh(
-                "train",
-                *words,
-                *settings(table, system, options.set),
-                "--out",
-                str(run),
-                "--overwrite",
-            )
+            words += settings(systems[system], options.set)
+            dh("train", *words, "--out", str(run), "--overwrite")
             words = ["--weights", str(run), "--data", str(data), "--split", options.split, "--json"]
             stats = json.loads(dh("eval", *words))["metrics"]["coco"]["stats"]
             (run / MEASURED).write_text(json.dumps(stats))
@@ -72,11 +67,9 @@ def main() -> None:
             add_row(RESULTS / "family.csv", of | numbers | about("torch", "torchvision", "timm"))
 
 
-def settings(table: dict[str, Any], system: str, more: list[str]) -> list[str]:
-    """The words of `dh train` for a system of `table`, and `more` settings after its own."""
-    own = table["systems"][system]
-    every = own if "model.kind" in own else {**own, **table["every two-stage one"]}
-    sets = [f"{key}={json.dumps(value)}" for key, value in every.items()]
+def settings(own: dict[str, Any], more: list[str]) -> list[str]:
+    """The words of `dh train` for the settings of a system, and `more` after them."""
+    sets = [f"{key}={json.dumps(value)}" for key, value in own.items()]
     return [word for one in (*sets, *more) for word in ("--set", one)]
 
 

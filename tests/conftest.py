@@ -44,11 +44,16 @@ def realdata() -> Path:
 @pytest.fixture
 def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-18 has one block per stage: less than half the weights to train and to write."""
+    make_shallow(monkeypatch)
+
+
+def make_shallow(patch: pytest.MonkeyPatch) -> None:
+    """What `shallow` does, for fixtures that outlive a test."""
     from torchvision.models.resnet import BasicBlock
 
     from dhcli.models.backbones import resnet
 
-    monkeypatch.setitem(resnet.LAYERS, "resnet18", (BasicBlock, [1, 1, 1, 1]))
+    patch.setitem(resnet.LAYERS, "resnet18", (BasicBlock, [1, 1, 1, 1]))
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from dhcli.config.load import load_config
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -19,6 +23,16 @@ def test_every_benchmark_can_be_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize(("table", "preset"), [("family", "demo"), ("kitti", "kitti-tiny-light")])
+def test_every_system_of_a_table_is_a_configuration(table: str, preset: str) -> None:
+    systems = yaml.safe_load((FOLDER / f"{table}.yaml").read_text())["systems"]
+
+    for sets in systems.values():
+        overrides = [f"{key}={json.dumps(value)}" for key, value in sets.items()]
+        config = load_config(preset, overrides=overrides).config
+        assert config.model.kind == sets.get("model.kind", "two_stage")
 
 
 @pytest.mark.slow

@@ -120,10 +120,9 @@ def write_panels(
 ) -> None:
     """Draw what several models found in an image beside each other, each below its title.
 
-    One row of up to three, else a square of rows. Up to three of an image wider than twice its
-    height stand one above the other. An image longer than `PANEL` is made smaller
-    before, so that boxes and words are to be read. Writes a JPEG or PNG by the name of `path`.
-    Raises DhError where it cannot be written.
+    One row of up to three (one column, of an image wider than twice its height), else a square
+    of rows. An image longer than `PANEL` is made smaller before, so that boxes and words are to be
+    read. Writes a JPEG or PNG by the name of `path`. Raises DhError where it cannot be written.
     """
     pictures = [(title, _panel(found, classes)) for title, found in panels]
     width, height = pictures[0][1].size

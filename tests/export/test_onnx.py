@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 from torch.export import Dim
-from torchvision.models.resnet import BasicBlock
 
 from dhcli.config.load import config_from_dict, config_to_dict
 from dhcli.config.schema import TimmNet
@@ -26,7 +25,6 @@ from dhcli.export.graph import DetectorGraph
 from dhcli.export.onnx import Agreement, agree, draw_test_picture, export_onnx
 from dhcli.export.onnx_operators import translations
 from dhcli.inference.predict import Request, predict
-from dhcli.models.backbones import resnet as backbone
 from dhcli.models.build import build_detector
 from dhcli.ops.batch import Detections, ImageBatch
 from dhcli.ops.nms import Limits, best_of_groups
@@ -133,12 +131,6 @@ def test_suppression_in_onnx_is_that_of_torch(limits: Limits, how: str) -> None:
         else:
             assert kept.tolist() == expected.tolist()
             assert len(kept) <= 20
-
-
-@pytest.fixture
-def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ResNet-18 with one block a stage, which exports in half the time."""
-    monkeypatch.setitem(backbone.LAYERS, "resnet18", (BasicBlock, [1, 1, 1, 1]))
 
 
 @pytest.mark.slow

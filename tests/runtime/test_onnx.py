@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.models.resnet import BasicBlock
 from typer.testing import CliRunner
 
 from dhcli.cli import app
@@ -23,7 +22,6 @@ from dhcli.data.loading.pictures import collate_pictures
 from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.export.onnx import draw_test_picture, export_onnx
 from dhcli.metrics.operating import KEY, OperatingPoint, OperatingPoints
-from dhcli.models.backbones import resnet
 from dhcli.runtime.eager import EagerRunner
 from dhcli.runtime.onnx import OnnxRunner
 from dhcli.runtime.runner import Runner, open_runner
@@ -39,10 +37,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from dhcli.config.schema import Config
     from dhcli.models.build import build_detector
-    from tests.conftest import SMALL_BRANCHES
+    from tests.conftest import SMALL_BRANCHES, make_shallow
 
-    before = resnet.LAYERS["resnet18"]
-    resnet.LAYERS["resnet18"] = (BasicBlock, [1, 1, 1, 1])  # exports in half the time
     model = {
         "backbone": {"name": "resnet18", "norm": "gn", "weights": "none", "frozen_stages": 0},
         "neck": {"channels": 16},
@@ -60,7 +56,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     config = Config.model_validate({"input": {"min_size": 64, "max_size": 96}, "model": model})
     folder = tmp_path_factory.mktemp("exported")
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        make_shallow(patch)  # exports in half the time
         torch.manual_seed(0)
         state = dict(build_detector(config, 2).state_dict())
         best = OperatingPoint(0.41, 0.9, 0.8, 0.85, 30)
@@ -70,8 +67,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = export_onnx(file, folder / "model.onnx")
         assert all(row.good and row.torch for row in rows)
         yield folder
-    finally:
-        resnet.LAYERS["resnet18"] = before
 
 
 def test_it_finds_what_the_model_file_finds_in_pixels_of_the_original(exported: Path) -> None:
