@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 FIRST_SCORE = 0.01
 """Of every class that is scored by a sigmoid: most of what is seen is no object."""
+
+
+class Undrawn(TorchFunctionMode):
+    """A context in which no weight is drawn: what builds here gets its values from a file.
+
+    Most of the time that it takes to build a detector goes into random numbers.
+    """
+
+    DRAWS: tuple[Any, ...] = (
+        *(Tensor.normal_, Tensor.uniform_),
+        *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+    )
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if func in self.DRAWS:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def init_normal(layer: nn.Conv2d | nn.Linear, std: float) -> None:

@@ -18,6 +18,7 @@ from dhcli.metrics.operating import OperatingPoints, read_points
 from dhcli.models.build import build_detector
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_detecting
+from dhcli.models.init import Undrawn
 from dhcli.models.state import check_state, load_state
 from dhcli.ops.batch import Detections
 from dhcli.runtime.device import choose_device
@@ -152,10 +153,11 @@ def prepare(detector: Detector, precision: Precision) -> Detector:
 
 def restore_detector(model: ModelFile, device: torch.device, where: object = None) -> Detector:
     """The detector that `model` describes, with its weights, in eval mode on `device`."""
-    with torch.device("meta"):  # shapes are compared before memory is taken for them
-        described = build_detector(model.config, len(model.classes))
-    check_state(described, model.state, where)
-    detector = build_detector(model.config, len(model.classes))
+    with Undrawn():
+        with torch.device("meta"):  # shapes are compared before memory is taken for them
+            described = build_detector(model.config, len(model.classes))
+        check_state(described, model.state, where)
+        detector = build_detector(model.config, len(model.classes))
     load_state(detector, model.state, where)
     return detector.to(device).eval()
 

@@ -35,10 +35,10 @@ BOX = "roi_heads.box"
 TRUNK = f"{BOX}.feature_extractor"
 
 
-def detect(state: State, image: NDArray[np.uint8], short: int, long: int, mode: int) -> Found:
-    """Label (0 … K-1), score and x, y, x + w, y + h, w and h as its JSON writes them.
+def detect(state: State, image: NDArray[np.uint8], short: int, long: int) -> list[Found]:
+    """Label (0 … K-1), score and x, y, x + w, y + h, w and h as its JSON writes them; in each mode.
 
-    `mode` 0: conv scores and boxes, 1: fc both, 2: fc scores, conv boxes, 3: both scores fused,
+    Mode 0: conv scores and boxes, 1: fc both, 2: fc scores, conv boxes, 3: both scores fused,
     conv boxes. `image` is (H, W, 3) RGB.
     """
     height, width = image.shape[:2]
@@ -60,19 +60,25 @@ def detect(state: State, image: NDArray[np.uint8], short: int, long: int, mode: 
     proposals = propose(state, levels, (new_h, new_w))
     p_conv, d_conv, p_fc, d_fc = run_head(state, levels, proposals)
     fused = 1 - (1 - p_conv) * (1 - p_fc)
-    scores, deltas = [(p_conv, d_conv), (p_fc, d_fc), (p_fc, d_conv), (fused, d_conv)][mode]
+    modes = [(p_conv, d_conv), (p_fc, d_fc), (p_fc, d_conv), (fused, d_conv)]
+    ratio = np.array([width / new_w, height / new_h] * 2)
+    return [read(scores, deltas, proposals, (new_h, new_w), ratio) for scores, deltas in modes]
+
+
+def read(
+    scores: Boxes, deltas: Boxes, proposals: Boxes, size: tuple[int, int], ratio: Boxes
+) -> Found:
     found: Found = []
     weights = np.array([10.0, 10.0, 5.0, 5.0])
     for label in range(1, scores.shape[1]):
         rows = np.flatnonzero(scores[:, label] > 0.05)
         own = deltas[rows, 4 * label : 4 * label + 4] / weights
-        boxes = clip(decode(proposals[rows], own), (new_h, new_w))
+        boxes = clip(decode(proposals[rows], own), size)
         best = scores[rows, label]
         found += [(label - 1, best[i], boxes[i].tolist()) for i in nms(boxes, best, 0.5, 1)]
     found.sort(key=lambda one: -one[1])
     if len(found) > 100:
         found = [one for one in found if one[1] >= found[99][1]]
-    ratio = np.array([width / new_w, height / new_h] * 2)
     written = []
     for label, score, box in found:
         x1, y1, x2, y2 = np.array(box) * ratio

@@ -13,6 +13,7 @@ from dhcli.config.detecting import DetectOptions
 from dhcli.config.load import load_config
 from dhcli.data.loading.pictures import collate_pictures
 from dhcli.errors import ConfigError, DhError, ModelError
+from dhcli.models.build import build_detector
 from dhcli.ops.batch import ImageBatch
 from dhcli.runtime.eager import EagerRunner, restore_detector
 from dhcli.weights.model_file import ModelFile, save_model
@@ -57,6 +58,18 @@ def test_a_description_of_a_giant_takes_no_memory(small_model: Callable[..., Mod
 
     with pytest.raises(ModelError, match="does not fit"):
         restore_detector(ModelFile(config, one.classes, one.category_ids, one.state), CPU)
+
+
+@pytest.mark.parametrize("preset", ["coco-r50-ext", "light", "coco-r50-retinanet", "coco-yolox-s"])
+def test_no_weight_is_drawn_that_the_file_replaces(preset: str) -> None:
+    config = load_config(preset).config
+    state = dict(build_detector(config, 2).state_dict())
+    before = torch.get_rng_state()
+
+    found = restore_detector(ModelFile(config, ("a", "b"), (1, 2), state), CPU).state_dict()
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(found[name], state[name]) for name in state)
 
 
 @torch.inference_mode()
