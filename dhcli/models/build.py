@@ -44,6 +44,7 @@ from dhcli.models.dense.head import DenseHead, Towers
 from dhcli.models.dense.select import SelectDense
 from dhcli.models.dense.star import StarTowers
 from dhcli.models.detector import Pixels
+from dhcli.models.init import Undrawn
 from dhcli.models.necks import DilatedEncoder, Fpn, LastFeatures, Maps, PaFpn
 from dhcli.models.norms import norm_layer
 from dhcli.models.queries.deformable import DeformableHead
@@ -69,6 +70,12 @@ def build_detector(config: Config, classes: int) -> Detector:
     """
     detector = BUILDERS[type(config.model)](config, classes)
     return detector.to(memory_format=torch.channels_last)
+
+
+def describe_detector(config: Config, classes: int) -> Detector:
+    """The detector without values or memory for them (on `meta`): names and shapes."""
+    with torch.device("meta"), Undrawn():
+        return build_detector(config, classes)
 
 
 def anchors_of(config: Config) -> list[tuple[int, Tensor]]:

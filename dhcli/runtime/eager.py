@@ -15,7 +15,7 @@ from dhcli.data.loading.loader import as_batch
 from dhcli.data.loading.pictures import Pictures
 from dhcli.errors import DhError
 from dhcli.metrics.operating import OperatingPoints, read_points
-from dhcli.models.build import build_detector
+from dhcli.models.build import build_detector, describe_detector
 from dhcli.models.contract import Detector
 from dhcli.models.fast import prepare_for_detecting
 from dhcli.models.init import Undrawn
@@ -153,10 +153,10 @@ def prepare(detector: Detector, precision: Precision) -> Detector:
 
 def restore_detector(model: ModelFile, device: torch.device, where: object = None) -> Detector:
     """The detector that `model` describes, with its weights, in eval mode on `device`."""
+    # Shapes are compared before memory is taken for them
+    described = describe_detector(model.config, len(model.classes))
+    check_state(described, model.state, where)
     with Undrawn():
-        with torch.device("meta"):  # shapes are compared before memory is taken for them
-            described = build_detector(model.config, len(model.classes))
-        check_state(described, model.state, where)
         detector = build_detector(model.config, len(model.classes))
     load_state(detector, model.state, where)
     return detector.to(device).eval()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from dhcli.config.load import config_to_dict
 from dhcli.config.schema import Config
-from dhcli.models.build import build_detector
+from dhcli.models.build import describe_detector
 from dhcli.models.state import shorten
 from dhcli.training.data import TrainingData
 from dhcli.training.fit_anchors import with_usual_anchors
@@ -46,8 +44,7 @@ def inheritance_lines(config: Config, source: Config) -> list[str]:
 
 def require_same_network(config: Config, source: ModelFile) -> None:
     """Raise ModelError where `config` describes another network than the weights are of."""
-    with torch.device("meta"):
-        described = build_detector(with_usual_anchors(config), len(source.classes))
+    described = describe_detector(with_usual_anchors(config), len(source.classes))
     transfer(source, described, source.classes, {})
 
 

@@ -15,7 +15,7 @@ from dhcli.atomic import atomic_write
 from dhcli.config.load import config_from_dict, config_to_dict
 from dhcli.config.schema import Config, TwoStage
 from dhcli.errors import ModelError
-from dhcli.models.build import anchors_of, build_detector
+from dhcli.models.build import anchors_of, describe_detector
 from dhcli.models.state import check_state
 from dhcli.weights.class_names import ClassNames, coco_names
 from dhcli.weights.foreign import Foreign, Row, convert, export_state, read_foreign
@@ -60,8 +60,7 @@ def import_weights(
     config = _configure(foreign, overrides)
     state, rows = convert(foreign, config)
     names, notes = _name_classes(foreign, classes)
-    with torch.device("meta"):
-        described = build_detector(config, len(names.names))
+    described = describe_detector(config, len(names.names))
     check_state(described, state, path, "--set changes settings that the file does not hold")
     _check_anchors(foreign, config)
     origin = {"layout": foreign.layout, "file": path.name, "notes": notes, **foreign.facts}
