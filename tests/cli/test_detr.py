@@ -114,7 +114,7 @@ def test_it_learns_the_drawn_shapes(
 ) -> None:
     """Four fifths of the small images: 40 times each for DETR, 24 times for the deformable one.
 
-    At twice its lr, DETR learns nothing in as many steps.
+    At twice its lr, DETR had learnt nothing after a thousand steps.
     """
     draw_shapes(tmp_path / "shapes", images=images, seed=0, size=size)
     (tmp_path / "shapes.yaml").write_text(SHAPES)
