@@ -353,7 +353,7 @@ def evaluate(
     measures = Measures(split, metrics, most=top_k or 100)
     say = say or (lambda line: None)
     if not isinstance(model, Model):
-        return evaluate_results(_detections(model), truth, measures, say=say)
+        return evaluate_results(_detections(model), truth, measures, say=say, top_k=top_k)
     from dhcli.inference.evaluate import evaluate_runner  # torch loads here, for its loader
 
     [evaluation] = evaluate_runner(

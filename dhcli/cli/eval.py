@@ -155,6 +155,10 @@ def eval_(
         "--across-classes": across_classes,
         "--nms": nms,
         "--image-size": image_size,
+        "--batch-size": batch_size,
+        "--device": None if device == "auto" else device,
+        "--workers": None if workers == -1 else workers,
+        "--precision": None if precision == "fp32" else precision,
     }
     of_model_given = [option for option, value in of_model.items() if value is not None]
     _check_beside(weights, detections, measures, limited=bool(limits), of_model=of_model_given)
@@ -163,7 +167,7 @@ def eval_(
     finish = partial(_finish, limits=limits, out=out, overwrite=overwrite, as_json=as_json)
     if detections is not None:
         if is_first():  # a launcher may have started several
-            finish(_evaluate_results(detections, data, measures))
+            finish(_evaluate_results(detections, data, measures, top_k))
         return
     assert weights is not None
     with together(nproc, device) as team:
@@ -249,11 +253,13 @@ def _evaluate_model(
         )
 
 
-def _evaluate_results(detections: Path, data: Path, measures: Measures) -> Evaluation:
+def _evaluate_results(
+    detections: Path, data: Path, measures: Measures, top_k: int | None
+) -> Evaluation:
     from dhcli.inference.score import evaluate_results
     from dhcli.report.console import err
 
-    return evaluate_results(detections, data, measures, say=err.print)
+    return evaluate_results(detections, data, measures, say=err.print, top_k=top_k)
 
 
 def _show(evaluation: Evaluation, *, as_json: bool) -> None:

@@ -36,6 +36,7 @@ def inspect(
     """
     from dhcli.atomic import require_free
     from dhcli.data.formats import describe, read_dataset
+    from dhcli.data.tools.mend import fit_to_files
     from dhcli.data.tools.statistics import measure
     from dhcli.report.console import err, print_json
     from dhcli.report.dataset import MOST_CLASSES, statistics_sheets
@@ -45,7 +46,9 @@ def inspect(
         require_free(out, overwrite=overwrite, inputs=[data])
     table = read_dataset(data, format=from_, voc_offset=voc_offset)
     err.print(f"{data}: {describe(table)}")
-    table = table.split(split) if split else table
+    table, lines = fit_to_files(table.split(split) if split else table)
+    for line in lines:
+        err.print(f"warning: {line}")
     numbers = measure(table)
     if as_json:
         print_json({"data": str(data), "format": table.format, **asdict(numbers)})

@@ -27,6 +27,7 @@ from dhcli.data.formats import (
     unread_rows,
 )
 from dhcli.data.table import DetectionTable
+from dhcli.data.tools.mend import fit_to_files
 from dhcli.errors import DataError
 from dhcli.metrics.calibration import Calibration, calibration
 from dhcli.metrics.coco import Engine, coco_ap
@@ -166,12 +167,18 @@ def evaluate_results(
     measures: Measures,
     *,
     say: Say,
+    top_k: int | None = None,
 ) -> Evaluation:
     """Score the detections of any tool, COCO results or any format, on the dataset `data`.
 
+    The objects are where the image files have them, as for a model. `top_k`: of each image only
+    the best of its detections.
+
     Raises DataError where either cannot be read, or the file is not about these images.
     """
-    table = read_truth(data)
+    table, lines = fit_to_files(read_truth(data))
+    for line in lines:
+        say(f"warning: {line}")
     split, images = choose_split(table, measures.split)
     truth = table.take_images(images)
     if isinstance(detections, DetectionTable):
@@ -184,8 +191,18 @@ def evaluate_results(
     for line in unread_rows(every):
         say(f"warning: of the detections, {line}")
     found = every.take_images(images)
+    if top_k is not None:
+        found = _best_of_each_image(found, top_k)
     _check_overlap(every.image_of_box, table, images, split, where, say)
     return score(truth, found, split, measures)
+
+
+def _best_of_each_image(found: DetectionTable, most: int) -> DetectionTable:
+    assert found.scores is not None
+    order = np.lexsort((-found.scores, found.image_of_box))
+    keep = np.zeros(len(order), bool)
+    keep[order] = np.arange(len(order)) - found.offsets[found.image_of_box] < most
+    return found.keep_boxes(keep)
 
 
 def read_truth(data: Path | DetectionTable) -> DetectionTable:

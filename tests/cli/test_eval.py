@@ -120,6 +120,10 @@ def test_fail_under_states_the_value(run) -> None:
         (["--engine", "torchmetrics"], 2, "torchmetrics"),
         (["--split", "val"], 3, "no split `val`"),
         (["--metric", "kitti"], 3, "Car, Pedestrian, Cyclist"),
+        (["--device", "cuda"], 2, "--device is about a model, not about --detections"),
+        (["--precision", "bf16"], 2, "--precision is about a model"),
+        (["--workers", "0"], 2, "--workers is about a model"),
+        (["--batch-size", "2"], 2, "--batch-size is about a model"),
     ],
 )
 def test_bad_options_are_one_clear_error(run, options, code, said) -> None:

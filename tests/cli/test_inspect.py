@@ -98,6 +98,21 @@ def test_regions_to_ignore_are_told_of_below_the_samples(source, tmp_path):
     assert heights[1] - heights[0] == LETTERS + 2 * GAP
 
 
+def test_boxes_lie_where_the_image_files_have_them(source):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rows = ["image,class,x1,y1,x2,y2,width,height", "0.jpg,cat,10,20,70,30,80,60"]
+    folder = source.parent / "turned"
+    folder.mkdir()
+    Image.new("RGB", (80, 60), "teal").save(folder / "0.jpg", exif=exif)
+    (folder / "boxes.csv").write_text("\n".join(rows), "utf-8")
+
+    run = dh(folder, "--json")
+
+    assert "warning: image-turned (1): " in run.stderr
+    assert json.loads(run.stdout)["image_sizes"] == [[60, 80, 1]]
+
+
 def test_a_split_that_is_not_there_is_named(source):
     run = dh(source, "--split", "test")
 

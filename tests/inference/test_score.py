@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dhcli.data.table import ANY_CLASS, make_table
 from dhcli.errors import ConfigError, DataError
@@ -135,6 +136,47 @@ def test_results_of_another_tool_are_scored(dataset, tmp_path) -> None:
     assert per_class["dog"]["AP"] == 0
     assert any("evaluating all images: 2 images, 2 boxes" in line for line in said)
     assert any("boxes without area: 1;" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "found"),
+    [((20, 15), 1, [11, 8, 5, 4]), ((40, 30), 6, [6, 22, 8, 10])],
+    ids=["resized", "turned"],
+)
+def test_objects_are_where_the_image_files_have_them(tmp_path, size, orientation, found) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size).save(tmp_path / "5.png", exif=exif)
+    box = {"id": 1, "image_id": 5, "category_id": 42, "bbox": [22, 16, 10, 8]}
+    truth = {
+        "images": [{"id": 5, "file_name": "5.png", "width": 40, "height": 30}],
+        "annotations": [box],
+        "categories": [{"id": 42, "name": "cat"}],
+    }
+    results = write(tmp_path / "results.json", [{**RESULT, "bbox": found}])
+    (tmp_path / "yolo").mkdir()
+    scale = (30, 40) if orientation == 6 else size
+    x, y, w, h = (value / scale[n % 2] for n, value in enumerate(found))
+    (tmp_path / "yolo/5.txt").write_text(f"0 {x + w / 2} {y + h / 2} {w} {h} 0.5\n")
+    (tmp_path / "yolo/classes.txt").write_text("cat\n")
+    said = []
+
+    for detections in (results, tmp_path / "yolo"):
+        evaluation = evaluate_results(
+            detections, write(tmp_path / "truth.json", truth), Measures(), say=said.append
+        )
+        assert evaluation.results["coco"].stats["AP"] == pytest.approx(1)
+    assert sum(line.startswith("warning: image-") for line in said) == 2
+
+
+def test_the_best_of_each_image_are_kept(dataset, tmp_path) -> None:
+    wrong = {**RESULT, "bbox": [200, 200, 50, 50]}
+    rows = [{**wrong, "score": 0.4}, RESULT, {**RESULT, "image_id": 9, "score": 0.1}]
+    results = write(tmp_path / "results.json", rows)
+
+    evaluation = evaluate_results(results, dataset, Measures(), say=lambda _: None, top_k=1)
+
+    assert evaluation.found.scores.tolist() == [0.5, 0.1]
 
 
 def test_rows_of_detections_that_cannot_be_read_are_a_warning(dataset, tmp_path) -> None:

@@ -37,6 +37,7 @@ from dhcli.data.io.files import (
     last_part,
     list_files,
     list_images,
+    listed_stem,
     read_head,
     read_lines,
     read_split,
@@ -158,17 +159,26 @@ def _lists(base: Path) -> list[tuple[str, Path]]:
         folder = base / "ImageSets"
     found = []
     for name in list_files(folder, ".txt"):
-        lines, stem = read_lines(folder / name), name[: -len(".txt")]
-        is_of_class = "_" in stem and split_name(stem.rpartition("_")[2]) is not None
-        if len(lines[0].split()) == 1 if lines else not is_of_class:
+        stem = name[: -len(".txt")]
+        if not _is_of_class(stem, read_lines(folder / name)):
             found.append((stem, folder / name))
     return found
 
 
+def _is_of_class(stem: str, lines: Sequence[str]) -> bool:
+    """Whether a list tells of each image whether a class is in it (1), is not (-1) or hardly (0).
+
+    Names have spaces too, and may end in 0 or 1.
+    """
+    ends = [line.split()[-1] for line in lines if len(line.split()) > 1]
+    named = "_" in stem and split_name(stem.rpartition("_")[2]) is not None
+    all_flags = len(ends) == len(lines) and set(ends) <= {"-1", "0", "1"}
+    return all_flags and (named or "-1" in ends)
+
+
 def _listed(base: Path) -> list[str]:
-    """Stems of the images that any list names."""
-    lines = [line for _, path in _lists(base) for line in read_lines(path)]
-    return list(dict.fromkeys(stem_of(line.split()[0]) for line in lines))
+    """The lines of all lists of images."""
+    return [line for _, path in _lists(base) for line in read_lines(path)]
 
 
 class _Reader:
@@ -218,11 +228,12 @@ class _Reader:
             if split:
                 self.columns.splits[split].append(number)
 
-    def leave_out(self, image_folder: str, stems: Iterable[str]) -> None:
+    def leave_out(self, image_folder: str, lines: Iterable[str]) -> None:
         """Leave out the images of the folder just read that no file tells of.
 
-        Those that a list names, by `stems`, are remarked: an empty image would have a file.
+        Those that a list names, in its `lines`, are remarked: an empty image would have a file.
         """
+        stems = [listed_stem(line, self._by_stem) for line in lines]
         listed = {self._by_stem[s]: s for s in stems if s in self._by_stem}
         for name in self._by_stem.values():
             if name in self._used:

@@ -8,7 +8,7 @@ import re
 import stat
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -409,10 +409,19 @@ def fill_sizes(root: Path, files: Sequence[str], sizes: NDArray[np.int32]) -> ND
 
 def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], list[str]]:
     """Image numbers that the list `path` names by stem, a line each, and the unknown stems."""
-    stems = [stem_of(line.split()[0]) for line in read_lines(path)]
+    stems = [listed_stem(line, number_of) for line in read_lines(path)]
     known = [number_of[stem] for stem in stems if stem in number_of]
     unknown = [stem for stem in stems if stem not in number_of]
     return np.array(list(dict.fromkeys(known)), np.int64), unknown
+
+
+def listed_stem(line: str, known: Container[str]) -> str:
+    """The stem that a line of a list names: all of it if that is `known`, else its first word.
+
+    Names have spaces, and after a name may stand a flag or another file.
+    """
+    whole = stem_of(line)
+    return whole if whole in known else stem_of(line.split()[0])
 
 
 def stem_of(name: str) -> str:

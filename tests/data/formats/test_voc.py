@@ -1,11 +1,13 @@
 """Pascal VOC: odd files, pixel conventions, names and lists."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
 from dhcli.data.formats.voc import VOC_CLASSES
-from dhcli.data.table import ANY_CLASS, Flag
+from dhcli.data.table import ANY_CLASS, Flag, make_table
 from dhcli.data.tools.check import check_table
 from dhcli.data.tools.scan import scan_images
 from dhcli.errors import DataError
@@ -145,6 +147,39 @@ def test_lists_become_splits(folder, tmp_path):
 
     assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [1, 0], "val": [2]}
     assert "1 name in ImageSets with neither annotation nor image: left out" in table.notes
+
+
+@pytest.mark.parametrize("kind", ["voc", "kitti"])
+def test_names_with_spaces_are_found_in_lists(tmp_path, draw, kind):
+    names = ["cat", "cat 2", "photo (0)", "photo 1"]
+    for name in names:
+        draw(tmp_path / f"in/{name}.jpg")
+    boxes = np.array([[3, 4, 20, 20]] * 4)
+    splits = {"train": np.array([1, 2]), "val": np.array([0, 3])}
+    files = [f"{name}.jpg" for name in names]
+    table = make_table(
+        tmp_path / "in", files, [(40, 30)] * 4, [1] * 4, boxes, [0] * 4, ("Car",), splits=splits
+    )
+
+    write_dataset(table, tmp_path / "out", kind)
+
+    again = read_dataset(tmp_path / "out")
+    stems = [Path(file).stem for file in again.files]
+    found = {name: [stems[i] for i in images] for name, images in again.splits.items()}
+    assert found == {"train": ["cat 2", "photo (0)"], "val": ["cat", "photo 1"]}
+
+
+def test_a_list_of_a_class_is_known_by_its_flags(folder, tmp_path):
+    for name in ("a", "photo 0", "photo 1"):
+        folder(f"<name>cat</name>{BOX}", name=name)
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    lists = {"train": "photo 0\nphoto 1\n", "val": "a\n", "dog": "a -1\n", "cat_val": "a 1\n"}
+    for name, text in lists.items():
+        (tmp_path / f"ImageSets/Main/{name}.txt").write_text(text)
+
+    table = read_dataset(tmp_path)
+
+    assert {k: len(v) for k, v in table.splits.items()} == {"train": 2, "val": 1}
 
 
 def test_a_listed_image_without_annotation_is_left_out_and_remarked(folder, tmp_path, draw):
