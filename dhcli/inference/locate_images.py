@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dhcli.data.io.files import IMAGE_SUFFIXES, list_images
+from dhcli.data.io.files import IMAGE_SUFFIXES, list_images, read_names
 from dhcli.data.io.image_kinds import VIDEOS, frames_hint
 from dhcli.errors import DataError
 
@@ -78,8 +78,8 @@ def _require_image(path: Path) -> None:
 def _listed(path: Path) -> list[Path]:
     """The images that a list names. Raises DataError with the line of one that is not there."""
     found = []
-    for number, line in enumerate(path.read_text("utf-8", "surrogateescape").splitlines(), 1):
-        if name := line.strip():
+    for number, name in enumerate(read_names(path), 1):
+        if name:
             place = path.parent / name
             if not place.is_file():
                 raise DataError(f"no such image: {name}", where=f"{path}:{number}")

@@ -62,6 +62,13 @@ def test_a_list_stands_for_its_images(tree: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_may_begin_with_a_mark_of_its_encoding(tree: Path, encoding: str) -> None:
+    (tree / "b/list.txt").write_bytes("../a/1.jpg\r\ndeep/3.tif\r\n".encode(encoding))
+
+    assert len(find_images([str(tree / "b/list.txt")]).names) == 2
+
+
 def test_videos_in_folders_are_named(tree: Path) -> None:
     (tree / "a/deep").mkdir()
     (tree / "a/deep/clip.MOV").touch()

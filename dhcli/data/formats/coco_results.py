@@ -115,24 +115,32 @@ class _Images:
         self._named: dict[str, int] = {}
 
     def find(self, name: str) -> int | None:
-        """The number of the image whose path, name or stem is `name`; ambiguous ones do not count.
+        """The number of the image that has the longest end of the path `name` in common, or a stem.
 
-        Or, where there is none, of that which has the name or stem of the path `name`.
+        An end that several images have does not count.
         """
         if not self._named:
             self._learn()
-        options = (name, name.rpartition("/")[2], stem_of(name))
+        options = (name, *_ends(name), stem_of(name))
         return next((self._named[each] for each in options if each in self._named), None)
 
     def _learn(self) -> None:
         files = list(self._files)
         self._named = dict(zip(files, range(len(files)), strict=True))
-        for short in (lambda file: file.rpartition("/")[2], stem_of):
-            shortened = [short(file) for file in files]
-            counts = Counter(shortened)
-            for number, key in enumerate(shortened):
-                if counts[key] == 1:
-                    self._named.setdefault(key, number)
+        self._add([_ends(file) for file in files])
+        self._add([(stem_of(file),) for file in files])
+
+    def _add(self, names: Sequence[Sequence[str]]) -> None:
+        counts = Counter(name for of_image in names for name in of_image)
+        for number, of_image in enumerate(names):
+            for name in of_image:
+                if counts[name] == 1:
+                    self._named.setdefault(name, number)
+
+
+def _ends(path: str) -> list[str]:
+    """The path without its first folder, without its first two, and so on."""
+    return [path.split("/", skipped)[skipped] for skipped in range(1, path.count("/") + 1)]
 
 
 class _Detection(msgspec.Struct, gc=False):

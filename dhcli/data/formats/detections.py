@@ -1,4 +1,4 @@
-"""Detections in label files of YOLO or KITTI, one file per image, away from the images."""
+"""Detections in files of YOLO, KITTI or VOC, one per image, away from the images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dhcli.data.formats import kitti, yolo
+from dhcli.data.formats import kitti, voc, yolo
+from dhcli.data.formats.layouts import Format
 from dhcli.data.formats.yolo_images import label_names
 from dhcli.data.formats.yolo_names import NAME_FILES
 from dhcli.data.io.files import join_path, last_part, list_files, list_folders, list_images, stem_of
@@ -19,8 +20,10 @@ _DEEPEST = 20
 
 
 def are_label_files(path: Path) -> bool:
-    """Whether a folder has text files, in it or below, and no images."""
-    return path.is_dir() and bool(_labels_below(path)) and not list_images(path, deep=True)
+    """Whether a folder has text files, in it or below, or XML files in several, and no images."""
+    if not path.is_dir() or list_images(path, deep=True):
+        return False
+    return bool(_labels_below(path)) or len({Path(xml).parent for xml in _xml_below(path)}) > 1
 
 
 def read_label_files(path: Path, truth: DetectionTable) -> DetectionTable:
@@ -31,16 +34,15 @@ def read_label_files(path: Path, truth: DetectionTable) -> DetectionTable:
     with an image, one with several, or one cannot be read.
     """
     labels = _match(path, truth.files)
-    is_kitti = any(kitti.is_label(path / label) for label in labels.values())
-    kind = kitti.FORMAT if is_kitti else yolo.FORMAT
-    folders = ("label_2", "image_2") if is_kitti else ("labels", "images")
+    kind, *folders = _kind_of([path / label for label in labels.values()])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for sub in folders:
             (folder / sub).mkdir()
         for image, label in labels.items():
             suffix = Path(last_part(truth.files[image])).suffix
-            (folder / folders[0] / f"{image}.txt").symlink_to((path / label).resolve())
+            link = folder / folders[0] / f"{image}{Path(label).suffix.lower()}"
+            link.symlink_to((path / label).resolve())
             (folder / folders[1] / f"{image}{suffix}").symlink_to(truth.path(image).resolve())
         _put_names(folder, path, truth)
         try:
@@ -53,6 +55,15 @@ def read_label_files(path: Path, truth: DetectionTable) -> DetectionTable:
         for remark in found.remarks
     ]
     return replace(found, files=Strings.pack(files), remarks=tuple(remarks))
+
+
+def _kind_of(labels: Sequence[Path]) -> tuple[Format, str, str]:
+    """The format of label files, and its folders of labels and of images."""
+    if all(label.suffix.lower() == ".xml" for label in labels):
+        return voc.FORMAT, "Annotations", "JPEGImages"
+    if any(map(kitti.is_label, labels)):
+        return kitti.FORMAT, "label_2", "image_2"
+    return yolo.FORMAT, "labels", "images"
 
 
 def _put_names(folder: Path, path: Path, truth: DetectionTable) -> None:
@@ -80,10 +91,22 @@ def _home(where: str, labels: Mapping[int, str]) -> str | None:
 
 
 def _labels_below(path: Path) -> list[str]:
-    """POSIX paths of what may be label files, in a folder and below."""
+    """POSIX paths of what may be label files of YOLO or KITTI, in a folder and below."""
+    return [join_path(f, name) for f in _folders_below(path) for name in label_names(path / f)]
+
+
+def _xml_below(path: Path) -> list[str]:
+    """POSIX paths of XML files, in a folder and below."""
+    return [
+        join_path(f, name) for f in _folders_below(path) for name in list_files(path / f, ".xml")
+    ]
+
+
+def _folders_below(path: Path) -> list[str]:
+    """POSIX paths of a folder itself and of those below, not endlessly deep."""
     found, folders = [], [""]
     for _ in range(_DEEPEST):
-        found += [join_path(f, name) for f in folders for name in label_names(path / f)]
+        found += folders
         folders = [join_path(f, name) for f in folders for name in list_folders(path / f)]
     return found
 
@@ -95,7 +118,7 @@ def _match(path: Path, images: Sequence[str]) -> dict[int, str]:
         for key in {last_part(image), stem_of(image)}:
             named.setdefault(key, []).append(number)
     labels: dict[int, str] = {}
-    files = _labels_below(path)
+    files = _labels_below(path) or _xml_below(path)
     for file in files:
         options = named.get(stem_of(file), [])
         lengths = [_common_folders(images[number], file) for number in options]

@@ -122,6 +122,10 @@ def read_ends(path: str | Path, size: int) -> tuple[bytes, bytes, int]:
         os.close(descriptor)
 
 
+_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
+"""What text in UTF-16 begins with."""
+
+
 def read_text(path: Path) -> str:
     """The text of `path`, decoded as `decode` does."""
     return decode(read_bytes(path))
@@ -137,12 +141,20 @@ def read_head(path: Path, limit: int = 1 << 16) -> str:
 
 def decode(data: bytes) -> str:
     """The text of a file's bytes: UTF-8 or UTF-16 by its mark, UTF-8 without one, else Latin-1."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith(_WIDE_MARKS):
         return data.decode("utf-16", "replace")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("latin-1")
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a list of files, empty ones too; bytes that are no UTF-8 stay as they are."""
+    data = read_bytes(path)
+    wide = data.startswith(_WIDE_MARKS)
+    text = decode(data) if wide else data.decode("utf-8-sig", "surrogateescape")
+    return [line.strip() for line in text.splitlines()]
 
 
 def read_lines(path: Path) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from dhcli.data.formats import read_detections, read_results, results_of, write_dataset
 from dhcli.data.io.json_stream import NotPlain
+from dhcli.data.strings import Strings
 from dhcli.data.table import make_table
 from dhcli.errors import DataError
 from dhcli.inference import writers
@@ -136,9 +137,16 @@ def test_an_image_is_known_by_path_name_stem_or_id(put, sample, name):
     assert table.offsets.tolist() == [0, 0, 1, 1]
 
 
-def test_a_name_that_two_images_have_is_not_taken(put, sample):
-    from dhcli.data.strings import Strings
+@pytest.mark.parametrize("name", ["A/b.png", "x/A/b.png", "in/x/A/b.png"])
+def test_an_image_is_known_by_the_longest_end_of_its_path(put, sample, name):
+    twins = replace(sample, files=Strings.pack(["x/A/b.png", "x/B/b.png", "y/c.jpg"]))
 
+    table = read_results(put([ROW | {"image_id": name}]), twins)
+
+    assert table.offsets.tolist() == [0, 1, 1, 1]
+
+
+def test_a_name_that_two_images_have_is_not_taken(put, sample):
     twins = replace(sample, files=Strings.pack(["x/b.png", "y/b.png", "c.jpg"]))
 
     with pytest.raises(DataError, match=r"image id 'b\.png' is not in the dataset"):

@@ -35,7 +35,7 @@ def predict(folder: Path, kind: str, *names: str) -> Path:
     return folder / kind
 
 
-@pytest.mark.parametrize("kind", ["yolo", "kitti"])
+@pytest.mark.parametrize("kind", ["yolo", "kitti", "voc"])
 @pytest.mark.parametrize("above", ["", "images/", "data/images/"])
 def test_predictions_in_folders_are_read_back(tmp_path, truth, kind, above):
     names = ("train/a.jpg", "val/a.jpg", "val/c.jpg", "val/c.png")
