@@ -63,8 +63,14 @@ def export(
     target = out or model.with_suffix(f".{to}")
     require_free_file(target, overwrite=overwrite, inputs=[model])
     content = read_model(model)
-    err.print(f"exporting {model} to {target}; this takes a minute or two")
-    rows = export_onnx(content, target, opset=opset, images=image or (), nms=nms)
+    rows = export_onnx(
+        content,
+        target,
+        opset=opset,
+        images=image or (),
+        nms=nms,
+        begin=lambda: err.print(f"exporting {model} to {target}; this takes a minute or two"),
+    )
     good = all(row.good for row in rows)
     if as_json:
         pictures = [asdict(row) | {"good": row.good} for row in rows]

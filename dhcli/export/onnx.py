@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,10 +79,12 @@ def export_onnx(
     opset: int = 20,
     images: Sequence[Path] = (),
     nms: Literal["hard"] | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Agreement]:
     """Write `model` to `out` as ONNX if ONNX Runtime and torch agree; say how they agree.
 
-    With `nms` in place of the model's own; ONNX has no Soft-NMS.
+    With `nms` in place of the model's own; ONNX has no Soft-NMS. `begin` is called once it is known
+    that the model can be exported, before what takes long.
 
     Compared on `images`, else on drawn pictures of three sizes. Where one of the returned rows is
     not `good`, nothing was written. Raises DhError where the model cannot be exported.
@@ -100,6 +102,7 @@ def export_onnx(
             else "`dh predict` runs the model"
         )
         raise ModelError(f"{obstacle} cannot be exported", hint=hint)
+    begin()
     detector = restore_detector(model, torch.device("cpu"))
     proto = build_onnx(detector, model, opset)
     content = proto.SerializeToString()

@@ -258,7 +258,7 @@ def test_bad_requests_are_errors(small_model: Callable[..., ModelFile], tmp_path
         export_onnx(ModelFile(model.config, ("a", "b"), (1, 2), model.state), tmp_path / "m.onnx")
     soft = config_from_dict(config_to_dict(model.config), overrides=["model.detect.nms.kind=soft"])
     with pytest.raises(ModelError, match=r"Soft-NMS \(.*\) cannot be exported") as refusal:
-        export_onnx(replace(model, config=soft), tmp_path / "m.onnx")
+        export_onnx(replace(model, config=soft), tmp_path / "m.onnx", begin=pytest.fail)
     assert refusal.value.hint == "`--nms hard` writes it with hard NMS"
 
 
