@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.placing import Holds
-from dhcli.data.io.files import map_threads
+from dhcli.data.io.files import fold, map_threads
 from dhcli.data.io.image import read_image, save_image
 from dhcli.data.strings import Strings
 from dhcli.data.table import DetectionTable, Flag
@@ -28,7 +30,8 @@ Windows = NDArray[np.int64]
 class Tiling:
     """A table whose images are parts of other images.
 
-    table    T tiles, called as their image and where they begin: `folder/name_820_0.png`
+    table    T tiles, called as their image and where they begin: `folder/name_820_0.png`,
+             `folder/name.tif_820_0.png` where others are called so but for their suffix
     sources  I files that they are cut from
     source   (T,) which of those a tile is of
     windows  (T, 4) xyxy pixels of the tile in its source
@@ -109,9 +112,10 @@ def _starts(side: int, size: int, overlap: float) -> list[int]:
 def _repeat(table: DetectionTable, source: Windows, windows: Windows) -> DetectionTable:
     """The image of each tile with all its boxes, as if every tile were all of it."""
     files = list(table.files)
+    stems = _own_stems(files)
     tiles = table.take_images(source)
     names = (
-        _name(files[image], x, y)
+        f"{stems[image]}_{x}_{y}{_suffix(files[image])}"
         for image, (x, y) in zip(source.tolist(), windows[:, :2].tolist(), strict=True)
     )
     return replace(
@@ -127,10 +131,29 @@ def _repeat(table: DetectionTable, source: Windows, windows: Windows) -> Detecti
     )
 
 
-def _name(file: str, x: int, y: int) -> str:
-    path = PurePosixPath(file)
-    suffix = path.suffix if path.suffix.lower() in _LOSSY else ".png"
-    return str(path.with_name(f"{path.stem}_{x}_{y}{suffix}"))
+def _own_stems(files: Sequence[str]) -> list[str]:
+    """What the tiles of each of `files` are called by, no two alike on any file system.
+
+    The path without its suffix; with it where others differ in that alone, and numbered if need be.
+    """
+    stems = [str(PurePosixPath(file).with_suffix("")) for file in files]
+    counts = Counter(map(fold, stems))
+    taken = {stem for stem, times in counts.items() if times == 1}
+    for number, file in enumerate(files):
+        if counts[fold(stems[number])] > 1:
+            stems[number] = next(stem for stem in _numbered(file) if fold(stem) not in taken)
+            taken.add(fold(stems[number]))
+    return stems
+
+
+def _numbered(file: str) -> Iterator[str]:
+    yield file
+    yield from (f"{file}_{number}" for number in count(2))
+
+
+def _suffix(file: str) -> str:
+    suffix = PurePosixPath(file).suffix
+    return suffix if suffix.lower() in _LOSSY else ".png"
 
 
 def _cut_boxes(tiles: DetectionTable, windows: Windows, visible: float) -> DetectionTable:

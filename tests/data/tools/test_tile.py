@@ -1,10 +1,11 @@
 """Tiles cover every pixel, and boxes lie where the pixels are."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from dhcli.data.io import image as image_module
 from dhcli.data.strings import Strings
@@ -83,6 +84,43 @@ def test_the_tiles_on_disk_are_the_pixels_of_their_windows(tmp_path, rng):
     for tile, (x1, y1, x2, y2) in enumerate(tiling.windows.tolist()):
         with Image.open(table.path(tile)) as image:
             np.testing.assert_array_equal(np.asarray(image), pixels[y1:y2, x1:x2])
+
+
+TWINS = {
+    "suffixes": (["a.bmp", "a.png", "a.jpg"], ["a.bmp", "a.png", "a.jpg"]),
+    "case": (["d/a.png", "D/A.png"], ["d/a.png", "D/A.png_2"]),
+    "accents": (["\u00e9.png", "e\u0301.png"], ["\u00e9.png", "e\u0301.png_2"]),
+    "whole": (["a.bmp", "a.png", "a.bmp.png"], ["a.bmp_2", "a.png", "a.bmp"]),
+    "numbers": (["a.bmp", "a.png", "a.bmp.png", "a.bmp_2.png"], None),
+    "tile": (["a.png", "a_0_0.png", "b/a.png"], ["a", "a_0_0", "b/a"]),
+    "same": (["a.png", "a.png"], ["a.png", "a.png_2"]),
+}
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_no_two_images_share_a_tile(kind):
+    files, stems = TWINS[kind]
+
+    tiles = list(tile_table(table_of(files=files), 40, 0, 0.5).table.files)
+
+    folded = {unicodedata.normalize("NFC", tile).casefold() for tile in tiles}
+    assert len(folded) == len(tiles) == 6 * len(files)
+    if stems is not None:
+        suffixes = [".jpg" if file.endswith(".jpg") else ".png" for file in files]
+        assert tiles[::6] == [f"{a}_0_0{b}" for a, b in zip(stems, suffixes, strict=True)]
+
+
+def test_images_that_differ_in_their_suffix_have_their_own_pixels(tmp_path):
+    files, colours = ("a.bmp", "a.png", "a.tif"), ("red", "lime", "blue")
+    for file, colour in zip(files, colours, strict=True):
+        Image.new("RGB", (100, 60), colour).save(tmp_path / file)
+    tiling = tile_table(table_of(tmp_path, files=files), 40, 0, 0.5)
+
+    table = write_tiles(tiling, tmp_path / "tiles")
+
+    for tile, source in enumerate(tiling.source.tolist()):
+        with Image.open(table.path(tile)) as image:
+            assert image.getpixel((0, 0)) == ImageColor.getrgb(colours[source])
 
 
 def test_an_image_that_cannot_be_read_or_measured_is_named(tmp_path):
