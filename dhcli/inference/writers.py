@@ -21,6 +21,7 @@ from dhcli.data.formats.coco_results import result
 from dhcli.data.formats.kitti import kitti_row
 from dhcli.data.formats.voc import predicted_object, prediction_xml
 from dhcli.data.formats.yolo import fractions_of, prediction_row
+from dhcli.data.formats.yolo_images import NOT_LABELS
 from dhcli.data.io.image import Pixels
 from dhcli.data.io.text_rows import as_row
 from dhcli.words import as_cell
@@ -71,7 +72,7 @@ class Prediction:
 class Place:
     """Where predictions go, and how classes and images are named in them.
 
-    twins  names of images that differ from another's only in their suffix
+    twins  names of images whose files need the suffix of the image, see `find_twins`
     """
 
     folder: Path
@@ -82,10 +83,13 @@ class Place:
     def file(self, kind: str, image: str, suffix: str) -> Path:
         """The image's own file of a kind: the same path with another suffix.
 
-        Of twins, such as a.jpg and a.png, the suffix stays: a.jpg.txt.
+        Of twins, such as a.jpg and a.png, the suffix stays: a.jpg.txt. So does that of classes.jpg,
+        since classes.txt names the classes, and of others whose file readers would pass over.
         """
         path = PurePosixPath(image)
-        name = f"{path.name}{suffix}" if image in self.twins else f"{path.stem}{suffix}"
+        name = f"{path.stem}{suffix}"
+        if image in self.twins or name.lower() in NOT_LABELS:
+            name = f"{path.name}{suffix}"
         return self.folder / kind / path.with_name(name)
 
 
@@ -96,8 +100,12 @@ _QUOTED = ',"\n'
 
 
 def find_twins(images: Sequence[str]) -> frozenset[str]:
-    """Names that differ from another's only in their suffix."""
+    """Names that differ from another's only in their suffix, or have one behind another's name.
+
+    Beside a.jpg and a.png, a.jpg.png is one too: the file of a.jpg is called as its own would be.
+    """
     counts = Counter(str(PurePosixPath(image).with_suffix("")) for image in images)
+    counts.update(images)
     if max(counts.values(), default=0) < 2:
         return frozenset()
     return frozenset(i for i in images if counts[str(PurePosixPath(i).with_suffix(""))] > 1)

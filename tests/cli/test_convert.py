@@ -170,6 +170,23 @@ def test_tiles_are_cut_boxes_along(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_tiles_of_links_out_of_the_dataset_are_cut_if_asked(source, tmp_path):
+    image = source / "training/image_2/7.png"
+    image.rename(tmp_path / "private.png")
+    image.symlink_to(tmp_path / "private.png")
+    plan = ("--to", "coco", "--tile", 24, "--overlap", 0)
+
+    run = convert(source, tmp_path / "out", *plan)
+    followed = convert(source, tmp_path / "followed", *plan, "--follow-links")
+
+    assert (run.exit_code, followed.exit_code) == (0, 0)
+    assert "only copied with --follow-links: training/image_2/7.png" in run.stderr
+    assert "missing" not in run.stderr
+    assert not list((tmp_path / "out").rglob("*.png"))
+    assert "--follow-links" not in followed.stderr
+    assert len(list((tmp_path / "followed").rglob("*.png"))) == 4
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [

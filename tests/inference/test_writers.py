@@ -150,3 +150,25 @@ def test_twins_keep_their_suffix(tmp_path: Path) -> None:
         "yolo/b/1.txt",
         "yolo/a/2.txt",
     ]
+
+
+def test_names_behind_names_have_files_of_their_own(tmp_path: Path) -> None:
+    names = ["a.jpg", "a.png", "a.jpg.png", "a.jpg.png.tif", "classes.jpg", "classes.jpg.png"]
+
+    place = Place(tmp_path, ("x",), (1,), find_twins(names))
+
+    assert len({place.file("yolo", name, ".txt") for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("stem", ["classes", "Classes", "labels", "names", "readme.dataset"])
+def test_an_image_called_as_a_file_of_names_keeps_its_suffix(place: Place, stem: str) -> None:
+    for write_kind in (write_yolo, write_kitti, write_voc):
+        with write_kind(place) as write:
+            write(prediction(f"{stem}.jpg"))
+            write(prediction(f"a/{stem}.jpg"))
+
+    for folder in ("yolo", "yolo/a", "kitti", "kitti/a"):
+        label_file = place.folder / folder / f"{stem}.jpg.txt"
+        assert len(label_file.read_text().splitlines()) == 2
+    assert (place.folder / "yolo/classes.txt").read_text() == "red <car>\ndog\n"
+    assert (place.folder / f"voc/{stem}.xml").exists()

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from dhcli.data.formats import kitti, voc, yolo
 from dhcli.data.formats.layouts import Format
-from dhcli.data.formats.yolo_images import label_names
+from dhcli.data.formats.yolo_images import NOT_LABELS, is_label
 from dhcli.data.formats.yolo_names import NAME_FILES
-from dhcli.data.io.files import join_path, last_part, list_files, list_folders, list_images, stem_of
+from dhcli.data.io.files import (
+    join_path,
+    last_part,
+    list_files,
+    list_folders,
+    list_images,
+    read_head,
+    stem_of,
+)
 from dhcli.data.strings import Strings
 from dhcli.data.table import DetectionTable
 from dhcli.errors import DataError
@@ -68,7 +76,8 @@ def _kind_of(labels: Sequence[Path]) -> tuple[Format, str, str]:
 
 def _put_names(folder: Path, path: Path, truth: DetectionTable) -> None:
     """Put the files that name classes into `folder`, or else the classes of a YOLO dataset."""
-    names = [name for name in list_files(path, "") if name.lower() in NAME_FILES]
+    called_so = (name for name in list_files(path, "") if name.lower() in NAME_FILES)
+    names = [n for n in called_so if read_head(path / n).strip() and not _is_label(path / n)]
     for name in names:
         (folder / name).symlink_to((path / name).resolve())
     if not names and truth.format == "yolo":
@@ -92,7 +101,7 @@ def _home(where: str, labels: Mapping[int, str]) -> str | None:
 
 def _labels_below(path: Path) -> list[str]:
     """POSIX paths of what may be label files of YOLO or KITTI, in a folder and below."""
-    return [join_path(f, name) for f in _folders_below(path) for name in label_names(path / f)]
+    return [join_path(f, name) for f in _folders_below(path) for name in _label_names(path / f)]
 
 
 def _xml_below(path: Path) -> list[str]:
@@ -111,6 +120,17 @@ def _folders_below(path: Path) -> list[str]:
     return found
 
 
+def _label_names(folder: Path) -> Iterator[str]:
+    """Names of what may be label files: of an image `classes.jpg` that is `classes.txt`."""
+    for name in list_files(folder, ".txt"):
+        if name.lower() not in NOT_LABELS or _is_label(folder / name):
+            yield name
+
+
+def _is_label(path: Path) -> bool:
+    return is_label(path) or kitti.is_label(path)
+
+
 def _match(path: Path, images: Sequence[str]) -> dict[int, str]:
     """The label file of each image, by number, that has one. Raises DataError."""
     named: dict[str, list[int]] = {}
@@ -121,16 +141,26 @@ def _match(path: Path, images: Sequence[str]) -> dict[int, str]:
     files = _labels_below(path) or _xml_below(path)
     for file in files:
         options = named.get(stem_of(file), [])
-        lengths = [_common_folders(images[number], file) for number in options]
-        best = [n for n, length in zip(options, lengths, strict=True) if length == max(lengths)]
+        ranks = [_rank(images[number], file) for number in options]
+        best = [n for n, rank in zip(options, ranks, strict=True) if rank == max(ranks)]
         if len(best) > 1:
             what = f"could be of {images[best[0]]} or of {images[best[1]]}"
             raise DataError(what, where=path / file)
-        labels |= dict.fromkeys(best, file)
+        for number in best:
+            other = labels.setdefault(number, file)
+            if other != file and other.rpartition("/")[0] == file.rpartition("/")[0]:
+                what = f"is of {images[number]}, as {other} is"
+                raise DataError(what, where=path / file, hint="remove the one that is wrong")
+            labels[number] = file
     if not labels:
         what = f"holds no label file of an image of the dataset, but {', '.join(files[:3])}"
         raise DataError(what, where=path)
     return labels
+
+
+def _rank(image: str, file: str) -> tuple[int, bool]:
+    """How well a label file goes with an image: a.jpg.txt better with a.jpg than a.jpg.png."""
+    return _common_folders(image, file), last_part(image) == stem_of(file)
 
 
 def _common_folders(image: str, file: str) -> int:

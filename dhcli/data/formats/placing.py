@@ -113,21 +113,20 @@ class Placing:
             return
         each = [folders] * len(self.names) if isinstance(folders, str) else folders
         missing, outside = 0, []
-        leads_out = _leads_out(self.table.root)
+        outside_root = leads_out(self.table.root)
         for image in track(range(len(self.names)), "images put into their place"):
             folder, name = each[image], self.names[image]
             source = self.table.path(image)
-            if self.images == "copy" and not self.follow and leads_out(source):
+            if self.images == "copy" and not self.follow and outside_root(source):
                 outside.append(self.table.files[image])
             elif source.is_file():
                 self._put(source, Path(self._path(f"{folder}/{name}")))
-            else:
+            elif self.images != "move":  # else whoever made the files says what is not there
                 missing += 1
         if missing:
             self.lost.append(f"{counted(missing, 'image')} missing: not copied")
         if outside:
-            what = "image that is a link out of the dataset: only copied with --follow-links"
-            self.lost.append(named(outside, what))
+            self.lost.append(not_followed(outside))
 
     def parts(self) -> dict[str, NDArray[np.int64]]:
         """The image numbers of each split, and under "" of those in none; "" alone if no splits."""
@@ -184,7 +183,13 @@ class Placing:
         return path
 
 
-def _leads_out(root: Path) -> Callable[[Path], bool]:
+def not_followed(images: Sequence[str]) -> str:
+    """The line on `images` that `leads_out` kept from being copied."""
+    what = "image that is a link out of the dataset: only copied with --follow-links"
+    return named(images, what)
+
+
+def leads_out(root: Path) -> Callable[[Path], bool]:
     """Whether a file lies outside of `root`, links followed; a look per folder, and per link."""
     home = root.resolve()
 
@@ -192,12 +197,12 @@ def _leads_out(root: Path) -> Callable[[Path], bool]:
     def resolve(folder: str) -> Path:
         return Path(folder).resolve()
 
-    def leads_out(file: Path) -> bool:
+    def is_outside(file: Path) -> bool:
         path, folder = str(file), os.path.dirname(str(file))  # noqa: PTH120 - called per image
         place = resolve(path) if os.path.islink(path) else resolve(folder)  # noqa: PTH114
         return not place.is_relative_to(home)
 
-    return leads_out
+    return is_outside
 
 
 def writing(items: Sequence[T]) -> Iterator[T]:

@@ -35,12 +35,13 @@ from dhcli.words import named
 
 OTHER_KEYS = frozenset(("path", "names", "nc", "download", "kpt_shape", "flip_idx"))
 _LIST_FOLDERS = ("ImageSets/Main", "ImageSets", "splits", "data", "images")
-_NOT_LABELS = frozenset(
+NOT_LABELS = frozenset(
     (
         *("classes.txt", "names.txt", "labels.txt", "readme.txt", "requirements.txt"),
         *("readme.dataset.txt", "readme.roboflow.txt"),
     )
 )
+"""What text files beside labels are called, in any case; an image's may be called so too."""
 _LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
 _LOOK_AT, _LINES = 20, 5
 """How many label files, and lines of them, are looked at."""
@@ -298,7 +299,7 @@ class Labels:
         folder = self._folders[above]
         listed = self._list(folder)
         name = listed.get(last) or listed.find(stem_of(last))
-        if name is not None:
+        if name is not None and _may_be_label(self._root / folder, name):
             return join_path(folder, name)
         return self._by_end(self._told[image]) if image in self._told else None
 
@@ -323,7 +324,7 @@ class Labels:
             join_path(folder, name)
             for folder, files in self._listed.items()
             for name in files.names
-            if name.lower() not in _NOT_LABELS
+            if name.lower() not in NOT_LABELS
         }
         return sorted(name for name in every.difference(used) if is_label(self._root / name))
 
@@ -375,7 +376,12 @@ def first_labels(root: Path) -> str | None:
 
 def label_names(folder: Path) -> Sequence[str]:
     """Names of what may be label files in `folder`."""
-    return [name for name in list_files(folder, ".txt") if name.lower() not in _NOT_LABELS]
+    return [name for name in list_files(folder, ".txt") if name.lower() not in NOT_LABELS]
+
+
+def _may_be_label(folder: Path, name: str) -> bool:
+    """Whether a text file may be an image's: what it says tells where its name does not."""
+    return name.lower() not in NOT_LABELS or is_label(folder / name)
 
 
 def has_labels(folder: Path) -> bool:

@@ -281,11 +281,12 @@ class FilesByStem(dict[str, str]):
         """The file of that stem, else one whose stem has other case or another form of accents."""
         if stem in self or not self:
             return self.get(stem)
-        self._folded = self._folded or {_fold(key): name for key, name in self.items()}
-        return self._folded.get(_fold(stem))
+        self._folded = self._folded or {fold(key): name for key, name in self.items()}
+        return self._folded.get(fold(stem))
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """`text` as file systems that do not tell case, or forms of accents, take it for a name."""
     return unicodedata.normalize("NFC", text).casefold()
 
 

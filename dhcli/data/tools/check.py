@@ -21,7 +21,7 @@ from dhcli.data.tools.scan import Scan
 from dhcli.ops.arrays import is_first
 from dhcli.words import counted
 
-_SLACK = 0.5
+SLACK = 0.5
 """Pixels that a box may lie over the edge by: what rounding does."""
 _ROUNDED, _NEARLY = 2, 1.01
 """Pixels, and share, by which a size may be wrong without meaning another size."""
@@ -192,7 +192,7 @@ def _holds_boxes(table: DetectionTable, sizes: NDArray[np.int32]) -> Mask:
 
 def _sideways(table: DetectionTable, candidates: Mask) -> dict[int, int]:
     """Image number → EXIF orientation, where boxes were drawn before the turn."""
-    beyond = (table.boxes > np.tile(table.sizes, 2)[table.image_of_box] + _SLACK).any(axis=1)
+    beyond = (table.boxes > np.tile(table.sizes, 2)[table.image_of_box] + SLACK).any(axis=1)
     images = np.flatnonzero(candidates)
     images = np.setdiff1d(images, table.image_of_box[beyond])
     turns = [read_orientation(table.path(image)) for image in images.tolist()]
@@ -257,7 +257,7 @@ def check_boxes(table: DetectionTable, usable: Mask) -> list[Finding]:
     broken = find_broken(table)
     sound = ~np.any([mask for _, mask in broken], axis=0)
     limits = np.tile(table.sizes, 2)[table.image_of_box]
-    beyond = (table.boxes < -_SLACK) | (table.boxes > limits + _SLACK)
+    beyond = (table.boxes < -SLACK) | (table.boxes > limits + SLACK)
     masks = [
         *broken,
         ("box-over-edge", sound & beyond.any(axis=1) & (limits > 0).all(axis=1)),

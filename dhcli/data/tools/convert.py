@@ -96,8 +96,9 @@ def write_plan(
         return held(tiling.table, format), lost
     # Beside the destination, so that finished tiles need only be moved.
     with folder_beside(destination) as folder:
-        tiles = write_tiles(tiling, folder)
-        return held(tiles, format), lost + write(tiles, destination, format, images="move")
+        tiles, left_out = write_tiles(tiling, folder, follow=follow)
+        lost += write(tiles, destination, format, images="move") + left_out
+        return held(tiles, format), lost
 
 
 Step = tuple[str, Callable[[DetectionTable], DetectionTable]]

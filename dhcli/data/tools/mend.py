@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.table import UNREADABLE, DetectionTable, Flag
 from dhcli.data.tools.check import (
+    SLACK,
     SPLITS,
     Fitted,
     check_images,
@@ -115,7 +116,7 @@ def _order_corners(table: DetectionTable) -> DetectionTable:
     low, high = table.boxes[:, :2], table.boxes[:, 2:]
     inverted = high < low
     ordered = np.where(inverted, high - first, low), np.where(inverted, low + first, high)
-    return replace(table, boxes=np.hstack(ordered))
+    return _with_boxes(table, np.hstack(ordered))
 
 
 def _mend_boxes(table: DetectionTable) -> DetectionTable:
@@ -124,7 +125,18 @@ def _mend_boxes(table: DetectionTable) -> DetectionTable:
     table = table.keep_boxes(keep) if not keep.all() else table
     limits = np.tile(table.sizes, 2)[table.image_of_box].astype(np.float64)
     flags = table.flags | np.where(find_unknown(table), Flag.IGNORE.value, 0).astype(np.uint8)
-    return replace(table, boxes=np.clip(table.boxes, 0, limits), flags=flags)
+    return _with_boxes(replace(table, flags=flags), np.clip(table.boxes, 0, limits))
+
+
+def _with_boxes(table: DetectionTable, boxes: NDArray[np.float64]) -> DetectionTable:
+    """The table with other `boxes` (M, 4), and no area stated of those that now differ in size.
+
+    More than by rounding: an area may be that of a mask, which no box tells.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        was, now = (each[:, 2:] - each[:, :2] for each in (table.boxes, boxes))
+        differs = (np.abs(now - was) > SLACK).any(axis=1)
+    return replace(table, boxes=boxes, areas=np.where(differs, np.nan, table.areas))
 
 
 def _spare_copies(table: DetectionTable, images: Scan) -> NDArray[np.int64]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.placing import Holds
-from dhcli.data.io.files import map_threads
+from dhcli.data.formats.placing import Holds, leads_out, not_followed
+from dhcli.data.io.files import fold, map_threads
 from dhcli.data.io.image import read_image, save_image
 from dhcli.data.strings import Strings
 from dhcli.data.table import DetectionTable, Flag
@@ -28,14 +30,15 @@ Windows = NDArray[np.int64]
 class Tiling:
     """A table whose images are parts of other images.
 
-    table    T tiles, called as their image and where they begin: `folder/name_820_0.png`
-    sources  I files that they are cut from
+    table    T tiles, called as their image and where they begin: `folder/name_820_0.png`,
+             `folder/name.tif_820_0.png` where others are called so but for their suffix
+    sources  (I,) POSIX paths, from the table's root, of the files that they are cut from
     source   (T,) which of those a tile is of
     windows  (T, 4) xyxy pixels of the tile in its source
     """
 
     table: DetectionTable
-    sources: Sequence[Path]
+    sources: Sequence[str]
     source: Windows
     windows: Windows
 
@@ -55,31 +58,37 @@ def tile_table(table: DetectionTable, size: int, overlap: float, visible: float)
     grids = [_windows(width, height, size, overlap) for width, height in table.sizes.tolist()]
     source = np.repeat(np.arange(len(table)), [len(grid) for grid in grids])
     windows = np.concatenate([np.zeros((0, 4), np.int64), *grids])
-    paths = [table.path(image) for image in range(len(table))]
-    return Tiling(
-        _cut_boxes(_repeat(table, source, windows), windows, visible), paths, source, windows
-    )
+    tiles = _cut_boxes(_repeat(table, source, windows), windows, visible)
+    return Tiling(tiles, list(table.files), source, windows)
 
 
-def write_tiles(tiling: Tiling, folder: Path) -> DetectionTable:
-    """Cut the images of the tiles into `folder`; the table of what is there.
+def write_tiles(
+    tiling: Tiling, folder: Path, *, follow: bool = False
+) -> tuple[DetectionTable, tuple[str, ...]]:
+    """Cut the images of the tiles into `folder`; the table of these, and what was not cut.
 
-    JPEG stays JPEG; all else becomes PNG. Raises DataError naming an image that
-    cannot be read.
+    JPEG stays JPEG; all else becomes PNG. Links that lead out of the dataset are cut with `follow`
+    alone, but their tiles listed, as `Placing` has it. Raises DataError naming an image that cannot
+    be read.
     """
+    paths = [tiling.table.root / file for file in tiling.sources]
+    is_outside = leads_out(tiling.table.root)
+    outside = [] if follow else [n for n, path in enumerate(paths) if is_outside(path)]
     targets = [folder / str(file) for file in tiling.table.files]
     for parent in {target.parent for target in targets}:
         parent.mkdir(parents=True, exist_ok=True)
     ends = np.searchsorted(tiling.source, np.arange(len(tiling.sources) + 1))
 
     def cut(number: int) -> None:
-        pixels = read_image(tiling.sources[number], huge=True)
+        pixels = read_image(paths[number], huge=True)
         for tile in range(ends[number], ends[number + 1]):
             x1, y1, x2, y2 = tiling.windows[tile].tolist()
             save_image(pixels[y1:y2, x1:x2], targets[tile])
 
-    map_threads(cut, range(len(tiling.sources)), "cutting images")
-    return replace(tiling.table, root=folder)
+    inside = sorted(set(range(len(paths))).difference(outside))
+    map_threads(cut, inside, "cutting images")
+    lost = (not_followed([tiling.sources[number] for number in outside]),) if outside else ()
+    return replace(tiling.table, root=folder), lost
 
 
 def _require_few(table: DetectionTable, size: int, overlap: float) -> None:
@@ -109,9 +118,10 @@ def _starts(side: int, size: int, overlap: float) -> list[int]:
 def _repeat(table: DetectionTable, source: Windows, windows: Windows) -> DetectionTable:
     """The image of each tile with all its boxes, as if every tile were all of it."""
     files = list(table.files)
+    stems = _own_stems(files)
     tiles = table.take_images(source)
     names = (
-        _name(files[image], x, y)
+        f"{stems[image]}_{x}_{y}{_suffix(files[image])}"
         for image, (x, y) in zip(source.tolist(), windows[:, :2].tolist(), strict=True)
     )
     return replace(
@@ -127,10 +137,29 @@ def _repeat(table: DetectionTable, source: Windows, windows: Windows) -> Detecti
     )
 
 
-def _name(file: str, x: int, y: int) -> str:
-    path = PurePosixPath(file)
-    suffix = path.suffix if path.suffix.lower() in _LOSSY else ".png"
-    return str(path.with_name(f"{path.stem}_{x}_{y}{suffix}"))
+def _own_stems(files: Sequence[str]) -> list[str]:
+    """What the tiles of each of `files` are called by, no two alike on any file system.
+
+    The path without its suffix; with it where others differ in that alone, and numbered if need be.
+    """
+    stems = [str(PurePosixPath(file).with_suffix("")) for file in files]
+    counts = Counter(map(fold, stems))
+    taken = {stem for stem, times in counts.items() if times == 1}
+    for number, file in enumerate(files):
+        if counts[fold(stems[number])] > 1:
+            stems[number] = next(stem for stem in _numbered(file) if fold(stem) not in taken)
+            taken.add(fold(stems[number]))
+    return stems
+
+
+def _numbered(file: str) -> Iterator[str]:
+    yield file
+    yield from (f"{file}_{number}" for number in count(2))
+
+
+def _suffix(file: str) -> str:
+    suffix = PurePosixPath(file).suffix
+    return suffix if suffix.lower() in _LOSSY else ".png"
 
 
 def _cut_boxes(tiles: DetectionTable, windows: Windows, visible: float) -> DetectionTable:

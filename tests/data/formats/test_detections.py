@@ -103,3 +103,77 @@ def test_rows_that_cannot_be_read_are_named_where_they_lie(tmp_path, truth, unre
         "val/a.txt:2: expected 5 columns, 6 with a score, or a polygon; found 3"
     ]
     assert len(found.boxes) == 2
+
+
+RESERVED = ("classes.jpg", "Labels.jpg", "d/names.png", "readme.jpg", "a.jpg")
+
+
+@pytest.fixture
+def reserved(lay):
+    """A YOLO dataset of images that are called as files of names are."""
+    labels = {f"labels/{name[:-4]}.txt": "1 0.5 0.5 0.25 0.5\n" for name in RESERVED}
+    settings = "names: [cat, dog]\nval: images\n"
+    images = (f"images/{name}" for name in RESERVED)
+    return read_dataset(lay({**labels, "data.yaml": settings}, *images))
+
+
+@pytest.mark.parametrize("kind", ["yolo", "kitti"])
+def test_images_called_as_files_of_names_are_read_back(tmp_path, reserved, kind):
+    found = read_detections(predict(tmp_path / "out", kind, *RESERVED), reserved)
+
+    images = [reserved.files[image] for image in found.image_of_box.tolist()]
+    scores = dict(zip(images, found.scores.tolist(), strict=True))
+    expected = {f"images/{name}": 0.5 + n / 10 for n, name in enumerate(RESERVED)}
+    assert scores == pytest.approx(expected)
+    assert {found.classes[label] for label in found.labels} == {"dog"}
+
+
+@pytest.mark.parametrize("kind", ["yolo", "kitti"])
+def test_other_tools_call_label_files_as_files_of_names(tmp_path, reserved, kind):
+    labels = predict(tmp_path / "out", kind, *RESERVED)
+    (labels / "classes.txt").unlink(missing_ok=True)
+    for name in RESERVED[:-1]:
+        (labels / f"{name}.txt").rename((labels / name).with_suffix(".txt"))
+
+    found = read_detections(labels, reserved)
+
+    assert len(found.boxes) == len(RESERVED)
+    assert {found.classes[label] for label in found.labels} == {"dog"}
+
+
+@pytest.mark.parametrize("kind", ["yolo", "kitti"])
+def test_the_file_of_an_image_is_not_that_of_another_called_like_the_file(tmp_path, lay, kind):
+    names = ("a.jpg", "a.png", "a.jpg.png", "classes.jpg", "classes.jpg.png")
+    labels = {f"labels/{name}.txt": "1 0.5 0.5 0.25 0.5\n" for name in names}
+    settings = {"data.yaml": "names: [cat, dog]\nval: images\n"}
+    truth = read_dataset(lay(labels | settings, *(f"images/{name}" for name in names)))
+
+    found = read_detections(predict(tmp_path / "out", kind, *names), truth)
+
+    images = [truth.files[image].removeprefix("images/") for image in found.image_of_box.tolist()]
+    scores = dict(zip(images, found.scores.tolist(), strict=True))
+    assert scores == pytest.approx({name: 0.5 + n / 10 for n, name in enumerate(names)})
+
+
+def test_two_label_files_of_one_image_are_an_error(tmp_path, truth):
+    labels = predict(tmp_path / "out", "yolo", "train/b.jpg")
+    (labels / "train/b.jpg.txt").write_text("1 .5 .5 .1 .1 .9\n")
+
+    with pytest.raises(DataError, match=r"b\.txt: is of images/train/b.jpg, as train/b.jpg.txt is"):
+        read_detections(labels, truth)
+
+
+def test_an_empty_label_file_names_no_classes(tmp_path, reserved):
+    labels = predict(tmp_path / "out", "yolo", "a.jpg")
+    (labels / "classes.txt").write_text("")
+
+    assert read_detections(labels, reserved).classes == ("cat", "dog")
+
+
+def test_a_file_of_names_is_no_label_file_of_an_image(lay, unreadable):
+    files = {"labels/classes.txt": "cat\ndog\n", "labels/a.txt": "1 0.5 0.5 0.25 0.5\n"}
+
+    table = read_dataset(lay(files, "images/a.jpg", "images/classes.jpg"))
+
+    assert unreadable(table) == []
+    assert (table.classes, len(table), len(table.boxes)) == (("cat", "dog"), 2, 1)

@@ -106,6 +106,53 @@ def fixed(table, tmp_path):
     return read_dataset(tmp_path / "out")
 
 
+@pytest.fixture
+def with_areas(coco):
+    """A function that gives a COCO table in which every box states an area of a mask: 7."""
+
+    def read(*boxes):
+        root = coco(ONE, [*SOUND, *boxes])
+        path = root / "annotations/instances_train.json"
+        told = json.loads(path.read_text("utf-8"))
+        for row in told["annotations"]:
+            row["area"] = 7.0
+        path.write_text(json.dumps(told), "utf-8")
+        return read_dataset(root)
+
+    return read
+
+
+RESIZED = {
+    "over the right edge": ((9, 1, 1, 9, 9, 60, 9), [9, 9, 40, 18]),
+    "over the left edge": ((9, 1, 1, -5, 9, 12, 9), [0, 9, 7, 18]),
+    "of exchanged corners": ((9, 1, 1, 9, 9, -3, 9), [6, 9, 9, 18]),
+}
+
+
+@pytest.mark.parametrize("what", RESIZED)
+def test_a_box_of_another_size_states_no_area(with_areas, tmp_path, what):
+    drawn, left = RESIZED[what]
+    table = with_areas(drawn)
+    scan = scan_images(table, decode=False)
+
+    learned, _ = mend_for_training(table, scan, on_bad_image="error")
+    again = fixed(table, tmp_path)
+
+    for mended, stated in ((learned, np.nan), (again, (left[2] - left[0]) * (left[3] - left[1]))):
+        row = mended.boxes.tolist().index(left)
+        np.testing.assert_array_equal(mended.areas[row], stated)
+        assert np.sum(mended.areas == 7) == 4
+
+
+def test_a_box_that_rounding_takes_over_the_edge_keeps_its_area(with_areas):
+    table = with_areas((9, 1, 1, 30, 9, 10.4, 9))
+
+    mended = mend_for_good(table, scan_images(table, decode=False))
+
+    assert [30, 9, 40, 18] in mended.boxes.tolist()
+    assert np.sum(mended.areas == 7) == 5
+
+
 def spoil_missing(root):
     (root / "2.png").unlink()
 

@@ -1,10 +1,11 @@
 """Tiles cover every pixel, and boxes lie where the pixels are."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from dhcli.data.io import image as image_module
 from dhcli.data.strings import Strings
@@ -78,11 +79,71 @@ def test_the_tiles_on_disk_are_the_pixels_of_their_windows(tmp_path, rng):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     tiling = tile_table(table_of(tmp_path), 40, 0.5, 0.5)
 
-    table = write_tiles(tiling, tmp_path / "tiles")
+    table, _ = write_tiles(tiling, tmp_path / "tiles")
 
     for tile, (x1, y1, x2, y2) in enumerate(tiling.windows.tolist()):
         with Image.open(table.path(tile)) as image:
             np.testing.assert_array_equal(np.asarray(image), pixels[y1:y2, x1:x2])
+
+
+TWINS = {
+    "suffixes": (["a.bmp", "a.png", "a.jpg"], ["a.bmp", "a.png", "a.jpg"]),
+    "case": (["d/a.png", "D/A.png"], ["d/a.png", "D/A.png_2"]),
+    "accents": (["\u00e9.png", "e\u0301.png"], ["\u00e9.png", "e\u0301.png_2"]),
+    "whole": (["a.bmp", "a.png", "a.bmp.png"], ["a.bmp_2", "a.png", "a.bmp"]),
+    "numbers": (["a.bmp", "a.png", "a.bmp.png", "a.bmp_2.png"], None),
+    "tile": (["a.png", "a_0_0.png", "b/a.png"], ["a", "a_0_0", "b/a"]),
+    "same": (["a.png", "a.png"], ["a.png", "a.png_2"]),
+}
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_no_two_images_share_a_tile(kind):
+    files, stems = TWINS[kind]
+
+    tiles = list(tile_table(table_of(files=files), 40, 0, 0.5).table.files)
+
+    folded = {unicodedata.normalize("NFC", tile).casefold() for tile in tiles}
+    assert len(folded) == len(tiles) == 6 * len(files)
+    if stems is not None:
+        suffixes = [".jpg" if file.endswith(".jpg") else ".png" for file in files]
+        assert tiles[::6] == [f"{a}_0_0{b}" for a, b in zip(stems, suffixes, strict=True)]
+
+
+def test_images_that_differ_in_their_suffix_have_their_own_pixels(tmp_path):
+    files, colours = ("a.bmp", "a.png", "a.tif"), ("red", "lime", "blue")
+    for file, colour in zip(files, colours, strict=True):
+        Image.new("RGB", (100, 60), colour).save(tmp_path / file)
+    tiling = tile_table(table_of(tmp_path, files=files), 40, 0, 0.5)
+
+    table, _ = write_tiles(tiling, tmp_path / "tiles")
+
+    for tile, source in enumerate(tiling.source.tolist()):
+        with Image.open(table.path(tile)) as image:
+            assert image.getpixel((0, 0)) == ImageColor.getrgb(colours[source])
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_links_out_of_the_dataset_are_cut_if_asked(tmp_path, what):
+    root, private = tmp_path / "in", tmp_path / "private"
+    for folder in (root, private):
+        folder.mkdir()
+        Image.new("RGB", (100, 60)).save(folder / "a.png")
+    to = ("d", private) if what == "folder" else ("b.png", private / "a.png")
+    (root / to[0]).symlink_to(to[1])
+    link = "d/a.png" if what == "folder" else "b.png"
+    tiling = tile_table(table_of(root, files=("a.png", link)), 60, 0, 0.5)
+
+    table, lost = write_tiles(tiling, tmp_path / "tiles")
+    followed, nothing = write_tiles(tiling, tmp_path / "followed", follow=True)
+
+    assert lost == (
+        f"1 image that is a link out of the dataset: only copied with --follow-links: {link}",
+    )
+    there = [table.path(tile).exists() for tile in range(len(table))]
+    assert there == [True, True, False, False]
+    assert nothing == ()
+    assert all(followed.path(tile).exists() for tile in range(len(followed)))
 
 
 def test_an_image_that_cannot_be_read_or_measured_is_named(tmp_path):
@@ -109,6 +170,6 @@ def test_an_image_too_large_to_be_read_is_tiled(
     table = make_table(tmp_path, ["x.png"], [[40, 30]], [1], [[1, 1, 9, 9]], [0], ["cat"])
     (tmp_path / "tiles").mkdir()
 
-    tiles = write_tiles(tile_table(table, 16, 0, 0.5), tmp_path / "tiles")
+    tiles, _ = write_tiles(tile_table(table, 16, 0, 0.5), tmp_path / "tiles")
 
     assert all(tiles.path(tile).exists() for tile in range(len(tiles)))
