@@ -28,6 +28,8 @@ from dhcli.errors import ConfigError
             "`model.anchors.sizes` must be a list or `auto`, got aut (--set)",
         ),
         ("model.anchors.sizes=[9, x]", "`model.anchors.sizes.1` must be a number, got x (--set)"),
+        ("data.classes=[]", "`data.classes` is too short: at least 1 needed (--set)"),
+        ("data.classes=[a, b, b]", "`data.classes`: `b` is named twice (--set)"),
         ("data.classes=[a, 5]", "`data.classes.1` must be text, got 5 (--set)"),
         ("finetune.aliases=3", "`finetune.aliases` must be a mapping, got 3 (--set)"),
         ("input.std=[1, 2, 0]", "`input.std.2` must lie above 0, got 0 (--set)"),
