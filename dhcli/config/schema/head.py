@@ -21,7 +21,16 @@ from dhcli.config.schema.base import (
 from dhcli.words import first_twice
 
 _MODULE_NAMES = frozenset(
-    ["T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "clear", "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float", "forward", "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half", "ipu", "items", "keys", "load_state_dict", "modules", "mtia", "named_buffers", "named_children", "named_modules", "named_parameters", "parameters", "pop", "register_backward_hook", "register_buffer", "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "register_full_backward_pre_hook", "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_module", "register_parameter", "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_", "set_extra_state", "set_submodule", "share_memory", "state_dict", "to", "to_empty", "train", "training", "type", "update", "values", "xpu", "zero_grad"]
+    """T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu
+    cuda double dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+    get_submodule half ipu items keys load_state_dict modules mtia named_buffers named_children
+    named_modules named_parameters parameters pop register_backward_hook register_buffer
+    register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter
+    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+    set_submodule share_memory state_dict to to_empty train training type update values xpu
+    zero_grad""".split()  # noqa: SIM905 - a line each otherwise
 )
 """What nn.ModuleDict has beside its modules: no module can be called so."""
 
@@ -30,8 +39,8 @@ def _branch_name(name: str) -> str:
     """`name`, or ValueError where it cannot stand among weights, keys and read-outs."""
     if not re.fullmatch(r"[^\W_][\w-]*", name):
         raise ValueError("a branch's name is letters, digits, `-` and `_`, and begins with no sign")
-    if name in ("auto", *FUSIONS):
-        raise ValueError(f"`{name}` means something else where a branch is named")
+    if name in ("auto", "rpn", *FUSIONS):  # a loss of that name would replace the RPN's
+        raise ValueError(f"`{name}` means something else among read-outs and losses")
     if name in _MODULE_NAMES:
         raise ValueError(f"torch has a meaning of its own for `{name}`")
     return name
