@@ -35,6 +35,19 @@ from dhcli.errors import ConfigError
         ("input.std=[1, 2, 0]", "`input.std.2` must lie above 0, got 0 (--set)"),
         ("input.std=[1, 2]", "`input.std.2` is missing (--set)"),
         ("input.std=[1, 2, 3, 4]", "`input.std` is too long: at most 3 allowed (--set)"),
+        (
+            "input.mean=[{}]",
+            "`input.mean.0` must be a number, got {}\n"
+            "       `input.mean.1` is missing\n"
+            "       `input.mean.2` is missing",
+        ),
+        (
+            "model.head.cascade=[{bucket_scale: 1, box_std: [{x: 1}, {}, {}]}]",
+            "`model.head.cascade.0.box_std.0` must be a number, got {x: 1} (--set)\n"
+            "       `model.head.cascade.0.box_std.1` must be a number, got {}\n"
+            "       `model.head.cascade.0.box_std.2` must be a number, got {}\n"
+            "       `model.head.cascade.0.box_std.3` is missing",
+        ),
         ("model.head.branches=[]", "`model.head.branches` is too short: at least 1 needed (--set)"),
         (
             "model.head.branches=[{kind: fx}]",
@@ -63,6 +76,11 @@ def test_a_bad_value_is_explained_in_one_line(override: str, what: str) -> None:
         load_config("coco-r50", overrides=[override])
 
     assert str(caught.value) == what
+
+
+def test_what_is_wrong_with_the_tree_as_a_whole_names_no_key() -> None:
+    with pytest.raises(ConfigError, match=r"^`augment\.mosaic` needs `input\.letterbox`"):
+        load_config("coco-yolox-tiny", overrides=["input.letterbox=null"])
 
 
 @pytest.mark.parametrize(
