@@ -25,6 +25,11 @@ def named(names: Sequence[str], what: str) -> str:
     return f"{counted(len(names), what)}: {shown}" + (f" and {more:,} more" if more > 0 else "")
 
 
+def first_twice(names: Sequence[str]) -> str | None:
+    """The first name that stands in `names` a second time; None if all differ."""
+    return next((name for k, name in enumerate(names) if name in names[:k]), None)
+
+
 def as_cell(text: str) -> str:
     """A name as a cell that no spreadsheet takes for a formula: after an apostrophe, as they do."""
     return f"{_SAFE}{text}" if text.lstrip(_SAFE).startswith(_FORMULA) else text

@@ -91,7 +91,8 @@ def _line(
     origins = sorted({leaf.origin for _, leaf in leaves(node)} - {"default"}) if node else []
     place = f" ({', '.join(origins)})" if origins else ""
     if one["type"] == "value_error":
-        return f"`{dotted}`: {one['ctx']['error']}{place}"
+        key = f"`{dotted}`: " if dotted else ""
+        return f"{key}{one['ctx']['error']}{place}"
     got = "" if one["type"] in _WITHOUT_VALUE else f", got {_shown(value)}"
     return f"`{dotted}` {_rule(one, ranges.get(dotted))}{got}{place}"
 
@@ -147,8 +148,11 @@ def _locate(
     parts = iter(loc)
     for part in parts:
         if isinstance(part, int):
-            name = item_name(node[part], part) if isinstance(node, list) else str(part)
-            node = node[part] if isinstance(node, list) else node
+            items = node if isinstance(node, list) else []
+            is_there = part < len(items)  # pydantic also names items that are missing
+            name = item_name(items[part], part) if is_there else str(part)
+            if isinstance(node, list):
+                node = items[part] if is_there else None
             place = place.item()
         else:
             name, place = part, place_below(place.section(node), part)

@@ -38,7 +38,7 @@ def match_boxes(
     in   boxes (N, 4), objects (M, 4), ignore (R, 4) float xyxy
     """
     matches = torch.full((len(boxes),), BACKGROUND, dtype=torch.int64, device=boxes.device)
-    if len(objects):
+    if len(objects) and len(boxes):  # the most of no boxes is none
         best, index, is_top = _overlaps(boxes, objects)
         matches = torch.where(best >= negative_iou, UNDECIDED, matches)
         matches = torch.where(best >= positive_iou, index, matches)

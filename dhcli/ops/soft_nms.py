@@ -44,6 +44,12 @@ class Decay(NamedTuple):
             return factor
         return np.where(iou >= self.iou_threshold, 1 - iou, iou.dtype.type(1))
 
+    def drops(self, scores: Numbers) -> NDArray[np.bool_]:
+        """Which of `scores`, those that are GONE among them, have fallen too low, (n,)."""
+        if self.min_score > 0:
+            return scores < self.min_score
+        return np.signbit(scores)  # GONE · 0 is −0, which is not below 0
+
 
 def soft_nms(
     boxes: Tensor,
@@ -99,7 +105,7 @@ def _take(
         count += 1
         scores *= decay.factor(_overlap(sides, sides[:, best]))
         scores[best] = GONE
-        scores[scores < decay.min_score] = GONE
+        scores[decay.drops(scores)] = GONE
         if count % TIDY == 0:
             stays = np.flatnonzero(scores >= 0)
             alive, scores, sides = alive[stays], scores[stays], sides.take(stays, axis=1)

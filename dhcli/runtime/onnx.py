@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,21 @@ PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 EXPORT_AGAIN = "export the model again"
 
 
+class _Place(NamedTuple):
+    """A kind of device of PROVIDERS, and which of them; None: the first."""
+
+    kind: str
+    number: int | None = None
+
+    def __str__(self) -> str:
+        return self.kind if self.number is None else f"{self.kind}:{self.number}"
+
+    def provider(self) -> str | tuple[str, dict[str, int]]:
+        """What a session takes as its provider."""
+        name = PROVIDERS[self.kind]
+        return name if self.number is None else (name, {"device_id": self.number})
+
+
 class OnnxRunner:
     """See `Runner`. Thresholds and limits are those it was exported with, or stricter ones."""
 
@@ -58,16 +73,17 @@ class OnnxRunner:
         _check_can_run(path)
         import onnxruntime
 
-        device = _choose_device(options.device, onnxruntime.get_available_providers())
+        wanted = _choose_device(options.device, onnxruntime.get_available_providers())
         if options.precision not in ("fp32", "auto"):
             what = f"an exported file runs in fp32, not in {options.precision}"
             raise ConfigError(what, where="--precision", hint="give the model file instead")
-        session, about = _open(path, PROVIDERS[device])
+        session, about = _open(path, wanted)
+        place = _place_of(session, wanted, options.device)
         if [one.name for one in session.get_inputs()] != INPUTS:
             raise ModelError("was exported by another version of dh", where=path, hint=EXPORT_AGAIN)
         check_gate(about.config.model, options.gate)
         check_nms(about.config.model, options)
-        return cls(session, about._replace(config=options.sized(about.config)), device)
+        return cls(session, about._replace(config=options.sized(about.config)), str(place))
 
     def read_outs(self) -> list[ReadOut]:
         """The one it was exported with."""
@@ -124,7 +140,7 @@ def read_exported(path: Path) -> ModelHeader:
     Raises ModelError where it is not one that `dh export` wrote.
     """
     _check_can_run(path)
-    _, about = _open(path, PROVIDERS["cpu"], as_it_is=True)
+    _, about = _open(path, _Place("cpu"), as_it_is=True)
     return ModelHeader(*about, shapes={})
 
 
@@ -137,7 +153,7 @@ def _check_can_run(path: Path) -> None:
 
 
 def _open(
-    path: Path, provider: str, *, as_it_is: bool = False
+    path: Path, place: _Place, *, as_it_is: bool = False
 ) -> tuple[InferenceSession, Description]:
     """The graph, made fast unless it is wanted `as_it_is`, and what dh wrote beside it."""
     import onnxruntime
@@ -146,7 +162,7 @@ def _open(
     if as_it_is:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        session = onnxruntime.InferenceSession(path, options, providers=[place.provider()])
     except Exception as error:  # the runtime has exceptions of its own for damaged files
         what = f"cannot be opened by ONNX Runtime: it is {look_at(path)}"
         raise ModelError(what, where=path, hint=EXPORT_AGAIN) from error
@@ -167,10 +183,26 @@ def graph_divisor(config: Config) -> int:
     return int(np.lcm(graph_step(config), config.input.pad_to()))
 
 
-def _choose_device(name: str, providers: list[str]) -> str:
+def _choose_device(name: str, providers: list[str]) -> _Place:
     able = [kind for kind, provider in PROVIDERS.items() if provider in providers]
-    kind = able[0] if name == "auto" else name.partition(":")[0]
-    if kind not in able:
-        what = f"ONNX Runtime has no `{name}` here"
-        raise ConfigError(what, where="--device", hint=f"there are: {', '.join(able)}")
-    return kind
+    kind, colon, number = (able[0] if name == "auto" else name).partition(":")
+    hint = f"there are: {', '.join(able)}"
+    if colon and not (number.isascii() and number.isdigit()):
+        raise ConfigError(f"unknown device `{name}`", where="--device", hint=hint)
+    if kind not in able or (kind == "cpu" and int(number or 0)):
+        raise ConfigError(f"ONNX Runtime has no `{name}` here", where="--device", hint=hint)
+    return _Place(kind, int(number) if number and kind != "cpu" else None)
+
+
+def _place_of(session: InferenceSession, wanted: _Place, name: str) -> _Place:
+    """Where `session` runs; ConfigError if not on the device that `name` asks for.
+
+    Of a GPU that it cannot use the runtime takes the first one, or the CPU, and goes on.
+    """
+    found = session.get_provider_options().get(PROVIDERS[wanted.kind])
+    if found is not None and int(found.get("device_id", 0)) == (wanted.number or 0):
+        return wanted
+    if name == "auto":
+        return _Place("cpu")
+    what = f"ONNX Runtime cannot use `{name}` here"
+    raise ConfigError(what, where="--device", hint="`--device auto` takes what it can use")

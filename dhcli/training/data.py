@@ -22,7 +22,7 @@ from dhcli.data.tools.scan import Scan, scan_images
 from dhcli.data.tools.split import divide
 from dhcli.errors import ConfigError, DataError, suggest
 from dhcli.training.journal import Journal
-from dhcli.words import counted
+from dhcli.words import counted, first_twice
 
 FIRST = 3
 """Findings of a code that are shown; the log has all."""
@@ -178,6 +178,9 @@ def _class_names(
     if config.classes is None:
         if not train.classes:
             raise DataError("has no classes", where=train.root, hint="is it annotated at all?")
+        if (twice := first_twice(train.classes)) is not None:
+            hint = "give one of them another name"
+            raise DataError(f"two classes are named `{twice}`", where=train.root, hint=hint)
         same = known is not None and set(known) == set(train.classes)
         return known if known is not None and same else train.classes
     unknown = [name for name in config.classes if name not in train.classes]

@@ -49,9 +49,4 @@ def transfer_lines(copied: Transfer) -> list[str]:
     columns = (Column("class"), Column("starts from"), Column("how"))
     rows = tuple((row.name, row.source, row.how) for row in copied.rows)
     lines = text_lines(Sheet("Predictors", columns, rows))
-    lines.append(copied.summary())
-    if copied.unused:
-        lines.append(f"weights not used: {', '.join(copied.unused)}")
-    if copied.fresh:
-        lines.append(f"new, because the weights have no such predictor: {', '.join(copied.fresh)}")
-    return lines
+    return [*lines, copied.summary(), *copied.rest_lines()]

@@ -102,7 +102,7 @@ def train(
         copied = _load_same_classes(detector, source, weights, data)
         config = with_learned_order(config, data, source)
         journal.say(f"weights: {weights}, {copied.summary()}")
-        for line in inheritance_lines(config, source.config):
+        for line in (*copied.rest_lines(), *inheritance_lines(config, source.config)):
             journal.say(line)
     return start_run(config, detector, data, session)
 

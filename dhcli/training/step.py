@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Protocol
@@ -27,6 +28,10 @@ from dhcli.runtime.memory import give_holes_back, is_gpu_shortage
 from dhcli.runtime.precision import Precision
 from dhcli.runtime.team import ALONE, Team
 from dhcli.training.optimizer import set_rate
+from dhcli.words import counted
+
+_LONE = "Expected more than 1 value per channel"
+"""What torch says where a norm is to take statistics of a single number."""
 
 
 class HasLosses(Protocol):
@@ -47,6 +52,22 @@ class ForwardLosses(nn.Module):
     def forward(self, images: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         detector: HasLosses = self.detector  # type: ignore[assignment]
         return detector.losses(images, targets)
+
+
+@contextmanager
+def _lone_cells_explained(images: ImageBatch) -> Iterator[None]:
+    """Turn torch's refusal to take statistics of a single number into a DhError."""
+    try:
+        yield
+    except ValueError as error:
+        if _LONE not in str(error):
+            raise
+        height, width = images.pixels.shape[2:]
+        seen = f"{counted(len(images), 'image')} of {width}×{height} pixels"
+        what = f"a norm cannot learn from a level of a single cell, of {seen}"
+        hint = "larger images (`--image-size N`), more of them at a time (`--batch-size N`), or "
+        hint += "instead of `norm: bn` one that does not need them (`norm: gn`, or `frozen_bn`)"
+        raise DhError(what, hint=hint) from error
 
 
 def seed_all(*numbers: int) -> None:
@@ -208,11 +229,11 @@ class Updater:
     def backward(self, batch: Batch, whole: float = 1.0) -> tuple[dict[str, Tensor], _Answer]:
         """Add the gradient of the batch's loss, divided by `whole`; its parts, and if it is finite.
 
-        Nothing else of the step is done.
+        Nothing else of the step is done. Raises DhError where a norm has too little to learn from.
         """
         device = self.precision.device
         images, targets = batch.images.to(device), [target.to(device) for target in batch.targets]
-        with self.precision.autocast():
+        with self.precision.autocast(), _lone_cells_explained(images):
             losses = self.losses_of(images, targets)
         total = torch.stack(list(losses.values())).sum()
         finite = _Answer(torch.isfinite(total))

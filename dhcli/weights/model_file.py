@@ -79,10 +79,15 @@ class ModelFile:
 def save_model(path: Path, model: ModelFile) -> None:
     """Write `model`, whole or not at all; versions and the date are added to its metadata.
 
-    Raises DhError where the file cannot be written.
+    Raises DhError where the file cannot be written, ModelError where it could not be read again.
     """
     from safetensors.torch import save
 
+    try:
+        _checked_classes(list(model.classes))
+    except (ValueError, TypeError) as error:
+        hint = "give each class a name of its own"
+        raise ModelError(f"cannot be written: {error}", where=path, hint=hint) from error
     about = description(model.config, model.classes, model.category_ids, _stamp() | model.metadata)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state.items()}
     with atomic_write(path) as file:

@@ -35,6 +35,16 @@ class Transfer:
         ways = ", ".join(f"{n} {how}" for how, n in counts.items())
         return f"{counted(len(self.rows), 'class')}: {ways}"
 
+    def rest_lines(self) -> list[str]:
+        """What of the source is not used, and what starts at random; [] where there is neither."""
+        lines = []
+        if self.unused:
+            lines.append(f"weights not used: {', '.join(self.unused)}")
+        if self.fresh:
+            new = ", ".join(self.fresh)
+            lines.append(f"new, because the weights have no such predictor: {new}")
+        return lines
+
 
 def transfer(
     source: ModelFile,

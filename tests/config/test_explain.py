@@ -17,6 +17,12 @@ from dhcli.errors import ConfigError
         ("train.batch_size=true", "`train.batch_size` must be a whole number, got true (--set)"),
         ("train.batch_size=0", "`train.batch_size` must be at least 1, got 0 (--set)"),
         ("train.batch_size=aut", "`train.batch_size` must be a number or `auto`, got aut (--set)"),
+        ("train.momentum=1", "`train.momentum` must lie in [0, 1), got 1 (--set)"),
+        (
+            "model.anchors.ratios=[]",
+            "`model.anchors.ratios` is too short: at least 1 needed (--set)",
+        ),
+        ("model.anchors.sizes=[]", "`model.anchors.sizes` is too short: at least 1 needed (--set)"),
         ("train.ema=1", "`train.ema` must lie in [0, 1), got 1 (--set)"),
         ("train.scale_lr=no", "`train.scale_lr` must be true or false, got 'no' (--set)"),
         ("train.scale_lr=1", "`train.scale_lr` must be true or false, got 1 (--set)"),
@@ -28,11 +34,26 @@ from dhcli.errors import ConfigError
             "`model.anchors.sizes` must be a list or `auto`, got aut (--set)",
         ),
         ("model.anchors.sizes=[9, x]", "`model.anchors.sizes.1` must be a number, got x (--set)"),
+        ("data.classes=[]", "`data.classes` is too short: at least 1 needed (--set)"),
+        ("data.classes=[a, b, b]", "`data.classes`: `b` is named twice (--set)"),
         ("data.classes=[a, 5]", "`data.classes.1` must be text, got 5 (--set)"),
         ("finetune.aliases=3", "`finetune.aliases` must be a mapping, got 3 (--set)"),
         ("input.std=[1, 2, 0]", "`input.std.2` must lie above 0, got 0 (--set)"),
         ("input.std=[1, 2]", "`input.std.2` is missing (--set)"),
         ("input.std=[1, 2, 3, 4]", "`input.std` is too long: at most 3 allowed (--set)"),
+        (
+            "input.mean=[{}]",
+            "`input.mean.0` must be a number, got {}\n"
+            "       `input.mean.1` is missing\n"
+            "       `input.mean.2` is missing",
+        ),
+        (
+            "model.head.cascade=[{bucket_scale: 1, box_std: [{x: 1}, {}, {}]}]",
+            "`model.head.cascade.0.box_std.0` must be a number, got {x: 1} (--set)\n"
+            "       `model.head.cascade.0.box_std.1` must be a number, got {}\n"
+            "       `model.head.cascade.0.box_std.2` must be a number, got {}\n"
+            "       `model.head.cascade.0.box_std.3` is missing",
+        ),
         ("model.head.branches=[]", "`model.head.branches` is too short: at least 1 needed (--set)"),
         (
             "model.head.branches=[{kind: fx}]",
@@ -61,6 +82,33 @@ def test_a_bad_value_is_explained_in_one_line(override: str, what: str) -> None:
         load_config("coco-r50", overrides=[override])
 
     assert str(caught.value) == what
+
+
+@pytest.mark.parametrize(
+    ("preset", "key", "norms"),
+    [
+        ("coco-r50", "model.backbone", "frozen_bn eval_bn gn"),
+        ("coco-r50-fcos", "model.head", "none gn"),
+        ("coco-yolox-tiny", "model.backbone", "frozen_bn eval_bn"),
+    ],
+)
+def test_batch_norm_that_is_trained_needs_an_epsilon(preset: str, key: str, norms: str) -> None:
+    zero = f"{key}.bn_epsilon=0"
+    for norm in norms.split():
+        load_config(preset, overrides=[zero, f"{key}.norm={norm}"])
+
+    with pytest.raises(ConfigError, match=f"^`{key}`: `bn_epsilon` must lie above 0 with `norm"):
+        load_config(preset, overrides=[zero, f"{key}.norm=bn"])
+
+
+def test_yolox_neck_needs_an_epsilon() -> None:
+    with pytest.raises(ConfigError, match=r"`model\.neck\.bn_epsilon` must lie above 0, got 0"):
+        load_config("coco-yolox-tiny", overrides=["model.neck.bn_epsilon=0"])
+
+
+def test_what_is_wrong_with_the_tree_as_a_whole_names_no_key() -> None:
+    with pytest.raises(ConfigError, match=r"^`augment\.mosaic` needs `input\.letterbox`"):
+        load_config("coco-yolox-tiny", overrides=["input.letterbox=null"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from dhcli.errors import ConfigError
 FC, CONV = {"kind": "fc"}, {"kind": "conv"}
 EXT = [{**FC, "lambda": 0.7}, {**CONV, "lambda": 0.8}]
 DOUBLE = [FC, CONV]
+SINGLE = {**FC, "lambda": 0.5}
 
 
 def head(*branches: dict[str, Any], **settings: str) -> Head:
@@ -112,6 +114,46 @@ def test_what_a_head_cannot_give_says_why_and_what_it_can(
 def test_a_configuration_is_checked_by_the_same_rule() -> None:
     with pytest.raises(ValidationError, match=r"`scores`: `conv` has no classifier"):
         head(*DOUBLE, scores="conv")
+
+
+@pytest.mark.parametrize("name", ["fc2", "2", "box-fc", "Straße_"])
+def test_a_branch_can_be_called_so(name: str) -> None:
+    assert head({**SINGLE, "name": name}).branches[0].name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.b", "a branch's name is letters, digits, `-` and `_`"),
+        ("", "a branch's name"),
+        ("a b", "a branch's name"),
+        ("auto", "`auto` means something else among read-outs and losses"),
+        ("rpn", "`rpn` means"),
+        ("max", "`max` means"),
+        ("average", "`average` means"),
+        ("complementary", "`complementary` means"),
+        ("keys", "torch has a meaning of its own for `keys`"),
+        ("training", "torch has"),
+        ("_modules", "begins with no sign"),
+        ("-", "begins with no sign"),
+    ],
+)
+def test_a_branch_cannot_be_called_so(name: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        head({**SINGLE, "name": name})
+
+
+def test_every_name_that_torch_keeps_is_refused() -> None:
+    from torch import nn
+
+    for name in dir(nn.ModuleDict()):
+        with pytest.raises(ValidationError):
+            head({**SINGLE, "name": name})
+
+
+def test_the_name_that_two_branches_share_is_said() -> None:
+    with pytest.raises(ValidationError, match="two branches are named `b`"):
+        head({**FC, "name": "a"}, {**FC, "name": "b"}, {**CONV, "name": "b"})
 
 
 def test_a_model_without_branches_has_one_read_out() -> None:

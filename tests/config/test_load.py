@@ -180,7 +180,7 @@ def test_a_resolved_preset_reads_back_the_same(preset: str, tmp_path: Path) -> N
 
 @settings(deadline=None)  # machines are slow at times
 @given(
-    st.lists(st.text(), max_size=4),
+    st.lists(st.text(), min_size=1, max_size=4, unique=True),
     st.text(),
     st.dictionaries(st.text(min_size=1), st.text(), max_size=3),
     st.floats(min_value=1e-12, max_value=1e12),

@@ -38,6 +38,14 @@ def test_no_objects_is_all_background() -> None:
     assert match_boxes(OBJECTS, NOTHING, NOTHING, **RPN).tolist() == [BACKGROUND] * 2
 
 
+def test_no_boxes_match_nothing() -> None:
+    for objects, region in ((OBJECTS, NOTHING), (NOTHING, OBJECTS), (OBJECTS, OBJECTS)):
+        matches = match_boxes(NOTHING, objects, region, **RPN, best_for_each=True)
+
+        assert matches.shape == (0,)
+        assert matches.dtype == torch.int64
+
+
 def test_background_inside_an_ignored_region_is_undecided() -> None:
     boxes = torch.tensor([[50.0, 50.0, 60.0, 60.0], [58.0, 50.0, 68.0, 60.0]])
     region = torch.tensor([[40.0, 40.0, 60.0, 60.0]])  # covers all of the first, 0.2 of the second

@@ -97,6 +97,18 @@ def test_of_equal_boxes_and_scores_the_first_is_taken_and_the_others_go() -> Non
     assert lowered[gaussian][-1] == pytest.approx(0.5 * math.exp(-6))
 
 
+@pytest.mark.parametrize("decay", [Decay(min_score=0), Decay("gaussian", sigma=1e-6, min_score=0)])
+@pytest.mark.parametrize("how", ["exact", "mmdet"])
+def test_a_score_of_0_that_counts_is_taken_once(decay: Decay, how: str) -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).repeat(40, 1)
+    scores = torch.linspace(0.9, 0.1, 40)
+
+    keep, lowered = soft_nms(boxes, scores, torch.zeros(40).long(), decay, ALL, how=how)
+
+    assert keep.tolist() == list(range(40))
+    assert lowered.tolist() == [scores[0].item()] + [0] * 39
+
+
 def test_ties_of_the_last_one_are_kept_where_the_limits_say_so() -> None:
     boxes = torch.arange(6)[:, None] * 20 + torch.tensor([[0.0, 0, 10, 10]])
     scores = torch.tensor([0.5, 0.9, 0.5, 0.5, 0.4, 0.5])

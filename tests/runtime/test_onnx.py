@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from dhcli.errors import ConfigError, DhError, ModelError
 from dhcli.export.onnx import draw_test_picture, export_onnx
 from dhcli.metrics.operating import KEY, OperatingPoint, OperatingPoints
 from dhcli.runtime.eager import EagerRunner
-from dhcli.runtime.onnx import OnnxRunner
+from dhcli.runtime.onnx import OnnxRunner, _choose_device, _place_of
 from dhcli.runtime.runner import Runner, open_runner
 from dhcli.weights.model_file import ModelFile, save_model
 
@@ -232,3 +234,61 @@ def test_a_model_file_is_run_by_torch(
     save_model(tmp_path / "m.safetensors", small_model("a"))
 
     assert isinstance(open_runner(tmp_path / "m.safetensors", ON_CPU), EagerRunner)
+
+
+BOTH = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "place", "provider"),
+    [
+        ("auto", BOTH, "cuda", BOTH[0]),
+        ("auto", BOTH[1:], "cpu", BOTH[1]),
+        ("cuda", BOTH, "cuda", BOTH[0]),
+        ("cuda:1", BOTH, "cuda:1", (BOTH[0], {"device_id": 1})),
+        ("cpu", BOTH, "cpu", BOTH[1]),
+        ("cpu:0", BOTH, "cpu", BOTH[1]),
+    ],
+)
+def test_a_device_has_its_provider_and_its_number(
+    name: str, there: list[str], place: str, provider: object
+) -> None:
+    chosen = _choose_device(name, there)
+
+    assert (str(chosen), chosen.provider()) == (place, provider)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cpu:7", "--device: ONNX Runtime has no `cpu:7` here"),
+        ("mps", "--device: ONNX Runtime has no `mps` here"),
+        ("cuda:x", "--device: unknown device `cuda:x`"),
+        ("cuda:", "--device: unknown device `cuda:`"),
+        ("cuda:-1", "--device: unknown device `cuda:-1`"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused(name: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _choose_device(name, BOTH)
+
+    assert str(caught.value) == said
+    assert "cpu" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("found", "name", "place"),
+    [
+        ({BOTH[0]: {"device_id": "1"}, BOTH[1]: {}}, "cuda:1", "cuda:1"),
+        ({BOTH[0]: {"device_id": "0"}, BOTH[1]: {}}, "cuda:1", None),  # it fell back to the first
+        ({BOTH[1]: {}}, "cuda", None),
+        ({BOTH[1]: {}}, "auto", "cpu"),
+    ],
+)
+def test_a_device_that_onnx_runtime_replaces_is_noticed(
+    found: dict[str, dict[str, str]], name: str, place: str | None
+) -> None:
+    session: Any = SimpleNamespace(get_provider_options=lambda: found)
+
+    with nullcontext() if place else pytest.raises(ConfigError, match=f"cannot use `{name}` here"):
+        assert str(_place_of(session, _choose_device(name, BOTH), name)) == place

@@ -161,6 +161,11 @@ def test_misspelt_class_is_refused_with_the_nearest(load: Load, make_dots: Any) 
     assert "did you mean `dog`" in str(caught.value.hint)
 
 
+def test_a_dataset_that_names_a_class_twice_is_refused(load: Load, make_dots: Any) -> None:
+    with pytest.raises(DataError, match="two classes are named `dog`"):
+        load(make_dots(classes=("cat", "dog", "dog")))
+
+
 @pytest.mark.parametrize(("others", "labels"), [("ignore", [0, ANY_CLASS]), ("drop", [0])])
 def test_other_classes(others: str, labels: list[int], load: Load, make_dots: Any) -> None:
     data = load(make_dots(), classes=("cat",), others=others)

@@ -449,6 +449,18 @@ def test_training_starts_from_a_model_of_the_same_classes(
     assert any("other.safetensors" in line for line in recorder.lines)
 
 
+def test_training_says_which_predictors_start_at_random(
+    stopped: TrainingResult, small_config: Any, session: Any, recorder: Any
+) -> None:
+    config = small_config("model.head.class_agnostic=true")
+
+    train(config, session("next"), _model_of(stopped), stopped.run.path / "last.safetensors")
+
+    [said] = [line for line in recorder.lines if line.startswith("new, because the weights have")]
+    assert "head.branches.conv.reg.weight" in said
+    assert "cls" not in said
+
+
 def test_training_refuses_a_model_of_other_classes(
     stopped: TrainingResult, small_config: Any, session: Any, tmp_path: Path
 ) -> None:

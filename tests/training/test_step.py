@@ -236,6 +236,23 @@ def test_a_single_image_without_memory_is_one_clear_error() -> None:
         _updater(Small(0)).update([_several(1, 2)], 0.1)
 
 
+class Pooled(Straight):
+    """Its norm sees one cell of an image."""
+
+    def losses(self, images: ImageBatch, targets: list[Target]) -> dict[str, Tensor]:
+        cell = self.norm(images.pixels.float().mean((2, 3), keepdim=True))
+        return {"loss_cls": self.w * cell.sum()}
+
+
+def test_a_single_cell_for_batch_norm_is_one_clear_error() -> None:
+    _updater(Pooled()).update([_several(1, 2)], 0.1)
+
+    with pytest.raises(DhError, match="a level of a single cell, of 1 image of 4×4 pixels") as e:
+        _updater(Pooled()).update([_batch(2)], 0.1)
+
+    assert "`norm: gn`" in str(e.value.hint)
+
+
 def test_a_team_halves_together() -> None:
     def work(team: Team) -> object:
         detector = Small(1 if team.rank else 4)

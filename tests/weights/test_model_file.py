@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_the_header_is_read_without_torch(tmp_path: Path, small_model) -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 0
+
+
+def test_classes_that_could_not_be_read_back_are_not_written(tmp_path: Path, small_model) -> None:
+    path = tmp_path / "model.safetensors"
+    saved = small_model("car", "van")
+
+    with pytest.raises(ModelError, match="classes must be a list of different names") as caught:
+        save_model(path, replace(saved, classes=("car", "car")))
+
+    assert caught.value.where == str(path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from dhcli.config.schema.base import NonNegative, Section
+from dhcli.config.schema.base import NonNegative, Section, require_epsilon
 
 RESNETS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, ...]]] = {
     "resnet18": ("basic", (2, 2, 2, 2)),
@@ -42,6 +42,11 @@ class ResNet(Section):
     """Put the stride of a bottleneck in its first 1×1 convolution (Caffe) instead of its 3×3."""
     bn_epsilon: NonNegative = 1e-5
     """Added to the variance in batch norm (maskrcnn-benchmark's frozen one: 0)."""
+
+    @model_validator(mode="after")
+    def _has_epsilon(self) -> Self:
+        require_epsilon(self.norm, self.bn_epsilon)
+        return self
 
     def describe(self) -> list[tuple[str, str]]:
         """Depth and norm."""
@@ -93,6 +98,11 @@ class Csp(Section):
     """Share of a batch's statistics in the running ones."""
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
     """How many parts are not trained (1 = stem, 2 = stem and stage 1, …; 0 = train all)."""
+
+    @model_validator(mode="after")
+    def _has_epsilon(self) -> Self:
+        require_epsilon(self.norm, self.bn_epsilon)
+        return self
 
     def describe(self) -> list[tuple[str, str]]:
         """Sizes and norm."""

@@ -110,6 +110,12 @@ class ByKind:
         return str(getattr(value, "kind", first))
 
 
+def require_epsilon(norm: str, bn_epsilon: float) -> None:
+    """Raise ValueError where batch norm that is trained could divide by zero."""
+    if norm == "bn" and not bn_epsilon:
+        raise ValueError("`bn_epsilon` must lie above 0 with `norm: bn`")
+
+
 def sections_in(annotation: Any) -> list[type[Section]]:
     """The section classes that a field may hold, itself or as items of its list."""
     if isinstance(annotation, type) and issubclass(annotation, Section):

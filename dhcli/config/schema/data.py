@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from dhcli.config.schema.base import Fraction, Section
+from dhcli.words import first_twice
 
 
 class Data(Section):
@@ -20,8 +23,8 @@ class Data(Section):
     """Split to validate on."""
     val_fraction: Fraction = 0.2
     """Share of the images to set aside for validation if the dataset has no splits."""
-    classes: tuple[str, ...] | None = None
-    """Class names in order (default: those of the dataset)."""
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Different class names in order (default: those of the dataset)."""
     others: Literal["error", "ignore", "drop"] = "error"
     """What to do with boxes whose class is not in `classes`: stop with an error, treat them as
     regions to ignore, or leave them out."""
@@ -32,3 +35,10 @@ class Data(Section):
     on_bad_image: Literal["error", "skip"] = "error"
     """If an image or a row of annotations cannot be read: stop and name it, or leave it out.
     Checked before training; during training, an image is first read again."""
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if (twice := first_twice(names or ())) is not None:
+            raise ValueError(f"`{twice}` is named twice")
+        return names

@@ -16,6 +16,7 @@ from dhcli.config.schema.base import (
     NonNegative,
     Positive,
     Section,
+    require_epsilon,
 )
 from dhcli.config.schema.detect import DetectBase
 from dhcli.config.schema.neck import LevelNeck, Pyramid
@@ -60,6 +61,11 @@ class DenseHead(Section):
     refine: Literal["none", "star"] = "none"
     """star: look at nine points of the box first found, refine it and score it there
     (VarifocalNet)."""
+
+    @model_validator(mode="after")
+    def _has_epsilon(self) -> Self:
+        require_epsilon(self.norm, self.bn_epsilon)
+        return self
 
 
 class Priors(Section):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dhcli.config.schema.base import (
     AtLeastOne,
@@ -17,9 +18,41 @@ from dhcli.config.schema.base import (
     Positive,
     Section,
 )
+from dhcli.words import first_twice
+
+_MODULE_NAMES = frozenset(
+    """T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu
+    cuda double dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter
+    get_submodule half ipu items keys load_state_dict modules mtia named_buffers named_children
+    named_modules named_parameters parameters pop register_backward_hook register_buffer
+    register_forward_hook register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter
+    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ set_extra_state
+    set_submodule share_memory state_dict to to_empty train training type update values xpu
+    zero_grad""".split()  # noqa: SIM905 - a line each otherwise
+)
+"""What nn.ModuleDict has beside its modules: no module can be called so."""
+
+
+def _branch_name(name: str) -> str:
+    """`name`, or ValueError where it cannot stand among weights, keys and read-outs."""
+    if not re.fullmatch(r"[^\W_][\w-]*", name):
+        raise ValueError("a branch's name is letters, digits, `-` and `_`, and begins with no sign")
+    if name in ("auto", "rpn", *FUSIONS):  # a loss of that name would replace the RPN's
+        raise ValueError(f"`{name}` means something else among read-outs and losses")
+    if name in _MODULE_NAMES:
+        raise ValueError(f"torch has a meaning of its own for `{name}`")
+    return name
+
 
 BranchName = Annotated[
-    str, Field(description="Name of the branch in weights, losses and read-outs.")
+    str,
+    AfterValidator(_branch_name),
+    Field(
+        description="Name of the branch in weights, losses and read-outs: letters, digits, `-` "
+        "and `_`."
+    ),
 ]
 Focus = Annotated[
     Literal["cls", "reg", "iou"],
@@ -268,9 +301,8 @@ class Head(Section):
     def _consistent(self) -> Self:
         if self.cascade and any(isinstance(branch, Res5Branch) for branch in self.branches):
             raise ValueError("`cascade`: each stage needs layers of its own; there is one `res5`")
-        names = [branch.name for branch in self.branches]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two branches are named `{names[0]}`; give one another name")
+        if twice := first_twice([branch.name for branch in self.branches]):
+            raise ValueError(f"two branches are named `{twice}`; give one another name")
         for task in ("cls", "reg"):
             if not any(predicts(branch, task) for branch in self.branches):
                 raise ValueError(f"no branch predicts `{task}`: check focus and lambda")

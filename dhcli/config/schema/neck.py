@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from dhcli.config.schema.base import Channels, NonNegative, Section
+from dhcli.config.schema.base import Channels, Positive, Section
 
 
 class Pyramid(Section):
@@ -81,7 +81,7 @@ class PathPyramid(Section):
     """Residual blocks of each CSP layer (YOLOX: 3 times its depth)."""
     depthwise: bool = False
     """Depthwise and 1×1 convolutions in place of 3×3 ones (YOLOX-Nano)."""
-    bn_epsilon: NonNegative = 1e-3
+    bn_epsilon: Positive = 1e-3
     """Added to the variance in batch norm."""
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.03
     """Share of a batch's statistics in the running ones."""

@@ -17,7 +17,9 @@ from dhcli.config.schema.base import (
 )
 from dhcli.errors import ConfigError
 
-Sizes: TypeAlias = Annotated[tuple[Positive, ...] | Literal["auto"], OrWord("auto")]
+Sizes: TypeAlias = Annotated[
+    Annotated[tuple[Positive, ...], Field(min_length=1)] | Literal["auto"], OrWord("auto")
+]
 
 
 class Anchors(Section):
@@ -26,7 +28,7 @@ class Anchors(Section):
     sizes: Sizes = (32, 64, 128, 256, 512)
     """Sides of the square anchors in pixels of the resized image: one per level of the pyramid, or
     all on C4. auto: found from the boxes that are trained on, and stored in the model."""
-    ratios: tuple[Positive, ...] = (0.5, 1.0, 2.0)
+    ratios: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.5, 1.0, 2.0)
     """Height / width, at the same area."""
     convention: Literal["plain", "torchvision", "maskrcnn_benchmark", "mmdet1"] = "plain"
     """plain: exact, centred on the cell's corner (MMDetection). The others round as those programs

@@ -75,7 +75,7 @@ class Train(Section):
     lr_multipliers: dict[str, Positive] = Field(default_factory=dict)
     """Part of the detector → factor of its learning rate, such as `{backbone: 0.1}`. A part is a
     word between dots in the names of weights; a weight of several parts has all their factors."""
-    momentum: Fraction = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of SGD; β1 of AdamW."""
     nesterov: bool = False
     """SGD: look ahead along the momentum."""

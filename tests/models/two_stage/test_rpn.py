@@ -112,6 +112,15 @@ def test_anchors_that_leave_their_image_are_not_trained(border: int, trained: li
     assert sorted(sampled.anchors.tolist()) == trained
 
 
+def test_an_image_that_every_anchor_leaves_carries_no_loss() -> None:
+    output = output_of([0.0] * 2, [[0.0] * 4] * 2, [[-4.0, 0, 6, 10], [144, 0, 154, 10]])
+    target = Target(torch.tensor([[5.0, 0.0, 15.0, 10.0]]), torch.tensor([0]), NONE)
+
+    losses = losses_of(make_rpn(allowed_border=0), output, target)
+
+    assert [loss.item() for loss in losses.values()] == [0, 0]
+
+
 def test_losses_by_hand() -> None:
     """One object, on an anchor shifted by half its width; two anchors of background."""
     anchors = [[0.0, 0.0, 10.0, 10.0], [50.0, 0.0, 60.0, 10.0], [0.0, 50.0, 10.0, 60.0]]
