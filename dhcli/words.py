@@ -27,7 +27,12 @@ def named(names: Sequence[str], what: str) -> str:
 
 def first_twice(names: Sequence[str]) -> str | None:
     """The first name that stands in `names` a second time; None if all differ."""
-    return next((name for k, name in enumerate(names) if name in names[:k]), None)
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def as_cell(text: str) -> str:
