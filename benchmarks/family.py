@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/family.py --out /tmp/family [--systems cascade tsd] [--seeds 0 1]
     .venv/bin/python benchmarks/family.py --out /tmp/bccd --data ../shared/data/bccd \
-        --split test --preset light --set train.epochs=4
+        --split test --seeds 0 --set "train.lr_multipliers={backbone: 0.1}" \
+        --set input.min_size=320 --set input.max_size=448 --set train.eval_every=0
     .venv/bin/python benchmarks/family.py --out /tmp/kitti --data ../shared/data/kitti_tiny \
         --table kitti --preset kitti-tiny-light --seeds 0
 
