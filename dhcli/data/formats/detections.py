@@ -31,7 +31,9 @@ def are_label_files(path: Path) -> bool:
     """Whether a folder has text files, in it or below, or XML files in several, and no images."""
     if not path.is_dir() or list_images(path, deep=True):
         return False
-    return bool(_labels_below(path)) or len({Path(xml).parent for xml in _xml_below(path)}) > 1
+    files = _files_below(path)
+    folders = {Path(file).parent for file in files}
+    return len(folders) > 1 or (bool(files) and Path(files[0]).suffix.lower() != ".xml")
 
 
 def read_label_files(path: Path, truth: DetectionTable) -> DetectionTable:
@@ -99,6 +101,12 @@ def _home(where: str, labels: Mapping[int, str]) -> str | None:
     return f"{known}{colon}{line if colon else ''}" if known else None
 
 
+def _files_below(path: Path) -> list[str]:
+    """POSIX paths of what may be files of detections; beside VOC's, text files are lists."""
+    labels, xml = _labels_below(path), _xml_below(path)
+    return xml if xml and not any(_is_label(path / label) for label in labels) else labels
+
+
 def _labels_below(path: Path) -> list[str]:
     """POSIX paths of what may be label files of YOLO or KITTI, in a folder and below."""
     return [join_path(f, name) for f in _folders_below(path) for name in _label_names(path / f)]
@@ -138,7 +146,7 @@ def _match(path: Path, images: Sequence[str]) -> dict[int, str]:
         for key in {last_part(image), stem_of(image)}:
             named.setdefault(key, []).append(number)
     labels: dict[int, str] = {}
-    files = _labels_below(path) or _xml_below(path)
+    files = _files_below(path)
     for file in files:
         options = named.get(stem_of(file), [])
         ranks = [_rank(images[number], file) for number in options]

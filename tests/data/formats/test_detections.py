@@ -50,6 +50,15 @@ def test_predictions_in_folders_are_read_back(tmp_path, truth, kind, above):
     assert [found.classes[label] for label in found.labels] == ["dog"] * 4
 
 
+@pytest.mark.parametrize("names", [("train/a.jpg",), ("train/a.jpg", "val/a.jpg")])
+def test_lists_beside_files_of_voc_are_no_labels(tmp_path, truth, names):
+    found = predict(tmp_path / "out", "voc", *(f"Annotations/{name}" for name in names))
+    (found / "ImageSets/Main").mkdir(parents=True)
+    (found / "ImageSets/Main/val.txt").write_text("a\n")
+
+    assert len(read_detections(found, truth).boxes) == len(names)
+
+
 def test_numbers_without_names_are_those_of_the_dataset(tmp_path, truth):
     labels = predict(tmp_path / "out", "yolo", "train/b.jpg")
     (labels / "classes.txt").unlink()
