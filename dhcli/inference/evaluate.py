@@ -13,12 +13,12 @@ from dhcli.config.heads import ReadOut
 from dhcli.data.io.progress import Count
 from dhcli.data.loading.loader import Batch, EvalLoader, as_pictures
 from dhcli.data.table import DetectionTable, make_table
-from dhcli.data.tools.mend import fit_to_files
 from dhcli.errors import DataError
 from dhcli.inference.score import (
     Evaluation,
     Measures,
     Say,
+    as_files_have_it,
     choose_split,
     introduce,
     read_truth,
@@ -125,9 +125,7 @@ def _read(
     """The split to evaluate, and its images as their files are; says what a user should know."""
     table = read_truth(data)
     name, images = choose_split(table, split)
-    truth, lines = fit_to_files(table.take_images(images))
-    for line in lines:
-        say(f"warning: {line}")
+    truth = as_files_have_it(table.take_images(images), say)
     introduce(table, truth, name, classes, say)
     return name, truth
 

@@ -176,9 +176,7 @@ def evaluate_results(
 
     Raises DataError where either cannot be read, or the file is not about these images.
     """
-    table, lines = fit_to_files(read_truth(data))
-    for line in lines:
-        say(f"warning: {line}")
+    table = as_files_have_it(read_truth(data), say)
     split, images = choose_split(table, measures.split)
     truth = table.take_images(images)
     if isinstance(detections, DetectionTable):
@@ -208,6 +206,14 @@ def _best_of_each_image(found: DetectionTable, most: int) -> DetectionTable:
 def read_truth(data: Path | DetectionTable) -> DetectionTable:
     """The dataset at a path, or the one that was read before. Raises DataError."""
     return data if isinstance(data, DetectionTable) else read_dataset(data)
+
+
+def as_files_have_it(table: DetectionTable, say: Say) -> DetectionTable:
+    """The table with boxes where its image files have them; says what was turned or scaled."""
+    fitted, lines = fit_to_files(table)
+    for line in lines:
+        say(f"warning: {line}")
+    return fitted
 
 
 def _check_overlap(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torchvision.models import get_model_weights
 
 from dhcli.config.load import config_from_dict
 from dhcli.config.schema import FACTS
 from dhcli.errors import ModelError, suggest
-from dhcli.models.build import build_detector
+from dhcli.models.build import describe_detector
 from dhcli.models.contract import Detector
 from dhcli.models.state import is_counter
 from dhcli.weights.model_file import ModelFile
@@ -58,11 +57,10 @@ def read_published(path: Path) -> ModelFile:
     slots = tuple(get_model_weights(name)["COCO_V1"].meta["categories"])
     ids = tuple(i for i, slot in enumerate(slots) if slot != NOTHING and i)
     classes = tuple(slots[i] for i in ids)
-    with torch.device("meta"):
-        ours = build_detector(config, len(classes)).to_empty(device="cpu")
-        first = any(one.background == "first" for one in ours.predictors().values())
-        known = slots[1:] if first else slots  # without a background, id 0 has rows like a class
-        theirs = build_detector(config, len(known))
+    ours = describe_detector(config, len(classes)).to_empty(device="cpu")
+    first = any(one.background == "first" for one in ours.predictors().values())
+    known = slots[1:] if first else slots  # without a background, id 0 has rows like a class
+    theirs = describe_detector(config, len(known))
     _load(theirs, file)
     source = ModelFile(config, known, tuple(range(len(known))), theirs.state_dict())
     state, _ = transfer(source, ours, classes, {})

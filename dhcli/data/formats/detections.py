@@ -103,20 +103,10 @@ def _home(where: str, labels: Mapping[int, str]) -> str | None:
 
 def _files_below(path: Path) -> list[str]:
     """POSIX paths of what may be files of detections; beside VOC's, text files are lists."""
-    labels, xml = _labels_below(path), _xml_below(path)
+    folders = _folders_below(path)
+    labels = [join_path(f, name) for f in folders for name in _label_names(path / f)]
+    xml = [join_path(f, name) for f in folders for name in list_files(path / f, ".xml")]
     return xml if xml and not any(_is_label(path / label) for label in labels) else labels
-
-
-def _labels_below(path: Path) -> list[str]:
-    """POSIX paths of what may be label files of YOLO or KITTI, in a folder and below."""
-    return [join_path(f, name) for f in _folders_below(path) for name in _label_names(path / f)]
-
-
-def _xml_below(path: Path) -> list[str]:
-    """POSIX paths of XML files, in a folder and below."""
-    return [
-        join_path(f, name) for f in _folders_below(path) for name in list_files(path / f, ".xml")
-    ]
 
 
 def _folders_below(path: Path) -> list[str]:
