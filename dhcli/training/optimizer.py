@@ -44,10 +44,12 @@ def build_optimizer(module: nn.Module, train: Train) -> Optimizer:
         groups.append({"params": others, "weight_decay": train.weight_decay, "factor": factor})
         if not decay_all:
             groups.append({"params": spared, "weight_decay": 0.0, "factor": factor})
+    # On a CPU one pass over the weights instead of many: SGD to the bit, AdamW to the last digit
+    fused = all(weight.is_cpu for weight in weights.values()) or None
     if sgd:
         nesterov = train.nesterov and train.momentum > 0
-        return SGD(groups, train.lr, momentum=train.momentum, nesterov=nesterov)
-    return AdamW(groups, train.lr, betas=(train.momentum, 0.999))
+        return SGD(groups, train.lr, momentum=train.momentum, nesterov=nesterov, fused=fused)
+    return AdamW(groups, train.lr, betas=(train.momentum, 0.999), fused=fused)
 
 
 def _factors(module: nn.Module, multipliers: Mapping[str, float]) -> dict[str, float]:

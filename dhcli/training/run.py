@@ -43,6 +43,7 @@ from dhcli.training.schedule import (
     describe_step,
     images_per_step,
     micro_batch,
+    odd_milestones,
     warmup_iterations,
 )
 from dhcli.training.step import seed_all
@@ -223,7 +224,9 @@ def _introduce(trainer: Trainer, session: Session) -> None:
     for line in trainer.detector.notes():
         say(line)
     limit = trainer.config.model.detect.max_detections
-    for line in filter(None, [describe_crowd(trainer.data.train, limit), *trainer.loader.lines]):
+    crowd = describe_crowd(trainer.data.train, limit)
+    odd = odd_milestones(trainer.schedule, trainer.epoch_length)
+    for line in filter(None, [crowd, odd, *trainer.loader.lines]):
         session.journal.warn(line)
     warmup = warmup_iterations(trainer.schedule, trainer.epoch_length)
     if warmup < trainer.schedule.warmup:

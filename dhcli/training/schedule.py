@@ -102,6 +102,25 @@ def describe_rate(train: Train, processes: int = 1) -> str:
     )
 
 
+def odd_milestones(schedule: Schedule, epoch_length: int) -> str | None:
+    """A warning where the learning rate falls before it has risen, or nowhere; None if all is well.
+
+    So it is where `unit` or `length` was set and `steps` was left as the preset has it.
+    """
+    if schedule.kind != "step" or not schedule.steps:
+        return None
+    unit = _unit(schedule, epoch_length)
+    first, warmup = min(schedule.steps), warmup_iterations(schedule, epoch_length)
+    hint = "set `train.schedule.steps` too, or only `train.epochs` (`--epochs`), which moves them"
+    if first * unit < warmup:
+        where = f"{schedule.unit} {first}, within the warm-up of {counted(warmup, 'iteration')}"
+        return f"the learning rate falls at {where} (train.schedule.steps): {hint}"
+    if first >= schedule.length:
+        where = f"{schedule.unit} {first}, and training ends at {schedule.length:,}"
+        return f"the learning rate would fall at {where} (train.schedule.steps): {hint}"
+    return None
+
+
 def _unit(schedule: Schedule, epoch_length: int) -> int:
     return epoch_length if schedule.unit == "epoch" else 1
 

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
+import torch
 from torch import nn
+from torch.optim import SGD, AdamW
 
 from dhcli.config.schema import Train
 from dhcli.errors import ConfigError
@@ -29,6 +34,40 @@ def test_sgd_decays_everything_that_is_trained() -> None:
 
     assert [weight.shape for weight in group["params"]] == [(4,), (4,), (2, 4), (2,)]
     assert (group["weight_decay"], group["momentum"]) == (0.1, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "plain", "settings", "tolerance"),
+    [
+        ("sgd", SGD, {"momentum": 0.9}, 0.0),
+        ("adamw", AdamW, {"betas": (0.9, 0.999)}, 1e-7),
+    ],
+)
+def test_it_moves_as_torchs_plain_optimiser_whatever_the_layout_in_memory(
+    kind: str, plain: type, settings: dict[str, Any], tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).to(
+        memory_format=torch.channels_last
+    )
+    theirs = copy.deepcopy(ours)
+    image = torch.randn(2, 3, 8, 8)
+    moves = [
+        (ours, build_optimizer(ours, Train(optimizer=kind, lr=0.01, weight_decay=0))),
+        (theirs, plain(theirs.parameters(), 0.01, weight_decay=0, fused=False, **settings)),
+    ]
+
+    for step in range(4):
+        for network, optimizer in moves:
+            if step == 2:  # as a run that is resumed
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+            optimizer.zero_grad()
+            network(image).square().mean().backward()
+            set_rate(optimizer, 0.01)
+            optimizer.step()
+
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
 
 
 def test_all_frozen_is_an_error() -> None:

@@ -11,6 +11,7 @@ from dhcli.training.schedule import (
     describe_rate,
     describe_step,
     learning_rate,
+    odd_milestones,
     own_batches,
     plain_epochs,
     scheduled,
@@ -99,6 +100,27 @@ def test_warm_up_is_never_longer_than_a_third() -> None:
 
     assert warmup_iterations(short, 7) == 10
     assert rates == pytest.approx([0.1, 0.55, 1.0, 1.0, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (STEP, None),
+        (Schedule(unit="iteration", length=600, steps=(100,), warmup=100), None),
+        (Schedule(unit="iteration", length=600, steps=(99, 500), warmup=100), "at iteration 99, "),
+        (Schedule(unit="iteration", length=90, steps=(10,), warmup=100), "warm-up of 30 iter"),
+        (Schedule(length=8, steps=(7, 10), warmup=0), None),
+        (Schedule(length=8, steps=(8, 10), warmup=0), "at epoch 8, and training ends at 8"),
+        (Schedule(length=8, steps=(), warmup=0), None),
+        (Schedule(kind="cosine", length=8, steps=(10,)), None),
+    ],
+)
+def test_milestones_that_were_left_behind_are_warned_of(
+    schedule: Schedule, said: str | None
+) -> None:
+    warning = odd_milestones(schedule, epoch_length=40)
+
+    assert (warning or "").count(said or "train.schedule") == (said is not None)
 
 
 @pytest.mark.parametrize("unit", ["epoch", "iteration"])
