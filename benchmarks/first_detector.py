@@ -73,7 +73,7 @@ def probe(name: str, options: argparse.Namespace) -> float:
 def one_run(name: str, seed: int, rate: float, options: argparse.Namespace) -> dict[str, Any]:
     """Train for the planned minutes, evaluate, and say what came out."""
     out = options.out / f"{name}-{seed}"
-    batch = batch_size(name, options)
+    batch = recipe(name, options)["batch_size"]
     iterations = round(60 * options.minutes * rate / batch)
     begun = time.perf_counter()
     train(name, seed, iterations, out, options)
@@ -96,17 +96,20 @@ def one_run(name: str, seed: int, rate: float, options: argparse.Namespace) -> d
     }
 
 
-def batch_size(name: str, options: argparse.Namespace) -> int:
-    """Images per step."""
+def recipe(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of training."""
     shown = dh("presets", "show", options.preset, *settings(name, options), "--json")
-    return int(json.loads(shown)["config"]["train"]["batch_size"])
+    train: dict[str, Any] = json.loads(shown)["config"]["train"]
+    return train
 
 
 def train(
     name: str, seed: int, iterations: int, out: Path, options: argparse.Namespace, *more: str
 ) -> None:
     """`dh train` for so many iterations, without validation: the test comes after it."""
-    length = f"train.schedule={{unit: iteration, length: {iterations}}}"
+    planned = recipe(name, options)["schedule"]
+    steps = [max(1, round(step * iterations / planned["length"])) for step in planned["steps"]]
+    length = f"train.schedule={{unit: iteration, length: {iterations}, steps: {steps}}}"
     quiet = ("train.eval_every=0", "train.save_every=0", length, *more)
     words = ["--preset", options.preset, "--data", str(options.data), "--out", str(out)]
     words += ["--seed", str(seed), "--overwrite", *settings(name, options)]
