@@ -27,6 +27,11 @@ except ImportError:  # Windows has no flock; nothing is cleaned up there
     fcntl = None  # type: ignore[assignment]
 
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+_RESULTS = (
+    *("predictions.bbox.json", "predictions.csv", "drawn", "yolo", "voc", "kitti"),  # of predict
+    *("metrics.json", "study.json", "statistics.html", "events.jsonl", "train.log"),
+)
+"""One of these is in every folder of results that a command writes, but for converted datasets."""
 _cleaned: set[Path] = set()
 """Folders where this process has looked for what others left."""
 _told: list[Callable[[str], None]] = []
@@ -164,15 +169,28 @@ def require_free(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] 
     """Raise DhError where no new folder can be put at `path`, before work that would be lost.
 
     That is where a folder that is not empty is there, unless `overwrite`: then where one of the
-    `inputs`, or the folder that the command runs in, would be lost with it.
+    `inputs`, the folder that the command runs in, or a part of an input that is no earlier result
+    would be lost with it.
     """
     require_folder(path)
     if path.is_dir() and any(path.iterdir()):
         _require_overwrite(path, overwrite=overwrite)
-        for kept in (*inputs, Path.cwd()):
-            if kept.resolve().is_relative_to(path.resolve()):
-                what = f"holds {kept}, and cannot be replaced"
-                raise DhError(what, where=path, hint="name another place")
+        if lost := _lost_with(path, inputs):
+            what = f"{lost}, and cannot be replaced"
+            raise DhError(what, where=path, hint="name another place")
+
+
+def _lost_with(path: Path, inputs: Sequence[Path]) -> str | None:
+    """Which of the inputs, or what part of one, would be lost with the folder `path`."""
+    place = path.resolve()
+    for kept in (*inputs, Path.cwd()):
+        if kept.resolve().is_relative_to(place):
+            return f"holds {kept}"
+    if not any((path / name).exists() for name in _RESULTS):
+        for kept in inputs:
+            if kept.is_dir() and place.is_relative_to(kept.resolve()):
+                return f"is part of {kept}"
+    return None
 
 
 def require_free_file(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:

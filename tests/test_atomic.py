@@ -187,10 +187,22 @@ def test_a_folder_that_holds_what_is_read_is_not_replaced(
 
     with pytest.raises(DhError, match="cannot be replaced"):
         require_free(tmp_path / "data", overwrite=True, inputs=[tmp_path / "data/images"])
-    require_free(tmp_path / "data", overwrite=True, inputs=[tmp_path])
+    require_free(tmp_path / "data", overwrite=True, inputs=[tmp_path / "other"])
     monkeypatch.chdir(tmp_path / "data/images")
     with pytest.raises(DhError, match="cannot be replaced"):
         require_free(tmp_path / "data", overwrite=True)
+
+
+def test_a_part_of_what_is_read_is_replaced_only_where_it_is_an_earlier_result(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data/images").mkdir(parents=True)
+    (tmp_path / "data/images/a.jpg").touch()
+    (tmp_path / "data/found/drawn").mkdir(parents=True)
+
+    with pytest.raises(DhError, match="is part of .*data, and cannot be replaced"):
+        require_free(tmp_path / "data/images", overwrite=True, inputs=[tmp_path / "data"])
+    require_free(tmp_path / "data/found", overwrite=True, inputs=[tmp_path / "data"])
 
 
 def test_a_file_is_replaced_if_asked_and_never_by_what_is_made_of_it(tmp_path: Path) -> None:
