@@ -339,8 +339,10 @@ def _annotation(text: str, plain: _Plain, box: Sequence[float], flags: Flag) -> 
         row["bbox"] = plain.bbox
     if row.get("area") != plain.area:
         row["area"] = plain.area
-    row.setdefault("iscrowd", 0)
-    row.setdefault("segmentation", [])
+    if type(row.get("iscrowd")) is not int:
+        row["iscrowd"] = int(Flag.CROWD in flags)
+    if row.get("segmentation") is None:
+        row["segmentation"] = []
     if flags_of_row(row) != flags:
         row["iscrowd"] = int(Flag.CROWD in flags)
         _mark(row, flags)
@@ -360,7 +362,8 @@ def _mark(row: dict[str, Any], flags: Flag) -> None:
 
 
 def _same_box(bbox: Any, box: Sequence[float]) -> bool:
-    if not bbox:
+    """Whether a row says the box, in numbers: some programs write them as text."""
+    if not bbox or not all(isinstance(number, int | float) for number in bbox):
         return False
     return from_xywh(*map(float, bbox)) == tuple(box)
 

@@ -57,6 +57,19 @@ def put(tmp_path, draw):
     return lay
 
 
+def test_numbers_that_were_text_are_written_as_numbers(put, tmp_path):
+    told = document()
+    told["annotations"][0] |= {"bbox": ["1,5", "2", "10", "20.25"], "area": "77.5", "note": "x"}
+    told["annotations"][2] |= {"bbox": ["0", "0", "3", "3"], "iscrowd": None, "segmentation": None}
+
+    write_dataset(read_dataset(put(told)), tmp_path / "new", format="coco", images="none")
+
+    [written] = (tmp_path / "new/annotations").glob("*.json")
+    rows = {row["id"]: row for row in json.loads(written.read_text("utf-8"))["annotations"]}
+    assert (rows[8]["bbox"], rows[8]["area"], rows[8]["note"]) == ([1.5, 2, 10, 20.25], 77.5, "x")
+    assert (rows[1]["bbox"], rows[1]["iscrowd"], rows[1]["segmentation"]) == ([0, 0, 3, 3], 0, [])
+
+
 def test_fields_that_another_format_does_not_hold_are_counted(put, tmp_path):
     table = read_dataset(put(document()))
 
