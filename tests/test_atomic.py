@@ -200,7 +200,7 @@ def test_a_part_of_what_is_read_is_replaced_only_where_it_is_an_earlier_result(
     (tmp_path / "data/images/a.jpg").touch()
     (tmp_path / "data/found/drawn").mkdir(parents=True)
 
-    with pytest.raises(DhError, match="is part of .*data, and cannot be replaced"):
+    with pytest.raises(DhError, match=r"is part of .*data, and cannot be replaced"):
         require_free(tmp_path / "data/images", overwrite=True, inputs=[tmp_path / "data"])
     require_free(tmp_path / "data/found", overwrite=True, inputs=[tmp_path / "data"])
 

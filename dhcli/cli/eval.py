@@ -127,10 +127,10 @@ def eval_(
 
     Give either --weights or --detections. Classes are matched by name. Also prints the score
     threshold of best F1, and how far scores are from the precision (expected calibration error),
-    both at IoU 0.5. --out writes metrics.json, per_class.csv, predictions.bbox.json,
-    reliability.png and, for the coco metric, pr_curves.png. With --read-outs, each combination gets
-    its own folder. With --top-k above 100, the coco metrics count that many detections per image
-    instead of 100.
+    both at IoU 0.5. --out writes metrics.json, per_class.csv, predictions.bbox.json with
+    categories.json, reliability.png and, for the coco metric, pr_curves.png. With --read-outs,
+    each combination gets its own folder. With --top-k above 100, the coco metrics count that many
+    detections per image instead of 100.
 
     For example:
       dh eval --weights runs/train/custom --data photos/ --split test

@@ -20,6 +20,7 @@ from dhcli.atomic import atomic_write
 from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.data.formats import (
     describe,
+    named_ids,
     place_on,
     read_dataset,
     read_detections,
@@ -342,15 +343,18 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
 
     metrics.json           what `as_dict` says
     per_class.csv          a row per metric and class, empty what is undefined or not of that metric
+    categories.json        the images and classes that the ids of the detections stand for
     predictions.bbox.json  the detections as COCO results
     """
-    names = ("metrics.json", "per_class.csv", "predictions.bbox.json")
-    metrics, per_class, predictions = files = [folder / name for name in names]
+    names = ("metrics.json", "per_class.csv", "categories.json", "predictions.bbox.json")
+    metrics, per_class, named, predictions = files = [folder / name for name in names]
     with atomic_write(predictions) as file:
         for index, row in enumerate(results_of(evaluation.found)):
             file.write(b",\n" if index else b"[\n")
             file.write(json.dumps(row).encode("utf-8"))
         file.write(b"\n]\n" if len(evaluation.found.boxes) else b"[]\n")
+    with atomic_write(named) as file:
+        file.write(json.dumps(named_ids(evaluation.found), indent=1).encode())
     with atomic_write(metrics) as file:
         text = json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False)
         file.write(f"{text}\n".encode())

@@ -74,6 +74,7 @@ def test_out_writes_metrics_and_predictions(run, folder) -> None:
 
     assert result.exit_code == 0
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "categories.json",
         "metrics.json",
         "per_class.csv",
         "pr_curves.png",

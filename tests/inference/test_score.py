@@ -206,7 +206,7 @@ def test_saved_predictions_have_the_datasets_ids_and_score_the_same(dataset, tmp
     results = write(tmp_path / "results.json", [RESULT, {**RESULT, "image_id": 9, "score": 0.25}])
     first = evaluate_results(results, dataset, Measures(), say=lambda _: None)
 
-    metrics, _, predictions = save_evaluation(first, tmp_path / "out/deep")
+    metrics, *_, predictions = save_evaluation(first, tmp_path / "out/deep")
 
     assert json.loads(predictions.read_text("utf-8")) == json.loads(results.read_text("utf-8"))
     again = evaluate_results(predictions, dataset, Measures(), say=lambda _: None)
@@ -216,6 +216,18 @@ def test_saved_predictions_have_the_datasets_ids_and_score_the_same(dataset, tmp
         == json.loads(json.dumps(again.as_dict()))
         == json.loads(json.dumps(first.as_dict()))
     )
+
+
+def test_saved_predictions_on_files_named_by_numbers_are_found_again(tmp_path) -> None:
+    files = ["0.jpg", "1.jpg", "2.jpg"]
+    table = make_table(tmp_path, files, [(9, 9)] * 3, [0] * 3, [], [], ("a",), format="kitti")
+    found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]
+    first = evaluate_results(write(tmp_path / "r.json", found), table, Measures(), say=print)
+
+    *_, predictions = save_evaluation(first, tmp_path / "out")
+
+    again = evaluate_results(predictions, table, Measures(), say=print)
+    assert again.found.offsets.tolist() == first.found.offsets.tolist() == [0, 0, 1, 1]
 
 
 def test_saving_no_detections_writes_an_empty_list(dataset, tmp_path) -> None:

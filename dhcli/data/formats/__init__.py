@@ -43,7 +43,7 @@ from dhcli.data.formats import (
     yolo,
 )
 from dhcli.data.formats.archives import archives_in, refuse_archive
-from dhcli.data.formats.coco_results import place_on, read_results, results_of
+from dhcli.data.formats.coco_results import named_ids, place_on, read_results, results_of
 from dhcli.data.formats.detections import are_label_files, read_label_files
 from dhcli.data.formats.naming import spell_names
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
@@ -57,6 +57,7 @@ __all__ = [
     "Images",
     "describe",
     "held",
+    "named_ids",
     "place_on",
     "read_dataset",
     "read_detections",
@@ -103,6 +104,8 @@ _DEPTH = 4
 _MOST_PLACES = 50
 _OFFSETS = ("auto", "0", "1")
 _WITH_OFFSET = ("voc", "imagenet")
+_NUMBERED = FORMATS.keys() - {"coco"}
+"""Formats without ids: images of theirs are counted from 1."""
 
 
 @listing_once()
@@ -160,7 +163,7 @@ def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
     Raises DataError as `read_results` and `read_dataset` do, and where boxes have no scores.
     """
     if path.is_file() and path.suffix.lower() == ".json":
-        return read_results(path, truth)
+        return read_results(path, truth, own_ids=truth.format not in _NUMBERED)
     if are_label_files(path):
         return place_on(read_label_files(path, truth), truth, path)
     return place_on(read_dataset(path, predictions=True), truth, path)

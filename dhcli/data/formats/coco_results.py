@@ -6,6 +6,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -40,23 +41,35 @@ def results_of(table: DetectionTable) -> Iterator[dict[str, Any]]:
     return map(result, *(column.tolist() for column in columns))
 
 
+def named_ids(table: DetectionTable) -> dict[str, list[dict[str, Any]]]:
+    """What `categories.json` says: which images and classes the ids in the results stand for."""
+    images = zip(table.image_ids.tolist(), table.files, strict=True)
+    classes = zip(table.category_ids.tolist(), table.classes, strict=True)
+    return {
+        "images": [{"id": number, "file_name": name} for number, name in images],
+        "categories": [{"id": number, "name": name} for number, name in classes],
+    }
+
+
 def result(image_id: Any, category_id: int, xywh: Sequence[float], score: float) -> dict[str, Any]:
     """A row of results."""
     return {"image_id": image_id, "category_id": category_id, "bbox": xywh, "score": score}
 
 
-def read_results(path: Path, truth: DetectionTable) -> DetectionTable:
+def read_results(path: Path, truth: DetectionTable, *, own_ids: bool = True) -> DetectionTable:
     """Read detections on the images of `truth`: the same images, boxes in the file's order.
 
     An image is known by its id, or by the name or stem of its file. Ids are those of `truth`,
     unless `categories.json` beside the file names them: then the classes are its own, and so are
-    the images that it lists.
+    the images that it lists. Some programs write a stem that is a number as one: where the file
+    makes sense so, numbers are stems if the dataset has no ids (`own_ids`), and else if not all of
+    them are ids.
     Raises DataError for an image, category or row that makes no sense.
     """
     names, images_of = _named_ids(path.parent / CATEGORIES)
     if names is None:
         names = dict(zip(truth.category_ids.tolist(), truth.classes, strict=True))
-    rows = _Rows(path, truth, names, images_of)
+    rows = _read_rows(path, truth, names, images_of, own_ids=own_ids)
     order = np.argsort(np.array(rows.images, np.int64), kind="stable")
     images = np.array(rows.images, np.int64)[order]
     return make_table(
@@ -72,6 +85,37 @@ def read_results(path: Path, truth: DetectionTable) -> DetectionTable:
         category_ids=np.array(list(names), np.int64),
         format="coco-results",
     )
+
+
+def _read_rows(
+    path: Path,
+    truth: DetectionTable,
+    names: Mapping[int, str],
+    files: Mapping[int, str],
+    *,
+    own_ids: bool,
+) -> _Rows:
+    """The rows of a file, by the first reading of its images' numbers that makes sense of all."""
+    own = {number: row for row, number in enumerate(truth.image_ids.tolist())}
+    listed = _Images(truth)
+    found = ((number, listed.find(name)) for number, name in files.items())
+    own |= {number: image for number, image in found if image is not None}
+    stems = {} if files else _numbers_in_names(truth)
+    if stems and own_ids:
+        with suppress(DataError):
+            return _Rows(path, truth, names, own)
+    if stems:
+        with suppress(DataError):
+            return _Rows(path, truth, names, stems)
+    return _Rows(path, truth, names, own)
+
+
+def _numbers_in_names(truth: DetectionTable) -> dict[int, int]:
+    """The number that the stem of an image is → the image; none where two images have it."""
+    stems = [stem_of(file) for file in truth.files]
+    numbers = [(int(stem), row) for row, stem in enumerate(stems) if stem.isdecimal()]
+    counts = Counter(number for number, _ in numbers)
+    return {number: row for number, row in numbers if counts[number] == 1}
 
 
 def place_on(found: DetectionTable, truth: DetectionTable, path: Path) -> DetectionTable:
@@ -161,17 +205,15 @@ class _Rows:
         path: Path,
         truth: DetectionTable,
         names: Mapping[int, str],
-        files: Mapping[int, str],
+        number_of: Mapping[int, int],
     ) -> None:
         self.images = array("q")
         self.labels = array("i")
         self.boxes = array("d")
         self.scores = array("d")
         self._truth = truth
-        self._number_of = {number: row for row, number in enumerate(truth.image_ids.tolist())}
+        self._number_of = number_of
         self._images = _Images(truth)
-        found = ((number, self._images.find(name)) for number, name in files.items())
-        self._number_of |= {number: image for number, image in found if image is not None}
         self._label_of = {number: label for label, number in enumerate(names)}
         try:
             JsonStream(path).read_array(self._add_plain)

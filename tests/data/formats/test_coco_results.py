@@ -146,6 +146,26 @@ def test_an_image_is_known_by_the_longest_end_of_its_path(put, sample, name):
     assert table.offsets.tolist() == [0, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("own_ids", "numbers", "counts"),
+    [
+        (False, [0, 2], [1, 0, 1]),  # stems: there is no image 0
+        (False, [1, 2], [0, 1, 1]),
+        (False, [3], [0, 0, 1]),  # no stem is 3
+        (True, [1, 2], [1, 1, 0]),
+        (True, [0, 2], [1, 0, 1]),
+    ],
+)
+def test_a_number_is_an_id_or_the_stem_of_a_file(put, own_ids, numbers, counts):
+    files = ["images/000000.png", "images/000001.png", "images/000002.png"]
+    truth = make_table(".", files, [(9, 9)] * 3, [0] * 3, [], [], ("a",))
+    rows = [ROW | {"image_id": number, "category_id": 1} for number in numbers]
+
+    table = read_results(put(rows), truth, own_ids=own_ids)
+
+    assert np.diff(table.offsets).tolist() == counts
+
+
 def test_a_name_that_two_images_have_is_not_taken(put, sample):
     twins = replace(sample, files=Strings.pack(["x/b.png", "y/b.png", "c.jpg"]))
 
