@@ -187,6 +187,8 @@ def evaluate_results(
         where = detections
         every = read_detections(where, table)
     introduce(table, truth, split, every.classes, say)
+    if not len(every.boxes):
+        say(f"warning: {where} holds no detections")
     for line in unread_rows(every):
         say(f"warning: of the detections, {line}")
     found = every.take_images(images)

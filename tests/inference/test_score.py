@@ -232,11 +232,13 @@ def test_saved_predictions_on_files_named_by_numbers_are_found_again(tmp_path) -
 
 def test_saving_no_detections_writes_an_empty_list(dataset, tmp_path) -> None:
     results = write(tmp_path / "results.json", [])
-    evaluation = evaluate_results(results, dataset, Measures(), say=lambda _: None)
+    said: list[str] = []
+    evaluation = evaluate_results(results, dataset, Measures(), say=said.append)
 
     *_, predictions = save_evaluation(evaluation, tmp_path / "out")
 
     assert json.loads(predictions.read_text("utf-8")) == []
+    assert f"warning: {results} holds no detections" in said
 
 
 def test_metrics_are_words_between_commas() -> None:

@@ -43,7 +43,13 @@ from dhcli.data.formats import (
     yolo,
 )
 from dhcli.data.formats.archives import archives_in, refuse_archive
-from dhcli.data.formats.coco_results import named_ids, place_on, read_results, results_of
+from dhcli.data.formats.coco_results import (
+    RESULTS,
+    named_ids,
+    place_on,
+    read_results,
+    results_of,
+)
 from dhcli.data.formats.detections import are_label_files, read_label_files
 from dhcli.data.formats.naming import spell_names
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
@@ -137,7 +143,7 @@ def read_dataset(
     table = kind.layout.read(place, read, kind.title)
     if not len(table):
         raise DataError(f"holds no images as {kind.title}", where=place)
-    table = table if predictions else _as_truth(table)
+    table = _as_predictions(table, place) if predictions else _as_truth(table)
     notes = list(table.notes)
     if place != path:
         notes.append(f"found in {place.relative_to(path)}")
@@ -146,6 +152,13 @@ def read_dataset(
         notes.append(f"could also be read as {others} (--from)")
     classes = tuple(map(sound_text, table.classes))
     return replace(table, classes=classes, notes=tuple(notes), format=found[0])
+
+
+def _as_predictions(table: DetectionTable, place: Path) -> DetectionTable:
+    """The table with its scores; of COCO results, which lie beside it, what they hold."""
+    if table.scores is None and (place / RESULTS).is_file():
+        return read_results(place / RESULTS, table)
+    return table
 
 
 def _as_truth(table: DetectionTable) -> DetectionTable:
@@ -160,8 +173,11 @@ def _as_truth(table: DetectionTable) -> DetectionTable:
 def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
     """Read detections on the images of `truth`: COCO results, or a dataset of any format.
 
+    In a folder, `predictions.bbox.json` counts, as `dh predict` and `dh convert` write it.
     Raises DataError as `read_results` and `read_dataset` do, and where boxes have no scores.
     """
+    if (path / RESULTS).is_file():
+        path = path / RESULTS
     if path.is_file() and path.suffix.lower() == ".json":
         return read_results(path, truth, own_ids=truth.format not in _NUMBERED)
     if are_label_files(path):

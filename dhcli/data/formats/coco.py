@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from dhcli.data.formats.boxes import WRITTEN, columns_xywh, from_xywh
 from dhcli.data.formats.coco_entries import ATTRIBUTES, Entries, flags_of_row, read_entries
-from dhcli.data.formats.coco_results import results_of
+from dhcli.data.formats.coco_results import CATEGORIES, RESULTS, results_of
 from dhcli.data.formats.columns import DONT_CARE, LOST_IMAGE
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.locate import locate_images, missing_sizes
@@ -232,9 +232,9 @@ def write_coco(table: DetectionTable, placing: Placing) -> None:
     if table.scores is not None:
         table = table.keep_boxes(table.labels != ANY_CLASS)
         rows = (json.dumps(row) for row in results_of(table))
-        placing.write_lines("predictions.bbox.json", _list(rows, "[", "]"))
+        placing.write_lines(RESULTS, _list(rows, "[", "]"))
         named = {"images": list(_images(table, placing.names)), "categories": _categories(table)}
-        placing.write("categories.json", json.dumps(named, indent=1))
+        placing.write(CATEGORIES, json.dumps(named, indent=1))
         return
     for split, images in placing.parts().items():
         name = f"annotations/instances_{split}.json" if split else "annotations/instances.json"

@@ -21,6 +21,8 @@ from dhcli.data.io.json_text import JsonText
 from dhcli.data.table import ANY_CLASS, DetectionTable, make_table
 from dhcli.errors import DataError
 
+RESULTS = "predictions.bbox.json"
+"""What commands that write results call them."""
 CATEGORIES = "categories.json"
 """File beside results that names their category ids, as a COCO file's `categories` do."""
 _LOOKS = "COCO results are [{image_id, category_id, bbox, score}, …]"

@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dhcli.data.formats import read_detections, read_results, results_of, write_dataset
+from dhcli.data.formats import (
+    read_dataset,
+    read_detections,
+    read_results,
+    results_of,
+    write_dataset,
+)
 from dhcli.data.io.json_stream import NotPlain
 from dhcli.data.strings import Strings
 from dhcli.data.table import make_table
@@ -64,6 +70,17 @@ def test_ids_of_images_may_be_named_beside_as_convert_does(sample, tmp_path):
     table = read_results(tmp_path / "found/predictions.bbox.json", sample)
 
     assert table.offsets.tolist() == [0, 3, 3, 4]
+
+
+def test_a_folder_of_what_convert_or_predict_writes_is_its_results(sample, tmp_path):
+    found = replace(sample, scores=np.full(5, 0.5))
+    write_dataset(found, tmp_path / "found", "coco", images="none")
+
+    on_truth = read_detections(tmp_path / "found", sample)
+    alone = read_dataset(tmp_path / "found", predictions=True)
+
+    assert np.diff(on_truth.offsets).tolist() == np.diff(alone.offsets).tolist()
+    assert on_truth.scores.tolist() == alone.scores.tolist() == [0.5] * 4
 
 
 HINTS = {
