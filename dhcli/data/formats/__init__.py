@@ -51,7 +51,7 @@ from dhcli.data.formats.coco_results import (
     results_of,
 )
 from dhcli.data.formats.detections import are_label_files, read_label_files
-from dhcli.data.formats.naming import spell_names
+from dhcli.data.formats.naming import spell_names, spelled
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
 from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
@@ -180,9 +180,24 @@ def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
         path = path / RESULTS
     if path.is_file() and path.suffix.lower() == ".json":
         return read_results(path, truth, own_ids=truth.format not in _NUMBERED)
-    if are_label_files(path):
-        return place_on(read_label_files(path, truth), truth, path)
-    return place_on(read_dataset(path, predictions=True), truth, path)
+    kept = are_label_files(path)
+    found = read_label_files(path, truth) if kept else read_dataset(path, predictions=True)
+    return place_on(_with_classes_of(truth, found), truth, path)
+
+
+def _with_classes_of(truth: DetectionTable, found: DetectionTable) -> DetectionTable:
+    """Detections under the names of `truth`, as the format of theirs spells names.
+
+    A format that lists no classes does not say that there are no others: those of `truth` are too.
+    """
+    holds = FORMATS[found.format].holds
+    names = {spelled(name, holds.blank): name for name in truth.classes}
+    known = tuple(names.get(name, name) for name in found.classes)
+    if len(set(known)) == len(known):
+        found = replace(found, classes=known)
+    if holds.classes or not set(known) & set(truth.classes):
+        return found
+    return found.with_classes(list(dict.fromkeys((*found.classes, *truth.classes))))
 
 
 @listing_once()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,8 @@ from pathlib import Path
 from dhcli.data.formats import kitti, voc, yolo
 from dhcli.data.formats.layouts import Format
 from dhcli.data.formats.yolo_images import NOT_LABELS, is_label
-from dhcli.data.formats.yolo_names import NAME_FILES
+from dhcli.data.formats.yolo_names import NAME_FILES, class_names
+from dhcli.data.formats.yolo_settings import find_settings
 from dhcli.data.io.files import (
     join_path,
     last_part,
@@ -44,7 +46,7 @@ def read_label_files(path: Path, truth: DetectionTable) -> DetectionTable:
     with an image, one with several, or one cannot be read.
     """
     labels = _match(path, truth.files)
-    kind, *folders = _kind_of([path / label for label in labels.values()])
+    format, kind, *folders = _kind_of([path / label for label in labels.values()])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for sub in folders:
@@ -64,25 +66,28 @@ def read_label_files(path: Path, truth: DetectionTable) -> DetectionTable:
         remark._replace(where=_home(remark.where, labels) or remark.where)
         for remark in found.remarks
     ]
-    return replace(found, files=Strings.pack(files), remarks=tuple(remarks))
+    return replace(found, files=Strings.pack(files), remarks=tuple(remarks), format=format)
 
 
-def _kind_of(labels: Sequence[Path]) -> tuple[Format, str, str]:
-    """The format of label files, and its folders of labels and of images."""
+def _kind_of(labels: Sequence[Path]) -> tuple[str, Format, str, str]:
+    """The format of label files, by its name too, and its folders of labels and of images."""
     if all(label.suffix.lower() == ".xml" for label in labels):
-        return voc.FORMAT, "Annotations", "JPEGImages"
+        return "voc", voc.FORMAT, "Annotations", "JPEGImages"
     if any(map(kitti.is_label, labels)):
-        return kitti.FORMAT, "label_2", "image_2"
-    return yolo.FORMAT, "labels", "images"
+        return "kitti", kitti.FORMAT, "label_2", "image_2"
+    return "yolo", yolo.FORMAT, "labels", "images"
 
 
 def _put_names(folder: Path, path: Path, truth: DetectionTable) -> None:
-    """Put the files that name classes into `folder`, or else the classes of a YOLO dataset."""
+    """Put what names classes beside the labels into `folder`, or else those of a YOLO dataset."""
     called_so = (name for name in list_files(path, "") if name.lower() in NAME_FILES)
     names = [n for n in called_so if read_head(path / n).strip() and not _is_label(path / n)]
     for name in names:
         (folder / name).symlink_to((path / name).resolve())
-    if not names and truth.format == "yolo":
+    settings = None if names else find_settings(path)
+    if settings and (told := class_names(path, settings, ())):
+        (folder / "data.yaml").write_text(json.dumps({"names": told}), "utf-8")
+    elif not names and truth.format == "yolo":
         lines = "".join(f"{name}\n" for name in truth.classes)
         (folder / "classes.txt").write_text(lines, "utf-8", "surrogateescape")
 

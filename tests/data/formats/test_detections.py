@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,21 @@ def test_a_written_dataset_is_read_back_with_its_scores(tmp_path, truth):
 
     assert again.scores.tolist() == [0.5]
     np.testing.assert_allclose(again.boxes, [BOX], atol=1e-4)
+
+
+@pytest.mark.parametrize("format", ["kitti", "voc", "csv", "coco", "yolo"])
+def test_every_format_is_under_the_names_of_the_dataset_and_leaves_out_no_class(
+    tmp_path, truth, format
+):
+    truth = replace(truth.take_images(np.array([1, 3])), classes=("traffic light", "dog"))
+    first = np.flatnonzero(truth.labels == 0)[:1]
+    found = truth.keep_boxes(np.isin(np.arange(len(truth.boxes)), first))
+    write_dataset(replace(found, scores=np.array([0.5])), tmp_path / "found", format, images="none")
+
+    again = read_detections(tmp_path / "found", truth)
+
+    assert set(again.classes) == {"traffic light", "dog"}
+    assert [again.classes[label] for label in again.labels] == ["traffic light"]
 
 
 def test_rows_that_cannot_be_read_are_named_where_they_lie(tmp_path, truth, unreadable):
