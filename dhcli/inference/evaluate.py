@@ -18,11 +18,11 @@ from dhcli.inference.score import (
     Evaluation,
     Measures,
     Say,
-    as_files_have_it,
     choose_split,
     introduce,
     read_truth,
     score,
+    sound_truth,
 )
 from dhcli.inference.thresholds import stored_points
 from dhcli.runtime.runner import Found, Runner, open_runner
@@ -125,7 +125,7 @@ def _read(
     """The split to evaluate, and its images as their files are; says what a user should know."""
     table = read_truth(data)
     name, images = choose_split(table, split)
-    truth = as_files_have_it(table.take_images(images), say)
+    truth = sound_truth(table.take_images(images), say)
     introduce(table, truth, name, classes, say)
     return name, truth
 

@@ -28,7 +28,7 @@ from dhcli.data.formats import (
     unread_rows,
 )
 from dhcli.data.table import DetectionTable
-from dhcli.data.tools.mend import fit_to_files
+from dhcli.data.tools.mend import fit_to_files, with_sound_boxes
 from dhcli.errors import DataError
 from dhcli.metrics.calibration import Calibration, calibration
 from dhcli.metrics.coco import Engine, coco_ap
@@ -177,7 +177,7 @@ def evaluate_results(
 
     Raises DataError where either cannot be read, or the file is not about these images.
     """
-    table = as_files_have_it(read_truth(data), say)
+    table = sound_truth(read_truth(data), say)
     split, images = choose_split(table, measures.split)
     truth = table.take_images(images)
     if isinstance(detections, DetectionTable):
@@ -211,12 +211,16 @@ def read_truth(data: Path | DetectionTable) -> DetectionTable:
     return data if isinstance(data, DetectionTable) else read_dataset(data)
 
 
-def as_files_have_it(table: DetectionTable, say: Say) -> DetectionTable:
-    """The table with boxes where its image files have them; says what was turned or scaled."""
+def sound_truth(table: DetectionTable, say: Say) -> DetectionTable:
+    """The table with boxes where its image files have them, all of them boxes; says what was done.
+
+    So it is what training sees, but for boxes beyond the image or without area.
+    """
     fitted, lines = fit_to_files(table)
-    for line in lines:
+    sound, more = with_sound_boxes(fitted)
+    for line in (*lines, *more):
         say(f"warning: {line}")
-    return fitted
+    return sound
 
 
 def _check_overlap(

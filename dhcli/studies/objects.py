@@ -14,10 +14,9 @@ from torch import Tensor
 from dhcli.data.formats import describe
 from dhcli.data.loading.loader import EvalLoader
 from dhcli.data.table import DetectionTable
-from dhcli.data.tools.mend import fit_to_files
 from dhcli.data.tools.statistics import MEDIUM, SMALL
 from dhcli.errors import DataError
-from dhcli.inference.score import Say, choose_split, read_truth
+from dhcli.inference.score import Say, choose_split, read_truth, sound_truth
 from dhcli.metrics.pair import check_common, quote_names
 from dhcli.ops.arrays import box_areas
 from dhcli.ops.batch import ImageBatch
@@ -117,9 +116,7 @@ def read_objects(
     if images is not None and images < len(numbers):
         chosen = np.random.default_rng(seed).choice(len(numbers), images, replace=False)
         numbers = numbers[np.sort(chosen)]
-    found, lines = fit_to_files(table.take_images(numbers))
-    for line in lines:
-        say(f"warning: {line}")
+    found = sound_truth(table.take_images(numbers), say)
     classes = _common_classes(found, subjects, say)
     objects = _objects(found, name, classes)
     if not len(objects):

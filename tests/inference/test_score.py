@@ -169,6 +169,22 @@ def test_objects_are_where_the_image_files_have_them(tmp_path, size, orientation
     assert sum(line.startswith("warning: image-") for line in said) == 2
 
 
+def test_boxes_of_the_truth_that_are_none_are_put_right_or_left_out() -> None:
+    nan, swapped = (np.nan, 0, 9, 9), (150, 150, 100, 100)
+    boxes = np.array([CAR, swapped, nan, (0, 0, np.inf, 9)])
+    truth = table_of(boxes, [0] * 4, ("Car",))
+    found = table_of([CAR, VAN], [0, 0], ("Car",), scores=np.array([0.9, 0.8]))
+    said: list[str] = []
+
+    measures = Measures(metrics=("coco", "voc07"))
+    evaluation = evaluate_results(found, truth, measures, say=said.append)
+
+    stats = [one.stats for one in evaluation.results.values()]
+    assert (stats[0]["AP50"], stats[1]["mAP"]) == pytest.approx((1, 1))
+    assert "warning: 2 boxes not finite: left out (`dh check` names them)" in said
+    assert "warning: 1 box with corners in the wrong order: put in order" in said
+
+
 def test_the_best_of_each_image_are_kept(dataset, tmp_path) -> None:
     wrong = {**RESULT, "bbox": [200, 200, 50, 50]}
     rows = [{**wrong, "score": 0.4}, RESULT, {**RESULT, "image_id": 9, "score": 0.1}]
