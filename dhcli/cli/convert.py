@@ -253,11 +253,16 @@ def _shares(text: str) -> dict[str, float]:
         shares = [float(value) for value in values]
     except ValueError:
         shares = []
-    unique = len(set(names)) == len(names) == len(shares) > 1 and all(names)
-    if not unique or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ConfigError(
-            f"shares in `{text}` must add up to 1",
-            where="--split",
-            hint="write two or three, such as 0.8/0.2, or with names: train=0.9/val=0.1",
-        )
+    usual = ", ".join(_SPLITS)
+    checks = (
+        (not shares, "are not numbers between slashes"),
+        (len(shares) == 1, "are one only: nothing is divided"),
+        (len(names) < len(parts), f"are more than have a usual name ({usual})"),
+        (len(set(names)) < len(names) or not all(names), "name a split twice, or not at all"),
+        (min(shares, default=0) <= 0, "must be above 0"),
+        (abs(sum(shares) - 1) > 1e-6, "must add up to 1"),
+    )
+    if wrong := next((what for is_wrong, what in checks if is_wrong), None):
+        hint = "write two or three, such as 0.8/0.2, or with names: train=0.9/val=0.1"
+        raise ConfigError(f"shares in `{text}` {wrong}", where="--split", hint=hint)
     return dict(zip(names, shares, strict=True))

@@ -121,15 +121,15 @@ def test_classes_are_renamed_chosen_and_thinned_out(video, tmp_path):
     told = json.loads(run.stdout)
     assert (told["images"], told["boxes"], told["classes"]) == (7, 7, ["Car"])
     assert told["changed"] == [
-        "classes renamed: 1 of 2 classes",
-        "first 7 images kept: 7 of 30 images, 7 of 30 boxes",
+        "classes renamed: 1 class instead of 2",
+        "first 7 images kept: 7 images instead of 30, 7 boxes instead of 30",
     ]
 
 
 def test_a_class_is_dropped_and_counted(video, tmp_path):
     run = convert(video, tmp_path / "out", "--to", "coco", "--drop", "van")
 
-    assert "classes left out: 15 of 30 boxes, 1 of 2 classes" in run.stderr
+    assert "classes left out: 15 boxes instead of 30, 1 class instead of 2" in run.stderr
     told = json.loads((tmp_path / "out/annotations/instances_train.json").read_text("utf-8"))
     assert [each["name"] for each in told["categories"]] == ["car"]
 
@@ -190,10 +190,12 @@ def test_tiles_of_links_out_of_the_dataset_are_cut_if_asked(source, tmp_path):
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--split", "0.8"], 2, "shares in `0.8` must add up to 1"),
+        (["--split", "0.8"], 2, "shares in `0.8` are one only: nothing is divided"),
+        (["--split", "0.3/0.3/0.2/0.2"], 2, "are more than have a usual name (train, val, test)"),
+        (["--split", "1.5/-0.5"], 2, "shares in `1.5/-0.5` must be above 0"),
         (["--split", "0.8/0.3"], 2, "shares in `0.8/0.3` must add up to 1"),
-        (["--split", "a/b"], 2, "shares in `a/b` must add up to 1"),
-        (["--split", "x=0.5/x=0.5"], 2, "shares in `x=0.5/x=0.5` must add up to 1"),
+        (["--split", "a/b"], 2, "shares in `a/b` are not numbers between slashes"),
+        (["--split", "x=0.5/x=0.5"], 2, "in `x=0.5/x=0.5` name a split twice, or not at all"),
         (["--map", "car"], 2, "expected OLD=NEW"),
         (["--map", "cra=Car"], 3, "did you mean `car`?"),
         (["--drop", "cars"], 3, "did you mean `car`?"),
@@ -231,5 +233,5 @@ def test_kitti_of_the_tutorial_with_its_classes(realdata, tmp_path):
     )
 
     assert run.exit_code == 0, run.output
-    assert "first 60 images kept: 60 of 75 images" in run.stderr
+    assert "first 60 images kept: 60 images instead of 75" in run.stderr
     assert len((tmp_path / "out/train.txt").read_text("utf-8").split()) == 42

@@ -185,7 +185,7 @@ class Placing:
 
 def not_followed(images: Sequence[str]) -> str:
     """The line on `images` that `leads_out` kept from being copied."""
-    what = "image that is a link out of the dataset: only copied with --follow-links"
+    what = "image linked to outside the dataset: only copied with --follow-links"
     return named(images, what)
 
 

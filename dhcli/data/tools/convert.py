@@ -144,18 +144,18 @@ def _divide(table: DetectionTable, plan: Plan) -> DetectionTable:
 
 
 def _difference(before: DetectionTable, after: DetectionTable) -> str:
-    """What a step left out, or made, in words; "" where nothing changed."""
+    """What there is after a step, and was before, in words; "" where nothing changed."""
     said = []
     was, now = ({n: rows.tolist() for n, rows in t.splits.items()} for t in (before, after))
     if was != now and len(before) == len(after):
         said.append(", ".join(f"{name} {len(rows)}" for name, rows in after.splits.items()))
     for what, old, new in (
-        ("images", len(before), len(after)),
-        ("boxes", len(before.boxes), len(after.boxes)),
-        ("classes", len(before.classes), len(after.classes)),
+        ("image", len(before), len(after)),
+        ("box", len(before.boxes), len(after.boxes)),
+        ("class", len(before.classes), len(after.classes)),
     ):
         if old != new:
-            said.append(f"{new} of {old} {what}")
+            said.append(f"{counted(new, what)} instead of {old:,}")
     if before.classes != after.classes and len(before.classes) == len(after.classes):
         said.append(f"classes {', '.join(after.classes)}")
     return ", ".join(said)

@@ -138,7 +138,7 @@ def test_links_out_of_the_dataset_are_cut_if_asked(tmp_path, what):
     followed, nothing = write_tiles(tiling, tmp_path / "followed", follow=True)
 
     assert lost == (
-        f"1 image that is a link out of the dataset: only copied with --follow-links: {link}",
+        f"1 image linked to outside the dataset: only copied with --follow-links: {link}",
     )
     there = [table.path(tile).exists() for tile in range(len(table))]
     assert there == [True, True, False, False]
