@@ -14,7 +14,7 @@ import numpy as np
 from dhcli.config.schema import Data
 from dhcli.data.formats import describe, read_dataset
 from dhcli.data.loading.cache import ImageCache
-from dhcli.data.table import DetectionTable
+from dhcli.data.table import FIRST_PIXEL, DetectionTable
 from dhcli.data.tools.check import find_leaks
 from dhcli.data.tools.findings import Finding
 from dhcli.data.tools.mend import mend_for_training
@@ -75,7 +75,9 @@ def load_data(
     if train is None:
         assert config.val is not None
         train = _named_split(whole, config.train_split)
-        val = _named_split(_read(config.val, journal), config.val_split)
+        other = _read(config.val, journal)
+        _compare_first_pixels(whole, other, journal)
+        val = _named_split(other, config.val_split)
     names = _class_names(config, train, known)
     learned = scan_images(train, decode=False)
     prepared = _prepared(train, learned, "training", names, config, journal)
@@ -110,6 +112,17 @@ def _read(source: str, journal: Journal) -> DetectionTable:
     table = read_dataset(Path(source))
     journal.say(f"{source}: {describe(table)}")
     return table
+
+
+def _compare_first_pixels(train: DetectionTable, val: DetectionTable, journal: Journal) -> None:
+    """Warn where two datasets of one format were read as if made by different rules."""
+    told = FIRST_PIXEL in train.about and FIRST_PIXEL in val.about
+    if told and train.first_pixel != val.first_pixel:
+        journal.warn(
+            f"the first pixel is {train.first_pixel} in {train.root}, and {val.first_pixel} in "
+            f"{val.root}, so far as their boxes tell: if both are the work of one program, boxes "
+            "of one are a pixel off (`dh convert --voc-offset` decides)"
+        )
 
 
 def _named_split(table: DetectionTable, name: str) -> DetectionTable:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dhcli.config.schema import Data
-from dhcli.data.table import ANY_CLASS, DetectionTable, Flag, make_table
+from dhcli.data.table import ANY_CLASS, FIRST_PIXEL, DetectionTable, Flag, make_table
 from dhcli.errors import ConfigError, DataError
 from dhcli.training.data import TrainingData, load_data
 from dhcli.training.journal import Journal
@@ -146,6 +146,14 @@ def test_validation_classes_match_by_name(load: Load, make_dots: Any) -> None:
 
     assert data.val.classes == data.train.classes == ("cat", "dog")
     assert data.val.labels.tolist() == [1, 0] * 4
+
+
+def test_datasets_whose_first_pixels_differ_are_warned_of(
+    load: Load, make_dots: Any, recorder: Any
+) -> None:
+    load(make_dots(about={FIRST_PIXEL: "0"}), make_dots(4, about={FIRST_PIXEL: "1"}))
+
+    assert any("the first pixel is 0 in" in line for line in recorder.warnings)
 
 
 def test_validation_class_that_was_not_learned_is_named(load: Load, make_dots: Any) -> None:

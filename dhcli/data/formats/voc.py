@@ -397,7 +397,7 @@ def _to_zero_based(
     else:
         why = "as asked"
     shifted = tidy(boxes[:, :2] - int(offset))
-    rule = f"pixels counted from {offset} ({why}; see --voc-offset)"
+    rule = f"pixels counted from {offset} ({why}; `dh convert --voc-offset` decides)"
     return np.hstack([shifted, boxes[:, 2:]]), int(offset), rule
 
 
