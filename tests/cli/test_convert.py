@@ -31,6 +31,23 @@ def test_convert_says_what_it_read_wrote_and_lost(source, tmp_path):
     assert (tmp_path / "out/labels/7.txt").read_text().startswith("0 0.3875 ")
 
 
+def test_masks_of_images_that_were_scaled_are_counted(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (80, 60)).save(tmp_path / "a/a.jpg")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20]}
+    document = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}],
+        "annotations": [box | {"segmentation": [[1, 2, 31, 2, 31, 22]]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "a/all.json").write_text(json.dumps(document), "utf-8")
+
+    run = convert(tmp_path / "a", tmp_path / "b", "--to", "coco")
+
+    said = "1 box of turned or scaled images: masks and other fields of their own left out"
+    assert said in run.stderr
+
+
 def test_json_is_one_document(source, tmp_path):
     command = ["convert", str(source), str(tmp_path / "out"), "--to", "coco", "--json"]
 

@@ -11,7 +11,7 @@ from dhcli.atomic import folder_beside
 from dhcli.data.formats import Images, held, write_dataset
 from dhcli.data.formats.placing import losses
 from dhcli.data.merge import merge_datasets
-from dhcli.data.table import DetectionTable
+from dhcli.data.table import SOURCE, DetectionTable
 from dhcli.data.tools.mend import fit_to_files
 from dhcli.data.tools.select import (
     drop_classes,
@@ -68,8 +68,12 @@ def apply_plan(
     if len(tables) > 1:
         lines += [note for note in table.notes if not any(note in each.notes for each in tables)]
     table = _take(table, _choices(plan), lines)
-    table, fitted = fit_to_files(table)
-    table = _take(table, _measures(plan), lines := lines + fitted)
+    moved, fitted = fit_to_files(table)
+    lines += fitted
+    if fitted and (lost := _own_fields(table) - _own_fields(moved)):
+        what = "box of turned or scaled images: masks and other fields of their own left out"
+        lines.append(counted(lost, what))
+    table = _take(moved, _measures(plan), lines)
     return table, tuple(lines)
 
 
@@ -99,6 +103,11 @@ def write_plan(
         tiles, left_out = write_tiles(tiling, folder, follow=follow)
         lost += write(tiles, destination, format, images="move") + left_out
         return held(tiles, format), lost
+
+
+def _own_fields(table: DetectionTable) -> int:
+    """How many boxes have fields that only their dataset's own words tell."""
+    return sum(map(bool, table.extras.get(SOURCE, ())))
 
 
 Step = tuple[str, Callable[[DetectionTable], DetectionTable]]
