@@ -158,6 +158,9 @@ def _as_predictions(table: DetectionTable, place: Path) -> DetectionTable:
     """The table with its scores; of COCO results, which lie beside it, what they hold."""
     if table.scores is None and (place / RESULTS).is_file():
         return read_results(place / RESULTS, table)
+    if table.scores is None and len(table.boxes):
+        note = "boxes without scores, or with some only: read as ground truth"
+        return replace(table, notes=(*table.notes, note))
     return table
 
 

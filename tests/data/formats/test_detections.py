@@ -102,6 +102,16 @@ def test_a_written_dataset_is_read_back_with_its_scores(tmp_path, truth):
     np.testing.assert_allclose(again.boxes, [BOX], atol=1e-4)
 
 
+def test_predictions_without_scores_are_said_to_be_ground_truth(lay):
+    rows = "0 .5 .5 .1 .1 .9\n0 .5 .5 .2 .2\n"
+    folder = lay({"labels/a.txt": rows, "classes.txt": "cat\n"}, "images/a.jpg")
+
+    table = read_dataset(folder, predictions=True)
+
+    assert table.scores is None
+    assert "boxes without scores, or with some only: read as ground truth" in table.notes
+
+
 @pytest.mark.parametrize("format", ["kitti", "voc", "csv", "coco", "yolo"])
 def test_every_format_is_under_the_names_of_the_dataset_and_leaves_out_no_class(
     tmp_path, truth, format
