@@ -66,6 +66,13 @@ def turned(box: Box, turn: float) -> Box:
     return x - dx, y - dy, x + dx, y + dy
 
 
+def around_ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Box:
+    """The upright box around an ellipse of two radii, turned by `turn` radians about its centre."""
+    cos, sin = math.cos(turn), math.sin(turn)
+    dx, dy = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
+    return x - dx, y - dy, x + dx, y + dy
+
+
 def hull(points: Iterable[Sequence[Any]]) -> Box:
     """The box around points (x, y). Raises ValueError where one is none, or there are none."""
     pairs = [(number_of(x), number_of(y)) for x, y in points]

@@ -18,7 +18,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-from dhcli.data.formats.boxes import Box, from_xywh, hull, turned
+from dhcli.data.formats.boxes import Box, around_ellipse, from_xywh, hull, turned
 from dhcli.data.formats.columns import (
     DONT_CARE,
     MARKS,
@@ -196,13 +196,13 @@ def _box(tag: str, shape: dict[str, str]) -> Box | None:
     """The box around a shape, None if it has none."""
     if tag == "box":
         x1, y1, x2, y2 = (number_of(shape[side]) for side in _CORNERS)
-        turn = math.radians(number_of(shape.get("rotation", 0)))
+        turn = _turn(shape)
         return (x1, y1, x2, y2) if not turn else turned((x1, y1, x2, y2), turn)
     if tag in ("polygon", "polyline"):
         return hull(point.split(",") for point in shape["points"].split(";"))
     if tag == "ellipse":
         x, y, rx, ry = (number_of(shape[key]) for key in ("cx", "cy", "rx", "ry"))
-        return x - rx, y - ry, x + rx, y + ry
+        return around_ellipse(x, y, rx, ry, _turn(shape))
     if tag == "mask":
         x, y, width, height = (number_of(shape[key]) for key in ("left", "top", "width", "height"))
         return from_xywh(x, y, width, height)
@@ -210,6 +210,11 @@ def _box(tag: str, shape: dict[str, str]) -> Box | None:
         corners = [key[1:] for key in shape if key.startswith("x") and f"y{key[1:]}" in shape]
         return hull((shape[f"x{corner}"], shape[f"y{corner}"]) for corner in corners)
     return None
+
+
+def _turn(shape: dict[str, str]) -> float:
+    """By how many radians a shape is turned about its centre."""
+    return math.radians(number_of(shape.get("rotation", 0)))
 
 
 def write_cvat(table: DetectionTable, placing: Placing) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dhcli.data.formats.addresses import locate_addresses
-from dhcli.data.formats.boxes import Box, from_xywh, hull
+from dhcli.data.formats.boxes import Box, around_ellipse, from_xywh, hull
 from dhcli.data.formats.columns import NO_NAME, Columns, class_of, flags_told, marks_of, side_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, rows_of, writing
@@ -225,10 +225,9 @@ def _rectangle(corner: _Point, width: float, height: float, angle: float, aspect
 
 def _ellipse(centre: _Point, rx: float, ry: float, angle: float, aspect: float) -> Box:
     """The box around an ellipse turned about its centre."""
-    cos, sin, tall = math.cos(angle), math.sin(angle), ry * aspect
-    width, height = math.hypot(rx * cos, tall * sin), math.hypot(rx * sin, tall * cos) / aspect
     x, y = centre
-    return x - width, y - height, x + width, y + height
+    _, _, width, tall = around_ellipse(0.0, 0.0, rx, ry * aspect, angle)
+    return x - width, y - tall / aspect, x + width, y + tall / aspect
 
 
 def write_label_studio(table: DetectionTable, placing: Placing) -> None:

@@ -16,13 +16,12 @@ Pixels: from 0, the maximum excluded. Classes: as a project lists them, then by 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dhcli.data.formats.boxes import Box, from_xywh, hull, to_xywh
+from dhcli.data.formats.boxes import Box, around_ellipse, from_xywh, hull, to_xywh
 from dhcli.data.formats.columns import MARKS, NO_NAME, Columns, class_of, flags_told, marks_of
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of, writing
@@ -165,12 +164,10 @@ def _box(shape: Mapping[str, Any]) -> Box | None:
         return None
     x, y = number_of(shape["cx"]), number_of(shape["cy"])
     if kind == "circle":
-        width = height = number_of(shape["r"])
-    else:
-        rx, ry = number_of(shape["rx"]), number_of(shape["ry"])
-        cos, sin = (f(number_of(shape.get("theta") or 0)) for f in (math.cos, math.sin))
-        width, height = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
-    return x - width, y - height, x + width, y + height
+        radius = number_of(shape["r"])
+        return around_ellipse(x, y, radius, radius)
+    rx, ry = number_of(shape["rx"]), number_of(shape["ry"])
+    return around_ellipse(x, y, rx, ry, number_of(shape.get("theta") or 0))
 
 
 def write_via(table: DetectionTable, placing: Placing) -> None:

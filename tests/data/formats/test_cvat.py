@@ -59,6 +59,20 @@ def test_shapes_of_images(lay):
     assert "1 shape <points>: left out" in table.notes
 
 
+@pytest.mark.parametrize(
+    ("turn", "box"),
+    [("", [30, 35, 70, 45]), ("90", [45, 20, 55, 60]), ("30", [32.5, 29.1, 67.5, 50.9])],
+)
+def test_an_ellipse_lies_within_its_box_as_it_is_turned(lay, turn, box):
+    rotation = f'rotation="{turn}"' if turn else ""
+    shape = f'<ellipse label="car" cx="50" cy="40" rx="20" ry="5" {rotation}></ellipse>'
+    text = f'{META}<image id="0" name="a.jpg" width="120" height="80">{shape}</image></annotations>'
+
+    table = read_dataset(lay({"annotations.xml": text}, "images/a.jpg"))
+
+    assert table.boxes.round(1).tolist() == [box]
+
+
 def test_shapes_of_one_label_and_group_are_one_object(lay):
     boxes = [(1, 5, "7"), (20, 25, "7"), (30, 35, "0"), (36, 39, "0")]
     shapes = "".join(
