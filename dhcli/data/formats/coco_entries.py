@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.boxes import Box, hull
-from dhcli.data.formats.columns import DONT_CARE, side_of
+from dhcli.data.formats.columns import DONT_CARE, is_set, side_of
 from dhcli.data.formats.rle import box_of_rle
 from dhcli.data.io.file_bytes import FileBytes
 from dhcli.data.io.json_stream import JsonStream, NotPlain, Objects
@@ -271,7 +271,7 @@ class Entries:
         if rows is None or columns is None:
             return _each(objects, self.add_annotation)
         self._ids.frombytes(columns[:, 0].tobytes())
-        self._flags.frombytes(((columns[:, 1] != 0) * np.uint8(Flag.CROWD)).tobytes())
+        self._flags.frombytes(((columns[:, 1] > 0) * np.uint8(Flag.CROWD)).tobytes())
         self._image_of_box.extend(self._images.numbers(map(attrgetter("image_id"), rows)))
         categories = map(attrgetter("category_id"), rows)
         self._category_of_box.extend(self._categories.numbers(categories))
@@ -442,13 +442,13 @@ def flags_of_row(row: dict[str, Any]) -> int:
     """The flags that an annotation carries."""
     if not (row.get("iscrowd") or "ignore" in row or "attributes" in row):
         return 0
-    flags = (
-        bool(row.get("iscrowd")) * Flag.CROWD.value | bool(row.get("ignore")) * Flag.IGNORE.value
-    )
     marks = row.get("attributes")
-    if not isinstance(marks, dict):
-        return flags
-    return flags | sum(flag.value for name, flag in ATTRIBUTES.items() if marks.get(name))
+    told = (
+        (Flag.CROWD, row.get("iscrowd")),
+        (Flag.IGNORE, row.get("ignore")),
+        *((f, marks.get(n)) for n, f in ATTRIBUTES.items() if isinstance(marks, dict)),
+    )
+    return sum(flag.value for flag, value in told if is_set(value))
 
 
 def _box_of_mask(mask: Any) -> Box | None:

@@ -145,6 +145,26 @@ def test_what_was_changed_is_written_changed(put, tmp_path):
     np.testing.assert_array_equal(again.labels, changed.labels)
 
 
+MARKED = {
+    "zero": ({"iscrowd": "0", "ignore": "0"}, 0),
+    "false": ({"iscrowd": "false", "ignore": "False"}, 0),
+    "attributes": ({"attributes": {"occluded": "False", "truncated": "0", "difficult": []}}, 0),
+    "one": ({"iscrowd": "1", "ignore": "true"}, Flag.CROWD | Flag.IGNORE),
+    "yes": ({"attributes": {"occluded": "True", "truncated": "1"}}, Flag.OCCLUDED | Flag.TRUNCATED),
+    "below zero": ({"iscrowd": -1}, 0),
+}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_marks_may_be_text(put, name):
+    told, flags = MARKED[name]
+    box = {"id": 1, "image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}
+
+    table = read_dataset(put(document(annotations=[box | told])))
+
+    assert table.flags.tolist() == [flags]
+
+
 def test_little_is_enough(put):
     sparse = {
         "categories": [{"id": 0, "name": "cat"}],
