@@ -80,6 +80,8 @@ _LOOK_AT = 20
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _TURNED = ("cx", "cy", "w", "h", "angle")
 _BOXES = ("bndbox", "robndbox")
+_ONCE = frozenset(("name", *_SIDES, *_TURNED))
+"""Tags that an object has once: of two that differ it is not known which is meant."""
 UNANNOTATED = "image-unannotated"
 _WRITTEN = "Written by dh, 1-based"
 _NO_POSE = "Unspecified"
@@ -263,8 +265,11 @@ class _Reader:
             self.number_of.setdefault(name, len(self.columns.files))
         width, height = (side_of(document.head.get(side, "")) for side in ("width", "height"))
         self.columns.add_image(join_path(folder, image), width, height, xml)
-        for line, fields in document.objects:
-            self._add_object(fields, line)
+        for line, fields, clash in document.objects:
+            if clash:
+                self._refuse(f"has {clash}: an <object> is one box of one name", line)
+            else:
+                self._add_object(fields, line)
         self.parts_of_objects += document.parts
 
     def _add_object(self, fields: dict[str, str], line: int) -> None:
@@ -275,9 +280,7 @@ class _Reader:
             part = "score"
             score = number_of(fields["score"]) if "score" in fields else None
         except ValueError as odd:
-            what = f"has a {part} that is not a number: {odd}"
-            error = DataError(what, where=f"{self.root / self._file}:{line}")
-            self.columns.refuse(error, len(self.columns.files) - 1)
+            self._refuse(f"has a {part} that is not a number: {odd}", line)
             return
         if upright:
             self.turned.append(len(self.columns.labels))
@@ -290,23 +293,32 @@ class _Reader:
         if score is not None:
             self.columns.scores.append(score)
 
+    def _refuse(self, what: str, line: int) -> None:
+        """Leave out an object of the file that is read."""
+        error = DataError(what, where=f"{self.root / self._file}:{line}")
+        self.columns.refuse(error, len(self.columns.files) - 1)
+
 
 class _NotVoc(DataError):
     """An XML file that is of another format."""
 
 
 class _Document(XmlReader):
-    """One XML file: `head` (tags of the image) and `objects` (line, tags of an object)."""
+    """One XML file: `head` (tags of the image) and `objects`.
+
+    Those are line and tags of an object, and what it tells twice, "" where nothing.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.head: dict[str, str] = {}
-        self.objects: list[tuple[int, dict[str, str]]] = []
+        self.objects: list[tuple[int, dict[str, str], str]] = []
         self.parts = 0
         self._depth = 0
         self._group = ""
         self._line = 0
         self._fields: dict[str, str] = {}
+        self._clash = ""
 
     def begin(self, tag: str, _: dict[str, str]) -> None:
         self._depth += 1
@@ -315,7 +327,7 @@ class _Document(XmlReader):
             self._group = tag.lower()
             self.parts += self._group == "part"
         elif self._depth == 2:
-            self._fields = {}
+            self._fields, self._clash = {}, ""
             self._line = self.line
         elif self._depth == 1 and tag.lower() != "annotation":
             what = f"begins with <{tag[:40]}>, not <annotation>"
@@ -325,14 +337,20 @@ class _Document(XmlReader):
         depth = self._depth
         self._depth = depth - 1
         if depth == 3 or (depth == 4 and self._group in _BOXES):
-            self._fields[tag.lower()] = "".join(self.said).strip()
+            self._take(tag.lower(), "".join(self.said).strip())
         elif depth == 2:
             self._close(tag.lower())
         self.said.clear()
 
+    def _take(self, tag: str, text: str) -> None:
+        before = self._fields.get(tag, text)
+        if before != text and tag in _ONCE:
+            self._clash = self._clash or f"two <{tag}>, {before[:20]} and {text[:20]}"
+        self._fields[tag] = text
+
     def _close(self, tag: str) -> None:
         if tag == "object":
-            self.objects.append((self._line, self._fields))
+            self.objects.append((self._line, self._fields, self._clash))
         elif tag == "filename":
             self.head["filename"] = "".join(self.said).strip()
         elif tag in ("size", "source"):

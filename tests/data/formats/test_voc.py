@@ -392,6 +392,20 @@ def test_an_object_that_cannot_be_read_is_left_out(folder):
     assert table.remarks[0].what.startswith("has a coordinate that is not a number")
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (BOX.replace(">2<", ">5<"), "has two <xmin>, 2 and 5: an <object> is one box of one name"),
+        ("<name>b</name>", "has two <name>, a and b: an <object> is one box of one name"),
+    ],
+)
+def test_an_object_of_two_boxes_or_names_is_left_out(folder, unreadable, more, said):
+    table = read_dataset(folder(f"<name>a</name>{BOX}{more}", f"<name>c</name>{BOX}{BOX}"))
+
+    assert table.boxes.tolist() == [[1, 2, 20, 30]]
+    assert unreadable(table) == [f"Annotations/a.xml:1: {said}"]
+
+
 BOMB = '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
 OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>'
 
