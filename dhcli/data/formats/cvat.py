@@ -42,6 +42,7 @@ from dhcli.data.io.files import (
     join_path,
     list_images,
     read_head,
+    usual_split,
 )
 from dhcli.data.io.json_text import ODD, oddity
 from dhcli.data.io.text_rows import number_of
@@ -138,7 +139,7 @@ class _Reader(XmlReader):
         name = f"{subset}/{told['name']}" if within else told["name"]
         self._image = self.columns.add_image(name, width, height)
         if subset.lower() not in _NO_SUBSET:
-            self.columns.splits[subset].append(self._image)
+            self.columns.splits[usual_split(subset)].append(self._image)
 
     def _add(self, tag: str) -> None:
         shape = self._shape

@@ -31,7 +31,7 @@ from dhcli.data.io.files import (
     first_folder,
     list_files,
     read_head,
-    read_split,
+    read_splits,
     split_name,
     stem_of,
 )
@@ -167,10 +167,10 @@ def _read_lists(
     """Splits by the nearest lists, and those of their names that are unknown."""
     for folder in (base, base / "ImageSets", base.parent, base.parent / "ImageSets"):
         lists = [name for name in list_files(folder, ".txt") if split_name(stem_of(name))]
-        found = {stem_of(name): read_split(folder / name, number_of) for name in lists}
-        splits = {name: images for name, (images, _) in found.items() if len(images)}
+        found, unknown = read_splits([folder / name for name in lists], number_of)
+        splits = {name: images for name, images in found.items() if len(images)}
         if splits:
-            return splits, [name for _, unknown in found.values() for name in unknown]
+            return splits, unknown
     return {}, []
 
 

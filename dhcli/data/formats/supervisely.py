@@ -38,6 +38,7 @@ from dhcli.data.io.files import (
     list_folders,
     split_folders,
     stem_of,
+    usual_split,
 )
 from dhcli.data.io.json_text import ODD, JsonText, begins_as, oddity
 from dhcli.data.io.progress import track
@@ -139,7 +140,7 @@ class _Reader:
             raise document.fail(f"a tag of the image {oddity(error)}", document.start) from None
         file = f"{part.images}/{self._image_of(part.images, name[: -len('.json')])}"
         number = self.columns.add_image(file, width, height, f"{part.labels}/{name}")
-        for tag in set(tags) & set(_SPLIT_TAGS):
+        for tag in set(map(usual_split, tags)) & set(_SPLIT_TAGS):
             self.columns.splits[tag].append(number)
         return number
 

@@ -40,7 +40,7 @@ from dhcli.data.io.files import (
     listed_stem,
     read_head,
     read_lines,
-    read_split,
+    read_splits,
     split_folders,
     split_name,
     stem_of,
@@ -154,8 +154,8 @@ def around(path: Path) -> tuple[Path, list[Part]]:
     return root, [Part("", path.parent.relative_to(root).as_posix(), images, [path.name])]
 
 
-def _lists(base: Path) -> list[tuple[str, Path]]:
-    """(name, file) of the image lists in ImageSets/Main; those of single classes left out."""
+def _lists(base: Path) -> list[Path]:
+    """The image lists in ImageSets/Main; those of single classes left out."""
     folder = base / "ImageSets/Main"
     if not folder.is_dir():
         folder = base / "ImageSets"
@@ -163,7 +163,7 @@ def _lists(base: Path) -> list[tuple[str, Path]]:
     for name in list_files(folder, ".txt"):
         stem = name[: -len(".txt")]
         if not _is_of_class(stem, read_lines(folder / name)):
-            found.append((stem, folder / name))
+            found.append(folder / name)
     return found
 
 
@@ -180,7 +180,7 @@ def _is_of_class(stem: str, lines: Sequence[str]) -> bool:
 
 def _listed(base: Path) -> list[str]:
     """The lines of all lists of images."""
-    return [line for _, path in _lists(base) for line in read_lines(path)]
+    return [line for path in _lists(base) for line in read_lines(path)]
 
 
 class _Reader:
@@ -385,10 +385,9 @@ def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> Detec
     written = reader.one_based and bool(columns.files)
     boxes[upright], first, rule = _to_zero_based(boxes[upright], offset, written)
     columns.notes.append(rule)
-    lists, unknown = {}, 0
-    for name, path in _lists(root) if not columns.splits else []:
-        lists[name], missing = read_split(path, reader.number_of)
-        unknown += len(set(missing) - reader.damaged)
+    paths = [] if columns.splits else _lists(root)
+    splits, missing = read_splits(paths, reader.number_of)
+    unknown = sum(name not in reader.damaged for name in missing)
     what = "name in ImageSets with neither annotation nor image: left out"
     columns.counts[what] = max(unknown - reader.unannotated, 0)
     columns.counts["part of objects: not kept"] = reader.parts_of_objects
@@ -397,7 +396,7 @@ def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> Detec
     return columns.table(
         sorted(names, key=VOC_CLASSES.index if known else None),
         boxes=boxes,
-        splits=lists,
+        splits=splits,
         extras={"pose": Strings.pack(reader.poses)} if any(reader.poses) else {},
         about={FIRST_PIXEL: str(first)},
     )

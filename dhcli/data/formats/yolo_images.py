@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.data.formats.locate import find_end, find_image
-from dhcli.data.formats.yolo_settings import SPLIT_KEYS, Settings
+from dhcli.data.formats.yolo_settings import Settings, is_split_key
 from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
@@ -29,6 +29,7 @@ from dhcli.data.io.files import (
     split_folders,
     split_name,
     stem_of,
+    usual_split,
 )
 from dhcli.errors import DataError
 from dhcli.words import named
@@ -97,9 +98,8 @@ def _add_settings(lists: _Lists, settings: Mapping[str, Any], images: Images) ->
                 continue
             found = _find_place(lists.root, base, place)
             if found is not None:
-                split = "val" if key in ("valid", "validation") else str(key)
-                images.groups.setdefault(split, []).extend(_images_at(lists, found))
-            elif key in SPLIT_KEYS:
+                images.groups.setdefault(usual_split(key), []).extend(_images_at(lists, found))
+            elif is_split_key(key):
                 images.notes.append(f"`{key}: {place}` is not within the dataset: left out")
 
 

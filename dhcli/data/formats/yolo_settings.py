@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dhcli.config.text import read_as_written
-from dhcli.data.io.files import list_files, read_lines, read_text
+from dhcli.data.io.files import list_files, read_lines, read_text, usual_split
 from dhcli.errors import DataError
 
-SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
+_SPLITS = ("train", "val", "test")
 _DARKNET = ".data"
 _USUAL = ("data.", "dataset.")
 SETTINGS = (".yaml", ".yml", _DARKNET)
+_NAMES = ("names", "nc")
 _MOST_KEYPOINTS = 10_000
 
 
@@ -49,8 +50,13 @@ def _telling(root: Path, names: Iterable[str]) -> Iterator[Settings]:
             settings = read_settings(root / name)
         except DataError:  # not ours
             continue
-        if "names" in settings.told and any(key in settings.told for key in SPLIT_KEYS):
+        if "names" in settings.told and any(map(is_split_key, settings.told)):
             yield settings
+
+
+def is_split_key(key: str) -> bool:
+    """Whether what is told by `key` is of a split."""
+    return usual_split(key) in _SPLITS
 
 
 def read_settings(path: Path) -> Settings:
@@ -67,7 +73,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         pairs = (line.partition("=") for line in read_lines(path) if not line.startswith("#"))
         told = {key.strip(): value.strip() for key, _, value in pairs}
         told["nc"] = told.get("classes", "")
-        return {key: value for key, value in told.items() if key in (*SPLIT_KEYS, "names", "nc")}
+        return {key: value for key, value in told.items() if is_split_key(key) or key in _NAMES}
     try:
         found = read_as_written(read_text(path))
     except ValueError as error:

@@ -353,6 +353,11 @@ def split_name(text: str) -> str | None:
     return _SPLITS[found[1]] if found else None
 
 
+def usual_split(name: str) -> str:
+    """What the split `name` is usually called: val for `Validation`; itself for `night`."""
+    return _SPLITS.get(name.lower(), name)
+
+
 def is_split_name(name: str) -> bool:
     """Whether a folder of this name is taken for one of a split."""
     return _SPLIT_FOLDER.fullmatch(name.lower()) is not None
@@ -418,6 +423,24 @@ def fill_sizes(root: Path, files: Sequence[str], sizes: NDArray[np.int32]) -> ND
     filled = sizes.copy()
     filled[unknown] = read_sizes(root, [files[index] for index in unknown.tolist()])
     return filled
+
+
+def read_splits(
+    lists: Iterable[Path], number_of: dict[str, int]
+) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
+    """The splits that files of names are called as, and the names, by list, that are unknown.
+
+    Those that are called as one split (`Val.txt` and `validation.txt`) are one.
+    """
+    splits: dict[str, NDArray[np.int64]] = {}
+    unknown: list[str] = []
+    for path in lists:
+        images, missing = read_split(path, number_of)
+        name = usual_split(stem_of(path.name))
+        before = splits.get(name, images[:0])
+        splits[name] = np.append(before, images[~np.isin(images, before)])
+        unknown += dict.fromkeys(missing)
+    return splits, unknown
 
 
 def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64], list[str]]:

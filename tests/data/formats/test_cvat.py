@@ -155,6 +155,17 @@ def test_what_is_wrong_is_said(lay, text, said):
         read_dataset(lay({"annotations.xml": text}) / "annotations.xml", format="cvat")
 
 
+@pytest.mark.parametrize(
+    ("subset", "split"), [("Train", "train"), ("Validation", "val"), ("night", "night")]
+)
+def test_subsets_called_as_splits_are_these(lay, subset, split):
+    text = IMAGES.replace('subset="train"', f'subset="{subset}"')
+
+    table = read_dataset(lay({"annotations.xml": text}, f"images/{subset}/a.jpg", "images/b.jpg"))
+
+    assert {name: images.tolist() for name, images in table.splits.items()} == {split: [0]}
+
+
 @pytest.mark.parametrize("name", ["../../etc/a.jpg", "/etc/a.jpg", "&#10;a.jpg"])
 def test_names_and_subsets_stay_within_the_dataset(lay, name):
     image = f"<image name='{name}' subset='../..' width='4' height='3'></image>"

@@ -75,6 +75,17 @@ def test_marks_without_degrees_and_long_decimals(tmp_path):
     ]
 
 
+def test_lists_called_otherwise_are_the_usual_splits(folder):
+    root = folder([CAR], [], [CARE])
+    (root / "Training.txt").write_text("000002\n")
+    (root / "train.txt").write_text("000000\n000002\n")
+    (root / "VALID.txt").write_text("000001\n")
+
+    table = read_dataset(root)
+
+    assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [2, 0], "val": [1]}
+
+
 @pytest.mark.parametrize("place", [".", "training", "ImageSets", "training/ImageSets"])
 @pytest.mark.parametrize("given", [".", "training"])
 def test_lists_beside_above_or_in_image_sets(folder, place, given):

@@ -151,6 +151,20 @@ def test_lists_become_splits(folder, tmp_path):
     assert "1 name in ImageSets with neither annotation nor image: left out" in table.notes
 
 
+def test_lists_whose_names_mean_one_split_are_one(folder, tmp_path):
+    for name in "abc":
+        folder(f"<name>cat</name>{BOX}", name=name)
+    lists = tmp_path / "ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "Train.txt").write_text("b\na\n")
+    (lists / "training.txt").write_text("a\nc\n")
+    (lists / "Validation.txt").write_text("c\n")
+
+    table = read_dataset(tmp_path)
+
+    assert {k: v.tolist() for k, v in table.splits.items()} == {"val": [2], "train": [1, 0, 2]}
+
+
 @pytest.mark.parametrize("kind", ["voc", "kitti"])
 def test_names_with_spaces_are_found_in_lists(tmp_path, draw, kind):
     names = ["cat", "cat 2", "photo (0)", "photo 1"]

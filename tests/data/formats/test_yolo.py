@@ -108,6 +108,24 @@ def test_places_in_data_yaml_stay_within_the_dataset(put, place):
     assert table.splits["train"].tolist() == [0]
 
 
+@pytest.mark.parametrize("name", ["data.yaml", "birds.yaml", "obj.data"])
+def test_keys_in_any_case_are_the_usual_splits(put, name):
+    told = {"Train": "train.txt", "training": "more.txt", "Valid": "val.txt", "names": "a.names"}
+    sign = " = " if name.endswith(".data") else ": "
+    files = {
+        **{f"images/{each}.jpg": None for each in "abc"},
+        **{f"labels/{each}.txt": LINE for each in "abc"},
+        **{"train.txt": "images/a.jpg\n", "more.txt": "images/a.jpg\nimages/b.jpg\n"},
+        **{"val.txt": "images/c.jpg\n", "a.names": "cat\ndog\n"},
+    }
+
+    table = read_dataset(
+        put(**files, **{name: "".join(f"{k}{sign}{v}\n" for k, v in told.items())})
+    )
+
+    assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [0, 1], "val": [2]}
+
+
 def test_a_place_outside_is_not_read(put, draw, tmp_path):
     draw(tmp_path.parent / "outside/a.jpg")
     files = {"images/a.jpg": None, "data.yaml": "train: ../outside\nval: images\nnames: [cat]\n"}

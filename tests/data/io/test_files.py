@@ -23,6 +23,7 @@ from dhcli.data.io.files import (
     read_sizes,
     split_name,
     stem_of,
+    usual_split,
 )
 
 
@@ -94,6 +95,22 @@ def test_stem_of(name, stem):
 )
 def test_split_name(name, split):
     assert split_name(name) == split
+
+
+@pytest.mark.parametrize(
+    ("name", "usual"),
+    [
+        ("Train", "train"),
+        ("VALID", "val"),
+        ("validation", "val"),
+        ("testing", "test"),
+        ("trainval", "trainval"),
+        ("train2017", "train2017"),
+        ("Night val", "Night val"),
+    ],
+)
+def test_usual_split(name, usual):
+    assert usual_split(name) == usual
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
