@@ -36,8 +36,9 @@ from dhcli.data.formats.boxes import WRITTEN, columns_xywh, from_xywh
 from dhcli.data.formats.coco_entries import ATTRIBUTES, Entries, flags_of_row, read_entries
 from dhcli.data.formats.coco_results import CATEGORIES, RESULTS, results_of
 from dhcli.data.formats.columns import DONT_CARE, LOST_IMAGE
+from dhcli.data.formats.fractions import from_fractions
 from dhcli.data.formats.layouts import FilePerSplit, Format
-from dhcli.data.formats.locate import locate_images, missing_sizes
+from dhcli.data.formats.locate import locate_images
 from dhcli.data.formats.placing import Holds, Placing, writing
 from dhcli.data.io.files import fill_sizes, split_name
 from dhcli.data.io.json_text import begins_as
@@ -65,10 +66,6 @@ _PREFIX = "instances_"
 _NO_INSTANCES = ("person_keypoints", "captions", "stuff", "panoptic", "image_info")
 _HEAD = 1 << 12
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_ROUNDED = 1e-3
-"""What rounding adds to a fraction of 1."""
-_SOME = 0.05
-"""Share of the boxes that may lie within 0…1, at most a pixel large, where others are in pixels."""
 _BLOCK = 1 << 9
 """Annotations that are written at a time."""
 _ENCODER = msgspec.json.Encoder()
@@ -143,23 +140,25 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
 
 
 def _in_pixels(table: DetectionTable, path: Path) -> DetectionTable:
-    """The table with boxes in pixels, if they are told in fractions; areas and masks are left out.
+    """The table with boxes in pixels; if they are told in fractions, areas and masks are left out.
 
-    Raises DataError as `_are_fractions` does, and where no image has a size.
+    Raises DataError as `from_fractions` does.
     """
-    with np.errstate(invalid="ignore"):
-        if not (table.boxes[:, 2] <= 1 + _ROUNDED).any():  # most files; the rest takes its time
-            return table
-    sizes = table.sizes[table.image_of_box]
-    if not _are_fractions(table.boxes, sizes, table.box_ids, path):
+    found = from_fractions(
+        table.boxes,
+        table.sizes,
+        table.image_of_box,
+        path,
+        lambda row: (f"annotation {table.box_ids[row]}", path),
+    )
+    if found is None:
         return table
-    note = "boxes lie within 0…1: read as fractions of their images"
     return replace(
         table,
-        boxes=tidy(table.boxes * np.tile(sizes, 2)),
+        boxes=found.boxes,
         areas=np.full(len(table.boxes), np.nan),
         extras={name: column for name, column in table.extras.items() if name != SOURCE},
-        notes=(*table.notes, note, *missing_sizes(table.sizes, table.image_of_box, path)),
+        notes=(*table.notes, *found.notes),
     )
 
 
@@ -199,31 +198,6 @@ def _require_some(path: Path, boxes: NDArray[np.float64], listed: int, strange: 
         what = "has a box: neither `bbox` nor a mask in `segmentation`"
     if what:
         raise DataError(f"not one of its {counted(len(boxes), 'annotation')} {what}", where=path)
-
-
-def _are_fractions(
-    boxes: NDArray[np.float64], sizes: NDArray[np.int32], ids: NDArray[np.int64], path: Path
-) -> bool:
-    """Whether `boxes` (M, 4) are told in fractions of their images, of `sizes` (M, 2).
-
-    Raises DataError where many of them look so, and others do not.
-    """
-    with np.errstate(invalid="ignore"):
-        sound = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        within = ((boxes >= -_ROUNDED) & (boxes <= 1 + _ROUNDED)).all(axis=1) & sound
-        alike = within & (boxes % 1 != 0).any(axis=1) & (sizes != 1).all(axis=1)
-    if not alike.any() or within.sum() == sound.sum():
-        return bool(alike.any())
-    if alike.sum() < _SOME * sound.sum():  # boxes of less than a pixel, in the corner
-        return False
-    row = int(np.flatnonzero(alike)[0])
-    box = ", ".join(f"{value:g}" for value in boxes[row])
-    raise DataError(
-        f"annotation {ids[row]}: its corners {box} lie within 0…1, as fractions of an image do; "
-        f"so do {int(alike.sum()):,} of {counted(int(sound.sum()), 'box')}, the others do not",
-        where=path,
-        hint="write all boxes in pixels",
-    )
 
 
 def write_coco(table: DetectionTable, placing: Placing) -> None:

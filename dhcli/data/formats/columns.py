@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.data.formats.fractions import from_fractions, scaled
 from dhcli.data.formats.locate import locate_images, missing_sizes
 from dhcli.data.io.files import fill_sizes
 from dhcli.data.io.json_text import ODD, oddity
@@ -26,7 +27,6 @@ from dhcli.data.table import (
     make_table,
 )
 from dhcli.errors import DataError
-from dhcli.ops.arrays import tidy
 from dhcli.words import counted, named
 
 DONT_CARE = "DontCare"
@@ -259,9 +259,28 @@ class Columns:
 
     def in_pixels(self, sizes: NDArray[np.int32]) -> NDArray[np.float64]:
         """(M, 4) the boxes, which are told in fractions of their images of `sizes` (I, 2)."""
-        boxes = _numpy(self.boxes, np.float64).reshape(-1, 4)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return tidy(boxes * np.tile(sizes, 2)[self.image_of_box()])
+        return scaled(self.told_boxes(), sizes[self.image_of_box()])
+
+    def from_fractions(self, sizes: NDArray[np.int32]) -> NDArray[np.float64] | None:
+        """(M, 4) the boxes in pixels if all of them are told in fractions, which is noted.
+
+        They should be told in pixels; `sizes` (I, 2) are those of the images. Raises DataError
+        where only some look like fractions.
+        """
+        path = self._path or self._root
+        images = self.image_of_box()
+        found = from_fractions(self.told_boxes(), sizes, images, path, self._name_row)
+        self.notes += found.notes if found else []
+        return found and found.boxes
+
+    def _name_row(self, row: int) -> tuple[str, str]:
+        """What a box is called in an error, and where its file tells of it."""
+        file = f"{self._root}/{self.annotations[self._images[row]]}"
+        return "a box", f"{file}:{self.lines[row]}" if self.lines[row] else file
+
+    def told_boxes(self) -> NDArray[np.float64]:
+        """(M, 4) the boxes as they were added."""
+        return _numpy(self.boxes, np.float64).reshape(-1, 4)
 
     def image_of_box(self) -> NDArray[np.int64]:
         """(M,) the image of each box, in the order they were added."""
@@ -279,18 +298,22 @@ class Columns:
     def table(self, classes: Sequence[str], **columns: Any) -> DetectionTable:
         """The finished table, its classes in the order of `classes`; `columns` as in make_table.
 
-        Scores count only where every box has one. Raises DataError where rows were refused and
-        there is not one box.
+        Scores count only where every box has one; boxes that are not among `columns` are in pixels,
+        unless `from_fractions` finds them to be otherwise. Raises DataError as that does, and where
+        rows were refused and there is not one box.
         """
         if self._first_error is not None and not len(self.labels):
             raise self._first_error
+        sizes = columns.pop("sizes", None)
+        sizes = self.sizes() if sizes is None else sizes
+        in_pixels = None if "boxes" in columns else self.from_fractions(sizes)
+        columns |= {} if in_pixels is None else {"boxes": in_pixels}
         of_boxes = self._of_boxes(classes)
         of_boxes["extras"] |= columns.pop("extras", {})
         of_boxes |= {name: columns.pop(name) for name in list(columns) if name in of_boxes}
         images = self.image_of_box()
         if (np.diff(images) < 0).any():
             of_boxes = _reorder(of_boxes, np.argsort(images, kind="stable"))
-        sizes = columns.pop("sizes", None)
         counts = np.bincount(images, minlength=len(self.files))
         lost = [image for image in sorted(self._doubted) if not counts[image]]
         self.left_out[LOST_IMAGE] += map(self.files.__getitem__, lost)
@@ -300,7 +323,7 @@ class Columns:
         table = make_table(
             self._root,
             self.files,
-            self.sizes() if sizes is None else sizes,
+            sizes,
             counts,
             classes=classes,
             image_extras={"annotation": Strings.pack(self.annotations)}
@@ -323,7 +346,7 @@ class Columns:
         scored = len(self.scores) == len(labels) > 0
         lines = _numpy(self.lines, np.int32)
         return {
-            "boxes": _numpy(self.boxes, np.float64).reshape(-1, 4),
+            "boxes": self.told_boxes(),
             "labels": labels,
             "flags": _numpy(self.flags, np.uint8),
             "scores": _numpy(self.scores, np.float64) if scored else None,

@@ -10,8 +10,7 @@ column that says the same of all boxes of an image (`patient`, `video`). A file 
 
 An image without boxes has a line without coordinates, or none: then it is not known to belong.
 
-Pixels: from 0, the maximum excluded, as the files say; fractions of the image where all are 1 at
-most. (Those made from Pascal VOC may count from
+Pixels: from 0, the maximum excluded, as the files say. (Those made from Pascal VOC may count from
 1: convert the VOC files themselves, `dh` knows their rule.) Classes: sorted by name.
 """
 
@@ -19,8 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from dhcli.data.formats.boxes import Box, from_decimals
 from dhcli.data.formats.columns import (
@@ -126,14 +123,9 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
         except ValueError as error:
             columns.refuse_value(line, error)
     columns.locate()
-    sizes = columns.sizes()
-    boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
-    if ((boxes >= 0) & (boxes <= 1)).all() and (boxes != boxes.round()).any():
-        boxes = columns.in_pixels(sizes)
-        columns.notes.append("all coordinates lie in 0 … 1: read as fractions of the images")
     columns.notes += reader.notes()
     own = reader.own_columns()
-    return columns.table(columns.classes_after(), boxes=boxes, sizes=sizes, image_extras=own)
+    return columns.table(columns.classes_after(), image_extras=own)
 
 
 class _Reader:

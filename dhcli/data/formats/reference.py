@@ -35,7 +35,8 @@ printed, never dropped silently.
 
 Inside `dh` a box is `xyxy` in pixels of the upright image: 0-based, with decimals, the maximum
 excluded, so that a box over a whole image of W × H pixels is [0, 0, W, H]. The tables say what each
-format does instead.
+format does instead. Where all boxes lie within 0…1, and not at whole numbers, they are read as
+fractions of their images, which is printed; where only some do, 5 % or more, that is an error.
 
 A file name in an annotation never leads out of its dataset: of an absolute path, or one with `..`,
 only the end that is found inside is used. Pipes, entities, DOCTYPEs and deep nesting are errors.

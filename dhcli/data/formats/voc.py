@@ -380,11 +380,15 @@ def _flags(fields: dict[str, str]) -> int:
 def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> DetectionTable:
     if reader.strange and not columns.files:
         raise reader.strange
-    boxes = np.array(columns.boxes, np.float64).reshape(-1, 4)
-    upright = np.delete(np.arange(len(boxes)), reader.turned)  # others lie between pixels
-    written = reader.one_based and bool(columns.files)
-    boxes[upright], first, rule = _to_zero_based(boxes[upright], offset, written)
-    columns.notes.append(rule)
+    sizes = columns.sizes()
+    boxes, about = columns.from_fractions(sizes), {}
+    if boxes is None:
+        boxes = columns.told_boxes()
+        upright = np.delete(np.arange(len(boxes)), reader.turned)  # others lie between pixels
+        written = reader.one_based and bool(columns.files)
+        boxes[upright], first, rule = _to_zero_based(boxes[upright], offset, written)
+        columns.notes.append(rule)
+        about = {FIRST_PIXEL: str(first)}
     paths = [] if columns.splits else _lists(root)
     splits, missing = read_splits(paths, reader.number_of)
     unknown = sum(name not in reader.damaged for name in missing)
@@ -396,9 +400,10 @@ def _finish(root: Path, columns: Columns, reader: _Reader, offset: str) -> Detec
     return columns.table(
         sorted(names, key=VOC_CLASSES.index if known else None),
         boxes=boxes,
+        sizes=sizes,
         splits=splits,
         extras={"pose": Strings.pack(reader.poses)} if any(reader.poses) else {},
-        about={FIRST_PIXEL: str(first)},
+        about=about,
     )
 
 

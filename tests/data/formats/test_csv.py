@@ -87,7 +87,7 @@ def test_coordinates_of_1_at_most_are_fractions(lay):
     table = read_dataset(lay({"boxes.csv": text}, "a.jpg"))
 
     assert table.boxes.tolist() == [[4, 0, 20, 30]]
-    assert table.notes == ("all coordinates lie in 0 … 1: read as fractions of the images",)
+    assert table.notes == ("boxes lie within 0…1: read as fractions of their images",)
 
 
 def test_a_table_without_classes_is_a_dataset_only_when_it_is_named(lay):
