@@ -38,6 +38,12 @@ A column of `extras` and of `image_extras`, "" in rows that say no more; an entr
 HELD = frozenset(("id", "file_name", "width", "height"))
 """The names, among an image's `source_fields`, of what other columns hold too."""
 
+TEXT_ID = "id"
+"""The ids that a dataset tells as text: of images among `image_extras`, "" for those it does not.
+
+Of classes, by name, JSON in the entry of `about`.
+"""
+
 FIRST_PIXEL = "first pixel"
 """The entry of `about` that tells what the files call the first pixel, "0" or "1"."""
 

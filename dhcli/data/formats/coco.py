@@ -47,6 +47,7 @@ from dhcli.data.table import (
     ANY_CLASS,
     REGION,
     SOURCE,
+    TEXT_ID,
     UNREADABLE,
     DetectionTable,
     Flag,
@@ -109,6 +110,7 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
     _require_some(path, boxes, len(order), strange)
     files, strays = locate_images(root, path, entries.names)
     texts, image_texts = entries.texts()
+    ids, ids_of_classes = entries.image_id_texts(), entries.category_id_texts()
     counts = {
         "annotation of an image that the file does not list: left out": len(rows) - len(order),
         "annotation without box: read as the box around its mask": entries.hulls,
@@ -131,8 +133,10 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
         box_ids=entries.box_ids[order],
         extras={} if texts is None else {SOURCE: texts[order]},
         image_extras={"annotation": Strings.repeat(relative, len(files))}
-        | ({} if image_texts is None else {SOURCE: image_texts}),
-        about={SOURCE: json.dumps(entries.about)},
+        | ({} if image_texts is None else {SOURCE: image_texts})
+        | ({} if ids is None else {TEXT_ID: Strings.pack(ids)}),
+        about={SOURCE: json.dumps(entries.about)}
+        | ({TEXT_ID: json.dumps(ids_of_classes)} if ids_of_classes else {}),
         notes=(*notes, *strays, *_notes_on_classes(entries)),
         remarks=tuple(Remark(UNREADABLE, f"{relative}:{n}", what) for n, what in entries.bad),
     )

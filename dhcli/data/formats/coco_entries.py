@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, count
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -205,6 +205,17 @@ class Entries:
     def category_ids(self) -> NDArray[np.int64]:
         return self._categories.own(self._ordered)
 
+    def image_id_texts(self) -> list[str] | None:
+        """Image ids as they are told, "" for those that are not text; None where none is."""
+        told = self._images.texts
+        return [told.get(number, "") for number in self._row_of_image] if told else None
+
+    def category_id_texts(self) -> dict[str, str]:
+        """The ids that are told as text, by the names of the classes."""
+        told = self._categories.texts
+        pairs = zip(self.classes, self._ordered, strict=True)
+        return {name: told[number] for name, number in pairs if number in told}
+
     @property
     def image_of_box(self) -> NDArray[np.int64]:
         """(M,) row of the image of each annotation; -1 where the file has no such image."""
@@ -379,10 +390,16 @@ class _Ids:
     """Numbers 0, 1 … for ids as they come up: whole numbers, or text."""
 
     def __init__(self) -> None:
+        self.texts: dict[int, str] = {}  # of those told as text
         self._numbers = _Numbers()
 
     def number(self, raw: Any, field: str) -> int:
-        return self._numbers[raw if type(raw) is int else _id(raw, field)]
+        if type(raw) is int:
+            return self._numbers[raw]
+        number = self._numbers[id_of(raw, field)]
+        if isinstance(raw, str):
+            self.texts.setdefault(number, raw)
+        return number
 
     def find(self, own: int) -> int | None:
         return self._numbers.get(own)
@@ -391,11 +408,15 @@ class _Ids:
         return list(map(self._numbers.__getitem__, ids))
 
     def own(self, numbers: Sequence[int]) -> NDArray[np.int64]:
-        """The ids behind `numbers`; 1, 2 … where any is text or too large for 64 bits."""
+        """The ids behind `numbers`; for text, and what is too large for 64 bits, the next ones."""
         ids = list(self._numbers)
         wanted = [ids[number] for number in numbers]
-        whole = [value for value in wanted if isinstance(value, int) and -_INT64 <= value < _INT64]
-        return np.array(whole if len(whole) == len(wanted) else range(1, len(wanted) + 1), np.int64)
+        whole = {each: each for each in wanted if isinstance(each, int) and _is_int64(each)}
+        largest = max((0, *whole))
+        if largest + len(wanted) >= _INT64:
+            return np.arange(1, len(wanted) + 1)
+        free = count(largest + 1)
+        return np.array([whole[each] if each in whole else next(free) for each in wanted], np.int64)
 
 
 class _Numbers(dict[int | str, int]):
@@ -465,10 +486,12 @@ def _name(raw: Any) -> str:
     return str(raw) if named and str(raw).strip() else ""
 
 
-def _id(raw: Any, field: str = "id") -> int | str:
+def id_of(raw: Any, field: str = "id") -> int | str:
+    """An id as it counts: digits in text and 1.0 are whole numbers. Raises TypeError."""
     if isinstance(raw, str):
         digits = raw.strip()
-        return int(digits) if digits.isdecimal() and len(digits) < 19 else raw
+        is_whole = digits.removeprefix("-").isdecimal() and len(digits) < 19
+        return int(digits) if is_whole else raw
     if isinstance(raw, float) and raw.is_integer():
         return int(raw)
     if raw is None and field != "id":
@@ -481,10 +504,14 @@ def _id(raw: Any, field: str = "id") -> int | str:
 def _whole(raw: Any) -> int:
     """An annotation's id, 0 where it has none that is a whole number of 64 bits."""
     try:
-        number = raw if type(raw) is int else _id(raw)
+        number = raw if type(raw) is int else id_of(raw)
     except TypeError:
         return 0
-    return number if isinstance(number, int) and -_INT64 <= number < _INT64 else 0
+    return number if isinstance(number, int) and _is_int64(number) else 0
+
+
+def _is_int64(number: int) -> bool:
+    return -_INT64 <= number < _INT64
 
 
 def _end_of_url(url: str) -> str:

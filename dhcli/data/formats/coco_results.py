@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 
 from dhcli.data.formats.boxes import columns_xywh, from_xywh
+from dhcli.data.formats.coco_entries import id_of
 from dhcli.data.io.files import stem_of
 from dhcli.data.io.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.io.json_text import JsonText
-from dhcli.data.table import ANY_CLASS, DetectionTable, make_table
+from dhcli.data.table import ANY_CLASS, TEXT_ID, DetectionTable, make_table, parse_source
 from dhcli.errors import DataError
 
 RESULTS = "predictions.bbox.json"
@@ -61,11 +62,11 @@ def result(image_id: Any, category_id: int, xywh: Sequence[float], score: float)
 def read_results(path: Path, truth: DetectionTable, *, own_ids: bool = True) -> DetectionTable:
     """Read detections on the images of `truth`: the same images, boxes in the file's order.
 
-    An image is known by its id, or by the name or stem of its file. Ids are those of `truth`,
-    unless `categories.json` beside the file names them: then the classes are its own, and so are
-    the images that it lists. Some programs write a stem that is a number as one: where the file
-    makes sense so, numbers are stems if the dataset has no ids (`own_ids`), and else if not all of
-    them are ids.
+    An image is known by its id, as its dataset tells it, or by the name or stem of its file. Ids
+    are those of `truth`, unless `categories.json` beside the file names them: then the classes are
+    its own, and so are the images that it lists. Some programs write a stem that is a number as
+    one: where the file makes sense so, numbers are stems if the dataset has no ids (`own_ids`), and
+    else if not all of them are ids.
     Raises DataError for an image, category or row that makes no sense.
     """
     names, images_of = _named_ids(path.parent / CATEGORIES)
@@ -217,6 +218,14 @@ class _Rows:
         self._number_of = number_of
         self._images = _Images(truth)
         self._label_of = {number: label for label, number in enumerate(names)}
+        told = list(truth.image_extras.get(TEXT_ID, ()))
+        counts = Counter(told)
+        self._image_told = {
+            text: row for row, text in enumerate(told) if text and counts[text] == 1
+        }
+        label_of = {name: label for label, name in enumerate(names.values())}
+        ids = parse_source(truth.about.get(TEXT_ID, ""))
+        self._label_told = {text: label_of[name] for name, text in ids.items() if name in label_of}
         try:
             JsonStream(path).read_array(self._add_plain)
         except NotPlain:
@@ -259,9 +268,9 @@ class _Rows:
         if not math.isfinite(x + y + width + height + score):
             raise self._json.fail("a detection with a number that is not finite", start)
         self.images.append(self._image(row, start))
-        label = self._label_of.get(category) if isinstance(category, int) else None
+        label = self._label(category)
         if label is None:
-            known = ", ".join(map(str, list(self._label_of)[:10]))
+            known = ", ".join(map(str, [*(self._label_told or self._label_of)][:10]))
             what = f"category id {category!r} is not known; there are: {known}"
             raise self._json.fail(what, start, hint=self._name_categories(category))
         self.labels.append(label)
@@ -282,25 +291,41 @@ class _Rows:
             why = "ids that count from 0? put" if first == 0 else "put"
             told = f'{{"categories": [{{"id": {first}, "name": "…"}}, …]}}'
             return f"{why} {CATEGORIES} beside it, which names every id: {told}"
-        return f"a category id is a number; {CATEGORIES} beside the file names what each stands for"
+        what = "a category id is one of the dataset's"
+        return f"{what}; {CATEGORIES} beside the file names what other numbers stand for"
 
     def _image(self, row: dict[str, Any], start: int) -> int:
         image = row["image_id"] if row["image_id"] is not None else row.get("file_name")
         if image is None:
             what = "`image_id` is null"
             raise self._json.fail(what, start, hint=_IMAGE_HINT)
-        number = self._number_of.get(image) if isinstance(image, int) else self._find(str(image))
+        number = self._find(image)
         if number is None:
             what = f"image id {image!r} is not in the dataset {self._truth.root}"
             raise self._json.fail(what, start, hint=_IMAGE_HINT)
         return number
 
-    def _find(self, name: str) -> int | None:
-        """The image that `name` names, or whose id it is."""
-        found = self._images.find(name)
-        if found is None and name.lstrip("-").isdecimal():
-            found = self._number_of.get(int(name))
-        return found
+    def _find(self, told: Any) -> int | None:
+        """The image whose id is told, or that is named."""
+        if isinstance(told, str):
+            for found in (self._image_told.get(told), self._images.find(told)):
+                if found is not None:
+                    return found
+        return _at(self._number_of, told)
+
+    def _label(self, told: Any) -> int | None:
+        """The class whose id is told."""
+        found = self._label_told.get(told) if isinstance(told, str) else None
+        return _at(self._label_of, told) if found is None else found
+
+
+def _at(place: Mapping[int, int], told: Any) -> int | None:
+    """The place of an id that is a whole number, as one or in text."""
+    try:
+        number = id_of(told)
+    except TypeError:
+        return None
+    return place.get(number) if isinstance(number, int) else None
 
 
 def _named_ids(path: Path) -> tuple[dict[int, str] | None, dict[int, str]]:

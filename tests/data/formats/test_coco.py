@@ -205,7 +205,7 @@ def test_ids_as_text(put):
     table = read_dataset(put(told))
 
     assert table.offsets.tolist() == [0, 1, 3]
-    assert table.image_ids.tolist() == [1, 2]
+    assert table.image_ids.tolist() == [6, 5]
 
 
 def test_dont_care_is_no_class_and_comes_back(put, tmp_path):

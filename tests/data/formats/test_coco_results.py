@@ -16,7 +16,7 @@ from dhcli.data.formats import (
 )
 from dhcli.data.io.json_stream import NotPlain
 from dhcli.data.strings import Strings
-from dhcli.data.table import make_table
+from dhcli.data.table import TEXT_ID, make_table
 from dhcli.errors import DataError
 from dhcli.inference import writers
 from dhcli.inference.writers import Place, Prediction
@@ -198,6 +198,57 @@ def test_categories_beside_the_file_name_its_ids(put, sample):
 
     assert (table.classes, table.category_ids.tolist()) == (("cat", "bird"), [17, 2])
     assert table.labels.tolist() == [0]
+
+
+def in_coco(lay, images, categories):
+    """A dataset of the images a.jpg, b.jpg … and classes A, B … with these ids."""
+    files = [f"{letter}.jpg" for letter in "abcd"[: len(images)]]
+    told = {
+        "images": [{"id": i, "file_name": f} for i, f in zip(images, files, strict=True)],
+        "annotations": [
+            {"image_id": images[0], "category_id": categories[0], "bbox": [1, 2, 3, 4]}
+        ],
+        "categories": [{"id": i, "name": n} for i, n in zip(categories, "ABCD", strict=False)],
+    }
+    return read_dataset(lay({"a.json": json.dumps(told)}, *files))
+
+
+IDS = {
+    "text": (["x1", "x2"], ["car", "7"], "x2", "7"),
+    "digits in text": (["2", "1"], ["9", "7"], "1", "7"),
+    "text that is another's name": (["b", "a"], [9, 7], "a", 7),
+    "text beside numbers": (["x1", 1], [9, "c"], 1, "c"),
+    "digits for numbers": ([2, 1], [9, 7], "1", "7"),
+    "decimals": ([2, 1], [9, 7], 1.0, 7.0),
+    "numbers for digits": (["2", "1"], ["9", "7"], 1, 7),
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_ids_as_the_dataset_tells_them_are_known(put, lay, name):
+    images, categories, image, category = IDS[name]
+    truth = in_coco(lay, images, categories)
+
+    table = read_results(put([ROW | {"image_id": image, "category_id": category}]), truth)
+
+    assert table.offsets.tolist() == [0, 0, 1]
+    assert [table.classes[label] for label in table.labels] == ["B"]
+
+
+@pytest.mark.parametrize("image", ["x3", "2", 2.5, [1], True])
+def test_an_id_that_is_none_is_an_error(put, lay, image):
+    truth = in_coco(lay, ["x1", "7"], [3])
+
+    with pytest.raises(DataError, match="is not in the dataset"):
+        read_results(put([ROW | {"image_id": image, "category_id": 3}]), truth)
+
+
+def test_an_id_that_two_merged_images_have_is_not_taken(put, lay):
+    truth = in_coco(lay, ["x1", "x2"], [3])
+    twins = replace(truth, image_extras={TEXT_ID: Strings.pack(["x1", "x1"])})
+
+    with pytest.raises(DataError, match="image id 'x1' is not in the dataset"):
+        read_results(put([ROW | {"image_id": "x1", "category_id": 3}]), twins)
 
 
 def test_results_carry_the_datasets_own_ids(sample):
