@@ -67,6 +67,7 @@ from dhcli.data.io.files import (
     IMAGE_FOLDERS,
     IMAGE_SUFFIXES,
     FilesByStem,
+    confine,
     find_folders,
     join_path,
     list_images,
@@ -121,10 +122,11 @@ def _is_folder(path: Path) -> bool:
 def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
     """Read the label files of images.
 
-    Raises DataError with the file and line of what cannot be read, or where no label file goes with
-    an image.
+    Raises DataError with the file and line of what cannot be read, where settings name no image, or
+    no label file goes with one.
     """
     (part,) = parts
+    _require_images(root, part)
     keypoints = keypoint_columns(root, part.settings)
     columns, labels = Columns(root), Labels(root, part.images.told)
     polygons: Polygons = Counter()
@@ -142,6 +144,21 @@ def read_yolo(root: Path, parts: list[_Part]) -> DetectionTable:
     folders = {file.rpartition("/")[0] or "." for file in (*columns.files, *columns.annotations)}
     names = class_names(root, part.settings, folders)
     return _finish(root, columns, names, part.images.groups)
+
+
+def _require_images(root: Path, part: _Part) -> None:
+    """Raise DataError where there are settings, and of what they name no image is there."""
+    name, path = part.settings.name, str(part.settings.told.get("path") or ".")
+    if not name or part.images.files():
+        return
+    what, inside = "names no images within its folder", confine(path)
+    hint = "put it beside the folders and lists that it names"
+    if inside is None:
+        what = f"{what}; `path: {path}` leads out of it"
+        hint = f"move {name} into `{path}`, without `path`, and give that folder"
+    elif not (root / inside).is_dir():
+        what = f"{what}; `path: {path}` is not there"
+    raise DataError(what, where=root / name, hint=hint)
 
 
 def _tell_left_out(root: Path, columns: Columns, labels: Labels) -> None:

@@ -126,6 +126,28 @@ def test_keys_in_any_case_are_the_usual_splits(put, name):
     assert {k: v.tolist() for k, v in table.splits.items()} == {"train": [0, 1], "val": [2]}
 
 
+OUTSIDE = {
+    "../d": ("; `path: ../d` leads out of it", "move birds.yaml into `../d`, without `path`"),
+    "/d": ("; `path: /d` leads out of it", "move birds.yaml into `/d`, without `path`"),
+    "gone": ("; `path: gone` is not there", "put it beside the folders and lists that it names"),
+    ".": ("", "put it beside the folders and lists that it names"),
+}
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_settings_that_name_no_images_within_their_folder_say_so(put, draw, tmp_path, path):
+    what, hint = OUTSIDE[path]
+    draw(tmp_path / "d/images/train/a.jpg")
+    text = f"path: {path}\ntrain: images/train\nnames: [cat]\n"
+    root = put(**{"cfg/birds.yaml": text})
+
+    with pytest.raises(DataError) as error:
+        read_dataset(root / "cfg/birds.yaml")
+
+    assert error.value.what == f"names no images within its folder{what}"
+    assert error.value.hint.startswith(hint)
+
+
 def test_a_place_outside_is_not_read(put, draw, tmp_path):
     draw(tmp_path.parent / "outside/a.jpg")
     files = {"images/a.jpg": None, "data.yaml": "train: ../outside\nval: images\nnames: [cat]\n"}
