@@ -75,8 +75,13 @@ def around_ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) 
 
 def hull(points: Iterable[Sequence[Any]]) -> Box:
     """The box around points (x, y). Raises ValueError where one is none, or there are none."""
-    pairs = [(number_of(x), number_of(y)) for x, y in points]
-    xs, ys = [x for x, _ in pairs], [y for _, y in pairs]
+    try:
+        pairs = [(x, y) for x, y in points]
+    except (TypeError, ValueError):
+        raise ValueError("points that are not x, y pairs") from None
+    if not pairs:
+        raise ValueError("no points")
+    xs, ys = [number_of(x) for x, _ in pairs], [number_of(y) for _, y in pairs]
     return min(xs), min(ys), max(xs), max(ys)
 
 

@@ -329,8 +329,7 @@ class Entries:
             image = self._images.number(row["image_id"], "image_id")
             category = self._categories.number(row["category_id"], "category_id")
             x, y, width, height = self._box(row)
-            area = row.get("area")
-            area = np.nan if area is None else float(area)
+            area = _area(row.get("area"))
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             name = f"annotation {row.get('id', '')}" if isinstance(row, dict) else "an annotation"
             raise EntryError(f"{name} {_missing(error)}") from None
@@ -474,10 +473,18 @@ def flags_of_row(row: dict[str, Any]) -> int:
 
 def _box_of_mask(mask: Any) -> Box | None:
     """The box around a mask: polygons, one polygon by itself, or run lengths; None if empty."""
-    if isinstance(mask, dict):
-        return box_of_rle(mask)
-    polygons = mask if isinstance(mask[0], list) else [mask]
-    return hull(point for ring in polygons for point in zip(ring[::2], ring[1::2], strict=True))
+    what = "run lengths with their `size`"
+    try:
+        if isinstance(mask, dict):
+            return box_of_rle(mask)
+        what = "polygons, each a list x, y, x, y …"
+        polygons = mask if isinstance(mask[0], list) else [mask]
+        return hull(point for ring in polygons for point in zip(ring[::2], ring[1::2], strict=True))
+    except (TypeError, ValueError, OverflowError) as error:
+        told = (
+            str(error) if str(error).startswith("whose") else f"whose `segmentation` is not {what}"
+        )
+        raise ValueError(told) from None
 
 
 def _name(raw: Any) -> str:
@@ -525,6 +532,14 @@ def _floats(bbox: Any) -> tuple[float, float, float, float]:
     except (TypeError, ValueError):
         raise ValueError("whose `bbox` is not four numbers") from None
     return x, y, width, height
+
+
+def _area(told: Any) -> float:
+    """An annotated area, NaN where there is none."""
+    try:
+        return math.nan if told is None else float(told)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("whose `area` is not a number") from None
 
 
 def _missing(error: Exception) -> str:

@@ -479,6 +479,27 @@ def test_an_entry_that_cannot_be_read_is_left_out_and_remarked(put, text, said):
     assert len(table.boxes) == left
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("segmentation", [[1, 2, 10, 2, 10]], "not polygons, each a list x, y, x, y …"),
+        ("segmentation", [[[1, 2], [10, 2], [10, 20]]], "not polygons, each a list x, y, x, y …"),
+        ("segmentation", [[]], "not polygons, each a list x, y, x, y …"),
+        ("segmentation", 3, "not polygons, each a list x, y, x, y …"),
+        ("segmentation", {"size": [4], "counts": [1]}, "not run lengths with their `size`"),
+        ("segmentation", {"size": [4, 4], "counts": None}, "not run lengths with their `size`"),
+        ("area", "large", "not a number"),
+    ],
+)
+def test_a_mask_or_area_that_makes_no_sense_is_said(put, field, value, said):
+    row = {"id": 8, "image_id": 5, "category_id": 7} | {field: value}
+    others = document()["annotations"][1:]
+
+    table = read_dataset(put(document(annotations=[row, *others])))
+
+    assert [each.what for each in table.remarks] == [f"annotation 8 whose `{field}` is {said}"]
+
+
 def test_an_image_of_which_no_annotation_can_be_read_is_left_out(put):
     told = document()
     told["annotations"][1]["bbox"] = "none"
