@@ -1,8 +1,9 @@
 """CSV as TensorFlow's and Keras's tutorials have it: a header, one line per box.
 
 `filename,width,height,class,xmin,ymin,xmax,ymax` in any order and case, and under the usual other
-names (`image`, `label`, `x1` …); commas, or semicolons where decimals have commas, or tabs. Width
-and height may be left out. In place of corners a box may be told as `x,y,width,height`, or as
+names (`image`, `label`, `x1` …); commas, or semicolons where decimals have commas, or tabs, or what
+Excel's first line `sep=;` says. A quoted "1,030" between commas could be two numbers: an error.
+Width and height may be left out. In place of corners a box may be told as `x,y,width,height`, or as
 `[x, y, width, height]` in one column `bbox`. Without a column for it the class is `object`. Columns
 called `difficult`, `truncated`, `occluded`, `crowd`, `ignore` and `score` are kept, and any other
 column that says the same of all boxes of an image (`patient`, `video`). A file a split

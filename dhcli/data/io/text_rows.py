@@ -17,13 +17,23 @@ from dhcli.errors import DataError
 _SPECIAL = ',;"\n\r\t'
 _TO_STRIP = re.compile(r"[^a-z0-9]")
 _LOOK_AT = 20
+_SEPARATOR_LINE = re.compile(r'\s*"?sep=([^\w\s"]|\t)\1*"?[ \t]*\r?\n', re.IGNORECASE)
+"""The first line that Excel takes the separator from."""
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+
+
+class _Unclear(str):
+    """A number 1,030 between commas: 1030, or 1.03 as others have it that stand in quotes."""
+
+    __slots__ = ()
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a file that say anything, each with its line number, spaces stripped.
 
-    Columns are separated by tabs, by ";" (where decimals have commas) or by ",". A quote without
-    its end costs the line it is in, not those that follow. Raises DataError.
+    Columns are separated by tabs, by ";" (where decimals have commas) or by ",", or as a first line
+    `sep=;` says. A quote without its end costs the line it is in, not those that follow. Raises
+    DataError.
     """
     yield from _rows(read_text(path), path)
 
@@ -48,11 +58,14 @@ def _first_rows(path: Path) -> list[list[str]]:
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    separator = _separator(text)
+    told = _SEPARATOR_LINE.match(text)
+    separator = told[1] if told else _separator(text)
+    start, usual = told.end() if told else 0, 0
+    before = text.count("\n", 0, start)
     lines, progress = io.StringIO(text, newline=""), FileProgress(path, len(text))
+    lines.seek(start)
     # Strict, as else a quote without its end takes all lines up to the next one.
     rows = csv.reader(lines, delimiter=separator, strict=True)
-    start, before, usual = 0, 0, 0
     while True:
         line = before + rows.line_num
         try:
@@ -72,7 +85,12 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         progress.reached(start)
         fields = [field.strip() for field in row]
         if any(fields):
-            yield line + 1, fields
+            yield line + 1, _unclear_among(fields) if separator == "," else fields
+
+
+def _unclear_among(fields: list[str]) -> list[str]:
+    """The fields of a row between commas, those marked that may be thousands."""
+    return [_Unclear(f) if "," in f and _THOUSANDS.fullmatch(f) else f for f in fields]
 
 
 def _separator(text: str) -> str:
@@ -129,14 +147,16 @@ def number_of(value: Any) -> float:
 
     Raises ValueError that quotes what is none.
     """
+    unclear = isinstance(value, _Unclear)
     try:
-        if isinstance(value, str):
+        if isinstance(value, str) and not unclear:
             return float(value.replace(",", "."))
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"`{str(value)[:40]}`")
+    why = " has a comma for thousands or decimals: write it without" if unclear else ""
+    raise ValueError(f"`{str(value)[:40]}`{why}")
 
 
 def numbers_of(fields: Iterable[str], where: str) -> list[float]:

@@ -81,6 +81,28 @@ def test_ways_to_tell_a_box(lay, name):
     assert table.notes == (() if label == "cat" else ("no column with the class: called `object`",))
 
 
+def test_a_comma_for_thousands_costs_its_row(lay, unreadable):
+    rows = 'a.jpg,"1,200",30,cat,1,2,3,4\na.jpg,40,30,cat,1,2,"1,030",4\n'
+    text = f"filename,width,height,class,xmin,ymin,xmax,ymax\n{rows}"
+
+    table = read_dataset(lay({"boxes.csv": text}, "a.jpg"))
+
+    assert (table.boxes.tolist(), table.sizes.tolist()) == ([[1, 2, 3, 4]], [[40, 30]])
+    assert unreadable(table) == [
+        "boxes.csv:3: has a value that cannot be used: `1,030` has a comma for thousands or "
+        "decimals: write it without"
+    ]
+
+
+def test_excels_line_of_the_separator_is_none_of_data(lay):
+    text = "sep=;\nfilename;class;xmin;ymin;xmax;ymax\na.jpg;cat;1,5;2;3;4\n"
+
+    table = read_dataset(lay({"boxes.csv": text}, "a.jpg"))
+
+    assert table.boxes.tolist() == [[1.5, 2, 3, 4]]
+    assert table.extras["line"].tolist() == [3]
+
+
 def test_coordinates_of_1_at_most_are_fractions(lay):
     text = "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,0.1,0,0.5,1\n"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dhcli.data.io.text_rows import mostly, read_rows
+from dhcli.data.io.text_rows import first_row, mostly, number_of, read_rows
 from dhcli.words import as_cell, of_cell
 
 
@@ -31,6 +31,33 @@ def test_quoted_fields_may_have_lines_and_quotes(rows_of):
     rows = rows_of('"a\nb",1\n\n"c ""d""",2\n"e"f,3\n')
 
     assert rows == [(1, ["a\nb", "1"]), (4, ['c "d"', "2"]), (5, ["ef", "3"])]
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;\r", "sep=;;;", "\ufeffsep=;"])
+def test_the_separator_may_stand_in_the_first_line(rows_of, tmp_path, first):
+    rows = rows_of(f"{first}\na,b;c\n\n1,5;2\n")
+
+    assert rows == [(2, ["a,b", "c"]), (4, ["1,5", "2"])]
+    assert first_row(tmp_path / "a.csv") == ["a,b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [('"1,5",x', 1.5), ('"0,125",x', 0.125), ("1,030;x;y;z", 1.03), ("1030,x", 1030)],
+)
+def test_decimals_may_have_commas(rows_of, text, number):
+    ((_, row),) = rows_of(f"{text}\n")
+
+    assert number_of(row[0]) == number
+
+
+@pytest.mark.parametrize("field", ["1,030", "-12,500", "1,030,500"])
+def test_a_comma_that_may_part_thousands_is_no_number(rows_of, field):
+    ((_, row),) = rows_of(f'"{field}",x\n')
+
+    assert row[0] == field
+    with pytest.raises(ValueError, match=f"^`{field}`"):
+        number_of(row[0])
 
 
 @pytest.mark.parametrize(
