@@ -8,6 +8,7 @@ The detectors get the same images and the same minutes of training:
 light        the preset `light`: Double-Head-Ext on EfficientNet-Lite0 with ImageNet weights
 double       Double-Head on the same backbone
 fc           one fc branch on the same backbone, everything else alike
+cascade      the preset `light-cascade`: one fc branch in three stages on the same backbone
 torchvision  torchvision's Faster R-CNN MobileNetV3-Large-320, made for CPUs; its weights cannot be
              had without a network, so it starts from random ones unless --weights gives a file
 
@@ -33,8 +34,11 @@ DETECTORS: dict[str, list[str]] = {
     "light": [],
     "double": ["model.head.branches.fc.lambda=1", "model.head.branches.conv.lambda=1", *READ],
     "fc": ["model.head.branches=[{kind: fc, width: 512, omega: 2, lambda: 0.5}]", *READ],
+    "cascade": [],
     "torchvision": ["model.kind=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn"],
 }
+OWN_PRESETS = {"cascade": "light-cascade"}
+"""Detectors that are not settings of `--preset`."""
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def one_run(name: str, seed: int, rate: float, options: argparse.Namespace) -> d
         "data": options.data.name,
         "split": options.split,
         "detector": name,
-        "preset": options.preset,
+        "preset": preset_of(name, options),
         "seed": seed,
         "minutes": options.minutes,
         "images_per_second": f"{rate:.2f}",
@@ -98,7 +102,7 @@ def one_run(name: str, seed: int, rate: float, options: argparse.Namespace) -> d
 
 def recipe(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """The settings of training."""
-    shown = dh("presets", "show", options.preset, *settings(name, options), "--json")
+    shown = dh("presets", "show", preset_of(name, options), *settings(name, options), "--json")
     train: dict[str, Any] = json.loads(shown)["config"]["train"]
     return train
 
@@ -111,9 +115,14 @@ def train(
     steps = [max(1, round(step * iterations / planned["length"])) for step in planned["steps"]]
     length = f"train.schedule={{unit: iteration, length: {iterations}, steps: {steps}}}"
     quiet = ("train.eval_every=0", "train.save_every=0", length, *more)
-    words = ["--preset", options.preset, "--data", str(options.data), "--out", str(out)]
+    words = ["--preset", preset_of(name, options), "--data", str(options.data), "--out", str(out)]
     words += ["--seed", str(seed), "--overwrite", *settings(name, options)]
     dh("train", *words, *(word for one in quiet for word in ("--set", one)))
+
+
+def preset_of(name: str, options: argparse.Namespace) -> str:
+    """The preset that the detector `name` starts from."""
+    return OWN_PRESETS.get(name, options.preset)
 
 
 def settings(name: str, options: argparse.Namespace) -> list[str]:

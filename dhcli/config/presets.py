@@ -15,7 +15,15 @@ CPU_PRESET = "light"
 """What a training starts from then where there is no GPU."""
 CPU_FINETUNE_PRESET = "finetune-light"
 """What a fine-tuning starts from there."""
-LIGHT = (CPU_PRESET, CPU_FINETUNE_PRESET, "kitti-tiny-light", "small", "demo")
+LIGHT = (
+    CPU_PRESET,
+    CPU_FINETUNE_PRESET,
+    "light-cascade",
+    "light-atss",
+    "kitti-tiny-light",
+    "small",
+    "demo",
+)
 """Presets that are made for a CPU."""
 
 

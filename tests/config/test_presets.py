@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dhcli.config import presets
 from dhcli.config.load import load_config
@@ -130,3 +131,19 @@ def test_what_is_made_for_a_cpu_starts_from_the_weights_that_are_installed(name:
     assert name in LIGHT
     assert [branch.kind for branch in config.model.head.branches] == ["fc", "conv"]
     assert config.model.head.scores == "complementary"
+
+
+def test_all_that_descends_from_small_is_made_for_a_cpu() -> None:
+    parents = {
+        name: yaml.safe_load(find_preset(name).read_text()).get("extends")
+        for name in preset_names()
+    }
+
+    made = {name for name in parents if "small" in _line(name, parents)}
+
+    assert made == set(LIGHT)
+
+
+def _line(name: str | None, parents: dict[str, str | None]) -> list[str]:
+    """A preset and those it descends from."""
+    return [] if name is None else [name, *_line(parents[name], parents)]
