@@ -337,13 +337,15 @@ class _Document(XmlReader):
         depth = self._depth
         self._depth = depth - 1
         if depth == 3 or (depth == 4 and self._group in _BOXES):
-            self._take(tag.lower(), "".join(self.said).strip())
+            name, text = tag.lower(), "".join(self.said).strip()
+            if self._fields.setdefault(name, text) is not text:
+                self._take_again(name, text)
         elif depth == 2:
             self._close(tag.lower())
         self.said.clear()
 
-    def _take(self, tag: str, text: str) -> None:
-        before = self._fields.get(tag, text)
+    def _take_again(self, tag: str, text: str) -> None:
+        before = self._fields[tag]
         if before != text and tag in _ONCE:
             self._clash = self._clash or f"two <{tag}>, {before[:20]} and {text[:20]}"
         self._fields[tag] = text

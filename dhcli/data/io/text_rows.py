@@ -60,6 +60,7 @@ def _first_rows(path: Path) -> list[list[str]]:
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     told = _SEPARATOR_LINE.match(text)
     separator = told[1] if told else _separator(text)
+    may_be_unclear = separator == "," and '"' in text
     start, usual = told.end() if told else 0, 0
     before = text.count("\n", 0, start)
     lines, progress = io.StringIO(text, newline=""), FileProgress(path, len(text))
@@ -85,7 +86,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         progress.reached(start)
         fields = [field.strip() for field in row]
         if any(fields):
-            yield line + 1, _unclear_among(fields) if separator == "," else fields
+            yield line + 1, _unclear_among(fields) if may_be_unclear else fields
 
 
 def _unclear_among(fields: list[str]) -> list[str]:
