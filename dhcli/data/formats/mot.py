@@ -26,6 +26,7 @@ from dhcli.data.formats.layouts import FilePerSequence, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, decimal, rows_of, track_of, writing
 from dhcli.data.io.files import (
     confine,
+    is_listed,
     list_folders,
     list_images,
     read_head,
@@ -230,7 +231,8 @@ def _homes(table: DetectionTable, splits: Sequence[str]) -> list[str]:
     for file, split in zip(table.files, splits, strict=True):
         parts = [p for p in file.split("/")[:-1] if p not in (_FRAMES, "images")]
         parts = parts[1:] if parts and split_name(parts[0]) == split else parts
-        name = "_".join(parts) or "sequence"
+        name = "_".join(parts)
+        name = name if is_listed(name) else f"sequence{name}"
         homes.append(f"{split}/{name}" if split else name)
     return homes
 

@@ -289,11 +289,17 @@ def _plain_file(file: str) -> str:
 
 def _options(file: str) -> Iterator[str]:
     """The names that `file` may have, best first, without end."""
-    yield last_part(file)
-    whole = file.strip("/").replace("/", "_")
+    yield _in_sight(last_part(file))
+    whole = _in_sight(file.strip("/").replace("/", "_"))
     yield whole
     stem, suffix = stem_of(whole), Path(whole).suffix
     yield from (f"{stem}_{number}{suffix}" for number in count(2))
+
+
+def _in_sight(name: str) -> str:
+    """`name` without the dots before it: what begins with one is hidden, and never listed."""
+    plain = name.lstrip(".")
+    return plain if "." in plain or plain == name else f"_{name}"
 
 
 def writable(table: DetectionTable, holds: Holds) -> tuple[DetectionTable, tuple[str, ...]]:

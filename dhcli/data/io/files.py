@@ -244,6 +244,11 @@ def list_images(folder: Path, *, deep: bool = False) -> list[str]:
     return sorted(found)
 
 
+def is_listed(name: str) -> bool:
+    """Whether a folder of this name is ever looked into: not a hidden one, or an archiver's."""
+    return bool(name) and name[0] != "." and name not in _JUNK
+
+
 def find_folders(root: Path, names: Iterable[str]) -> Iterator[str]:
     """Those of the folders `names` below `root` that are there, in any case; as spelled."""
     listed: dict[str, list[str]] = {}

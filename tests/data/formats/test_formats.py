@@ -220,6 +220,32 @@ def test_overlapping_splits_and_images_in_none_survive(sample, tmp_path, splits,
         assert len(table) == train + alone
 
 
+NAMES = {
+    "hidden": [".a.jpg", "a.jpg", ".h/b.jpg", "__MACOSX/c.jpg"],
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("kind", NAMES)
+def test_images_of_any_name_come_back_with_their_boxes(tmp_path, draw, format, kind):
+    files = NAMES[kind]
+    sizes = [(40 + index, 30) for index in range(len(files))]
+    for file, size in zip(files, sizes, strict=True):
+        draw(tmp_path / "source" / file, size)
+    boxes = [[1, 2, 30 + index, 20] for index in range(len(files))]
+    counts, labels = np.ones(len(files), np.int64), np.zeros(len(files), np.int64)
+    table = make_table(tmp_path / "source", files, sizes, counts, boxes, labels, ("face",))
+    write_dataset(table, tmp_path / "out", format)
+
+    back = read_dataset(tmp_path / "out")
+
+    sides = back.sizes[back.image_of_box, 0].tolist()
+    assert len(back) == len(files)
+    assert sorted(zip(sides, back.boxes[:, 2].round().tolist(), strict=True)) == [
+        (width, box[2]) for (width, _), box in zip(sizes, boxes, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_failed_conversion_leaves_nothing(sample, tmp_path, monkeypatch, format):
     def fail(*_):

@@ -199,6 +199,12 @@ def test_flat_names_have_stems_of_their_own():
     assert names == ["a.jpg", "y_a.jpg", "a_2.png", "y_a_2.png", "B.jpg", "z_b.jpg"]
 
 
+def test_flat_names_are_never_hidden_ones():
+    files = [".a.jpg", "..a.png", ".h/a.jpg", ".jpg", "a.b.jpg"]
+
+    assert flat_names(files) == ["a.jpg", "a_2.png", "h_a.jpg", "_.jpg", "a.b.jpg"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(3.0, "3"), (0.1, "0.1"), (-2.5, "-2.5"), (1e300, "1e+300")]
 )
