@@ -231,7 +231,7 @@ class _Alike:
         folder, _, name = file.rpartition("/")
         if folder not in self._listed:
             self._listed[folder] = FilesByStem(self._root / folder, *IMAGE_SUFFIXES)
-        found = self._listed[folder].find(stem_of(name))
+        found = _image_of(name, self._listed[folder])
         return found and join_path(folder, found)
 
 
@@ -268,10 +268,15 @@ def _respell(root: Path, files: list[str]) -> tuple[list[int], list[int]]:
             continue
         if folder not in alike:
             alike[folder] = FilesByStem(root / folder, *IMAGE_SUFFIXES)
-        found = alike[folder].find(stem_of(name))
+        found = _image_of(name, alike[folder])
         (missing if found is None else respelled).append(index)
         files[index] = join_path(folder, found or (name if _has_suffix(name) else f"{name}.jpg"))
     return respelled, missing
+
+
+def _image_of(name: str, images: FilesByStem) -> str | None:
+    """The one of `images` that `name` means: an id may end like a file, `a.png` of `a.png.jpg`."""
+    return images.find(name) or images.find(stem_of(name))
 
 
 def _has_suffix(name: str) -> bool:

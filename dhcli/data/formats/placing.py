@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import DONT_CARE, NO_TRACK
-from dhcli.data.io.files import last_part, stem_of
+from dhcli.data.io.files import fold, last_part, stem_of
 from dhcli.data.io.progress import track
 from dhcli.data.strings import Strings
 from dhcli.data.table import ANY_CLASS, HELD, REGION, SOURCE, Column, DetectionTable, Flag
@@ -258,15 +258,16 @@ def flat_names(files: Sequence[str]) -> list[str]:
     """A name without folders for each of `files`, no two with the same stem.
 
     The last part where that is unique, else the path with "_" between its parts, else numbered.
+    Nor is the stem of one another's name: `a.jpg` beside `a.jpg.png`.
     """
     taken: set[str] = set()
     names = []
     for file in map(_plain_file, files):
         for name in _options(file):  # pragma: no branch
-            stem = stem_of(name).casefold()
-            if stem not in taken:
+            keys = {fold(name), fold(stem_of(name))}
+            if taken.isdisjoint(keys):
                 break
-        taken.add(stem)
+        taken |= keys
         names.append(name)
     return names
 

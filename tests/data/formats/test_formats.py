@@ -222,6 +222,7 @@ def test_overlapping_splits_and_images_in_none_survive(sample, tmp_path, splits,
 
 NAMES = {
     "hidden": [".a.jpg", "a.jpg", ".h/b.jpg", "__MACOSX/c.jpg"],
+    "two suffixes": ["x.jpg.jpg", "x.txt.jpg", "x.bmp", "y.jpg", "y.jpg.png", "z.png.jpg"],
 }
 
 
@@ -232,7 +233,7 @@ def test_images_of_any_name_come_back_with_their_boxes(tmp_path, draw, format, k
     sizes = [(40 + index, 30) for index in range(len(files))]
     for file, size in zip(files, sizes, strict=True):
         draw(tmp_path / "source" / file, size)
-    boxes = [[1, 2, 30 + index, 20] for index in range(len(files))]
+    boxes = [[1, 2, 10 + 4 * index, 20] for index in range(len(files))]
     counts, labels = np.ones(len(files), np.int64), np.zeros(len(files), np.int64)
     table = make_table(tmp_path / "source", files, sizes, counts, boxes, labels, ("face",))
     write_dataset(table, tmp_path / "out", format)

@@ -29,6 +29,7 @@ NAMES = [
     ("dataset/day/a.jpg", "pictures/day/a.jpg", "other folders"),
     ("old/place/a.jpg", "pictures/a.jpg", "other folders"),
     ("frames/a", "frames/a.png", None),
+    ("frames/a.jpg", "frames/a.jpg.png", "spelled otherwise than the image"),
     ("a%2520b.jpg", "a b.jpg", "spelled otherwise, decoded"),
     ("a%20b.JPG", "a b.jpg", "spelled otherwise, decoded"),
     ("old/A.JPEG", "pictures/a.jpg", "spelled otherwise, decoded"),

@@ -199,6 +199,12 @@ def test_flat_names_have_stems_of_their_own():
     assert names == ["a.jpg", "y_a.jpg", "a_2.png", "y_a_2.png", "B.jpg", "z_b.jpg"]
 
 
+def test_no_stem_of_flat_names_is_another_of_them():
+    assert flat_names(["a.jpg.png", "a.jpg", "b.jpg", "B.JPG.png"]) == [
+        *("a.jpg.png", "a_2.jpg", "b.jpg", "B.JPG_2.png")
+    ]
+
+
 def test_flat_names_are_never_hidden_ones():
     files = [".a.jpg", "..a.png", ".h/a.jpg", ".jpg", "a.b.jpg"]
 
