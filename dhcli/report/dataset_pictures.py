@@ -175,7 +175,9 @@ def _samples(table: DetectionTable) -> Iterator[Image.Image]:
         objects = rows[~regions[rows]]
         labels = table.labels[objects].astype(np.int64)
         names = [table.classes[label] for label in labels.tolist()]
-        boxes, ignored = table.boxes * scale, rows[regions[rows]]
+        ignored = rows[regions[rows]]
+        with np.errstate(over="ignore"):  # drawn as far as the edge
+            boxes = table.boxes * scale
         yield draw_boxes(shown, boxes[objects], labels, names, boxes[ignored].tolist())
 
 

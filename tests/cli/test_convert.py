@@ -171,7 +171,7 @@ def test_tiles_are_cut_boxes_along(tmp_path):
     (root / "images").mkdir(parents=True)
     (root / "labels").mkdir()
     Image.new("RGB", (100, 40), "red").save(root / "images/a.png")
-    (root / "labels/a.txt").write_text("0 0.25 0.5 0.1 0.5\n", "utf-8")
+    (root / "labels/a.txt").write_text("0 0.25 0.5 0.1 0.5\n0 7 0.5 0.1 0.5\n", "utf-8")
     (root / "data.yaml").write_text("train: images\nnames: [ship]\n", "utf-8")
 
     run = convert(root, tmp_path / "out", "--to", "coco", "--tile", 40, "--overlap", 0.25)
@@ -184,6 +184,7 @@ def test_tiles_are_cut_boxes_along(tmp_path):
     assert sizes == {"a_0_0.png": (40, 40), "a_30_0.png": (40, 40), "a_60_0.png": (40, 40)}
     told = json.loads((tmp_path / "out/annotations/instances_train.json").read_text("utf-8"))
     assert [row["bbox"] for row in told["annotations"]] == [[20, 10, 10, 20]]
+    assert "1 box outside the image, or without area: in no tile" in run.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 

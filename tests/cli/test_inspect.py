@@ -98,6 +98,19 @@ def test_regions_to_ignore_are_told_of_below_the_samples(source, tmp_path):
     assert heights[1] - heights[0] == LETTERS + 2 * GAP
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_boxes_beyond_all_numbers_are_drawn_and_are_no_objects(source, tmp_path):
+    rows = ["image,class,x1,y1,x2,y2", "0.jpg,cat,10,20,1e308,30", "0.jpg,cat,1,2,1e-170,1e170"]
+    Image.new("RGB", (80, 60), "teal").save(source.parent / "0.jpg")
+    file = source.parent / "boxes.csv"
+    file.write_text("\n".join([*rows, "0.jpg,cat,0,0,1e170,1e-170"]), "utf-8")
+
+    run = dh(file, "--out", tmp_path / "look")
+
+    assert run.exit_code == 0, run.output
+    assert "objects            0" in run.stdout
+
+
 def test_boxes_lie_where_the_image_files_have_them(source):
     exif = Image.Exif()
     exif[0x0112] = 6

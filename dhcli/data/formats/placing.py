@@ -23,6 +23,7 @@ from dhcli.words import counted, named
 
 LEFT_OUT = "left out"
 """What becomes of regions in formats that hold objects alone."""
+NOT_FINITE = "box with a coordinate that is not finite: left out"
 
 Images = Literal["copy", "link", "none", "move"]
 
@@ -311,7 +312,7 @@ def writable(table: DetectionTable, holds: Holds) -> tuple[DetectionTable, tuple
     lost = []
     finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
     if broken := int(np.sum(~finite)):
-        lost.append(counted(broken, "box with a coordinate that is not finite: left out"))
+        lost.append(counted(broken, NOT_FINITE))
         table = table.keep_boxes(finite)
     unsized = (table.sizes <= 0).any(axis=1) & (np.diff(table.offsets) > 0)
     if unsized.any():

@@ -94,7 +94,7 @@ def write_plan(
     if images == "link":
         raise ConfigError("tiles are new images, which cannot be links", hint="`--images copy`")
     tiling = tile_table(table, plan.tile, plan.overlap, plan.visible)
-    lost = tuple(f"in tiles, {line}" for line in losses(table, HOLDS))
+    lost = tiling.lost + tuple(f"in tiles, {line}" for line in losses(table, HOLDS))
     if images == "none":
         lost += write(tiling.table, destination, format, images="none")
         return held(tiling.table, format), lost

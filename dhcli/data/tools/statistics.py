@@ -16,6 +16,8 @@ SMALL, MEDIUM = 32.0**2, 96.0**2
 """COCO's limits of small and medium objects, in pixels²."""
 _QUANTILES = (0, 0.1, 0.5, 0.9, 1)
 _MOST_SIZES = 5
+_SHORTEST, _LONGEST = 1e-12, 1e12
+"""Sides of an object in pixels: beyond them an area or a shape may be no number."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ def measure(table: DetectionTable) -> Statistics:
 def find_objects(table: DetectionTable) -> DetectionTable:
     """The table with objects only, `areas` being width × height of each box, in pixels²."""
     with np.errstate(over="ignore", invalid="ignore"):
-        width, height = (table.boxes[:, 2:] - table.boxes[:, :2]).T
-        sound = np.isfinite(width * height) & (width > 0) & (height > 0)
+        sides = table.boxes[:, 2:] - table.boxes[:, :2]
+    sound = np.asarray(((sides > _SHORTEST) & (sides < _LONGEST)).all(axis=1))
     found = table.keep_boxes(sound & ~table.regions())
     areas = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1)
     return replace(found, areas=areas)

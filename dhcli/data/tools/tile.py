@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from dhcli.data.formats.placing import Holds, leads_out, not_followed
+from dhcli.data.formats.placing import NOT_FINITE, Holds, leads_out, not_followed
 from dhcli.data.io.files import fold, map_threads
 from dhcli.data.io.image import read_image, save_image
 from dhcli.data.strings import Strings
 from dhcli.data.table import DetectionTable, Flag
 from dhcli.errors import DataError
+from dhcli.words import counted
 
 _LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
 _MOST_TILES = 10_000_000
@@ -35,12 +36,14 @@ class Tiling:
     sources  (I,) POSIX paths, from the table's root, of the files that they are cut from
     source   (T,) which of those a tile is of
     windows  (T, 4) xyxy pixels of the tile in its source
+    lost     lines on the boxes that are in no tile
     """
 
     table: DetectionTable
     sources: Sequence[str]
     source: Windows
     windows: Windows
+    lost: tuple[str, ...]
 
 
 def tile_table(table: DetectionTable, size: int, overlap: float, visible: float) -> Tiling:
@@ -58,8 +61,11 @@ def tile_table(table: DetectionTable, size: int, overlap: float, visible: float)
     grids = [_windows(width, height, size, overlap) for width, height in table.sizes.tolist()]
     source = np.repeat(np.arange(len(table)), [len(grid) for grid in grids])
     windows = np.concatenate([np.zeros((0, 4), np.int64), *grids])
-    tiles = _cut_boxes(_repeat(table, source, windows), windows, visible)
-    return Tiling(tiles, list(table.files), source, windows)
+    numbered = replace(table, box_ids=np.arange(len(table.boxes), dtype=np.int64))
+    tiles = _cut_boxes(_repeat(numbered, source, windows), windows, visible)
+    lost = _in_no_tile(table, tiles.box_ids)
+    tiles = replace(tiles, box_ids=np.arange(1, len(tiles.boxes) + 1, dtype=np.int64))
+    return Tiling(tiles, list(table.files), source, windows, lost)
 
 
 def write_tiles(
@@ -128,7 +134,6 @@ def _repeat(table: DetectionTable, source: Windows, windows: Windows) -> Detecti
         tiles,
         files=Strings.pack(names),
         image_ids=np.arange(1, len(source) + 1, dtype=np.int64),
-        box_ids=np.arange(1, len(tiles.boxes) + 1, dtype=np.int64),
         sizes=(windows[:, 2:] - windows[:, :2]).astype(np.int32),
         splits={name: np.flatnonzero(np.isin(source, rows)) for name, rows in table.splits.items()},
         extras={name: column for name, column in tiles.extras.items() if name in HOLDS.columns},
@@ -168,10 +173,20 @@ def _cut_boxes(tiles: DetectionTable, windows: Windows, visible: float) -> Detec
     moved = tiles.boxes - np.tile(windows[:, :2], 2)[tile]
     boxes = np.clip(moved, 0, np.tile(tiles.sizes, 2)[tile])
     cut = (boxes != moved).any(axis=1)
-    area, seen = (np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (moved, boxes))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(cut, seen / area, 1)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        # Side by side: the area of a box of 1e308 pixels is beyond all numbers.
+        sides, seen = (each[:, 2:] - each[:, :2] for each in (moved, boxes))
+        share = np.where(cut, np.prod(seen / sides, axis=1), 1)
     mark = np.where(share >= visible, Flag.TRUNCATED.value, Flag.IGNORE.value)
     flags = tiles.flags | np.where(cut, mark, 0).astype(np.uint8)
     areas = np.where(cut, np.nan, tiles.areas)
     return replace(tiles, boxes=boxes, flags=flags, areas=areas).keep_boxes(share > 0)
+
+
+def _in_no_tile(table: DetectionTable, shown: Windows) -> tuple[str, ...]:
+    """Lines on the boxes of `table` but for the rows `shown`."""
+    hidden = np.ones(len(table.boxes), np.bool_)
+    hidden[shown] = False
+    finite = np.asarray(np.isfinite(table.boxes[hidden]).all(axis=1))
+    counts = {NOT_FINITE: ~finite, "box outside the image, or without area: in no tile": finite}
+    return tuple(counted(int(rows.sum()), what) for what, rows in counts.items() if rows.any())

@@ -54,6 +54,24 @@ def test_boxes_are_whole_truncated_or_to_ignore():
     np.testing.assert_array_equal(table.areas, [77, *[np.nan] * 5])
 
 
+def test_boxes_in_no_tile_are_counted_and_huge_ones_cut():
+    beyond, nan, huge = (200, 5, 210, 15), (np.nan, 5, 10, 15), (-1e308, 5, 1e300, 15)
+    boxes = [(5, 5, 15, 15), beyond, nan, (0, 5, np.inf, 15), huge, (20, 5, 1e308, 15)]
+
+    tiling = tile_table(table_of(boxes=boxes, size=(80, 40)), 40, 0, 0.5)
+
+    assert tiling.lost == (
+        "2 boxes with a coordinate that is not finite: left out",
+        "1 box outside the image, or without area: in no tile",
+    )
+    assert tiling.table.boxes.tolist() == [
+        *([5, 5, 15, 15], [0, 5, 40, 15], [20, 5, 40, 15]),
+        *([0, 5, 40, 15], [0, 5, 40, 15]),
+    ]
+    assert tiling.table.flags.tolist() == [0, *[Flag.IGNORE] * 4]
+    assert tile_table(table_of(boxes=boxes[:1]), 40, 0, 0.5).lost == ()
+
+
 def test_marks_and_splits_go_along_and_masks_do_not():
     table = table_of(
         boxes=[(5, 5, 15, 15)],
