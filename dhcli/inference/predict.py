@@ -12,6 +12,7 @@ from dhcli.atomic import atomic_folder, require_free
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, lowest_score
 from dhcli.config.heads import choose_read_out
 from dhcli.data.formats.naming import spelled
+from dhcli.data.io.files import fold
 from dhcli.data.io.progress import Count
 from dhcli.errors import ConfigError, DhError, suggest
 from dhcli.inference.locate_images import ImageList, find_images, other_files
@@ -139,7 +140,7 @@ def predict(
     twins = find_twins(images.names)
     with ExitStack() as stack:
         at = team.from_first(lambda: stack.enter_context(placed))
-        where = Place(at, names, runner.category_ids, twins)
+        where = Place(at, names, runner.category_ids, twins, frozenset(map(fold, images.names)))
         stack.enter_context(_ending_alike(team))
         draw: Writer | None = None
         if request.draw is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_folder, require_free
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
+from dhcli.data.io.files import fold
 from dhcli.data.io.image import read_image
 from dhcli.data.io.progress import Count
 from dhcli.errors import DataError
@@ -100,13 +101,13 @@ def predict_side_by_side(
     for side in sides:
         say(f"{side.name}: drawn from score {side.threshold}, on {side.runner.place}")
     say(f"{counted(len(images), 'image')} below {images.root}, {counted(len(sides), 'model')}")
-    begun = time.perf_counter()
+    begun, taken = time.perf_counter(), frozenset(map(fold, images.names))
     with atomic_folder(folder, overwrite=request.overwrite) as place, drawing_pool() as submit:
         for number, every in enumerate(_seen(sides, images, batch_size), 1):
             found = [(side.name, side.see(one)) for side, one in zip(sides, every, strict=True)]
             panels = [(name, one) for name, one in found if one is not None]
             if panels:
-                submit(draw, panels, classes, drawn_path(place, every[0].name))
+                submit(draw, panels, classes, drawn_path(place, every[0].name, taken))
             if progress is not None:
                 progress(number, len(images))
         sides[0].summary.require_some(images)

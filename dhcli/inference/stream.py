@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, count, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ import numpy as np
 
 from dhcli.config.detecting import DetectOptions
 from dhcli.config.schema import Input
+from dhcli.data.io.files import fold
 from dhcli.data.io.image import Pixels, Values, read_image
 from dhcli.data.io.progress import Count
 from dhcli.data.loading.pictures import collate_pictures
@@ -241,7 +242,7 @@ def drawing(place: Place, draw: Drawer, lowest: Least) -> Iterator[Writer]:
 
         def write(image: Prediction) -> None:
             shown = image.take(image.reaching(lowest))
-            submit(draw, shown, place.classes, drawn_path(place.folder, image.name))
+            submit(draw, shown, place.classes, drawn_path(place.folder, image.name, place.taken))
 
         yield write
 
@@ -262,10 +263,15 @@ def drawing_pool() -> Iterator[Callable[..., None]]:
             future.result()
 
 
-def drawn_path(folder: Path, image: str) -> Path:
-    """Where the picture of `image` goes: its name, and its format if JPEG or PNG, else JPEG."""
+def drawn_path(folder: Path, image: str, taken: frozenset[str] = frozenset()) -> Path:
+    """Where the picture of `image` goes: its name, and its format if JPEG or PNG, else JPEG.
+
+    Numbered where that is the name of another: `taken` are those of all, folded.
+    """
     keeps = image.lower().endswith((".jpg", ".jpeg", ".png"))
-    return folder / "drawn" / (image if keeps else f"{image}.jpg")
+    options = chain([f"{image}.jpg"], (f"{image}_{number}.jpg" for number in count(2)))
+    name = image if keeps else next(each for each in options if fold(each) not in taken)
+    return folder / "drawn" / name
 
 
 @dataclass(frozen=True)

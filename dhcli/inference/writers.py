@@ -73,12 +73,14 @@ class Place:
     """Where predictions go, and how classes and images are named in them.
 
     twins  names of images whose files need the suffix of the image, see `find_twins`
+    taken  names of all images, folded: see `drawn_path`
     """
 
     folder: Path
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     twins: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()
 
     def file(self, kind: str, image: str, suffix: str) -> Path:
         """The image's own file of a kind: the same path with another suffix.

@@ -57,6 +57,17 @@ def test_each_image_becomes_one_picture_with_a_panel_for_each_model(folder: Path
     assert "first: drawn from score 0.05, on cpu" in result.stderr
 
 
+@pytest.mark.parametrize("how", [BOTH, BOTH[:2]])
+def test_every_image_has_a_picture_of_its_own(folder: Path, how: tuple[str, ...]) -> None:
+    Image.open("photos/1.jpg").save("photos/2.bmp")
+    Path("photos/1.jpg").rename("photos/2.bmp.jpg")
+
+    assert run(*how, "--out", "out").exit_code == 0
+
+    names = sorted(path.name for path in Path("out/drawn").iterdir())
+    assert names == ["2.bmp.jpg", "2.bmp_2.jpg", "2.png"]
+
+
 def test_json_has_what_each_model_found(folder: Path) -> None:
     result = run(*BOTH, "--json", "--classes", "Cyclist", "--score-threshold", "0.05")
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
+from dhcli.data.io.files import fold
 from dhcli.errors import DataError, DhError
 from dhcli.inference import stream
 from dhcli.inference.locate_images import ImageList, find_images
@@ -197,6 +198,22 @@ def test_pictures_are_drawn_from_a_score_up_under_their_own_names(tmp_path: Path
         "drawn/1.PNG": 1,
         "drawn/1.tif.jpg": 1,
     }
+
+
+def test_no_picture_takes_the_name_of_another_image(tmp_path: Path) -> None:
+    names = ["1.webp", "1.webp.jpg", "2.tif", "2.TIF.JPG", "2.tif_2.jpg", "3.bmp"]
+    drawn: list[str] = []
+
+    def draw(_: Prediction, __: object, path: Path) -> None:
+        drawn.append(path.name)
+
+    place = Place(tmp_path, ("a",), (1,), taken=frozenset(map(fold, names)))
+    with drawing(place, draw, 0.3) as write:
+        for name in names:
+            write(picture_of(name))
+
+    pictures = ["1.webp_2.jpg", "1.webp.jpg", "2.tif_3.jpg", "2.TIF.JPG", "2.tif_2.jpg"]
+    assert sorted(drawn) == sorted([*pictures, "3.bmp.jpg"])
 
 
 def test_a_picture_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
