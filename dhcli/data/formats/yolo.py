@@ -9,8 +9,8 @@ fill (or have a 0, 1 or 2 at every third place), both may be meant: an error tha
 
 A missing label file is an image without objects; files that go with no image, and images and
 folders beside those read, are named, and not one label file with an image is an error. Labels lie
-in `labels/` where the images lie in `images/`, or beside `JPEGImages`, or with the images, or in a
-folder of any name.
+in `labels/` where the images lie in `images/`, or beside `JPEGImages`, or in a folder of any name;
+or with the images, as do those of images that have none there.
 
 `data.yaml` names classes (a list or a map) and splits (folders or lists, within the dataset), and
 so does darknet's `obj.data`. Without them lists called as splits (`train.txt`,

@@ -285,23 +285,30 @@ class Labels:
     def __init__(self, root: Path, told: Mapping[str, str]) -> None:
         self._root = root
         self._told = told
-        self._folders: dict[str, str] = {}
+        self._folders: dict[str, list[str]] = {}
         self._listed: dict[str, FilesByStem] = {}
 
     def of_image(self, image: str) -> str | None:
         """The label file of an image, None if it has none.
 
-        That goes by where the image lies, else by where a list said that it would.
+        That goes by where the image lies, then by what lies beside it, else by where a list said
+        that it would.
         """
         above, _, last = image.rpartition("/")
-        if above not in self._folders:
-            self._folders[above] = label_folder(self._root, above or ".")
-        folder = self._folders[above]
-        listed = self._list(folder)
-        name = listed.get(last) or listed.find(stem_of(last))
-        if name is not None and _may_be_label(self._root / folder, name):
-            return join_path(folder, name)
+        for folder in self._places(above or "."):
+            listed = self._list(folder)
+            name = listed.get(last) or listed.find(stem_of(last))
+            if name is not None and _may_be_label(self._root / folder, name):
+                return join_path(folder, name)
         return self._by_end(self._told[image]) if image in self._told else None
+
+    def _places(self, images: str) -> list[str]:
+        """Where label files of images in a folder lie: the folder of all, and beside the images."""
+        if images not in self._folders:
+            usual = label_folder(self._root, images)
+            beside = [images] if images != usual and has_labels(self._root / images) else []
+            self._folders[images] = [usual, *beside]
+        return self._folders[images]
 
     def _list(self, folder: str) -> FilesByStem:
         if folder not in self._listed:
@@ -336,8 +343,8 @@ def _above(path: str) -> str:
 def label_folder(root: Path, images: str) -> str:
     """Where the label files of a folder of images lie.
 
-    The first usual place that has some; of images in the root, or in one folder for all, else a
-    folder of any name that has one of an image there.
+    The first usual place that has one of an image there; of images in the root, or in one folder
+    for all, else a folder of any name that has; else the first usual place with some.
     """
     head, found, tail = f"/{images.lower()}/".rpartition("/images/")
     options = [f"{head}/labels/{tail}"] if found else []
@@ -345,8 +352,19 @@ def label_folder(root: Path, images: str) -> str:
     options += [f"labels/{last}", join_path(parent, "labels")]
     options += [f"{head}/labels"] if found else []
     usual = [*find_folders(root, (*options, "labels")), images]
-    there = next((folder for folder in usual if label_names(root / folder)), None)
-    return there or _labels_beside(root, images) or usual[0]
+    alike = (folder for folder in usual if _have_one(root, images, folder))
+    there = (folder for folder in usual if label_names(root / folder))
+    return next(alike, None) or _labels_beside(root, images) or next(there, usual[0])
+
+
+def _have_one(root: Path, images: str, labels: str) -> bool:
+    """Whether a file in the folder `labels` is called as an image in `images`."""
+    files = list_images(root / images)
+    if any((root / labels / f"{stem_of(file)}.txt").is_file() for file in files[:_LOOK_AT]):
+        return True  # most often, and soon
+    names = {name.lower() for name in label_names(root / labels)}
+    lower = map(str.lower, files if names else ())
+    return any(f"{stem_of(file)}.txt" in names or f"{file}.txt" in names for file in lower)
 
 
 def _labels_beside(root: Path, images: str) -> str | None:

@@ -496,6 +496,27 @@ def test_a_folder_of_labels_may_have_another_name(put, image):
     assert table.notes == ("1 folder of another name taken for that of labels: annotations",)
 
 
+def test_labels_beside_images_are_read_where_labels_has_none(put):
+    files = {f"{image}.jpg": None for image in ("images/a", "images/b", "more/c")}
+    files |= {f"{label}.txt": LINE for label in ("labels/a", "images/a", "images/b", "more/c")}
+    settings = "train:\n  - images\n  - more\nnames: [cat, dog]\n"
+
+    table = read_dataset(put(**files, **{"data.yaml": settings, "more/notes.txt": "of a day"}))
+
+    assert list(table.image_extras["annotation"]) == ["labels/a.txt", "images/b.txt", "more/c.txt"]
+    assert table.notes == ("1 file of labels without image: left out: images/a.txt",)
+
+
+@pytest.mark.parametrize("place", ["images", "annotations"])
+def test_a_stray_text_in_labels_does_not_make_it_their_folder(put, place):
+    files = {"images/a.jpg": None, f"{place}/a.txt": LINE, "labels/info.txt": "hello\n"}
+
+    table = read_dataset(put(**files, **{"classes.txt": "cat\ndog\n"}))
+
+    assert (list(table.files), table.classes) == (["images/a.jpg"], ("cat", "dog"))
+    assert table.boxes.tolist() == [BOX]
+
+
 def test_labels_of_another_folder_of_images_are_not_taken(put):
     files = {"train/a.jpg": None, "train/a.txt": LINE, "test/a.jpg": None}
 
