@@ -142,6 +142,8 @@ class FilePerSplit:
             told = {split: every} if split and not table.splits else table.splits
             tables.append(replace(table, splits=told))
         notes = (*_apart(path, files, splits, tables), *self._beside(path, files, title))
+        names = (file.relative_to(path).as_posix() for file in files)
+        notes += _not_read(path, names, self.is_ours, title)
         whole = tables[0]
         if len(tables) > 1:
             whole = merge_tables(tables if self.has_ids else _numbered_on(tables))
@@ -190,7 +192,11 @@ class FilePerImage:
 
     def read(self, path: Path, read: Read, title: str) -> DetectionTable:
         """The dataset at `path`, by a function of the root and the parts. Raises DataError."""
-        return read(*self.files(path))
+        table = read(*self.files(path))
+        if path.is_file():
+            return table
+        notes = _not_read(path, table.image_extras["annotation"], self.is_ours, title)
+        return replace(table, notes=(*table.notes, *notes))
 
 
 class FilePerSequence(FilePerImage):
@@ -243,6 +249,35 @@ def folders_beside(root: Path, parts: Sequence[Part], suffix: str) -> list[str]:
     used = {part.labels.partition("/")[0] for part in parts if part.split}
     names = list_folders(root) if used else []
     return [name for name in names if name not in used and has_file(root / name, suffix)]
+
+
+def _not_read(root: Path, files: Iterable[str], is_ours: IsOurs, title: str) -> tuple[str, ...]:
+    """A note on folders of annotations that are not of `files`, but lie below theirs, or around.
+
+    The root is not around: there lie the images, and what formats look at themselves.
+    """
+    read = {file.rpartition("/")[0]: file for file in files if file}
+    around = {above for folder in read if (above := folder.rpartition("/")[0])}
+    below = (each for folder in {*read, *around} for each in _below(root, folder))
+    suffixes = {Path(file).suffix.lower() for file in read.values()}
+    left = [f for f in {*around, *below} - read.keys() if _holds(root / f, suffixes, is_ours)]
+    what = f"folder with files of {title} beside those read: left out"
+    return (named(sorted(left), what),) if left else ()
+
+
+def _below(root: Path, folder: str) -> Iterator[str]:
+    """The folders in `folder`, and those in them, but not in those of images."""
+    for name in list_folders(root / folder):
+        below = join_path(folder, name)
+        yield below
+        if not has_file(root / below, *IMAGE_SUFFIXES):
+            yield from (f"{below}/{each}" for each in list_folders(root / below))
+
+
+def _holds(folder: Path, suffixes: Iterable[str], is_ours: IsOurs) -> bool:
+    """Whether one of the first files in `folder` that say anything is of the format."""
+    names = filled_files(folder, list_files(folder, *suffixes), _SAMPLE)
+    return any(is_ours(folder / name) for name in names)
 
 
 def find_files(

@@ -22,7 +22,8 @@ _INTRODUCTION = """\
 Wherever `dh` takes data, you can give a folder or an annotation file in any of these formats. The
 format is recognised and printed; `--from NAME` sets it. If a folder is not a dataset itself, `dh`
 looks for one up to three folders down; if it finds several, it names them. If a folder fits several
-formats, the first in this list is used, and the others are named.
+formats, the first in this list is used, and the others are named. Folders with more annotations of
+the format, below those that are read or beside them, are left out and named.
 
 Archives are not unpacked; the error says which command unpacks them.
 

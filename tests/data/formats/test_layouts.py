@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,9 @@ def read_names(root: Path, path: Path) -> DetectionTable:
     columns.locate()
     return columns.table(columns.classes_after())
 
+
+READ_BELOW = {"imagenet", "labelme-web", "mot"}
+"""Formats whose annotations lie in folders of any name."""
 
 SPLIT = FilePerSplit("*.boxes", (".boxes",), is_ours)
 
@@ -143,6 +147,26 @@ def test_decimals_come_back() -> None:
     assert from_decimals(10.1, 1, 0.2, 1) == (10.1, 1, 10.3, 2)
     assert to_xywh(from_xywh(10.1, 1, 0.2, 1)) == (10.1, 1, 0.2, 1)
     assert from_centre(10.05, 1, 0.1, 2) == (10, 0, 10.1, 2)
+
+
+@pytest.mark.parametrize("format", sorted({*FORMATS} - READ_BELOW))
+def test_folders_with_annotations_below_those_read_are_named(
+    sample: DetectionTable, tmp_path: Path, format: str
+) -> None:
+    out = tmp_path / "out"
+    write_dataset(replace(sample, splits={}), out, format)
+    before = read_dataset(out)
+    file = Path(before.image_extras["annotation"][0])
+    for folder in (file.parent / "more", file.parent / "empty"):
+        (out / folder).mkdir()
+    shutil.copy(out / file, out / file.parent / "more" / file.name)
+
+    table = read_dataset(out, format=format)
+
+    told = f"1 folder with files of {FORMATS[format].title} beside those read: left out: "
+    assert f"{told}{(file.parent / 'more').as_posix()}" in table.notes
+    assert list(table.files) == list(before.files)
+    assert not [note for note in before.notes if note.startswith(told)]
 
 
 @pytest.mark.parametrize("format", ["voc", "labelme", "createml"])

@@ -468,6 +468,16 @@ def test_folders_beside_those_read_are_named(put):
     assert "2 folders of images beside those read: left out: extra, test/raw" in table.notes
 
 
+def test_folders_of_labels_beside_those_read_are_named(put):
+    files = {"images/train/a.jpg": None, "images/train/b.jpg": None, "labels/train/a.txt": LINE}
+
+    table = read_dataset(put(**files, **{"labels/b.txt": LINE, "labels/train/day/b.txt": LINE}))
+
+    said = "2 folders with files of YOLO beside those read: left out: labels, labels/train/day"
+    assert said in table.notes
+    assert list(table.image_extras["annotation"]) == ["labels/train/a.txt", ""]
+
+
 def test_folders_within_images_are_read_where_they_have_labels(put):
     files = {f"images/{name}.jpg": None for name in ("a", "cats/b", "views/c")}
     files |= {f"labels/{name}.txt": LINE for name in ("a", "cats/b")}
