@@ -259,13 +259,13 @@ def flat_names(files: Sequence[str]) -> list[str]:
     """A name without folders for each of `files`, no two with the same stem.
 
     The last part where that is unique, else the path with "_" between its parts, else numbered.
-    Nor is the stem of one another's name: `a.jpg` beside `a.jpg.png`.
+    Nor is the stem of one the name of another or, less a suffix, its stem: `a.jpg.png` and `a.jpg`.
     """
     taken: set[str] = set()
     names = []
     for file in map(_plain_file, files):
         for name in _options(file):  # pragma: no branch
-            keys = {fold(name), fold(stem_of(name))}
+            keys = {fold(name), fold(stem_of(name)), fold(stem_of(stem_of(name)))}
             if taken.isdisjoint(keys):
                 break
         taken |= keys

@@ -459,10 +459,11 @@ def read_split(path: Path, number_of: dict[str, int]) -> tuple[NDArray[np.int64]
 def listed_stem(line: str, known: Container[str]) -> str:
     """The stem that a line of a list names: all of it if that is `known`, else its first word.
 
-    Names have spaces, and after a name may stand a flag or another file.
+    Names have spaces, and after a name may stand a flag or another file. A stem may end like a
+    file: `a.jpg` of `a.jpg.png`.
     """
-    whole = stem_of(line)
-    return whole if whole in known else stem_of(line.split()[0])
+    options = (stem_of(line), line)
+    return next((each for each in options if each in known), stem_of(line.split()[0]))
 
 
 def stem_of(name: str) -> str:

@@ -236,11 +236,14 @@ def test_images_of_any_name_come_back_with_their_boxes(tmp_path, draw, format, k
     boxes = [[1, 2, 10 + 4 * index, 20] for index in range(len(files))]
     counts, labels = np.ones(len(files), np.int64), np.zeros(len(files), np.int64)
     table = make_table(tmp_path / "source", files, sizes, counts, boxes, labels, ("face",))
-    write_dataset(table, tmp_path / "out", format)
+    *most, last = range(len(files))
+    splits = {"train": np.array(most), "val": np.array([last])}
+    write_dataset(replace(table, splits=splits), tmp_path / "out", format)
 
     back = read_dataset(tmp_path / "out")
 
     sides = back.sizes[back.image_of_box, 0].tolist()
+    assert {name: len(rows) for name, rows in back.splits.items()} == {"train": last, "val": 1}
     assert len(back) == len(files)
     assert sorted(zip(sides, back.boxes[:, 2].round().tolist(), strict=True)) == [
         (width, box[2]) for (width, _), box in zip(sizes, boxes, strict=True)
