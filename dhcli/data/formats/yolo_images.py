@@ -344,14 +344,16 @@ def label_folder(root: Path, images: str) -> str:
     """Where the label files of a folder of images lie.
 
     The first usual place that has one of an image there; of images in the root, or in one folder
-    for all, else a folder of any name that has; else the first usual place with some.
+    for all, else a folder of any name that has; else the first usual place with some. Beside
+    `images/`, `labels/` is of the images there: elsewhere what lies with the images comes first.
     """
     head, found, tail = f"/{images.lower()}/".rpartition("/images/")
-    options = [f"{head}/labels/{tail}"] if found else []
     parent, _, last = images.rpartition("/")
-    options += [f"labels/{last}", join_path(parent, "labels")]
-    options += [f"{head}/labels"] if found else []
-    usual = [*find_folders(root, (*options, "labels")), images]
+    nearest = [*([f"{head}/labels/{tail}"] if found else ()), f"labels/{last}"]
+    wider = [join_path(parent, "labels"), *([f"{head}/labels"] if found else ()), "labels"]
+    are_others = not found and any(find_folders(root, (join_path(parent, "images"),)))
+    own = [images] if are_others and has_labels(root / images) else []
+    usual = [*find_folders(root, nearest), *own, *find_folders(root, wider), images]
     alike = (folder for folder in usual if _have_one(root, images, folder))
     there = (folder for folder in usual if label_names(root / folder))
     return next(alike, None) or _labels_beside(root, images) or next(there, usual[0])

@@ -517,6 +517,16 @@ def test_labels_beside_images_are_read_where_labels_has_none(put):
     assert table.notes == ("1 file of labels without image: left out: images/a.txt",)
 
 
+def test_labels_of_images_are_not_those_of_a_folder_beside(put):
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "more/a.jpg": None, "more/a.txt": LINE * 2}
+    settings = "train: images\nval: more\nnames: [cat, dog]\n"
+
+    table = read_dataset(put(**files, **{"data.yaml": settings}))
+
+    assert list(table.image_extras["annotation"]) == ["labels/a.txt", "more/a.txt"]
+    assert table.notes == ()
+
+
 @pytest.mark.parametrize("place", ["images", "annotations"])
 def test_a_stray_text_in_labels_does_not_make_it_their_folder(put, place):
     files = {"images/a.jpg": None, f"{place}/a.txt": LINE, "labels/info.txt": "hello\n"}
