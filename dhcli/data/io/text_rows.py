@@ -148,14 +148,14 @@ def number_of(value: Any) -> float:
 
     Raises ValueError that quotes what is none.
     """
-    unclear = isinstance(value, _Unclear)
     try:
-        if isinstance(value, str) and not unclear:
+        if type(value) is str or (isinstance(value, str) and not isinstance(value, _Unclear)):
             return float(value.replace(",", "."))
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
     except (ValueError, OverflowError):
         pass
+    unclear = isinstance(value, _Unclear)
     why = " has a comma for thousands or decimals: write it without" if unclear else ""
     raise ValueError(f"`{str(value)[:40]}`{why}")
 
