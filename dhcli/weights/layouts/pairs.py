@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import PVTS, RESNETS, Config, ConvBranch, FcBranch, ResNet, TwoStage
+from dhcli.config.schema import (
+    PVTS,
+    RESNETS,
+    Config,
+    ConvBranch,
+    DisentangledRoi,
+    FcBranch,
+    ResNet,
+    TwoStage,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,6 +163,21 @@ def model_of(config: Config) -> TwoStage:
     """The section `model` of `config`: most detectors of other programs are of this kind."""
     assert isinstance(config.model, TwoStage)
     return config.model
+
+
+def misfit(config: Config, *, moves: bool = False) -> str | None:
+    """Why no other program has what stands around the branches of `config`; None if one may.
+
+    `moves`: that program has branches that move their RoIs.
+    """
+    if not isinstance(config.model, TwoStage):
+        return f"it is of kind `{config.model.kind}`"
+    branches = config.model.head.branches
+    if any(branch.focus == "iou" for branch in branches):
+        return "one of its branches predicts IoU (`focus: iou`)"
+    if not moves and any(isinstance(branch.roi, DisentangledRoi) for branch in branches):
+        return "its branches have RoIs of their own (`roi: {kind: disentangled}`)"
+    return None
 
 
 def depth_of(config: Config) -> str:
