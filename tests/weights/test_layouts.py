@@ -362,7 +362,16 @@ def test_tsds_code_has_no_other_head(change: str, why: str) -> None:
 FC = "{kind: fc, lambda: 0.5}"
 SCORES, PLACES = "{kind: fc}", "{kind: conv}"
 JUDGES = "{kind: fc, name: iou, focus: iou}"
+TSD = [
+    f"{{kind: fc, name: {name}, focus: {focus}, {more}}}"
+    for name, focus, more in (
+        ("sibling", "cls", "lambda: 0.5"),
+        ("pc", "cls", "roi: {kind: disentangled}"),
+        ("pr", "reg", "roi: {kind: disentangled}"),
+    )
+]
 MOVES = "roi: {kind: disentangled, margin: 0}"
+GROUPS, NO_BATCH_NORM = "model.backbone.norm=gn", "not a ResNet with batch norm"
 BACKGROUND = "model.head.background_box=true"
 SHARED = "model.head.class_agnostic=true"
 PREDICTS_IOU, MOVED = "one of its branches predicts IoU", "its branches have RoIs of their own"
@@ -378,6 +387,9 @@ PREDICTS_IOU, MOVED = "one of its branches predicts IoU", "its branches have RoI
         ("mmdet", [f"{{kind: fc, lambda: 0.5, {MOVES}}}"], [], MOVED),
         ("torchvision", [f"{{kind: fc, lambda: 0.5, {MOVES}}}"], [BACKGROUND], MOVED),
         ("torchvision", [FC], [BACKGROUND, SHARED], "all classes share its boxes"),
+        ("mmdet", [FC], [GROUPS], NO_BATCH_NORM),
+        ("torchvision", [FC], [GROUPS, BACKGROUND], NO_BATCH_NORM),
+        ("tsd", TSD, [GROUPS, BACKGROUND], NO_BATCH_NORM),
     ],
 )
 def test_a_program_without_such_a_detector_gets_no_part_of_it(

@@ -172,7 +172,9 @@ def misfit(config: Config, *, moves: bool = False) -> str | None:
     """
     if not isinstance(config.model, TwoStage):
         return f"it is of kind `{config.model.kind}`"
-    branches = config.model.head.branches
+    backbone, branches = config.model.backbone, config.model.head.branches
+    if not isinstance(backbone, ResNet) or backbone.norm == "gn":
+        return "its backbone is not a ResNet with batch norm"
     if any(branch.focus == "iou" for branch in branches):
         return "one of its branches predicts IoU (`focus: iou`)"
     if not moves and any(isinstance(branch.roi, DisentangledRoi) for branch in branches):
