@@ -176,8 +176,7 @@ def export_state(
     if not isinstance(backbone, fits):
         what = f"its backbone is of kind `{backbone.kind}`, but that program needs a ResNet"
         raise ModelError(f"{writable.TITLE} has no such detector: {what}")
-    bare = isinstance(config.model, TwoStage) and config.model.neck.kind != "fpn"
-    reason = "it has no pyramid" if bare else writable.misfit(config)
+    reason = writable.misfit(config)
     if reason is not None:
         raise ModelError(f"{writable.TITLE} has no such detector: {reason}")
     pairs = [one for one in writable.pairs(config) if one.ours in state or not one.optional]

@@ -372,6 +372,10 @@ TSD = [
 ]
 MOVES = "roi: {kind: disentangled, margin: 0}"
 GROUPS, NO_BATCH_NORM = "model.backbone.norm=gn", "not a ResNet with batch norm"
+OTHER_LEVELS = "its pyramid does not begin with P2 … P5"
+FINEST_3 = ["model.neck.finest=3", "model.anchors.sizes=[64,128,256,512]"]
+COARSEST_4 = ["model.neck.coarsest=4", "model.anchors.sizes=[32,64,128]"]
+C4 = ["model.neck.kind=none", "model.pool.size=14"]
 BACKGROUND = "model.head.background_box=true"
 SHARED = "model.head.class_agnostic=true"
 PREDICTS_IOU, MOVED = "one of its branches predicts IoU", "its branches have RoIs of their own"
@@ -390,6 +394,12 @@ PREDICTS_IOU, MOVED = "one of its branches predicts IoU", "its branches have RoI
         ("mmdet", [FC], [GROUPS], NO_BATCH_NORM),
         ("torchvision", [FC], [GROUPS, BACKGROUND], NO_BATCH_NORM),
         ("tsd", TSD, [GROUPS, BACKGROUND], NO_BATCH_NORM),
+        ("mmdet", [FC], FINEST_3, OTHER_LEVELS),
+        ("mmdet", [FC], COARSEST_4, OTHER_LEVELS),
+        ("mmdet", [FC], ["model.neck.extra=on_output"], r"no place for neck\.further\.0"),
+        ("torchvision", [FC], [*FINEST_3, BACKGROUND], OTHER_LEVELS),
+        ("tsd", TSD, [*FINEST_3, BACKGROUND], OTHER_LEVELS),
+        ("mmdet", ["{kind: res5, lambda: 0.5}"], C4, "it has no pyramid"),
     ],
 )
 def test_a_program_without_such_a_detector_gets_no_part_of_it(

@@ -17,6 +17,7 @@ from dhcli.config.schema import (
     ConvBranch,
     DisentangledRoi,
     FcBranch,
+    NoNeck,
     ResNet,
     TwoStage,
 )
@@ -175,6 +176,10 @@ def misfit(config: Config, *, moves: bool = False) -> str | None:
     backbone, branches = config.model.backbone, config.model.head.branches
     if not isinstance(backbone, ResNet) or backbone.norm == "gn":
         return "its backbone is not a ResNet with batch norm"
+    if isinstance(config.model.neck, NoNeck):
+        return "it has no pyramid"
+    if config.model.neck.levels()[:4] != ["P2", "P3", "P4", "P5"]:
+        return "its pyramid does not begin with P2 … P5"
     if any(branch.focus == "iou" for branch in branches):
         return "one of its branches predicts IoU (`focus: iou`)"
     if not moves and any(isinstance(branch.roi, DisentangledRoi) for branch in branches):
