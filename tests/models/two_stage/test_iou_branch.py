@@ -127,6 +127,17 @@ def test_precise_pooling_is_close_to_roi_align_on_a_smooth_map() -> None:
     assert pool.integrate([level], boxes[:0], images[:0]).shape == (0, 2, 7, 7)
 
 
+def test_precise_pooling_gives_the_dtype_of_the_levels_and_nearly_the_same() -> None:
+    level = torch.randn(1, 4, 16, 16).bfloat16()
+    pool = Pool(3, 0, True, (4,))
+    boxes, images = torch.tensor([[13.0, 22, 49.5, 51]]), torch.tensor([0])
+
+    found = pool.integrate([level], boxes, images)
+
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), pool.integrate([level.float()], boxes, images), atol=1e-2)
+
+
 def test_a_climb_never_falls_below_its_rule(
     small_config: Callable[..., Config], batch: ImageBatch
 ) -> None:
