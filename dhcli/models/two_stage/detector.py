@@ -129,7 +129,9 @@ class TwoStageDetector(FeatureDetector):
         boxes = rules.rescale(found.boxes, 1 / scale)
         images = torch.full_like(found.labels, image)
         boxes, ious = self.head.climb(levels, boxes, images, found.labels, guide.refine, guide.step)
-        boxes = rules.rescale(rules.clip(boxes, size), scale)
+        boxes = rules.clip(boxes, size)
         scores = found.scores * ious.clamp(0, 1) if guide.multiply else found.scores
         order = scores.argsort(descending=True, stable=True)
+        order = order[rules.has_area(boxes)[order]]
+        boxes = rules.rescale(boxes, scale)
         return Detections(boxes[order], scores[order], found.labels[order])

@@ -218,7 +218,7 @@ class Head(nn.Module):
 
         Δ = λ ∂IoU/∂b · (w, h, w, h) ("Acquisition of Localization Confidence", Alg. 2). A box stops
         when a step changes its IoU by less than `STILL`, or lowers it by more than `WORSE`: that
-        step is taken back.
+        step is taken back, as is one that leaves it less than a pixel wide or high.
         """
         with torch.inference_mode(False), torch.enable_grad():
             levels = [level.clone() for level in levels]
@@ -231,8 +231,9 @@ class Head(nn.Module):
             for _ in range(steps if len(boxes) else 0):
                 [slope] = torch.autograd.grad(ious.sum(), at)
                 sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-                at = torch.where(moving[:, None], boxes + length * slope * sides, boxes)
-                at = at.detach().requires_grad_()
+                ahead = boxes + length * slope * sides
+                moving = moving & self.rules.has_area(ahead, 1.0)
+                at = torch.where(moving[:, None], ahead, boxes).detach().requires_grad_()
                 ious = self._judge_precisely(levels, at, images, labels)
                 gain = ious.detach() - best
                 worse = gain < -WORSE

@@ -160,6 +160,40 @@ def test_a_climb_never_falls_below_its_rule(
     assert after.mean() > before.mean()
 
 
+def test_no_step_however_long_turns_a_box_inside_out(
+    small_config: Callable[..., Config], batch: ImageBatch
+) -> None:
+    detector = build_detector(small_config(FC, IOU), classes=3).eval()
+    torch.nn.init.normal_(detector.head.branch("iou").iou.weight, std=1.0)
+    corner = torch.rand(12, 2) * 40
+    boxes = torch.cat([corner, corner + 12 + 20 * torch.rand(12, 2)], dim=1)
+    labels = torch.zeros(12).long()
+
+    moved, ious = detector.head.climb(detector.extract(batch), boxes, labels, labels, 5, 50.0)
+
+    assert (moved != boxes).any()
+    assert (moved[:, 2:] - moved[:, :2]).min() >= 1
+    assert ious.isfinite().all()
+
+
+def test_a_box_that_climbed_out_of_the_image_goes(
+    small_config: Callable[..., Config], batch: ImageBatch
+) -> None:
+    detector = build_detector(make_config(small_config(FC, IOU), refine=1), classes=3).eval()
+    every = DetectOptions(threshold=0.0)
+    before = detector.detect(batch, every)[0]
+    out = torch.tensor([999.0, 0, 999, 0])
+
+    def climb(_: object, boxes: Tensor, *__: object) -> tuple[Tensor, Tensor]:
+        first = torch.arange(len(boxes))[:, None] == 0
+        return boxes + out * first, torch.ones(len(boxes))
+
+    detector.head.climb = climb
+    after = detector.detect(batch, every)[0]
+
+    assert [len(one) for one in after] == [len(one) - 1 for one in before]
+
+
 def test_the_papers_loss_is_smooth_l1_around_a_half(
     small_config: Callable[..., Config], batch: ImageBatch, targets: list[Target]
 ) -> None:
