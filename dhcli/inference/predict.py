@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.atomic import atomic_folder, require_free
-from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, lowest_score
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, check_gate, lowest_score
 from dhcli.config.heads import choose_read_out
 from dhcli.data.formats.naming import spelled
 from dhcli.data.io.files import fold
@@ -204,6 +204,7 @@ def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOpt
     """`options` by which the runner gives all that is wanted, and little more."""
     model = runner.config.model
     read_out = choose_read_out(model, request.scores, request.boxes)
+    check_gate(model, options.gate, [read_out])
     score = None if request.score == "best" else request.score
     return options.giving(score, request.top, model.detect).reading(read_out)
 
