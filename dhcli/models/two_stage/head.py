@@ -52,7 +52,11 @@ class Scored(NamedTuple):
 
     def above(self, threshold: float) -> Scored:
         """Those that score above `threshold`."""
-        kept = torch.nonzero(self.scores > threshold).flatten()
+        return self.where(self.scores > threshold)
+
+    def where(self, wanted: Tensor) -> Scored:
+        """Those that are `wanted` (D,) bool."""
+        kept = torch.nonzero(wanted).flatten()
         return Scored(*(column[kept] for column in self))
 
 
@@ -345,7 +349,8 @@ class Head(nn.Module):
         No branch runs twice. One that only refines boxes runs on the proposals that still can
         become a detection; what it says of the others would be thrown away, so the result is the
         same. Fused scores need both branches on all proposals; a `gate` leaves out those that no
-        class scores that high in the first branch, which does change the result.
+        class scores that high in the first branch, which does change the result. It saves work
+        where all of `read_outs` are fused.
 
         in   boxes  (N, 4) float32 xyxy;  images  (N,) int64;  sizes  (B, 2) int64 height, width
              earlier  logits (N, K+1) that others gave by branch, to be averaged with its own
@@ -353,7 +358,8 @@ class Head(nn.Module):
         first, *others = self.all_scorers(read_outs)
         outputs = {first: self._average(first, levels, boxes, images, earlier)}
         passed = torch.arange(boxes.shape[0], device=boxes.device)
-        if gate and others:
+        fused = [one for one in read_outs if len(self.scorers(one)) > 1] if gate else []
+        if fused and len(fused) == len(read_outs):
             passed = _pass_gate(outputs[first], gate)
             outputs[first] = outputs[first].take(passed)
             boxes, images = boxes[passed], images[passed]
@@ -362,6 +368,9 @@ class Head(nn.Module):
         found = []
         for read_out in read_outs:
             scored = self._read(read_out, outputs, levels, boxes, images, threshold)
+            if read_out in fused and len(fused) < len(read_outs):
+                open_to = _pass_gate(outputs[self.scorers(read_out)[0]], gate)
+                scored = scored.where(torch.isin(scored.rows, open_to))
             found.append(scored._replace(rows=passed[scored.rows]))
         return found
 
