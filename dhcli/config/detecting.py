@@ -72,6 +72,9 @@ class DetectOptions:
         given = {key: value for key, value in asked.items() if value is not None and key in has}
         if nms := self._nms(configured):
             given["nms"] = nms
+        if self.threshold is not None and isinstance(given.get("nms"), GuidedNms):
+            # A box that scores lower may stay in place of a better one, and take its score
+            given["score_threshold"] = min(configured.score_threshold, self.threshold)
         if self.threshold is not None and isinstance(configured, DetectDense):
             given["min_score"] = self.threshold
             if configured.threshold_on == "class":  # what comes out may score higher, or lower
@@ -129,10 +132,12 @@ def lowest_score(model: Section, options: DetectOptions) -> float:
     A threshold that is asked for holds for what comes out, a configured one for the classes' scores
     alone, which the confidence of boxes may lower.
     """
+    if options.threshold is not None:
+        return options.threshold
     lowered = isinstance(model, TwoStage) and (
         any(map(says_buckets, model.head.branches)) or _multiplies(model.detect.nms)
     )
-    if lowered and options.threshold is None:
+    if lowered:
         return 0.0
     configured: DetectBest = getattr(model, "detect")  # noqa: B009 - every kind of model has it
     return options.over(configured).lowest()

@@ -64,9 +64,13 @@ class TwoStageDetector(FeatureDetector):
         every = self.head.detect(
             read_outs, levels, boxes, owner, images.sizes, rule.score_threshold, rule.gate
         )
-        if options.threshold is not None:  # also where a box's confidence has lowered a score
-            every = [scored.above(options.threshold) for scored in every]
-        return [self._divide(scored, owner[scored.rows], levels, images, rule) for scored in every]
+        guided, least = isinstance(rule.nms, GuidedNms), options.threshold
+        if least is not None and not guided:  # also where a box's confidence has lowered a score
+            every = [scored.above(least) for scored in every]
+        found = [self._divide(scored, owner[scored.rows], levels, images, rule) for scored in every]
+        if least is not None and guided:  # which changes scores
+            found = [[one.above(least) for one in of_read_out] for of_read_out in found]
+        return found
 
     def parts(self) -> dict[str, nn.Module]:
         first = {"backbone": self.backbone, "neck": self.neck, "RPN": self.rpn}

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from dhcli.config.detecting import DetectOptions
+from dhcli.config.detecting import DetectOptions, lowest_score
 from dhcli.config.schema import Config
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.config.schema.detect import GuidedNms
@@ -192,6 +192,30 @@ def test_a_box_that_climbed_out_of_the_image_goes(
     after = detector.detect(batch, every)[0]
 
     assert [len(one) for one in after] == [len(one) - 1 for one in before]
+
+
+@pytest.mark.parametrize("nms", [{}, {"multiply": True}, {"multiply": True, "refine": 2}])
+def test_a_threshold_that_is_asked_for_only_leaves_out_what_scores_below_it(
+    small_config: Callable[..., Config], batch: ImageBatch, nms: dict[str, Any]
+) -> None:
+    config = make_config(small_config(FC, IOU), **nms)
+    detector = build_detector(config, classes=3).eval()
+    detector.rule = detector.rule.model_copy(update={"score_threshold": 0.0})
+    for kind, std in (("fc", 0.5), ("iou", 1.0)):
+        branch = detector.head.branch(kind)
+        torch.nn.init.normal_((branch.iou if kind == "iou" else branch.cls).weight, std=std)
+
+    [usual] = detector.detect(batch)
+    score = torch.cat([one.scores for one in usual]).sort().values[-20].item()
+    options = DetectOptions(threshold=score)
+    [asked] = detector.detect(batch, options)
+
+    assert lowest_score(config.model, options) == score
+    for every, found in zip(usual, asked, strict=True):
+        above = every.scores > score
+        assert 0 < len(found) < len(every)
+        assert torch.allclose(found.boxes, every.boxes[above], atol=1e-3)
+        assert torch.equal(found.labels, every.labels[above])
 
 
 def test_the_papers_loss_is_smooth_l1_around_a_half(
