@@ -357,6 +357,8 @@ def test_tsds_code_has_no_other_head(change: str, why: str) -> None:
     config = config_from_dict(tsd.settings(fill(key_list("tsd")), "w.pth"), "a test", [change])
 
     assert why in str(tsd.misfit(config))
+    with pytest.raises(ModelError, match=r"TSD \(Sense-X\) has no such detector: "):
+        export_state({}, config, "tsd")
 
 
 FC = "{kind: fc, lambda: 0.5}"

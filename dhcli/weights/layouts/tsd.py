@@ -16,7 +16,7 @@ from dhcli.weights.layouts.mmdet import parts
 if TYPE_CHECKING:
     from torch import Tensor
 
-TITLE = "TSD's authors"
+TITLE = "TSD (Sense-X)"
 HEAD = "bbox_head"
 CLASSIFIERS: tuple[str, ...] = (f"{HEAD}.TSD_fc_cls.weight",)
 ANCHORS = ""
