@@ -20,6 +20,7 @@ from dhcli.inference.stream import Drawer, Kept, Summary, detect_images, drawing
 from dhcli.inference.thresholds import (
     Score,
     Threshold,
+    note_of,
     require_stored,
     same_for_all,
     stored_threshold,
@@ -133,6 +134,8 @@ def predict(
     drawn = f" and drawn from {drawn_from}" if draws else ""
     done = "written" if request.formats else "counted"
     say(f"detections are {done} from score {kept_from}{drawn}")
+    if note := note_of(drawn_from, runner, options):
+        say(note)
     kept = Kept(request.top, labels, drawn_from.least, kept_from.least)
     written = folder if request.formats or request.draw else None
     placed = atomic_folder(folder, overwrite=request.overwrite) if written else nullcontext(folder)
