@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dhcli.config.detecting import DetectOptions
+from dhcli.config.detecting import DetectOptions, check_gate
 from dhcli.config.heads import choose_read_out
 from dhcli.config.schema import Config
 from dhcli.data import formats
@@ -108,6 +108,7 @@ class Model:
         self.config: Config = runner.config
         self.notes = tuple(runner.lines)
         self._read_out = choose_read_out(self.config.model, scores, boxes)
+        check_gate(self.config.model, options.gate, [self._read_out])
         self._options = options.reading(self._read_out)
         stored = stored_threshold(runner, self._read_out)
         self.best_thresholds = stored and dict(

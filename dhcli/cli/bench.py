@@ -78,12 +78,14 @@ def bench(
       dh bench --preset coco-r50-ext --json
       dh bench --preset light --set model.neck.channels=96
     """
-    from dhcli.config.detecting import DetectOptions
+    from dhcli.config.detecting import DetectOptions, check_gate
+    from dhcli.config.heads import choose_read_out
     from dhcli.report.console import print_json
     from dhcli.studies.speed import drawn_pictures, measure_speed
 
     options = DetectOptions(gate=gate, device=device, precision=precision)
     runner = _open(model, preset, overrides or (), options)
+    check_gate(runner.config.model, gate, [choose_read_out(runner.config.model, None, None)])
     height, width = _size(image_size, runner.config)
     pictures = drawn_pictures((height, width), batch_size, runner.divisor)
     speed = measure_speed(runner, pictures, repeats, options)

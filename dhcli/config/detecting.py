@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from dhcli.config.heads import ReadOut
 from dhcli.config.schema import (
+    FUSIONS,
     Config,
     Detect,
     DetectBest,
     DetectDense,
     TwoStage,
-    predicts,
+    readers,
     says_buckets,
 )
 from dhcli.config.schema.base import Section
@@ -70,6 +72,9 @@ class DetectOptions:
         given = {key: value for key, value in asked.items() if value is not None and key in has}
         if nms := self._nms(configured):
             given["nms"] = nms
+        if self.threshold is not None and isinstance(given.get("nms"), GuidedNms):
+            # A box that scores lower may stay in place of a better one, and take its score
+            given["score_threshold"] = min(configured.score_threshold, self.threshold)
         if self.threshold is not None and isinstance(configured, DetectDense):
             given["min_score"] = self.threshold
             if configured.threshold_on == "class":  # what comes out may score higher, or lower
@@ -127,10 +132,12 @@ def lowest_score(model: Section, options: DetectOptions) -> float:
     A threshold that is asked for holds for what comes out, a configured one for the classes' scores
     alone, which the confidence of boxes may lower.
     """
+    if options.threshold is not None:
+        return options.threshold
     lowered = isinstance(model, TwoStage) and (
         any(map(says_buckets, model.head.branches)) or _multiplies(model.detect.nms)
     )
-    if lowered and options.threshold is None:
+    if lowered:
         return 0.0
     configured: DetectBest = getattr(model, "detect")  # noqa: B009 - every kind of model has it
     return options.over(configured).lowest()
@@ -140,12 +147,19 @@ def _multiplies(nms: Suppression) -> bool:
     return isinstance(nms, GuidedNms) and nms.multiply
 
 
-def check_gate(model: Section, gate: float | None) -> None:
-    """Raise ConfigError where a gate would do nothing in the section `model`: one branch scores."""
+def check_gate(model: Section, gate: float | None, read_outs: Sequence[ReadOut] = ()) -> None:
+    """Raise ConfigError where a gate would do nothing: in the section `model`, one branch scores.
+
+    Or in every one of `read_outs`, where they are known.
+    """
     branches = model.head.branches if isinstance(model, TwoStage) else ()
-    if gate is not None and sum(predicts(branch, "cls") for branch in branches) < 2:
+    if gate is not None and len(readers(branches, "cls")) < 2:
         what = "a gate needs fused scores, but only one branch of this model classifies"
         hint = "remove --gate: this model already skips its box branch where it cannot matter"
+        raise ConfigError(what, where="--gate", hint=hint)
+    if gate and read_outs and not any(one.scores in FUSIONS for one in read_outs):
+        what = f"a gate needs fused scores, but those of `{read_outs[0].scores}` are asked for"
+        hint = f"remove --gate, or take `--scores {FUSIONS[-1]}`"
         raise ConfigError(what, where="--gate", hint=hint)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dhcli.config.detecting import AS_CONFIGURED, DetectOptions
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, check_gate
 from dhcli.config.heads import ReadOut
 from dhcli.data.io.progress import Count
 from dhcli.data.loading.loader import Batch, EvalLoader, as_pictures
@@ -86,6 +86,7 @@ def evaluate_runner(  # noqa: PLR0913  (what, how, by whom and who is told)
     the model has no such read-out.
     """
     read_outs = measures.choose(runner)
+    check_gate(runner.config.model, options.gate, read_outs)
     split, truth = team.from_first(lambda: _read(data, measures.split, runner.classes, say))
     trained = runner.config.train.batch_size
     size = batch_size or (runner.usual_batch if trained == "auto" else trained)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dhcli.atomic import atomic_folder, require_free
-from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, lowest_score
+from dhcli.config.detecting import AS_CONFIGURED, DetectOptions, check_gate, lowest_score
 from dhcli.config.heads import choose_read_out
 from dhcli.data.formats.naming import spelled
 from dhcli.data.io.files import fold
@@ -20,6 +20,7 @@ from dhcli.inference.stream import Drawer, Kept, Summary, detect_images, drawing
 from dhcli.inference.thresholds import (
     Score,
     Threshold,
+    note_of,
     require_stored,
     same_for_all,
     stored_threshold,
@@ -133,6 +134,8 @@ def predict(
     drawn = f" and drawn from {drawn_from}" if draws else ""
     done = "written" if request.formats else "counted"
     say(f"detections are {done} from score {kept_from}{drawn}")
+    if note := note_of(drawn_from, runner, options):
+        say(note)
     kept = Kept(request.top, labels, drawn_from.least, kept_from.least)
     written = folder if request.formats or request.draw else None
     placed = atomic_folder(folder, overwrite=request.overwrite) if written else nullcontext(folder)
@@ -204,6 +207,7 @@ def asked(request: Request, options: DetectOptions, runner: Runner) -> DetectOpt
     """`options` by which the runner gives all that is wanted, and little more."""
     model = runner.config.model
     read_out = choose_read_out(model, request.scores, request.boxes)
+    check_gate(model, options.gate, [read_out])
     score = None if request.score == "best" else request.score
     return options.giving(score, request.top, model.detect).reading(read_out)
 

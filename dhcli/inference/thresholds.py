@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dhcli.config.detecting import DetectOptions
 from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.errors import ConfigError
 from dhcli.metrics.operating import OperatingPoints
@@ -65,6 +66,16 @@ def stored_threshold(runner: Runner, read_out: ReadOut) -> Threshold | None:
     if points is None:
         return None
     return Threshold(np.array(list(points.thresholds(runner.classes).values())), best=True)
+
+
+def note_of(threshold: Threshold, runner: Runner, options: DetectOptions) -> str:
+    """Why `threshold` may not fit what `runner` finds by `options`; "" where nothing speaks so."""
+    configured = runner.config.model.detect
+    asked = replace(options, threshold=None, most=None).over(configured)
+    if not threshold.best or asked == configured:
+        return ""
+    found = "note: these thresholds were found as the model is configured"
+    return f"{found}; with another NMS or gate they may not fit"
 
 
 def require_stored(runner: Runner, read_out: ReadOut, where: str) -> Threshold:

@@ -81,3 +81,8 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def above(self, threshold: float) -> Detections:
+        """Those that score above `threshold`."""
+        kept = torch.nonzero(self.scores > threshold).flatten()
+        return Detections(self.boxes[kept], self.scores[kept], self.labels[kept])

@@ -61,7 +61,7 @@ def best_of_groups(
 def take_best(keep: Tensor, scores: Tensor, groups: Tensor, limits: Limits) -> Tensor:
     """Of `keep` (n,), best first, what `limits` leave."""
     most, per_group, keep_ties = limits
-    if per_group:
+    if per_group and len(keep):  # one_hot of nothing knows no classes
         keep = keep[_rank_in_group(groups[keep]) < per_group]
     if keep_ties and len(keep) > most:
         most = int((scores[keep] >= scores[keep[most - 1]]).sum())

@@ -15,7 +15,7 @@ from torch import Tensor
 from dhcli.config.heads import part_of
 from dhcli.config.schema import Config, Csp, Dense, Pvt, ResNet, TorchVision, TwoStage
 from dhcli.errors import ModelError
-from dhcli.models.state import shorten
+from dhcli.models.state import is_counter, shorten
 from dhcli.weights.layouts import (
     EXPORTS,
     LAYOUTS,
@@ -176,14 +176,26 @@ def export_state(
     if not isinstance(backbone, fits):
         what = f"its backbone is of kind `{backbone.kind}`, but that program needs a ResNet"
         raise ModelError(f"{writable.TITLE} has no such detector: {what}")
-    bare = isinstance(config.model, TwoStage) and config.model.neck.kind != "fpn"
-    reason = "it has no pyramid" if bare else writable.misfit(config)
+    reason = writable.misfit(config)
     if reason is not None:
         raise ModelError(f"{writable.TITLE} has no such detector: {reason}")
     pairs = [one for one in writable.pairs(config) if one.ours in state or not one.optional]
+    _check_whole(pairs, state, writable.TITLE)
     written: dict[str, Tensor] = {}
     for one in pairs:
         part = one.write(state[one.ours])
         whole = one.third is not None and one.theirs in written
         written[one.theirs] = torch.cat([written[one.theirs], part]) if whole else part.clone()
     return written
+
+
+def _check_whole(pairs: list[Pair], state: Mapping[str, Tensor], title: str) -> None:
+    """Raise ModelError where a tensor of `state` would be left out, or is not there."""
+    ours = {one.ours for one in pairs}
+    lacks = [name for name in ours if name not in state]
+    beside = [name for name in state if name not in ours and not is_counter(name)]
+    if lacks:
+        raise ModelError(f"lacks {shorten(sorted(lacks))}")
+    if beside:
+        what = f"there is no place for {shorten(beside)} there"
+        raise ModelError(f"{title} has no such detector: {what}")

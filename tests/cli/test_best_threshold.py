@@ -106,6 +106,18 @@ def test_best_writes_by_the_stored_thresholds(place: Path, name: str) -> None:
     assert {k: rows[k] for k in CLASSES} == {k: [str(len(kept[k])), *own[k]] for k in CLASSES}
 
 
+def test_thresholds_that_were_found_with_another_nms_are_noted(place: Path) -> None:
+    note = "note: these thresholds were found as the model is configured"
+
+    as_is = predict(place, "one", "--nms", "hard", "--score-threshold", "best")
+    soft = predict(place, "one", "--nms", "soft", "--score-threshold", "best")
+    named = predict(place, "one", "--nms", "soft", "--score-threshold", "0.2")
+
+    assert [note in " ".join(told.stderr.split()) for told in (as_is, soft, named)] == [
+        *(False, True, False)
+    ]
+
+
 def test_a_model_without_thresholds_draws_from_0_3_as_another_read_out_does(place: Path) -> None:
     for name, words in (("bare", ()), ("two", ("--scores", "conv"))):
         outcome = json.loads(predict(place, name, "--json", *words).stdout)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dhcli.config.detecting import DetectOptions, check_nms
+from dhcli.config.detecting import DetectOptions, check_gate, check_nms
+from dhcli.config.heads import ReadOut, all_read_outs
 from dhcli.config.schema import Config, TwoStage
 from dhcli.config.schema.detect import GuidedNms, SoftNms
 from dhcli.errors import ConfigError
@@ -55,6 +56,23 @@ def test_guided_nms_can_be_asked_of_a_model_that_predicts_iou() -> None:
     assert guided.over(configured.detect).nms == GuidedNms(kind="guided", refine=5)
     assert DetectOptions(nms="soft").over(configured.detect).nms == SoftNms(kind="soft")
     assert DetectOptions(nms="hard").over(configured.detect).nms.kind == "hard"
+
+
+def test_a_gate_is_refused_where_no_fused_scores_are_read() -> None:
+    ext = _two_stage({"kind": "conv", "lambda": 0.5})
+    pair = [
+        {"kind": "fc", "name": "pc", "roi": {"kind": "disentangled"}},
+        {"kind": "conv", "roi": {"kind": "disentangled"}},
+    ]
+
+    check_gate(ext, 0.9)
+    check_gate(ext, 0.9, all_read_outs(ext.head))
+    check_gate(ext, 0.0, [ReadOut("fc", "conv")])
+
+    with pytest.raises(ConfigError, match="a gate needs fused scores, but those of `fc`"):
+        check_gate(ext, 0.9, [ReadOut("fc", "conv")])
+    with pytest.raises(ConfigError, match="a gate needs fused scores, but only one branch"):
+        check_gate(_two_stage(*pair), 0.9)  # its sibling scores, but is fused with none
 
 
 def test_guided_nms_of_a_model_without_predicted_iou_is_an_error() -> None:

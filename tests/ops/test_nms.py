@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import batched_nms, nms
 
-from dhcli.ops.nms import grouped_nms
+from dhcli.ops.nms import Limits, best_of_groups, grouped_nms
 
 
 def test_equal_to_an_nms_a_group() -> None:
@@ -39,6 +39,8 @@ def test_nothing_in_nothing_out() -> None:
     empty = torch.zeros(0)
 
     assert grouped_nms(torch.zeros(0, 4), empty, empty.long(), 0.5).shape == (0,)
+    of_each = Limits(10, per_group=5)
+    assert not len(best_of_groups(torch.zeros(0, 4), empty, empty.long(), 0.5, of_each, count=3))
 
 
 def random_boxes(count: int) -> torch.Tensor:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,11 +73,20 @@ def test_no_weight_is_drawn_that_the_file_replaces(preset: str) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
+OWN = {"kind": "disentangled", "width": 8}
+TSD = [
+    {"kind": "fc", "name": "sibling", "width": 16, "lambda": 0.5},
+    {"kind": "fc", "name": "pc", "width": 16, "roi": OWN},
+    {"kind": "fc", "name": "pr", "width": 16, "focus": "reg", "roi": OWN},
+]
+
+
+@pytest.mark.parametrize("head", [{"scores": "fc"}, {"branches": TSD}], ids=["fc", "tsd"])
 @torch.inference_mode()
 def test_a_prepared_detector_finds_the_same_and_bf16_nearly(
-    small_model: Callable[..., ModelFile], tmp_path: Path
+    small_model: Callable[..., ModelFile], tmp_path: Path, head: dict[str, Any]
 ) -> None:
-    model = small_model("car", "van", scores="fc")
+    model = small_model("car", "van", **head)
     images = ImageBatch(torch.randint(256, (1, 3, 64, 96)).byte(), *[torch.tensor([[64, 96]])] * 2)
     options = replace(ON_CPU, threshold=0.0, most=20)
     [[expected]] = restore_detector(model, CPU).detect(images, options)

@@ -12,10 +12,12 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_res
 
 from dhcli.config.load import config_from_dict
 from dhcli.errors import ModelError
+from dhcli.models.build import describe_detector
 from dhcli.ops.anchors import cell_anchors
 from dhcli.weights.class_names import coco_names, parse_class_names
 from dhcli.weights.exchange import import_weights
-from dhcli.weights.layouts import LAYOUTS, tsd
+from dhcli.weights.foreign import export_state
+from dhcli.weights.layouts import LAYOUTS, ExportName, tsd
 from tests.references.network import STRIDES
 from tests.weights.round_trip import assert_written_back
 
@@ -355,3 +357,71 @@ def test_tsds_code_has_no_other_head(change: str, why: str) -> None:
     config = config_from_dict(tsd.settings(fill(key_list("tsd")), "w.pth"), "a test", [change])
 
     assert why in str(tsd.misfit(config))
+    with pytest.raises(ModelError, match=r"TSD \(Sense-X\) has no such detector: "):
+        export_state({}, config, "tsd")
+
+
+FC = "{kind: fc, lambda: 0.5}"
+SCORES, PLACES = "{kind: fc}", "{kind: conv}"
+JUDGES = "{kind: fc, name: iou, focus: iou}"
+TSD = [
+    f"{{kind: fc, name: {name}, focus: {focus}, {more}}}"
+    for name, focus, more in (
+        ("sibling", "cls", "lambda: 0.5"),
+        ("pc", "cls", "roi: {kind: disentangled}"),
+        ("pr", "reg", "roi: {kind: disentangled}"),
+    )
+]
+MOVES = "roi: {kind: disentangled, margin: 0}"
+GROUPS, NO_BATCH_NORM = "model.backbone.norm=gn", "not a ResNet with batch norm"
+OTHER_LEVELS = "its pyramid does not begin with P2 … P5"
+FINEST_3 = ["model.neck.finest=3", "model.anchors.sizes=[64,128,256,512]"]
+COARSEST_4 = ["model.neck.coarsest=4", "model.anchors.sizes=[32,64,128]"]
+C4 = ["model.neck.kind=none", "model.pool.size=14"]
+BACKGROUND = "model.head.background_box=true"
+SHARED = "model.head.class_agnostic=true"
+PREDICTS_IOU, MOVED = "one of its branches predicts IoU", "its branches have RoIs of their own"
+
+
+@pytest.mark.parametrize(
+    ("layout", "branches", "change", "why"),
+    [
+        ("mmdet", [FC, JUDGES], [], PREDICTS_IOU),
+        ("mmdet", [SCORES, PLACES, JUDGES], [], PREDICTS_IOU),
+        ("mmdet", [SCORES, "{kind: side}", JUDGES], [], PREDICTS_IOU),
+        ("mmdet", [f"{{kind: fc, {MOVES}}}", f"{{kind: conv, {MOVES}}}"], [], MOVED),
+        ("mmdet", [f"{{kind: fc, lambda: 0.5, {MOVES}}}"], [], MOVED),
+        ("torchvision", [f"{{kind: fc, lambda: 0.5, {MOVES}}}"], [BACKGROUND], MOVED),
+        ("torchvision", [FC], [BACKGROUND, SHARED], "all classes share its boxes"),
+        ("mmdet", [FC], [GROUPS], NO_BATCH_NORM),
+        ("torchvision", [FC], [GROUPS, BACKGROUND], NO_BATCH_NORM),
+        ("tsd", TSD, [GROUPS, BACKGROUND], NO_BATCH_NORM),
+        ("mmdet", [FC], FINEST_3, OTHER_LEVELS),
+        ("mmdet", [FC], COARSEST_4, OTHER_LEVELS),
+        ("mmdet", [FC], ["model.neck.extra=on_output"], r"no place for neck\.further\.0"),
+        ("torchvision", [FC], [*FINEST_3, BACKGROUND], OTHER_LEVELS),
+        ("tsd", TSD, [*FINEST_3, BACKGROUND], OTHER_LEVELS),
+        ("mmdet", ["{kind: res5, lambda: 0.5}"], C4, "it has no pyramid"),
+    ],
+)
+def test_a_program_without_such_a_detector_gets_no_part_of_it(
+    layout: ExportName, branches: list[str], change: list[str], why: str
+) -> None:
+    made = f"model.head.branches=[{', '.join(branches)}]"
+    config = config_from_dict({}, "a test", [made, *change])
+    state = describe_detector(config, 3).state_dict()
+
+    with pytest.raises(ModelError, match=why):
+        export_state(state, config, layout)
+
+
+def test_no_tensor_is_left_out_or_taken_from_nowhere() -> None:
+    config = config_from_dict({}, "a test", [f"model.head.branches=[{FC}]"])
+    state = describe_detector(config, 3).state_dict()
+    lost = {name: x for name, x in state.items() if name != "rpn.cls.bias"}
+
+    assert len(export_state(state, config, "mmdet")) == len(state)
+    with pytest.raises(ModelError, match=r"no place for head\.new there"):
+        export_state({**state, "head.new": torch.zeros(1)}, config, "mmdet")
+    with pytest.raises(ModelError, match=r"lacks rpn\.cls\.bias"):
+        export_state(lost, config, "mmdet")

@@ -64,9 +64,13 @@ class TwoStageDetector(FeatureDetector):
         every = self.head.detect(
             read_outs, levels, boxes, owner, images.sizes, rule.score_threshold, rule.gate
         )
-        if options.threshold is not None:  # also where a box's confidence has lowered a score
-            every = [scored.above(options.threshold) for scored in every]
-        return [self._divide(scored, owner[scored.rows], levels, images, rule) for scored in every]
+        guided, least = isinstance(rule.nms, GuidedNms), options.threshold
+        if least is not None and not guided:  # also where a box's confidence has lowered a score
+            every = [scored.above(least) for scored in every]
+        found = [self._divide(scored, owner[scored.rows], levels, images, rule) for scored in every]
+        if least is not None and guided:  # which changes scores
+            found = [[one.above(least) for one in of_read_out] for of_read_out in found]
+        return found
 
     def parts(self) -> dict[str, nn.Module]:
         first = {"backbone": self.backbone, "neck": self.neck, "RPN": self.rpn}
@@ -129,7 +133,9 @@ class TwoStageDetector(FeatureDetector):
         boxes = rules.rescale(found.boxes, 1 / scale)
         images = torch.full_like(found.labels, image)
         boxes, ious = self.head.climb(levels, boxes, images, found.labels, guide.refine, guide.step)
-        boxes = rules.rescale(rules.clip(boxes, size), scale)
+        boxes = rules.clip(boxes, size)
         scores = found.scores * ious.clamp(0, 1) if guide.multiply else found.scores
         order = scores.argsort(descending=True, stable=True)
+        order = order[rules.has_area(boxes)[order]]
+        boxes = rules.rescale(boxes, scale)
         return Detections(boxes[order], scores[order], found.labels[order])

@@ -97,7 +97,7 @@ class Disentangle(nn.Module):
                 features = levels[index].to(boxes.dtype)  # see `Pool.align`
                 cells = deform_pool(features, rois[rows], moves[rows] / scale, stride, sampling)
                 out = out.index_put((rows,), cells)
-        return out
+        return out.to(levels[0].dtype)
 
 
 def moves_cells(branch: AnyBranch) -> bool:

@@ -52,7 +52,11 @@ class Scored(NamedTuple):
 
     def above(self, threshold: float) -> Scored:
         """Those that score above `threshold`."""
-        kept = torch.nonzero(self.scores > threshold).flatten()
+        return self.where(self.scores > threshold)
+
+    def where(self, wanted: Tensor) -> Scored:
+        """Those that are `wanted` (D,) bool."""
+        kept = torch.nonzero(wanted).flatten()
         return Scored(*(column[kept] for column in self))
 
 
@@ -218,7 +222,7 @@ class Head(nn.Module):
 
         Δ = λ ∂IoU/∂b · (w, h, w, h) ("Acquisition of Localization Confidence", Alg. 2). A box stops
         when a step changes its IoU by less than `STILL`, or lowers it by more than `WORSE`: that
-        step is taken back.
+        step is taken back, as is one that leaves it less than a pixel wide or high.
         """
         with torch.inference_mode(False), torch.enable_grad():
             levels = [level.clone() for level in levels]
@@ -231,8 +235,9 @@ class Head(nn.Module):
             for _ in range(steps if len(boxes) else 0):
                 [slope] = torch.autograd.grad(ious.sum(), at)
                 sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-                at = torch.where(moving[:, None], boxes + length * slope * sides, boxes)
-                at = at.detach().requires_grad_()
+                ahead = boxes + length * slope * sides
+                moving = moving & self.rules.has_area(ahead, 1.0)
+                at = torch.where(moving[:, None], ahead, boxes).detach().requires_grad_()
                 ious = self._judge_precisely(levels, at, images, labels)
                 gain = ious.detach() - best
                 worse = gain < -WORSE
@@ -344,7 +349,8 @@ class Head(nn.Module):
         No branch runs twice. One that only refines boxes runs on the proposals that still can
         become a detection; what it says of the others would be thrown away, so the result is the
         same. Fused scores need both branches on all proposals; a `gate` leaves out those that no
-        class scores that high in the first branch, which does change the result.
+        class scores that high in the first branch, which does change the result. It saves work
+        where all of `read_outs` are fused.
 
         in   boxes  (N, 4) float32 xyxy;  images  (N,) int64;  sizes  (B, 2) int64 height, width
              earlier  logits (N, K+1) that others gave by branch, to be averaged with its own
@@ -352,7 +358,8 @@ class Head(nn.Module):
         first, *others = self.all_scorers(read_outs)
         outputs = {first: self._average(first, levels, boxes, images, earlier)}
         passed = torch.arange(boxes.shape[0], device=boxes.device)
-        if gate and others:
+        fused = [one for one in read_outs if len(self.scorers(one)) > 1] if gate else []
+        if fused and len(fused) == len(read_outs):
             passed = _pass_gate(outputs[first], gate)
             outputs[first] = outputs[first].take(passed)
             boxes, images = boxes[passed], images[passed]
@@ -361,6 +368,9 @@ class Head(nn.Module):
         found = []
         for read_out in read_outs:
             scored = self._read(read_out, outputs, levels, boxes, images, threshold)
+            if read_out in fused and len(fused) < len(read_outs):
+                open_to = _pass_gate(outputs[self.scorers(read_out)[0]], gate)
+                scored = scored.where(torch.isin(scored.rows, open_to))
             found.append(scored._replace(rows=passed[scored.rows]))
         return found
 

@@ -84,12 +84,12 @@ class Pool(nn.Module):
         if self.legacy_plus_one:
             rois = rois - rois.new_tensor([0, 0, 1, 1])
         half = 0.5 if self.aligned else 0.0
-        cells = [
-            precise_pool(levels[level][image], roi / self.strides[level] - half, self.size)
+        cells = [  # in float32, as in `align`
+            precise_pool(levels[level][image].float(), roi / self.strides[level] - half, self.size)
             for level, image, roi in zip(level_of.tolist(), images.tolist(), rois, strict=True)
         ]
         empty = levels[0].new_zeros(0, levels[0].shape[1], self.size, self.size)
-        return torch.stack(cells) if cells else empty
+        return torch.stack(cells).to(empty.dtype) if cells else empty
 
     def align(self, levels: Sequence[Tensor], level_of: Tensor, rois: Tensor) -> Tensor:
         """The cells (N, C, size, size) of `rois` (N, 5: image, xyxy), each from its level (N,)."""

@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import PVTS, RESNETS, Config, ConvBranch, FcBranch, ResNet, TwoStage
+from dhcli.config.schema import (
+    PVTS,
+    RESNETS,
+    Config,
+    ConvBranch,
+    DisentangledRoi,
+    FcBranch,
+    NoNeck,
+    ResNet,
+    TwoStage,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,6 +164,27 @@ def model_of(config: Config) -> TwoStage:
     """The section `model` of `config`: most detectors of other programs are of this kind."""
     assert isinstance(config.model, TwoStage)
     return config.model
+
+
+def misfit(config: Config, *, moves: bool = False) -> str | None:
+    """Why no other program has what stands around the branches of `config`; None if one may.
+
+    `moves`: that program has branches that move their RoIs.
+    """
+    if not isinstance(config.model, TwoStage):
+        return f"it is of kind `{config.model.kind}`"
+    backbone, branches = config.model.backbone, config.model.head.branches
+    if not isinstance(backbone, ResNet) or backbone.norm == "gn":
+        return "its backbone is not a ResNet with batch norm"
+    if isinstance(config.model.neck, NoNeck):
+        return "it has no pyramid"
+    if config.model.neck.levels()[:4] != ["P2", "P3", "P4", "P5"]:
+        return "its pyramid does not begin with P2 … P5"
+    if any(branch.focus == "iou" for branch in branches):
+        return "one of its branches predicts IoU (`focus: iou`)"
+    if not moves and any(isinstance(branch.roi, DisentangledRoi) for branch in branches):
+        return "its branches have RoIs of their own (`roi: {kind: disentangled}`)"
+    return None
 
 
 def depth_of(config: Config) -> str:

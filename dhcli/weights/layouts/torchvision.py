@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, TwoStage, says_buckets
+from dhcli.config.schema import Config, says_buckets
 from dhcli.errors import ModelError
 from dhcli.weights.layouts import pairs as p
 
@@ -107,8 +107,8 @@ def text(config: Config) -> str:
 
 def misfit(config: Config) -> str | None:
     """Why torchvision has no such detector; None if it has."""
-    if not isinstance(config.model, TwoStage):
-        return f"it is of kind `{config.model.kind}`"
+    if reason := p.misfit(config):
+        return reason
     fc = p.fc_branch(config)
     if fc is None or len(p.model_of(config).head.branches) > 1:
         return "its head is not a single fc branch"
@@ -118,4 +118,6 @@ def misfit(config: Config) -> str | None:
         return "its head is a cascade"
     if not p.model_of(config).head.background_box:
         return "it has no box regression for the background (model.head.background_box)"
+    if p.model_of(config).head.class_agnostic:
+        return "all classes share its boxes (model.head.class_agnostic)"
     return None if fc.layers == 2 else f"its branch has {fc.layers} layers, not 2"

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dhcli.config.schema import Config, DisentangledRoi, FcBranch, TwoStage, predicts
+from dhcli.config.schema import Config, DisentangledRoi, FcBranch, predicts
 from dhcli.weights.layouts import pairs as p
 from dhcli.weights.layouts.mmdet import parts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TITLE = "TSD's authors"
+TITLE = "TSD (Sense-X)"
 HEAD = "bbox_head"
 CLASSIFIERS: tuple[str, ...] = (f"{HEAD}.TSD_fc_cls.weight",)
 ANCHORS = ""
@@ -116,8 +116,8 @@ def text(config: Config) -> str:
 
 def misfit(config: Config) -> str | None:
     """Why TSD's code has no such detector; None if it has."""
-    if not isinstance(config.model, TwoStage):
-        return f"it is of kind `{config.model.kind}`"
+    if reason := p.misfit(config, moves=True):
+        return reason
     head = p.model_of(config).head
     if [branch.name for branch in head.branches] != list(BRANCHES):
         return f"its branches are {', '.join(BRANCHES)}"

@@ -236,3 +236,26 @@ def test_a_gate_leaves_out_what_the_first_branch_scores_below_it() -> None:
     assert 0 < len(gated[0]) < len(full[0])
     for wanted, value in zip(full, gated, strict=True):
         assert torch.allclose(value, wanted[passed], atol=1e-5)
+
+
+OWN = [{**branch, "roi": {"kind": "disentangled", "width": 8}} for branch in EXT]
+SIBLING = {**FC, "name": "sibling", "lambda": 0.5}
+
+
+@pytest.mark.parametrize("branches", [EXT, [SIBLING, *OWN]], ids=["ext", "with a sibling"])
+def test_a_gate_is_for_fused_scores_beside_others_too(branches: list[dict[str, Any]]) -> None:
+    head = make_head(branches)
+    for name in ("sibling", "fc", "conv"):
+        if name in head.branches:
+            torch.nn.init.normal_(head.branch(name).cls.weight, std=0.5)
+    features, (boxes, images) = levels(), proposals()
+    best = head.run("fc", features, boxes, images).logits.softmax(1)[:, 1:].amax(1)
+    given = (features, boxes, images, SIZES, 0.1, best.median().item())
+    every = all_read_outs(head.config)
+
+    together = head.detect(every, *given)
+
+    for read_out, found in zip(every, together, strict=True):
+        [alone] = head.detect([read_out], *given)
+        for wanted, value in zip(alone, found, strict=True):
+            assert torch.allclose(value, wanted, atol=1e-4)

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from dhcli.config.detecting import DetectOptions
+from dhcli.config.detecting import DetectOptions, lowest_score
 from dhcli.config.schema import Config
 from dhcli.config.schema import Head as HeadConfig
 from dhcli.config.schema.detect import GuidedNms
@@ -127,6 +127,17 @@ def test_precise_pooling_is_close_to_roi_align_on_a_smooth_map() -> None:
     assert pool.integrate([level], boxes[:0], images[:0]).shape == (0, 2, 7, 7)
 
 
+def test_precise_pooling_gives_the_dtype_of_the_levels_and_nearly_the_same() -> None:
+    level = torch.randn(1, 4, 16, 16).bfloat16()
+    pool = Pool(3, 0, True, (4,))
+    boxes, images = torch.tensor([[13.0, 22, 49.5, 51]]), torch.tensor([0])
+
+    found = pool.integrate([level], boxes, images)
+
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), pool.integrate([level.float()], boxes, images), atol=1e-2)
+
+
 def test_a_climb_never_falls_below_its_rule(
     small_config: Callable[..., Config], batch: ImageBatch
 ) -> None:
@@ -147,6 +158,64 @@ def test_a_climb_never_falls_below_its_rule(
     assert (after >= before - 5 * WORSE - 1e-6).all()
     assert (after > before + STILL).any()
     assert after.mean() > before.mean()
+
+
+def test_no_step_however_long_turns_a_box_inside_out(
+    small_config: Callable[..., Config], batch: ImageBatch
+) -> None:
+    detector = build_detector(small_config(FC, IOU), classes=3).eval()
+    torch.nn.init.normal_(detector.head.branch("iou").iou.weight, std=1.0)
+    corner = torch.rand(12, 2) * 40
+    boxes = torch.cat([corner, corner + 12 + 20 * torch.rand(12, 2)], dim=1)
+    labels = torch.zeros(12).long()
+
+    moved, ious = detector.head.climb(detector.extract(batch), boxes, labels, labels, 5, 50.0)
+
+    assert (moved != boxes).any()
+    assert (moved[:, 2:] - moved[:, :2]).min() >= 1
+    assert ious.isfinite().all()
+
+
+def test_a_box_that_climbed_out_of_the_image_goes(
+    small_config: Callable[..., Config], batch: ImageBatch
+) -> None:
+    detector = build_detector(make_config(small_config(FC, IOU), refine=1), classes=3).eval()
+    every = DetectOptions(threshold=0.0)
+    before = detector.detect(batch, every)[0]
+    out = torch.tensor([999.0, 0, 999, 0])
+
+    def climb(_: object, boxes: Tensor, *__: object) -> tuple[Tensor, Tensor]:
+        first = torch.arange(len(boxes))[:, None] == 0
+        return boxes + out * first, torch.ones(len(boxes))
+
+    detector.head.climb = climb
+    after = detector.detect(batch, every)[0]
+
+    assert [len(one) for one in after] == [len(one) - 1 for one in before]
+
+
+@pytest.mark.parametrize("nms", [{}, {"multiply": True}, {"multiply": True, "refine": 2}])
+def test_a_threshold_that_is_asked_for_only_leaves_out_what_scores_below_it(
+    small_config: Callable[..., Config], batch: ImageBatch, nms: dict[str, Any]
+) -> None:
+    config = make_config(small_config(FC, IOU), **nms)
+    detector = build_detector(config, classes=3).eval()
+    detector.rule = detector.rule.model_copy(update={"score_threshold": 0.0})
+    for kind, std in (("fc", 0.5), ("iou", 1.0)):
+        branch = detector.head.branch(kind)
+        torch.nn.init.normal_((branch.iou if kind == "iou" else branch.cls).weight, std=std)
+
+    [usual] = detector.detect(batch)
+    score = torch.cat([one.scores for one in usual]).sort().values[-20].item()
+    options = DetectOptions(threshold=score)
+    [asked] = detector.detect(batch, options)
+
+    assert lowest_score(config.model, options) == score
+    for every, found in zip(usual, asked, strict=True):
+        above = every.scores > score
+        assert 0 < len(found) < len(every)
+        assert torch.allclose(found.boxes, every.boxes[above], atol=1e-3)
+        assert torch.equal(found.labels, every.labels[above])
 
 
 def test_the_papers_loss_is_smooth_l1_around_a_half(

@@ -154,6 +154,8 @@ def text(config: Config) -> str:
 
 def misfit(config: Config) -> str | None:
     """Why MMDetection has no such detector; None if it has."""
+    if reason := p.misfit(config):
+        return reason
     if sabl.side_branch(config) is not None:
         return sabl.misfit(config)
     fc, conv = p.fc_branch(config), p.conv_branch(config)
