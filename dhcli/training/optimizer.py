@@ -44,8 +44,10 @@ def build_optimizer(module: nn.Module, train: Train) -> Optimizer:
         groups.append({"params": others, "weight_decay": train.weight_decay, "factor": factor})
         if not decay_all:
             groups.append({"params": spared, "weight_decay": 0.0, "factor": factor})
-    # On a CPU one pass over the weights instead of many: SGD to the bit, AdamW to the last digit
-    fused = all(weight.is_cpu for weight in weights.values()) or None
+    # On a CPU one pass over the weights instead of many: SGD to the bit, AdamW to the last digit;
+    # but there it does not pass over a step whose scaled gradient has overflowed
+    on_cpu = all(weight.is_cpu for weight in weights.values())
+    fused = (on_cpu and train.precision != "fp16") or None
     if sgd:
         nesterov = train.nesterov and train.momentum > 0
         return SGD(groups, train.lr, momentum=train.momentum, nesterov=nesterov, fused=fused)

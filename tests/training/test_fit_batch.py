@@ -255,8 +255,8 @@ def test_a_step_that_will_not_fit_is_told_of_before_it(
     memory: Any, trained: Any, make_config: Any, recorder: Any
 ) -> None:
     memory(2_900_000)
-    trained(make_config(batch_size=2, schedule={"length": 1}), "two")
-    trained(make_config(batch_size=1, schedule={"length": 1}), "one")
+    trained(make_config(batch_size=2, schedule={"length": 1, "steps": ()}), "two")
+    trained(make_config(batch_size=1, schedule={"length": 1, "steps": ()}), "one")
 
     assert recorder.warnings == [
         "a step of 2 images of 32×32 pixels takes about 0.00 GB, and 0.00 GB are free: "
