@@ -1,7 +1,7 @@
 """From a folder of photos to an evaluated detector, in a given number of minutes.
 
     .venv/bin/python benchmarks/first_detector.py --data ../shared/data/bccd --split test \
-        --minutes 6 --out /tmp/first [--detectors light fc torchvision] [--seeds 0 1 2]
+        --minutes 6 --out /tmp/first [--detectors light fc cascade] [--seeds 0 1 2]
 
 The detectors get the same images and the same minutes of training:
 
@@ -10,7 +10,7 @@ double       Double-Head on the same backbone
 fc           one fc branch on the same backbone, everything else alike
 cascade      the preset `light-cascade`: one fc branch in three stages on the same backbone
 torchvision  torchvision's Faster R-CNN MobileNetV3-Large-320, made for CPUs; its weights cannot be
-             had without a network, so it starts from random ones unless --weights gives a file
+             had without a network, so it starts from random ones
 
 How many iterations fit into the minutes is measured first, for each detector alone: a run of
 `--probe` iterations, whose log says images per second. `--rates fc=9.1` takes a rate that was
@@ -35,7 +35,11 @@ DETECTORS: dict[str, list[str]] = {
     "double": ["model.head.branches.fc.lambda=1", "model.head.branches.conv.lambda=1", *READ],
     "fc": ["model.head.branches=[{kind: fc, width: 512, omega: 2, lambda: 0.5}]", *READ],
     "cascade": [],
-    "torchvision": ["model.kind=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn"],
+    "torchvision": [
+        *("model.kind=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn"),
+        *("model.backbone.weights=none", "model.backbone.norm=bn"),
+        "model.backbone.frozen_stages=0",
+    ],
 }
 OWN_PRESETS = {"cascade": "light-cascade"}
 """Detectors that are not settings of `--preset`."""
