@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from dhcli.atomic import atomic_write
 from dhcli.config.heads import ReadOut, choose_read_out
 from dhcli.data.formats import (
+    CATEGORIES,
+    RESULTS,
     describe,
     named_ids,
     place_on,
@@ -352,7 +354,7 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     categories.json        the images and classes that the ids of the detections stand for
     predictions.bbox.json  the detections as COCO results
     """
-    names = ("metrics.json", "per_class.csv", "categories.json", "predictions.bbox.json")
+    names = ("metrics.json", "per_class.csv", CATEGORIES, RESULTS)
     metrics, per_class, named, predictions = files = [folder / name for name in names]
     with atomic_write(predictions) as file:
         for index, row in enumerate(results_of(evaluation.found)):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhcli.atomic import atomic_write
-from dhcli.data.formats.coco_results import result
+from dhcli.data.formats.coco_results import CATEGORIES, RESULTS, result
 from dhcli.data.formats.kitti import kitti_row
 from dhcli.data.formats.voc import predicted_object, prediction_xml
 from dhcli.data.formats.yolo import fractions_of, prediction_row
@@ -119,7 +119,7 @@ def write_coco_json(place: Place) -> Iterator[Writer]:
 
     `categories.json` beside it names the category ids.
     """
-    with atomic_write(place.folder / "predictions.bbox.json") as file:
+    with atomic_write(place.folder / RESULTS) as file:
         file.write(b"[")
         lead = "\n"
 
@@ -133,7 +133,7 @@ def write_coco_json(place: Place) -> Iterator[Writer]:
         file.write(b"\n]\n")
     pairs = zip(place.category_ids, place.classes, strict=True)
     categories = [{"id": number, "name": name} for number, name in pairs]
-    with atomic_write(place.folder / "categories.json") as file:
+    with atomic_write(place.folder / CATEGORIES) as file:
         file.write(json.dumps({"categories": categories}, indent=1, ensure_ascii=False).encode())
 
 

@@ -44,6 +44,7 @@ from dhcli.data.formats import (
 )
 from dhcli.data.formats.archives import archives_in, refuse_archive
 from dhcli.data.formats.coco_results import (
+    CATEGORIES,
     RESULTS,
     named_ids,
     place_on,
@@ -59,7 +60,9 @@ from dhcli.errors import ConfigError, DataError, suggest
 from dhcli.words import counted
 
 __all__ = [
+    "CATEGORIES",
     "FORMATS",
+    "RESULTS",
     "Images",
     "describe",
     "held",
@@ -110,8 +113,6 @@ _DEPTH = 4
 _MOST_PLACES = 50
 _OFFSETS = ("auto", "0", "1")
 _WITH_OFFSET = ("voc", "imagenet")
-_NUMBERED = FORMATS.keys() - {"coco"}
-"""Formats without ids: images of theirs are counted from 1."""
 
 
 @listing_once()
@@ -182,7 +183,8 @@ def read_detections(path: Path, truth: DetectionTable) -> DetectionTable:
     if (path / RESULTS).is_file():
         path = path / RESULTS
     if path.is_file() and path.suffix.lower() == ".json":
-        return read_results(path, truth, own_ids=truth.format not in _NUMBERED)
+        kind = FORMATS.get(truth.format)
+        return read_results(path, truth, own_ids=kind is None or kind.has_ids)
     kept = are_label_files(path)
     found = read_label_files(path, truth) if kept else read_dataset(path, predictions=True)
     return place_on(_with_classes_of(truth, found), truth, path)

@@ -103,11 +103,10 @@ def _read_rows(
     listed = _Images(truth)
     found = ((number, listed.find(name)) for number, name in files.items())
     own |= {number: image for number, image in found if image is not None}
-    stems = {} if files else _numbers_in_names(truth)
-    if stems and own_ids:
+    if own_ids:
         with suppress(DataError):
             return _Rows(path, truth, names, own)
-    if stems:
+    if stems := {} if files else _numbers_in_names(truth):
         with suppress(DataError):
             return _Rows(path, truth, names, stems)
     return _Rows(path, truth, names, own)

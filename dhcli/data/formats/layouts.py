@@ -219,6 +219,11 @@ class Format:
     holds: Holds
 
     @property
+    def has_ids(self) -> bool:
+        """Whether ids are the files' own; else images and boxes are counted from 1."""
+        return isinstance(self.layout, FilePerSplit) and self.layout.has_ids
+
+    @property
     def looks_for(self) -> str:
         return f"{self.layout.looks_for} ({self.title})"
 

@@ -84,11 +84,11 @@ def fit_to_files(table: DetectionTable) -> tuple[DetectionTable, list[str]]:
 
 def with_sound_boxes(table: DetectionTable) -> tuple[DetectionTable, list[str]]:
     """The table without boxes that are not finite, and corners in order; what was done."""
-    odd = np.flatnonzero(~np.isfinite(table.boxes).all(axis=1))
+    finite = np.asarray(np.isfinite(table.boxes).all(axis=1))
     lines = []
-    if len(odd):
-        lines.append(f"{counted(len(odd), 'box')} not finite: left out (`dh check` names them)")
-        table = table.keep_boxes(~np.isin(np.arange(len(table.boxes)), odd))
+    if lost := int(np.sum(~finite)):
+        lines.append(f"{counted(lost, 'box')} not finite: left out (`dh check` names them)")
+        table = table.keep_boxes(finite)
     if swapped := int(np.sum((table.boxes[:, 2:] < table.boxes[:, :2]).any(axis=1))):
         lines.append(f"{counted(swapped, 'box')} with corners in the wrong order: put in order")
         table = _order_corners(table)
