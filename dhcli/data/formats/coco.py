@@ -201,7 +201,7 @@ def _require_some(path: Path, boxes: NDArray[np.float64], listed: int, strange: 
     elif np.isnan(boxes).all():
         what = "has a box: neither `bbox` nor a mask in `segmentation`"
     if what:
-        raise DataError(f"not one of its {counted(len(boxes), 'annotation')} {what}", where=path)
+        raise DataError(f"none of its annotations ({len(boxes):,}) {what}", where=path)
 
 
 def write_coco(table: DetectionTable, placing: Placing) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from math import nan
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ _CORNERS = 8
 """Numbers of an oriented box."""
 _SLACK, _FILLED = 0.01, 0.3
 """What keypoints may lie outside their box by, and the share of its sides that they reach over."""
+_NUMBERS = "classes count from 0; their names stand in data.yaml or classes.txt"
 _POLYGON = "polygon: read as the box around it"
 
 _Class = Annotated[int, msgspec.Meta(ge=0, lt=MOST_CLASSES)]
@@ -159,12 +161,16 @@ def _hull(xs: list[float], ys: list[float]) -> list[float]:
 
 def _numbers(row: str, where: str) -> tuple[int, list[float]]:
     """Class and further numbers of a row. Raises DataError."""
-    fields = row.split()
+    first, *others = row.split()
     try:
-        label, *values = map(float, fields)
+        label = float(first.replace(",", "."))
     except ValueError:
-        label, *values = numbers_of(fields, where)  # with decimal commas, perhaps
+        label = nan
     if not (label.is_integer() and 0 <= label < MOST_CLASSES):
-        what = f"expected a class number first, found `{fields[0][:40]}`"
-        raise DataError(what, where=where, hint="classes count from 0")
+        what = f"expected a class number first, found `{first[:40]}`"
+        raise DataError(what, where=where, hint=_NUMBERS)
+    try:
+        values = list(map(float, others))
+    except ValueError:
+        values = numbers_of(others, where)  # with decimal commas, perhaps
     return int(label), values

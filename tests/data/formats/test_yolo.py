@@ -644,7 +644,8 @@ def test_backgrounds_may_come_first(put, empty):
     [
         ("0 0.1 0.2\n", r"a\.txt:2: expected 5 columns"),
         ("0 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n", r"a\.txt:2: expected 5 columns"),
-        ("Car 0.1 0.2 0.3 0.4\n", r"a\.txt:2: has a column that is not a number"),
+        ("Car 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first, found `Car`"),
+        ("0 0.1 Car 0.3 0.4\n", r"a\.txt:2: has a column that is not a number"),
         ("1.5 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first, found `1.5`"),
         ("-1 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first"),
         ("nan 0.1 0.2 0.3 0.4\n", r"a\.txt:2: expected a class number first"),
@@ -797,3 +798,13 @@ def test_polygons_stay_polygons(put, lines):
     assert len(table.boxes) == lines.count("\n")
     xs = [float(number) * 40 for number in lines.splitlines()[-1].split()[1::2]]
     np.testing.assert_allclose(table.boxes[-1, ::2], [min(xs), max(xs)])
+
+
+@pytest.mark.parametrize("name", ["Car", "traffic light", "Автомобиль"])
+def test_names_for_numbers_are_yolo_all_the_same(put, name):
+    dataset = put(**{"images/a.jpg": None, "labels/a.txt": f"{name} 0.5 0.5 0.2 0.1\n"})
+
+    with pytest.raises(DataError, match=r"a\.txt:1: expected a class number first") as caught:
+        read_dataset(dataset)
+
+    assert "names stand in data.yaml" in caught.value.hint
