@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dhcli.cli.options import PUBLISHED, RUN, JsonFlag, model_argument
+from dhcli.words import counted
 
 if TYPE_CHECKING:
     from dhcli.config.schema import Config
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 MOST_CLASSES = 20
 """Classes that are named; more are counted."""
+_NO_MEASURES = ("lr", "train_", "val_")
+"""How numbers of a training begin that do not say how good the model is: for `--json` alone."""
+_USES = (("train", "to train on"), ("val", "to validate on"))
 
 
 def info(
@@ -107,6 +111,9 @@ def _rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
         ("weights", f"{sum(weights.values()):,}" if weights else ""),
         *((f"  {part}", f"{count:,}") for part, count in weights.items()),
     ]
+    for key, shown in (("data", _trained_on), ("metrics", _measures)):
+        if isinstance(metadata.get(key), Mapping):
+            metadata[key] = shown(metadata[key])
     made = [f"{key} {metadata.pop(key)}" for key in ("dh", "torch", "date") if key in metadata]
     rows.append(("made with", ", ".join(made)))
     said = {"classes": list(header.classes), **metadata}
@@ -128,6 +135,26 @@ def _threshold_rows(path: Path, header: ModelHeader) -> list[tuple[str, str]]:
     if len(set(least.values())) > 1:
         rows.append(("  by class", _first([f"{name} {x:g}" for name, x in least.items()])))
     return rows
+
+
+def _trained_on(data: Mapping[str, Any]) -> Mapping[str, Any] | str:
+    """The data of a training in words; as they are where `dh train` does not tell them so."""
+    match data:
+        case {"train_images": int(), "train_boxes": int(), "val_images": int(), "val_boxes": int()}:
+            told = ((data[f"{use}_images"], data[f"{use}_boxes"], what) for use, what in _USES)
+        case _:
+            return data
+    counts = (
+        f"{counted(images, 'image')} with {counted(boxes, 'box')} {what}"
+        for images, boxes, what in told
+        if images
+    )
+    root = f"{data['root']}: " if "root" in data else ""
+    return f"{root}{', '.join(counts)}"
+
+
+def _measures(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: one for key, one in metrics.items() if not key.startswith(_NO_MEASURES)}
 
 
 def _read_out_line(config: Config) -> str:

@@ -19,8 +19,11 @@ def model(tmp_path: Path, small_model: Callable[..., ModelFile]) -> Path:
     one = small_model("Car", "Cyclist")
     about = {
         "epoch": 12,
-        "data": {"classes": ["Car", "Cyclist"], "train_boxes": 860001},
-        "metrics": {"epoch": 12, "AP": 0.41234, "AP50": 0.7},
+        "data": {
+            **{"root": "/data/cars", "classes": ["Car", "Cyclist"], "train_names": "5732f7d4"},
+            **{"train_images": 118287, "train_boxes": 860001, "val_images": 1, "val_boxes": 2},
+        },
+        "metrics": {"epoch": 12, "train_loss": 0.3, "val_loss": 0.4, "AP": 0.41234, "AP50": 0.7},
     }
     save_model(
         tmp_path / "m.safetensors", ModelFile(one.config, one.classes, (7, 42), one.state, about)
@@ -39,7 +42,9 @@ def test_people_read_what_it_is(model: Path) -> None:
     assert lines["fc branch"] == "fc, focus cls, ω 1, λ 0.7, RoI × 1"
     assert lines["  backbone"] == "11,176,512"
     assert lines["epoch"] == "12"
-    assert lines["data"] == "train_boxes 860,001"
+    trained = "/data/cars: 118,287 images with 860,001 boxes to train on, 1 image with 2 boxes to"
+    assert f"data {trained} validate on metrics" in " ".join(result.stdout.split())
+    assert "5732f7d4" not in result.stdout
     assert lines["metrics"] == "AP 0.4123, AP50 0.7"
     assert "dh 0." in lines["made with"]
     assert "torch 2." in lines["made with"]
