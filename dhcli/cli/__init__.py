@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from dhcli import __version__
-from dhcli.cli.shell import Shell
+from dhcli.cli.shell import HELP, Shell
 
 app = typer.Typer(
     cls=Shell,
     help="From a folder of annotated images to a Double-Head Faster R-CNN detector.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": HELP},
     invoke_without_command=True,
     pretty_exceptions_show_locals=False,
 )

@@ -13,6 +13,7 @@ import typer
 from dhcli.cli.completion import complete_metrics
 from dhcli.cli.options import (
     ANY_MODEL,
+    DETECTIONS,
     AcrossClasses,
     Boxes,
     Data,
@@ -99,6 +100,7 @@ def eval_(
             metavar="all",
             help="Compare AP for each choice of branch for scores and for boxes, in one pass (the "
             "paper's Fig. 6 and Table 3).",
+            rich_help_panel=DETECTIONS,
         ),
     ] = None,
     out: Annotated[

@@ -23,6 +23,8 @@ from dhcli.cli.completion import (
 
 SETTINGS = "Settings"
 """Title of the part of the help that the options on the configuration stand in."""
+DETECTIONS = "Detections"
+"""Title of the part that the options on what counts as found, and how, stand in."""
 
 DATASET = "Dataset: a folder or annotation file in any known format."
 RUN = "or a run folder (its best model)"
@@ -218,6 +220,7 @@ Gate = Annotated[
         help="Run the second branch only on proposals to which the first gives some class at least "
         "this score. Faster, but it can lower AP. Only with fused scores; 0: off "
         "(default: the model's setting).",
+        rich_help_panel=DETECTIONS,
     ),
 ]
 
@@ -229,6 +232,7 @@ Nms = Annotated[
         "with the lower score; soft: lowers that score (Soft-NMS); guided: drops the one with the "
         "lower predicted IoU, where the model predicts it (default: the model's setting, usually "
         "hard).",
+        rich_help_panel=DETECTIONS,
     ),
 ]
 
@@ -241,6 +245,7 @@ AcrossClasses = Annotated[
         metavar="IOU",
         help="Of two boxes with an IoU above this, whatever their classes, drop the one with the "
         "lower score; 0: off (default: the model's setting, usually off).",
+        rich_help_panel=DETECTIONS,
     ),
 ]
 
@@ -252,6 +257,7 @@ SeenSize = Annotated[
         metavar="N",
         help="Resize images to a shortest side of N pixels; the limit of the longest side changes "
         "in proportion (default: as in training).",
+        rich_help_panel=DETECTIONS,
     ),
 ]
 
@@ -263,6 +269,7 @@ Scores = Annotated[
         help="Which scores to use: fc, conv, or both fused by max, average or complementary "
         "(default: the model's setting).",
         autocompletion=complete_scores,
+        rich_help_panel=DETECTIONS,
     ),
 ]
 
@@ -273,6 +280,7 @@ Boxes = Annotated[
         metavar="BRANCH",
         help="Which boxes to use: fc or conv (default: the model's setting).",
         autocompletion=complete_boxes,
+        rich_help_panel=DETECTIONS,
     ),
 ]
 
@@ -283,6 +291,7 @@ TopK = Annotated[
         min=1,
         metavar="N",
         help="Keep at most N detections per image (default: the model's setting, usually 100).",
+        rich_help_panel=DETECTIONS,
     ),
 ]
 

@@ -14,6 +14,7 @@ import typer
 from dhcli.cli.completion import complete_files
 from dhcli.cli.options import (
     ANY_MODEL,
+    DETECTIONS,
     AcrossClasses,
     Boxes,
     Device,
@@ -77,11 +78,17 @@ def predict(
             help="Lowest score to write and to draw; best: the thresholds of best F1 that the "
             "model stores (default: the model's setting to write; to draw, best, or 0.3 if it "
             "stores none).",
+            rich_help_panel=DETECTIONS,
         ),
     ] = None,
     top_k: TopK = None,
     classes: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Classes to keep, comma-separated.")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Classes to keep, comma-separated.",
+            rich_help_panel=DETECTIONS,
+        ),
     ] = None,
     scores: Scores = None,
     boxes: Boxes = None,

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from dhcli.cli.commands import COMMANDS
 from dhcli.data.io.progress import watched_by
@@ -26,6 +26,7 @@ from dhcli.errors import DhError
 if TYPE_CHECKING:
     from rich.panel import Panel
 
+HELP = ["-h", "--help"]
 EXAMPLES = (
     ("dh demo", "everything once, without data of your own"),
     ("dh train --data photos/", "a detector from a folder of annotated images"),
@@ -173,7 +174,18 @@ def load_command(name: str) -> Any:
         # `[a, b]` in an example is no markup, and rich_utils would take a last paragraph's
         # indentation away, were there no empty line before it.
         one.help = escape(_unwrap(one.help or "")).replace("\n\n", "\n\n\n", 1)
+        _hide_types(one)
     return command
+
+
+def _hide_types(command: Any) -> None:
+    """Take `<bool>` from behind switches in the help, and `<path>` from behind arguments.
+
+    A switch takes no value, and an argument is called by what it is.
+    """
+    for param in command.get_params(typer.Context(command, help_option_names=HELP)):
+        if isinstance(param, TyperArgument) or param.is_flag:
+            param.display_type_rich = lambda ctx: None
 
 
 def _unwrap(text: str) -> str:

@@ -111,6 +111,14 @@ def test_every_help_has_an_example_on_a_line_of_its_own(command: list[str]) -> N
     assert re.search(rf"^\s*(\$ )?{example}\b", page, re.MULTILINE)
 
 
+@pytest.mark.parametrize("command", pages(), ids=" ".join)
+def test_help_shows_no_type_behind_switches_and_arguments(command: list[str]) -> None:
+    page = CliRunner().invoke(app, [*command, "-h"]).stdout
+
+    assert "--help" in page
+    assert not re.search(r"<(bool|path|str|list\[\w+\])>", page)
+
+
 @pytest.fixture
 def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """Makes `dh env` raise the given exception."""
