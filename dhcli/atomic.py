@@ -32,6 +32,8 @@ _RESULTS = (
     *("metrics.json", "study.json", "statistics.html", "events.jsonl", "train.log"),
 )
 """One of these is in every folder of results that a command writes, but for converted datasets."""
+_SKEW = 3600.0
+"""Seconds that the clock of a file server may go before ours; what is from later is left over."""
 _cleaned: set[Path] = set()
 """Folders where this process has looked for what others left."""
 _told: list[Callable[[str], None]] = []
@@ -255,7 +257,7 @@ def clean(folder: Path) -> None:
     parts = [entry for entry in folder.iterdir() if _PART.fullmatch(entry.name)]
     for entry in parts:
         with suppress(OSError):  # locked, gone, or not ours
-            if time.time() - entry.lstat().st_mtime < 1:  # perhaps just about to be locked
+            if -_SKEW < time.time() - entry.lstat().st_mtime < 1:  # perhaps about to be locked
                 _cleaned.discard(folder)
             else:
                 _remove_unlocked(entry)

@@ -152,6 +152,18 @@ def test_the_file_before_is_kept_where_that_is_asked_for(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_was_left_before_the_clock_was_set_back_is_cleaned(tmp_path: Path) -> None:
+    left = [tmp_path / ".a.abcdefgh.part", tmp_path / ".b.abcdefgh.part"]
+    for file, ahead in zip(left, (60, 86400), strict=True):
+        file.touch()
+        os.utime(file, (time.time() + ahead,) * 2)
+
+    with atomic_folder(tmp_path / "new"):
+        pass
+
+    assert [file.exists() for file in left] == [True, False]
+
+
 def test_a_hidden_file_of_others_is_not_cleaned(tmp_path: Path) -> None:
     (tmp_path / ".download.part").touch()
     os.utime(tmp_path / ".download.part", (1, 1))
