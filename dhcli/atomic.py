@@ -32,6 +32,8 @@ _RESULTS = (
     *("metrics.json", "study.json", "statistics.html", "events.jsonl", "train.log"),
 )
 """One of these is in every folder of results that a command writes, but for converted datasets."""
+_SKEW = 3600.0
+"""Seconds that the clock of a file server may go before ours; what is from later is left over."""
 _cleaned: set[Path] = set()
 """Folders where this process has looked for what others left."""
 _told: list[Callable[[str], None]] = []
@@ -100,10 +102,11 @@ def atomic_write(path: Path, *, previous: Path | None = None) -> Iterator[Binary
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A new folder that takes its place at `path` when the block ends without an error.
 
-    With `overwrite`, what was there is gone then, whole. Raises DhError if `path` is there already
-    and is not an empty folder, or cannot be written.
+    With `overwrite`, what was there is gone then, whole. A link stays, and leads to the new folder.
+    Raises DhError if `path` is there already and is not an empty folder, or cannot be written.
     """
     require_free(path, overwrite=overwrite)
+    path = path.resolve() if path.is_symlink() else path
     with folder_beside(path) as temporary:
         begun = temporary.stat()
         yield temporary
@@ -165,12 +168,15 @@ def folder_beside(path: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-def require_free(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = ()) -> None:
+def require_free(
+    path: Path, *, overwrite: bool = False, inputs: Sequence[Path] = (), in_place: bool = False
+) -> None:
     """Raise DhError where no new folder can be put at `path`, before work that would be lost.
 
     That is where a folder that is not empty is there, unless `overwrite`: then where one of the
     `inputs`, the folder that the command runs in, or a part of an input that is no earlier result
-    would be lost with it.
+    would be lost with it. A mount point, and the folder that the command runs in, cannot be
+    replaced even where they are empty, but filled `in_place`.
     """
     require_folder(path)
     if path.is_dir() and any(path.iterdir()):
@@ -178,6 +184,11 @@ def require_free(path: Path, *, overwrite: bool = False, inputs: Sequence[Path] 
         if lost := _lost_with(path, inputs):
             what = f"{lost}, and cannot be replaced"
             raise DhError(what, where=path, hint="name another place")
+    is_mount = os.path.ismount(path)
+    if not in_place and (is_mount or path.resolve() == Path.cwd()):
+        what = "a disk is mounted" if is_mount else "this command runs"
+        hint = f"name a folder in it, such as {path / 'new'}"
+        raise DhError(f"is where {what}, and cannot be replaced", where=path, hint=hint)
 
 
 def _lost_with(path: Path, inputs: Sequence[Path]) -> str | None:
@@ -246,7 +257,7 @@ def clean(folder: Path) -> None:
     parts = [entry for entry in folder.iterdir() if _PART.fullmatch(entry.name)]
     for entry in parts:
         with suppress(OSError):  # locked, gone, or not ours
-            if time.time() - entry.lstat().st_mtime < 1:  # perhaps just about to be locked
+            if -_SKEW < time.time() - entry.lstat().st_mtime < 1:  # perhaps about to be locked
                 _cleaned.discard(folder)
             else:
                 _remove_unlocked(entry)

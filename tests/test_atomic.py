@@ -152,6 +152,18 @@ def test_the_file_before_is_kept_where_that_is_asked_for(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_was_left_before_the_clock_was_set_back_is_cleaned(tmp_path: Path) -> None:
+    left = [tmp_path / ".a.abcdefgh.part", tmp_path / ".b.abcdefgh.part"]
+    for file, ahead in zip(left, (60, 86400), strict=True):
+        file.touch()
+        os.utime(file, (time.time() + ahead,) * 2)
+
+    with atomic_folder(tmp_path / "new"):
+        pass
+
+    assert [file.exists() for file in left] == [True, False]
+
+
 def test_a_hidden_file_of_others_is_not_cleaned(tmp_path: Path) -> None:
     (tmp_path / ".download.part").touch()
     os.utime(tmp_path / ".download.part", (1, 1))
@@ -191,6 +203,34 @@ def test_a_folder_that_holds_what_is_read_is_not_replaced(
     monkeypatch.chdir(tmp_path / "data/images")
     with pytest.raises(DhError, match="cannot be replaced"):
         require_free(tmp_path / "data", overwrite=True)
+
+
+@pytest.mark.parametrize("name", [".", "disk"])
+def test_a_folder_that_cannot_be_renamed_over_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.path.ismount", lambda place: str(place) == "disk")
+    (tmp_path / name).mkdir(exist_ok=True)
+
+    with pytest.raises(DhError, match="cannot be replaced"):
+        require_free(Path(name))
+    require_free(Path(name), in_place=True)  # as a training does
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_leads_to_the_new_folder(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "large-disk").mkdir()
+    (tmp_path / "out").symlink_to("large-disk")
+    if overwrite:
+        (tmp_path / "large-disk/old").touch()
+
+    with atomic_folder(tmp_path / "out", overwrite=overwrite) as folder:
+        (folder / "new").touch()
+
+    assert (tmp_path / "out").is_symlink()
+    assert [file.name for file in (tmp_path / "large-disk").iterdir()] == ["new"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["large-disk", "out"]
 
 
 def test_a_part_of_what_is_read_is_replaced_only_where_it_is_an_earlier_result(

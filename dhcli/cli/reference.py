@@ -25,8 +25,8 @@ Written by `python -m dhcli.cli.reference` from the commands themselves; `dh COM
 the same in a terminal. [Every setting](configuration.md) is on a page of its own.
 
 Results go to stdout, messages to stderr. The exit code is 0 if all is well, 2 for a command line or
-a setting that cannot be used, 3 for data, 4 for a model, 1 for anything else, and 130 or 143 after
-Ctrl-C or SIGTERM. `dh --version` prints the version.
+a setting that cannot be used, 3 for data, 4 for a model, 1 for anything else, and 130, 143 or 129
+after Ctrl-C, SIGTERM or SIGHUP (a terminal that closes). `dh --version` prints the version.
 
 `dh --install-completion` sets up completion in your shell. Then Tab offers commands, options and
 their choices: presets, formats, metrics, and every key of `--set` with its values.

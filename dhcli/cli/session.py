@@ -100,7 +100,7 @@ def make_session(
     from dhcli.training.run import Session
 
     if overwrite and out is not None:
-        require_free(out, overwrite=True, inputs=[path for path in inputs if path])
+        require_free(out, overwrite=True, inputs=[path for path in inputs if path], in_place=True)
     journal = Journal(choose_display(err, live=is_live()) if team.first else Silence(), team)
     machine = {**describe_machine(), **describe_torch(), "packages": installed_packages()}
     return Session(

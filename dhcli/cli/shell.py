@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from errno import ENOMEM
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup
 from dhcli.cli.commands import COMMANDS
 from dhcli.data.io.progress import watched_by
 from dhcli.errors import DhError
+from dhcli.runtime.launch import HANGUP, end_signals
 
 if TYPE_CHECKING:
     from rich.panel import Panel
@@ -52,6 +54,7 @@ class Shell(TyperGroup):
         from dhcli.report.console import err
         from dhcli.report.counting import LongSteps
 
+        _require_current_folder()
         with watched_by(LongSteps()) if is_first() else nullcontext(), cleaning_told(err.print):
             super().invoke(ctx)  # what a command returns is no exit code
 
@@ -83,6 +86,7 @@ class Shell(TyperGroup):
 
         Any other exception is a bug and keeps its traceback.
         """
+        _open_closed_streams()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # what Typer itself prints
                 stream.reconfigure(errors="backslashreplace")
@@ -91,11 +95,30 @@ class Shell(TyperGroup):
 
             join_words(os.environ)
         run = partial(super().main, args, prog_name, complete_var, False, windows_expand_args)
-        with _ended_by_sigterm():
+        with _ended_by_signals():
             status = _explained(lambda: _printed(partial(run, **extra)))
         if not standalone_mode:
             return status
         sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Have standard streams that the caller closed lead nowhere.
+
+    A file that is opened would get the number of one, and then what is printed into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def _require_current_folder() -> None:
+    """Raise DhError where the folder that this runs in was removed: libraries fail oddly there."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        what = "the folder that this runs in is no longer there"
+        raise DhError(what, hint="change into another one, such as `cd ~`") from error
 
 
 def _explained(run: Callable[[], Any]) -> Any:
@@ -142,20 +165,24 @@ def _printed(run: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: what it was writing is cleaned up."""
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: what it was writing is cleaned up."""
 
     def end(number: int, _: FrameType | None) -> None:
+        if number == HANGUP:  # another one would end the cleaning up
+            signal.signal(number, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    wanted = [number for number in end_signals() if number != signal.SIGINT]  # Python's own
+    before = {number: signal.signal(number, end) for number in wanted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def load_command(name: str) -> Any:

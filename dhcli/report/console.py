@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TextIO
 
 from rich.console import Console
@@ -24,8 +25,19 @@ class _PlainText(Console):
     r"""A console that shows what a file says of itself, and never obeys it.
 
     Control characters in text appear as \x1b, what the stream cannot spell likewise. The styles
-    and bars of rich are not text.
+    and bars of rich are not text. Words that cannot be written, their terminal or reader having
+    gone, end no work: nothing more is said.
     """
+
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except OSError:
+            if not self.stderr:
+                raise
+            self.quiet = True
+            with suppress(OSError):  # what is left in the stream, at the end of Python
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         return super()._render_buffer(

@@ -6,6 +6,7 @@ Colours can be told apart by colour-blind people, and never stand alone: every b
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +42,8 @@ CROWD = 150
 PANEL = 1000
 """Longest side of a picture beside others, in pixels."""
 HATCH = (190, 190, 190)
+_MOST_LETTERS = 2000
+"""Letters of a name that are looked at: no picture has room for more."""
 
 
 @dataclass(frozen=True)
@@ -243,11 +246,12 @@ def place_label(
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text, or as much of its beginning as fits, with an ellipsis."""
-    if font.getlength(text) <= width:
+    beginning = text[:_MOST_LETTERS]
+    if text == beginning and font.getlength(text) <= width:
         return text
-    while len(text) > 1 and font.getlength(f"{text}…") > width:
-        text = text[:-1]
-    return f"{text}…"
+    lengths = range(1, len(beginning) + 1)
+    fitting = bisect_right(lengths, width, key=lambda n: font.getlength(f"{beginning[:n]}…"))
+    return f"{beginning[: max(fitting, 1)]}…"
 
 
 @lru_cache(maxsize=64)

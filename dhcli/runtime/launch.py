@@ -30,7 +30,15 @@ LEFT_ALONE, CRASHED = 75, 70
 """Exit codes (sysexits.h): another process has ended; an error that nobody foresaw."""
 LAUNCHER, RESTART = "DH_LAUNCHER", "DH_RESTART"
 """What `launch` sets beside torchrun's: its process id, and how often all were started before."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""What a terminal that closes sends, often twice: itself, and by its shell; Windows has none."""
+
+
+def end_signals() -> tuple[signal.Signals, ...]:
+    """Those that ask a command to end; under `nohup` the terminal may close."""
+    if HANGUP is None or signal.getsignal(HANGUP) == signal.SIG_IGN:
+        return signal.SIGINT, signal.SIGTERM
+    return signal.SIGINT, signal.SIGTERM, HANGUP
 
 
 class Place(NamedTuple):
@@ -72,7 +80,7 @@ def launch(processes: int, restarts: int, say: Callable[[str], None]) -> int:
 
     Where one dies, or meets what nobody foresaw, the others are ended, and all are started again,
     up to `restarts` times. What a signal or a DhError ended is not: it would come again.
-    Ctrl-C and SIGTERM are passed on to all, a second one ends them at once.
+    Ctrl-C, SIGTERM and SIGHUP are passed on to all, a second one ends them at once.
     Raises DhError where a process was killed.
     """
     for attempt in range(restarts + 1):
@@ -174,10 +182,12 @@ def free_port() -> int:
 
 @contextmanager
 def _passing_signals(workers: list[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Pass the first SIGINT or SIGTERM on, kill at the second; the list of those that came."""
+    """Pass the first of `end_signals` on, kill at the second; the list of those that came."""
     seen: list[int] = []
 
     def take(number: int, _: FrameType | None) -> None:
+        if seen and number == HANGUP:
+            return
         seen.append(number)
         if len(seen) > 1:
             _kill(workers)
@@ -185,7 +195,7 @@ def _passing_signals(workers: list[subprocess.Popen[bytes]]) -> Iterator[list[in
         for worker in workers:
             worker.send_signal(number)
 
-    before = {number: signal.signal(number, take) for number in SIGNALS}
+    before = {number: signal.signal(number, take) for number in end_signals()}
     try:
         yield seen
     finally:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next good moment."""
+"""Ctrl-C, SIGTERM and SIGHUP as a wish to stop at the next good moment."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from dhcli.runtime.launch import HANGUP, end_signals
 from dhcli.runtime.team import ALONE, Team
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
@@ -17,7 +16,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM is kept and a second one acts at once.
+    """While it is entered, the first of `end_signals` is kept; a second, but SIGHUP, acts at once.
 
     `check()` raises Stopped after the first to any process of `team`. Outside the main thread,
     where Python allows no handlers, signals act as ever.
@@ -32,7 +31,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._take) for number in end_signals()}
         return self
 
     def __exit__(
@@ -57,5 +56,5 @@ class StopRequest:
 
     def _take(self, number: int, _: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        for other in SIGNALS:
-            signal.signal(other, signal.SIG_DFL)
+        for other in self._before:
+            signal.signal(other, signal.SIG_IGN if other == HANGUP else signal.SIG_DFL)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from dhcli.cli import app
 from dhcli.cli.commands import COMMANDS, Command
 from dhcli.cli.shell import load_command
 from dhcli.errors import ConfigError, DataError, DhError, ModelError
+from dhcli.runtime.launch import HANGUP
 
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "albumentations", "matplotlib", "numpy", "pydantic", "yaml"}
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -350,13 +353,67 @@ main()
 """
 
 
-def test_sigterm_leaves_nothing_half_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, HANGUP])
+def test_a_signal_leaves_nothing_half_written(
+    number: signal.Signals | None, tmp_path: Path
+) -> None:
+    if number is None:
+        pytest.skip("this system has no SIGHUP")
     words = [sys.executable, "-c", SLOW_WRITE, str(tmp_path)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
 
-    process.terminate()
+    process.send_signal(number)
 
-    assert process.wait(30) == 143
+    assert process.wait(30) == 128 + number
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="by a POSIX shell")
+@pytest.mark.parametrize(
+    ("closed", "words", "code"),
+    [
+        (">&-", "presets", 0),
+        ("2>&-", "check /nowhere", 3),
+        ("<&- >&- 2>&-", "presets show demo", 0),
+    ],
+)
+def test_streams_may_be_closed(closed: str, words: str, code: int) -> None:
+    command = f"{sys.executable} -m dhcli {words} {closed}"
+
+    result = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+
+    assert result.returncode == code
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="others keep the folder that a program runs in")
+def test_a_folder_that_was_removed_is_said(tmp_path: Path) -> None:
+    command = f"mkdir x && cd x && rmdir ../x && {sys.executable} -m dhcli presets"
+
+    result = subprocess.run(
+        ["sh", "-c", command],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: the folder that this runs in is no longer there\n")
+
+
+def test_words_that_nobody_reads_end_no_work() -> None:
+    code = (
+        "from dhcli.report.console import err, out\n"
+        "for _ in range(9): err.print('word ' * 9000)\nout.print('done')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stderr.close()
+
+    assert process.stdout.read().split() == [b"done"]
+    assert process.wait(60) == 0

@@ -49,6 +49,16 @@ def test_the_label_stands_above_the_box_on_its_colour() -> None:
     assert (above > 200).all(axis=1).any()  # white letters on blue
 
 
+@pytest.mark.parametrize("length", [100, 2_000_000])  # Pillow measures a million at most
+def test_a_name_without_end_is_drawn_as_far_as_there_is_room(length: int) -> None:
+    name = "car " * length
+
+    assert (
+        drawn(80, 60, [[10, 30, 60, 50]], (name,))
+        == drawn(80, 60, [[10, 30, 60, 50]], (name[:60],))
+    ).all()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (64, 48), (3, 300)])
 def test_any_image_can_be_drawn_on(size: tuple[int, int]) -> None:
     boxes = [[-5, -5, 500, 500], [0, 0, 0, 0], [2, 2, 1, 1], [*size, *size]]

@@ -11,7 +11,7 @@ import pytest
 
 from dhcli.errors import DhError
 from dhcli.runtime import launch as launching
-from dhcli.runtime.launch import LEFT_ALONE, Place, launch, own_place
+from dhcli.runtime.launch import HANGUP, LEFT_ALONE, Place, launch, own_place
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -92,11 +92,17 @@ def test_all_start_again_as_often_as_allowed(run) -> None:  # type: ignore[no-un
     assert "process 1 of 1 was killed (SIGKILL); all start again" in said[0]
 
 
-def test_a_signal_is_passed_on_and_not_tried_again(run) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(
+    "name",
+    ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.skipif(not HANGUP, reason="none here"))],
+)
+def test_a_signal_is_passed_on_and_not_tried_again(run, name: str) -> None:  # type: ignore[no-untyped-def]
+    number = signal.Signals[name]
     script = (
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-        "if rank == 0:\n    time.sleep(0.5); os.kill(os.getppid(), signal.SIGTERM)\n"
+        f"signal.signal({number}, lambda *_: (time.sleep(0.5), sys.exit(128 + {number})))\n"
+        f"for _ in range({1 + (number == HANGUP)} * (rank == 0)):\n"  # a terminal says it twice
+        f"    time.sleep(0.5); os.kill(os.getppid(), {number})\n"
         "time.sleep(60)"
     )
 
-    assert run(script, restarts=2) == (128 + signal.SIGTERM, [])
+    assert run(script, restarts=2) == (128 + number, [])

@@ -16,6 +16,11 @@ from dhcli.errors import DataError
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 """How the names of videos end."""
 
+_USUAL = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_REFUSED = (b"\0\0\1\0", b"icns", b"%!PS", b"\xc5\xd0\xd3\xc6")
+"""Icons, which hold images of other sizes than they say, and PostScript, which is a program."""
+_MOST_VALUES = 1 << 32
+"""Values of a TIFF that are read: one of 134 bytes may speak of any number."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BITS, _PLANES = 258, 284
@@ -35,6 +40,8 @@ class Bands(Image.Image):
     def values(self) -> NDArray[Any]:
         """The pixels of the first page, (H, W) or (H, W, C)."""
         with _first_page(self._path) as page:
+            if page.size > _MOST_VALUES:
+                raise OSError(f"it has {page.size:,} values, more than {_MOST_VALUES:,}")
             values, axes = page.asarray(), page.axes
         if axes == "SYX":
             values = np.moveaxis(values, 0, -1)
@@ -58,13 +65,24 @@ def _first_page(path: Path) -> Iterator[Any]:
 def open_any(path: Path) -> Image.Image:
     """The image at `path`, opened.
 
-    Raises DataError for what needs a package that is not there, and for videos.
+    Raises DataError for what needs a package that is not there, and for videos, icons and programs.
     """
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=_USUAL)
     except UnidentifiedImageError:
-        with path.open("rb") as file:
-            head = file.read(12)
+        return _open_rare(path)
+    return Bands(path) if _is_deep_planes(image) else image
+
+
+def _open_rare(path: Path) -> Image.Image:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head.startswith(_REFUSED):
+        what = "is an icon or PostScript, not a picture"
+        raise DataError(what, where=path, hint="save it as PNG")
+    try:
+        return Image.open(path)
+    except UnidentifiedImageError:
         if head.startswith(_TIFF):
             return Bands(path)
         if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
@@ -72,7 +90,6 @@ def open_any(path: Path) -> Image.Image:
         if head[4:8] == b"ftyp" or path.suffix.lower() in VIDEOS:
             raise DataError("is a video", where=path, hint=frames_hint(path)) from None
         raise
-    return Bands(path) if _is_deep_planes(image) else image
 
 
 def _is_deep_planes(image: Image.Image) -> bool:

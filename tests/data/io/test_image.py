@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import sys
 import time
 import warnings
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from dhcli.data.io import image as image_module
 from dhcli.data.io.image import read_image, read_size
@@ -196,6 +197,53 @@ def test_decompression_bomb_is_refused(tmp_path: Path) -> None:
     assert "--tile" in str(caught.value.hint)
     assert read_size(path) == (20_000, 10_000)
     assert Image.MAX_IMAGE_PIXELS is not None  # Pillow's guard stands for others
+
+
+def _icon(kind: bytes, png: bytes) -> bytes:
+    """An icon that says it is of 16×16 pixels."""
+    if kind == b"icns":
+        return (
+            kind
+            + (len(png) + 16).to_bytes(4, "big")
+            + b"ic07"
+            + (len(png) + 8).to_bytes(4, "big")
+            + png
+        )
+    entry = (
+        bytes((16, 16, 0, 0, 1, 0, 32, 0)) + len(png).to_bytes(4, "little") + bytes((22, 0, 0, 0))
+    )
+    return b"\0\0\1\0\1\0" + entry + png
+
+
+@pytest.mark.parametrize("kind", [b"ico", b"icns", b"eps"])
+def test_a_bomb_in_an_icon_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes
+) -> None:
+    def unpack(*_: object) -> None:
+        raise AssertionError
+
+    png = tmp_path / "large.png"
+    Image.new("1", (5000, 5000)).save(png)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", unpack)
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    if kind != b"eps":
+        path.write_bytes(_icon(kind, png.read_bytes()))
+
+    with pytest.raises(DataError, match="is an icon or PostScript"):
+        read_image(path)
+
+
+def test_bands_that_no_memory_holds_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bands.tif"  # 134 bytes
+    tags = {256: 10_000, 257: 10_000, 258: 8, 259: 8, 262: 1, 273: 8, 277: 100, 278: 10_000, 279: 0}
+    entries = (struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path.write_bytes(
+        b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + struct.pack("<I", 0)
+    )
+
+    with pytest.raises(DataError, match="10,000,000,000 values"):
+        read_image(path)
 
 
 def test_more_pixels_than_the_guard_lets_pass_are_read_if_asked(
