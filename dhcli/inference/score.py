@@ -191,6 +191,8 @@ def evaluate_results(
     introduce(table, truth, split, every.classes, say)
     if not len(every.boxes):
         say(f"warning: {where} holds no detections")
+    for line in every.notes:
+        say(f"of the detections: {line}")
     for line in unread_rows(every):
         say(f"warning: of the detections, {line}")
     found = every.take_images(images)

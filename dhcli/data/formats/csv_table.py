@@ -30,6 +30,7 @@ from dhcli.data.formats.columns import (
     marks_of,
     side_of,
 )
+from dhcli.data.formats.corners import with_notes_on_corners
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.openimages import is_openimages
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
@@ -126,7 +127,8 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
     columns.locate()
     columns.notes += reader.notes()
     own = reader.own_columns()
-    return columns.table(columns.classes_after(), image_extras=own)
+    table = columns.table(columns.classes_after(), image_extras=own)
+    return table if "xmax" in reader.box else with_notes_on_corners(table)
 
 
 class _Reader:

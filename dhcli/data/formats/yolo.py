@@ -38,6 +38,7 @@ import yaml
 from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import Columns
+from dhcli.data.formats.corners import notes_on_corners
 from dhcli.data.formats.layouts import FilePerImage, Format
 from dhcli.data.formats.locate import missing_sizes
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
@@ -88,9 +89,6 @@ HOLDS = Holds(
     fractions=True,
     split_names="any",
 )
-
-_SLACK = 0.01
-"""What boxes may reach over the edge, in fractions, and be none too many."""
 
 _FROM_JSON = bytes.maketrans(b",", b" ")
 _ENCODER = msgspec.json.Encoder()
@@ -222,13 +220,12 @@ def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> Detec
     classes, labels = _classes_of(columns, names)
     told = np.array(columns.boxes, np.float64).reshape(-1, 4)
     _require_fractions(root, columns, told)
-    if _may_be_corners(told):
-        columns.notes.append("boxes extend beyond the image, and would not if they were corners")
     sizes = columns.sizes()
     columns.notes += missing_sizes(sizes, columns.image_of_box(), root)
     centre, extent = np.hsplit(told, 2)
     with np.errstate(over="ignore", invalid="ignore"):
         fractions = np.hstack([centre - extent / 2, centre + extent / 2])
+        columns.notes += notes_on_corners(told, fractions, np.ones_like(centre))
         boxes = tidy(fractions * np.tile(sizes, 2)[columns.image_of_box()])
     number = {file: index for index, file in enumerate(columns.files)}
     splits = {
@@ -237,14 +234,6 @@ def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> Detec
         if split
     }
     return columns.table(classes, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
-
-
-def _may_be_corners(boxes: NDArray[np.float64]) -> bool:
-    """Whether most `boxes` (M, 4), centre and size, reach over the edge, and no x1, y1, x2, y2."""
-    first, last = boxes[:, :2], boxes[:, 2:]
-    over = (first - last / 2 < -_SLACK) | (first + last / 2 > 1 + _SLACK)
-    within = (first >= 0) & (first < last) & (last <= 1)
-    return 2 * int(np.sum(over.any(axis=1))) > len(boxes) and bool(within.all())
 
 
 def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.int32]]:
