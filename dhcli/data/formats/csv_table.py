@@ -4,10 +4,10 @@
 names (`image`, `label`, `x1` …); commas, or semicolons where decimals have commas, or tabs, or what
 Excel's first line `sep=;` says. A quoted "1,030" between commas could be two numbers: an error.
 Width and height may be left out. In place of corners a box may be told as `x,y,width,height`, or as
-`[x, y, width, height]` in one column `bbox`. Without a column for it the class is `object`. Columns
-called `difficult`, `truncated`, `occluded`, `crowd`, `ignore` and `score` are kept, and any other
-column that says the same of all boxes of an image (`patient`, `video`). A file a split
-(`train_labels.csv`).
+`[x, y, width, height]` in one column `bbox`, or as four corners, `x1,y1` … `x4,y4`. Without a
+column for it the class is `object`. Columns called `difficult`, `truncated`, `occluded`, `crowd`,
+`ignore` and `score` are kept, and any other column that says the same of all boxes of an image
+(`patient`, `video`). A file a split (`train_labels.csv`).
 
 An image without boxes has a line without coordinates, or none: then it is not known to belong.
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dhcli.data.formats.boxes import Box, from_decimals
+from dhcli.data.formats.boxes import Box, from_decimals, hull
 from dhcli.data.formats.columns import (
     MARKS,
     NO_NAME,
@@ -51,6 +51,7 @@ HOLDS = Holds("from 0, maximum excluded", empty=False, classes=False, own_column
 
 _Names = dict[str, tuple[str, ...]]
 
+_FOUR: _Names = {f"{axis}{n}": (f"{axis}{n}",) for n in range(1, 5) for axis in "xy"}
 _CORNERS: _Names = {
     "xmin": ("xmin", "x1", "left"),
     "ymin": ("ymin", "y1", "top"),
@@ -64,8 +65,9 @@ _SIZED: _Names = {
     "w": ("w", "width", "bboxwidth"),
     "h": ("h", "height", "bboxheight"),
 }
-_BOXES = (_CORNERS, _LISTED, _SIZED)
+_BOXES = (_FOUR, _CORNERS, _LISTED, _SIZED)
 """The columns of a box, in the ways to tell it; the first that is there counts."""
+_WITH_SIDES = (tuple(_LISTED), tuple(_SIZED))
 _NAMES: _Names = {
     "file": (
         *("filename", "file", "filepath", "image", "imagename", "imagepath", "path", "img"),
@@ -78,6 +80,7 @@ _NAMES: _Names = {
     **{name: (name, f"is{name}") for name in MARKS},
 }
 """What other columns are called: our name, and theirs."""
+_AROUND = "box of four corners: read as the box around them"
 _LIST = str.maketrans("[](),", "     ")
 _WRITTEN = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
@@ -128,7 +131,7 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
     columns.notes += reader.notes()
     own = reader.own_columns()
     table = columns.table(columns.classes_after(), image_extras=own)
-    return table if "xmax" in reader.box else with_notes_on_corners(table)
+    return with_notes_on_corners(table) if reader.box in _WITH_SIDES else table
 
 
 class _Reader:
@@ -154,6 +157,7 @@ class _Reader:
         told = {name: row[at] for name, at in self.place.items()}
         is_box = any(told[name].translate(_LIST).strip() for name in self.box)
         box = _corners(told) if is_box else None
+        self.columns.counts[_AROUND] += is_box and "x4" in told
         name = class_of(of_cell(told.get("class", NO_NAME))) if is_box else ""
         score = number_of(told["score"]) if is_box and told.get("score") else None
         width, height = side_of(told.get("width")), side_of(told.get("height"))
@@ -189,6 +193,8 @@ class _Reader:
 
 def _corners(told: dict[str, str]) -> Box:
     """The box xyxy of a row."""
+    if "x4" in told:
+        return hull((told[f"x{n}"], told[f"y{n}"]) for n in range(1, 5))
     if "xmax" in told:
         x1, y1, x2, y2 = (number_of(told[side]) for side in _CORNERS)
         return x1, y1, x2, y2

@@ -81,6 +81,16 @@ def test_ways_to_tell_a_box(lay, name):
     assert table.notes == (() if label == "cat" else ("no column with the class: called `object`",))
 
 
+def test_four_corners_are_read_as_the_box_around_them(lay):
+    header = "image,label,x1,y1,x2,y2,x3,y3,x4,y4"
+    text = f"{header}\na.jpg,cat,5,2,20,1,22,10,4,11\na.jpg,cat,,,,,,,,\n"
+
+    table = read_dataset(lay({"boxes.csv": text}, "a.jpg"))
+
+    assert table.boxes.tolist() == [[4, 1, 22, 11]]
+    assert table.notes == ("1 box of four corners: read as the box around them",)
+
+
 def test_a_comma_for_thousands_costs_its_row(lay, unreadable):
     rows = 'a.jpg,"1,200",30,cat,1,2,3,4\na.jpg,40,30,cat,1,2,"1,030",4\n'
     text = f"filename,width,height,class,xmin,ymin,xmax,ymax\n{rows}"
