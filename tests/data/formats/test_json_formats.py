@@ -179,6 +179,19 @@ def test_via_annotations_and_projects(lay, told, classes):
     assert table.flags.tolist() == [0, Flag.OCCLUDED, 0, 0]
     assert "1 shape `point`: left out" in table.notes
     assert "1 region of no class: called `object`" in table.notes
+    assert not any("attributes" in note for note in table.notes)
+
+
+def test_via_says_which_of_several_attributes_is_taken_for_the_class(lay):
+    shape = {"name": "rect", "x": 3, "y": 4, "width": 10, "height": 5}
+    several = {"colour": "red", "animal": "cat", "occluded": "1"}
+    told = [{"shape_attributes": shape, "region_attributes": a} for a in (several, {"animal": "x"})]
+    text = json.dumps({"a.jpg9": {"filename": "a.jpg", "regions": told}})
+
+    table = read_dataset(lay({"via.json": text}, "a.jpg"))
+
+    note = "1 region with attributes `colour`, `animal`: `colour` is taken for the class"
+    assert (table.classes, table.notes) == (("red", "x"), (note,))
 
 
 def via3(key, xy, view="1", **values):
