@@ -37,6 +37,7 @@ NAME_FILES = frozenset(
     )
 )
 """What files of names are called, in any case."""
+_YAML = (".yaml", ".yml")
 _FOLDERS = (".", "data", "labels", "images")
 _NO_NAMES = (*IMAGE_SUFFIXES, ".txt")
 """How lines end that are no names of classes, but of files."""
@@ -65,10 +66,21 @@ def class_names(root: Path, settings: Settings, folders: Iterable[str]) -> Names
         others = (_of_file(root, name) for name in list_files(root, ".names"))
         sources = [source for source in others if source.names]
     require_agreement(root, sources)
+    if not sources:
+        _require_no_names(root, settings)
     names = sources[0].names if sources else {}
     _compare_count(root, settings, names)
     _require_distinct(root, names)
     return names
+
+
+def _require_no_names(root: Path, settings: Settings) -> None:
+    """Raise DataError where data.yaml has `names` that are a text, and no file of this name."""
+    told = settings.told.get("names")
+    if isinstance(told, str) and told and settings.name.lower().endswith(_YAML):
+        what = f"`names: {told[:40]}` is no list of names, and no file of names in the dataset"
+        hint = f"write it as a list: `names: [{told}]`" if "." not in told else None
+        raise DataError(what, where=root / settings.name, hint=hint)
 
 
 def _of_settings(root: Path, settings: Settings) -> Iterator[ClassList]:

@@ -127,9 +127,9 @@ def fit_to_images(table: DetectionTable, images: Scan) -> Fitted:
 
     Where the size told is that of the pixels before EXIF turns them, and all boxes lie within it,
     the boxes are turned along; those of images whose size does not tell it too, see `_half_turned`.
-    Where the image was made smaller or larger by one factor since its
-    boxes were drawn, these are scaled along: see `_resized`. Where the boxes lie in the image all
-    the same, its own size counts. Else the two disagree, and both stay.
+    Where the image was made smaller or larger by one factor since its boxes were drawn, these are
+    scaled along: see `_resized`. Where the boxes lie in the image all the same, its own size
+    counts. Else the two disagree, and both stay.
     """
     told, real = table.sizes, images.sizes
     differ = (told > 0).all(axis=1) & (told != real).any(axis=1) & ~images.is_bad

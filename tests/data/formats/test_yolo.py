@@ -352,6 +352,17 @@ def test_a_count_that_does_not_agree_with_the_names_is_an_error(put, count):
         read_dataset(put(**files))
 
 
+@pytest.mark.parametrize("told", ["cat, dog", "gone.names"])
+def test_names_that_are_neither_a_list_nor_a_file_are_an_error(put, told):
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "data.yaml": f"names: {told}\nval: images"}
+
+    with pytest.raises(DataError, match=rf"data\.yaml: `names: {told}` is no list of names, and"):
+        read_dataset(put(**files))
+
+    root = put(**files, **{"classes.txt": "cat\ndog\n"})
+    assert read_dataset(root).classes == ("cat", "dog")
+
+
 def test_darknets_count_is_compared_with_the_file_of_names(put):
     settings = "classes = 3\ntrain = data/train.txt\nnames = data/obj.names\n"
     files = {"images/a.jpg": None, "train.txt": "images/a.jpg\n", "obj.names": "cat\ndog\n"}
