@@ -7,9 +7,11 @@ Width and height may be left out. In place of corners a box may be told as `x,y,
 `[x, y, width, height]` in one column `bbox`, or as four corners, `x1,y1` … `x4,y4`. Without a
 column for it the class is `object`. Columns called `difficult`, `truncated`, `occluded`, `crowd`,
 `ignore` and `score` are kept, and any other column that says the same of all boxes of an image
-(`patient`, `video`). A file a split (`train_labels.csv`).
+(`patient`, `video`). A file a split (`train_labels.csv`), or a column `split`, `subset`, `set` or
+`partition` that says train, val or test of every image.
 
-An image without boxes has a line without coordinates, or none: then it is not known to belong.
+An image without boxes has a line without coordinates (with NaN or None for them and the class,
+too), or none: then it is not known to belong.
 
 Pixels: from 0, the maximum excluded, as the files say. (Those made from Pascal VOC may count from
 1: convert the VOC files themselves, `dh` knows their rule.) Classes: sorted by name.
@@ -17,7 +19,7 @@ Pixels: from 0, the maximum excluded, as the files say. (Those made from Pascal 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dhcli.data.formats.boxes import Box, from_decimals, hull
@@ -34,6 +36,7 @@ from dhcli.data.formats.corners import with_notes_on_corners
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.openimages import is_openimages
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
+from dhcli.data.io.files import usual_split
 from dhcli.data.io.text_rows import (
     as_row,
     find_column,
@@ -81,6 +84,10 @@ _NAMES: _Names = {
 }
 """What other columns are called: our name, and theirs."""
 _AROUND = "box of four corners: read as the box around them"
+_NONE = frozenset(("", "nan", "none", "null", "na", "n/a"))
+"""What programs write for nothing."""
+_SPLIT_COLUMNS = ("split", "subset", "set", "partition")
+_SPLITS = frozenset(("train", "val", "test"))
 _LIST = str.maketrans("[](),", "     ")
 _WRITTEN = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
@@ -128,6 +135,7 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
         except ValueError as error:
             columns.refuse_value(line, error)
     columns.locate()
+    reader.take_splits()
     columns.notes += reader.notes()
     own = reader.own_columns()
     table = columns.table(columns.classes_after(), image_extras=own)
@@ -155,7 +163,7 @@ class _Reader:
         if any(row[self._count :]):
             raise IndexError
         told = {name: row[at] for name, at in self.place.items()}
-        is_box = any(told[name].translate(_LIST).strip() for name in self.box)
+        is_box = _is_box(told, self.box)
         box = _corners(told) if is_box else None
         self.columns.counts[_AROUND] += is_box and "x4" in told
         name = class_of(of_cell(told.get("class", NO_NAME))) if is_box else ""
@@ -174,6 +182,17 @@ class _Reader:
             if values[image] != value:
                 self._varying.add(name)
 
+    def take_splits(self) -> None:
+        """Have the images in the splits that a column of their own tells of; it is none then."""
+        for name, (_, values) in self._own.items():
+            told = [usual_split(value.strip()) for value in values]
+            is_told = name.lower() in _SPLIT_COLUMNS and name not in self._varying
+            if is_told and _SPLITS.issuperset(told):
+                for image, split in enumerate(told):
+                    self.columns.splits[split].append(image)
+                del self._own[name]
+                return
+
     def own_columns(self) -> dict[str, Strings]:
         """The columns that are not ours, of those that say the same of all boxes of an image."""
         return {
@@ -189,6 +208,16 @@ class _Reader:
             names = ", ".join(f"`{name}`" for name in self._own if name in self._varying)
             notes.append(f"columns not kept, because they differ within an image: {names}")
         return notes
+
+
+def _is_box(told: dict[str, str], names: Iterable[str]) -> bool:
+    """Whether a row tells of a box, in the columns `names`: not where they are empty.
+
+    Nor where they are all words for nothing, and so is the class.
+    """
+    fields = {told[name].translate(_LIST).strip().lower() for name in names}
+    nothing = told.get("class", "").strip().lower() in _NONE and fields <= _NONE
+    return fields != {""} and not nothing
 
 
 def _corners(told: dict[str, str]) -> Box:

@@ -1,7 +1,9 @@
 """CSV: TensorFlow's, keras-retinanet's and Open Images' columns, as their producers write them."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
@@ -138,6 +140,49 @@ def test_a_row_without_coordinates_is_an_image_without_boxes(lay):
 
     assert (list(table.files), table.offsets.tolist()) == (["a.png", "b.png"], [0, 0, 1])
     assert table.classes == ("cat",)
+
+
+@pytest.mark.parametrize("nothing", ["NaN", "None", "null"])
+def test_words_for_nothing_are_no_box_where_the_class_is_none_too(lay, nothing):
+    rows = [["a.jpg", "cat", "1", "2", "3", "4"], ["b.jpg", *[nothing] * 5]]
+    lines = ["image,label,x1,y1,x2,y2", *(",".join(row) for row in rows)]
+
+    table = read_dataset(lay({"labels.csv": "\n".join(lines)}, "a.jpg", "b.jpg"))
+
+    assert (list(table.files), table.offsets.tolist()) == (["a.jpg", "b.jpg"], [0, 1, 1])
+    assert (table.classes, table.remarks) == (("cat",), ())
+
+
+def test_a_class_without_a_box_that_is_a_number_is_left_to_the_check(lay):
+    text = "image,label,x1,y1,x2,y2\na.jpg,cat,NaN,NaN,NaN,NaN\n"
+
+    assert np.isnan(read_dataset(lay({"labels.csv": text}, "a.jpg")).boxes).all()
+
+
+@pytest.mark.parametrize("column", ["split", "Subset"])
+def test_a_column_of_splits_puts_images_into_them(lay, tmp_path, column):
+    rows = ("a.jpg,cat,1,2,3,4,Training", "b.jpg,cat,1,2,3,4,valid", "c.jpg,,,,,,train")
+    text = "\n".join([f"image,label,x1,y1,x2,y2,{column}", *rows])
+    root = lay({"in/train.csv": text}, "in/a.jpg", "in/b.jpg", "in/c.jpg")
+
+    table = read_dataset(root / "in")
+
+    assert {name: rows.tolist() for name, rows in table.splits.items()} == {
+        "train": [0, 2],
+        "val": [1],
+    }
+    assert (table.own_columns(), table.notes) == ({}, ())
+    write_dataset(replace(table, splits={"test": np.array([0, 1])}), tmp_path / "out", "csv")
+    assert list(read_dataset(tmp_path / "out").splits) == ["test"]
+
+
+def test_a_column_of_other_splits_is_kept_as_it_is(lay):
+    text = "image,label,x1,y1,x2,y2,split\na.jpg,cat,1,2,3,4,fold1\nb.jpg,cat,1,2,3,4,train\n"
+
+    table = read_dataset(lay({"labels.csv": text}, "a.jpg", "b.jpg"))
+
+    assert table.splits == {}
+    assert list(table.own_columns()["split"]) == ["fold1", "train"]
 
 
 def test_columns_of_images_are_kept_and_others_are_named(lay, tmp_path):
