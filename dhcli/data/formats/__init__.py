@@ -143,7 +143,8 @@ def read_dataset(
         raise ConfigError(f"voc_offset is for Pascal VOC; {place} is {kind.title}")
     table = kind.layout.read(place, read, kind.title)
     if not len(table):
-        raise DataError(f"holds no images as {kind.title}", where=place)
+        left_out = "; ".join(table.notes)
+        raise DataError(f"holds no images as {kind.title}", where=place, hint=left_out or None)
     table = _as_predictions(table, place) if predictions else _as_truth(table)
     notes = list(table.notes)
     if place != path:

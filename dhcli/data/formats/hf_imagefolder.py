@@ -134,11 +134,16 @@ class _Reader:
 
 
 def _rows(objects: Any) -> Iterator[Mapping[str, Any]]:
-    """The objects, told one by one or as columns. Raises ValueError for columns unlike long."""
+    """The objects, told one by one or as columns.
+
+    Raises ValueError for columns unlike long, and for one box in place of a list of them.
+    """
     if isinstance(objects, list):
         yield from objects
         return
     boxes = objects.get("bbox") or ()
+    if any(isinstance(box, int | float) for box in boxes):
+        raise ValueError("`bbox` is one box, not a list of boxes")
     columns = {name: each for name, each in objects.items() if isinstance(each, list)}
     marks = (*_CLASS_KEYS, "bbox", "score")
     for name, column in columns.items():
