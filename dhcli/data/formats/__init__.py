@@ -55,6 +55,7 @@ from dhcli.data.formats.detections import are_label_files, read_label_files
 from dhcli.data.formats.naming import spell_names, spelled
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
+from dhcli.data.io.stand_ins import why_unread
 from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
 from dhcli.words import counted
@@ -227,7 +228,7 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
     raise DataError(
         f"is not a dataset of a known format; it {_contents(path)}",
         where=path,
-        hint=archives_in(path) or f"looked for{looked}",
+        hint=archives_in(path) or why_unread(path) or f"looked for{looked}",
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from dhcli.data.io.stand_ins import stand_in
 from dhcli.errors import DataError
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -18,6 +19,7 @@ VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wm
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEAD = 64
 _BITS, _PLANES = 258, 284
 """TIFF's tags of the bits of each band, and of how bands lie."""
 _EXTRA = "`pip install 'dhcli[images]'`"
@@ -58,19 +60,22 @@ def _first_page(path: Path) -> Iterator[Any]:
 def open_any(path: Path) -> Image.Image:
     """The image at `path`, opened.
 
-    Raises DataError for what needs a package that is not there, and for videos.
+    Raises DataError for what needs a package that is not there, for videos, and for what came in
+    place of an image.
     """
     try:
         image = Image.open(path)
     except UnidentifiedImageError:
         with path.open("rb") as file:
-            head = file.read(12)
+            head = file.read(_HEAD)
         if head.startswith(_TIFF):
             return Bands(path)
         if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
             return _open_heic(path)
         if head[4:8] == b"ftyp" or path.suffix.lower() in VIDEOS:
             raise DataError("is a video", where=path, hint=frames_hint(path)) from None
+        if what := stand_in(head):
+            raise DataError(what, where=path) from None
         raise
     return Bands(path) if _is_deep_planes(image) else image
 
