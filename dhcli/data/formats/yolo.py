@@ -1,11 +1,11 @@
 """YOLO: one text file per image, one line per box: `class x y width height [score]`, in fractions.
 
-Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose,
-told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it
-an even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error. Where all
-such lines have one length, not that of four corners, and begin with a box that the other points
-fill (or have a 0, 1 or 2 at every third place), both may be meant: an error that asks for
-`kpt_shape`, `[0, 2]` for polygons.
+Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose, told
+by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it an
+even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error. Where all such
+lines have one length, not that of four corners, and begin with a box that the other points fill (or
+have a 0, 1 or 2 at every third place, or a score and the track 1), both may be meant: an error that
+asks for `kpt_shape`, `[0, 2]` for polygons.
 
 A missing label file is an image without objects; files that go with no image, and images and
 folders beside those read, are named, and not one label file with an image is an error. Labels lie
@@ -18,7 +18,8 @@ so does darknet's `obj.data`. Without them lists called as splits (`train.txt`,
 end counts that is there, for images and labels, else an image of the same stem. Names of classes
 are looked for in `classes.txt`, `obj.names`, `_darknet.labels`, `labels.txt`, `names.txt` and Label
 Studio's `notes.json`, in the root and beside images and labels, else in another `*.names`; all that
-are there, and `nc`, must agree. A number that no file names is not a class.
+are there, and `nc`, must agree. Where each line begins with its own number, `0: cat`, that is no
+part of the name. A number that no file names is not a class.
 
 Classes: in the file's order. Regions to ignore and marks (difficult, truncated, occluded) have no
 place in the format.

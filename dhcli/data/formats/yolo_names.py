@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,9 @@ _YAML = (".yaml", ".yml")
 _FOLDERS = (".", "data", "labels", "images")
 _NO_NAMES = (*IMAGE_SUFFIXES, ".txt")
 """How lines end that are no names of classes, but of files."""
+
+
+_NUMBERED = re.compile(r"(\d{1,6})(?:\s*[:,;=]\s*|\s+)(\S.*)")
 
 
 class _Category(msgspec.Struct):
@@ -120,8 +124,16 @@ def _of_file(root: Path, file: str) -> ClassList:
 
 
 def _numbered(lines: Iterable[str]) -> Names:
-    """The lines that say anything, by their numbers from 0."""
-    return {n: name for n, line in enumerate(lines) if (name := line.strip())}
+    """The lines that say anything, by their numbers from 0.
+
+    Where each of several lines begins with its own number, as `0: cat` does, that is no part of the
+    name.
+    """
+    names = {n: name for n, line in enumerate(lines) if (name := line.strip())}
+    told = {n: found for n, name in names.items() if (found := _NUMBERED.fullmatch(name))}
+    if len(names) > 1 and all(n in told and int(told[n][1]) == n for n in names):
+        return {n: found[2] for n, found in told.items()}
+    return names
 
 
 def names_of_map(names: Mapping[Any, Any], where: Path) -> Names:
