@@ -179,15 +179,20 @@ class _Reader:
             value = row[at] if at < len(row) else ""
             value = self._seen.setdefault(value, value)
             values += [value] * (image + 1 - len(values))
-            if values[image] != value:
+            if values[image] == value:
+                continue
+            splits = {_split_of(told) for told in (value, values[image])}
+            if name.lower() not in _SPLIT_COLUMNS or "" in splits:
                 self._varying.add(name)
+            elif len(splits) > 1:
+                raise ValueError(f"`{name}` is `{value}`, and above `{values[image]}`")
 
     def take_splits(self) -> None:
         """Have the images in the splits that a column of their own tells of; it is none then."""
         for name, (_, values) in self._own.items():
-            told = [usual_split(value.strip()) for value in values]
             is_told = name.lower() in _SPLIT_COLUMNS and name not in self._varying
-            if is_told and _SPLITS.issuperset(told):
+            told = [_split_of(value) for value in values] if is_told else [""]
+            if all(told):
                 for image, split in enumerate(told):
                     self.columns.splits[split].append(image)
                 del self._own[name]
@@ -208,6 +213,12 @@ class _Reader:
             names = ", ".join(f"`{name}`" for name in self._own if name in self._varying)
             notes.append(f"columns not kept, because they differ within an image: {names}")
         return notes
+
+
+def _split_of(told: str) -> str:
+    """The split that a column tells of, "" for none."""
+    split = usual_split(told.strip())
+    return split if split in _SPLITS else ""
 
 
 def _is_box(told: dict[str, str], names: Iterable[str]) -> bool:

@@ -176,6 +176,17 @@ def test_a_column_of_splits_puts_images_into_them(lay, tmp_path, column):
     assert list(read_dataset(tmp_path / "out").splits) == ["test"]
 
 
+def test_an_image_in_two_splits_costs_its_later_rows(lay, unreadable):
+    rows = "a.jpg,cat,1,2,3,4,train\na.jpg,cat,1,2,3,4,Train\na.jpg,dog,5,6,7,8,test\n"
+
+    table = read_dataset(lay({"labels.csv": f"image,label,x1,y1,x2,y2,split\n{rows}"}, "a.jpg"))
+
+    assert table.splits["train"].tolist() == [0]
+    assert unreadable(table) == [
+        "labels.csv:4: has a value that cannot be used: `split` is `test`, and above `train`"
+    ]
+
+
 def test_a_column_of_other_splits_is_kept_as_it_is(lay):
     text = "image,label,x1,y1,x2,y2,split\na.jpg,cat,1,2,3,4,fold1\nb.jpg,cat,1,2,3,4,train\n"
 
