@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -184,13 +184,15 @@ def evaluate_results(
     truth = table.take_images(images)
     if isinstance(detections, DetectionTable):
         where = detections.root
-        every = place_on(detections, table, where)
+        every = replace(place_on(detections, table, where), notes=())  # they were said before
     else:
         where = detections
         every = read_detections(where, table)
     introduce(table, truth, split, every.classes, say)
     if not len(every.boxes):
         say(f"warning: {where} holds no detections")
+    for line in every.notes:
+        say(f"of the detections: {line}")
     for line in unread_rows(every):
         say(f"warning: of the detections, {line}")
     found = every.take_images(images)

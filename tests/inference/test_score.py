@@ -210,6 +210,21 @@ def test_rows_of_detections_that_cannot_be_read_are_a_warning(dataset, tmp_path)
     )
 
 
+def test_how_detections_were_read_is_said(dataset, tmp_path) -> None:
+    said = []
+    Image.new("RGB", (300, 300)).save(tmp_path / "5.jpg")
+    in_fractions = RESULT | {"bbox": [0, 0, 50 / 300, 50 / 300]}
+    rows, head = tmp_path / "found.csv", "image,class,score,x1,y1,x2,y2\n"
+    rows.write_text(f"{head}5.jpg,cat,0.5,0,0,{50 / 300},{50 / 300}\n", "utf-8")
+
+    for found in (write(tmp_path / "results.json", [in_fractions]), rows):
+        evaluation = evaluate_results(found, dataset, Measures(), say=said.append)
+
+    assert evaluation.results["coco"].per_class["cat"]["AP"] == pytest.approx(1)
+    note = "of the detections: boxes lie within 0…1: read as fractions of their images"
+    assert said.count(note) == 2
+
+
 def test_an_empty_list_of_results_is_zero(dataset, tmp_path) -> None:
     results = write(tmp_path / "results.json", [])
 

@@ -55,6 +55,7 @@ from dhcli.data.formats.detections import are_label_files, read_label_files
 from dhcli.data.formats.naming import spell_names, spelled
 from dhcli.data.formats.placing import Images, Placing, losses, objects_held, writable
 from dhcli.data.io.files import list_files, list_folders, list_images, listing_once, sound_text
+from dhcli.data.io.stand_ins import why_unread
 from dhcli.data.table import ANY_CLASS, UNREADABLE, DetectionTable, Flag
 from dhcli.errors import ConfigError, DataError, suggest
 from dhcli.words import counted
@@ -143,7 +144,8 @@ def read_dataset(
         raise ConfigError(f"voc_offset is for Pascal VOC; {place} is {kind.title}")
     table = kind.layout.read(place, read, kind.title)
     if not len(table):
-        raise DataError(f"holds no images as {kind.title}", where=place)
+        left_out = "; ".join(table.notes)
+        raise DataError(f"holds no images as {kind.title}", where=place, hint=left_out or None)
     table = _as_predictions(table, place) if predictions else _as_truth(table)
     notes = list(table.notes)
     if place != path:
@@ -226,7 +228,7 @@ def recognise(path: Path) -> tuple[Path, list[str]]:
     raise DataError(
         f"is not a dataset of a known format; it {_contents(path)}",
         where=path,
-        hint=archives_in(path) or f"looked for{looked}",
+        hint=archives_in(path) or why_unread(path) or f"looked for{looked}",
     )
 
 

@@ -36,6 +36,7 @@ from dhcli.data.formats.boxes import WRITTEN, columns_xywh, from_xywh
 from dhcli.data.formats.coco_entries import ATTRIBUTES, Entries, flags_of_row, read_entries
 from dhcli.data.formats.coco_results import CATEGORIES, RESULTS, results_of
 from dhcli.data.formats.columns import DONT_CARE, LOST_IMAGE
+from dhcli.data.formats.corners import with_notes_on_corners
 from dhcli.data.formats.fractions import from_fractions
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.locate import locate_images
@@ -140,7 +141,8 @@ def read_coco(root: Path, path: Path) -> DetectionTable:
         notes=(*notes, *strays, *_notes_on_classes(entries)),
         remarks=tuple(Remark(UNREADABLE, f"{relative}:{n}", what) for n, what in entries.bad),
     )
-    return _without(_in_pixels(table, path), entries.lost_images())
+    table = with_notes_on_corners(_in_pixels(table, path))
+    return _without(table, entries.lost_images())
 
 
 def _in_pixels(table: DetectionTable, path: Path) -> DetectionTable:

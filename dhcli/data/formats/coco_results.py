@@ -16,6 +16,8 @@ import numpy as np
 
 from dhcli.data.formats.boxes import columns_xywh, from_xywh
 from dhcli.data.formats.coco_entries import id_of
+from dhcli.data.formats.corners import with_notes_on_corners
+from dhcli.data.formats.fractions import from_fractions
 from dhcli.data.io.files import stem_of
 from dhcli.data.io.json_stream import JsonStream, NotPlain, Objects
 from dhcli.data.io.json_text import JsonText
@@ -66,8 +68,8 @@ def read_results(path: Path, truth: DetectionTable, *, own_ids: bool = True) -> 
     are those of `truth`, unless `categories.json` beside the file names them: then the classes are
     its own, and so are the images that it lists. Some programs write a stem that is a number as
     one: where the file makes sense so, numbers are stems if the dataset has no ids (`own_ids`), and
-    else if not all of them are ids.
-    Raises DataError for an image, category or row that makes no sense.
+    else if not all of them are ids. Boxes that are all told in fractions of their images are read
+    as such. Raises DataError for an image, category or row that makes no sense.
     """
     names, images_of = _named_ids(path.parent / CATEGORIES)
     if names is None:
@@ -75,19 +77,23 @@ def read_results(path: Path, truth: DetectionTable, *, own_ids: bool = True) -> 
     rows = _read_rows(path, truth, names, images_of, own_ids=own_ids)
     order = np.argsort(np.array(rows.images, np.int64), kind="stable")
     images = np.array(rows.images, np.int64)[order]
-    return make_table(
+    boxes = np.array(rows.boxes, np.float64).reshape(-1, 4)[order]
+    told = from_fractions(boxes, truth.sizes, images, path, lambda row: ("a detection", path))
+    table = make_table(
         truth.root,
         truth.files,
         truth.sizes,
         np.bincount(images, minlength=len(truth)),
-        np.array(rows.boxes, np.float64).reshape(-1, 4)[order],
+        told.boxes if told else boxes,
         np.array(rows.labels, np.int32)[order],
         list(names.values()),
         scores=np.array(rows.scores, np.float64)[order],
         image_ids=truth.image_ids,
         category_ids=np.array(list(names), np.int64),
         format="coco-results",
+        notes=tuple(told.notes) if told else (),
     )
+    return with_notes_on_corners(table)
 
 
 def _read_rows(
@@ -149,6 +155,7 @@ def place_on(found: DetectionTable, truth: DetectionTable, path: Path) -> Detect
         scores=np.zeros(0) if found.scores is None else found.scores[order],
         image_ids=truth.image_ids,
         format=found.format,
+        notes=found.notes,
         remarks=found.remarks,
     )
 

@@ -4,12 +4,14 @@
 names (`image`, `label`, `x1` …); commas, or semicolons where decimals have commas, or tabs, or what
 Excel's first line `sep=;` says. A quoted "1,030" between commas could be two numbers: an error.
 Width and height may be left out. In place of corners a box may be told as `x,y,width,height`, or as
-`[x, y, width, height]` in one column `bbox`. Without a column for it the class is `object`. Columns
-called `difficult`, `truncated`, `occluded`, `crowd`, `ignore` and `score` are kept, and any other
-column that says the same of all boxes of an image (`patient`, `video`). A file a split
-(`train_labels.csv`).
+`[x, y, width, height]` in one column `bbox`, or as four corners, `x1,y1` … `x4,y4`. Without a
+column for it the class is `object`. Columns called `difficult`, `truncated`, `occluded`, `crowd`,
+`ignore` and `score` are kept, and any other column that says the same of all boxes of an image
+(`patient`, `video`). A file a split (`train_labels.csv`), or a column `split`, `subset`, `set` or
+`partition` that says train, val or test of every image.
 
-An image without boxes has a line without coordinates, or none: then it is not known to belong.
+An image without boxes has a line without coordinates (with NaN or None for them and the class,
+too), or none: then it is not known to belong.
 
 Pixels: from 0, the maximum excluded, as the files say. (Those made from Pascal VOC may count from
 1: convert the VOC files themselves, `dh` knows their rule.) Classes: sorted by name.
@@ -17,10 +19,10 @@ Pixels: from 0, the maximum excluded, as the files say. (Those made from Pascal 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dhcli.data.formats.boxes import Box, from_decimals
+from dhcli.data.formats.boxes import Box, from_decimals, hull
 from dhcli.data.formats.columns import (
     MARKS,
     NO_NAME,
@@ -30,9 +32,11 @@ from dhcli.data.formats.columns import (
     marks_of,
     side_of,
 )
+from dhcli.data.formats.corners import with_notes_on_corners
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.openimages import is_openimages
 from dhcli.data.formats.placing import Holds, Placing, decimal, rows_of, writing
+from dhcli.data.io.files import usual_split
 from dhcli.data.io.text_rows import (
     as_row,
     find_column,
@@ -50,6 +54,7 @@ HOLDS = Holds("from 0, maximum excluded", empty=False, classes=False, own_column
 
 _Names = dict[str, tuple[str, ...]]
 
+_FOUR: _Names = {f"{axis}{n}": (f"{axis}{n}",) for n in range(1, 5) for axis in "xy"}
 _CORNERS: _Names = {
     "xmin": ("xmin", "x1", "left"),
     "ymin": ("ymin", "y1", "top"),
@@ -63,8 +68,9 @@ _SIZED: _Names = {
     "w": ("w", "width", "bboxwidth"),
     "h": ("h", "height", "bboxheight"),
 }
-_BOXES = (_CORNERS, _LISTED, _SIZED)
+_BOXES = (_FOUR, _CORNERS, _LISTED, _SIZED)
 """The columns of a box, in the ways to tell it; the first that is there counts."""
+_WITH_SIDES = (tuple(_LISTED), tuple(_SIZED))
 _NAMES: _Names = {
     "file": (
         *("filename", "file", "filepath", "image", "imagename", "imagepath", "path", "img"),
@@ -77,6 +83,11 @@ _NAMES: _Names = {
     **{name: (name, f"is{name}") for name in MARKS},
 }
 """What other columns are called: our name, and theirs."""
+_AROUND = "box of four corners: read as the box around them"
+_NONE = frozenset(("", "nan", "none", "null", "na", "n/a"))
+"""What programs write for nothing."""
+_SPLIT_COLUMNS = ("split", "subset", "set", "partition")
+_SPLITS = frozenset(("train", "val", "test"))
 _LIST = str.maketrans("[](),", "     ")
 _WRITTEN = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
 
@@ -124,9 +135,11 @@ def read_csv(root: Path, path: Path) -> DetectionTable:
         except ValueError as error:
             columns.refuse_value(line, error)
     columns.locate()
+    reader.take_splits()
     columns.notes += reader.notes()
     own = reader.own_columns()
-    return columns.table(columns.classes_after(), image_extras=own)
+    table = columns.table(columns.classes_after(), image_extras=own)
+    return with_notes_on_corners(table) if reader.box in _WITH_SIDES else table
 
 
 class _Reader:
@@ -150,8 +163,9 @@ class _Reader:
         if any(row[self._count :]):
             raise IndexError
         told = {name: row[at] for name, at in self.place.items()}
-        is_box = any(told[name].translate(_LIST).strip() for name in self.box)
+        is_box = _is_box(told, self.box)
         box = _corners(told) if is_box else None
+        self.columns.counts[_AROUND] += is_box and "x4" in told
         name = class_of(of_cell(told.get("class", NO_NAME))) if is_box else ""
         score = number_of(told["score"]) if is_box and told.get("score") else None
         width, height = side_of(told.get("width")), side_of(told.get("height"))
@@ -165,8 +179,24 @@ class _Reader:
             value = row[at] if at < len(row) else ""
             value = self._seen.setdefault(value, value)
             values += [value] * (image + 1 - len(values))
-            if values[image] != value:
+            if values[image] == value:
+                continue
+            splits = {_split_of(told) for told in (value, values[image])}
+            if name.lower() not in _SPLIT_COLUMNS or "" in splits:
                 self._varying.add(name)
+            elif len(splits) > 1:
+                raise ValueError(f"`{name}` is `{value}`, and above `{values[image]}`")
+
+    def take_splits(self) -> None:
+        """Have the images in the splits that a column of their own tells of; it is none then."""
+        for name, (_, values) in self._own.items():
+            is_told = name.lower() in _SPLIT_COLUMNS and name not in self._varying
+            told = [_split_of(value) for value in values] if is_told else [""]
+            if all(told):
+                for image, split in enumerate(told):
+                    self.columns.splits[split].append(image)
+                del self._own[name]
+                return
 
     def own_columns(self) -> dict[str, Strings]:
         """The columns that are not ours, of those that say the same of all boxes of an image."""
@@ -185,8 +215,26 @@ class _Reader:
         return notes
 
 
+def _split_of(told: str) -> str:
+    """The split that a column tells of, "" for none."""
+    split = usual_split(told.strip())
+    return split if split in _SPLITS else ""
+
+
+def _is_box(told: dict[str, str], names: Iterable[str]) -> bool:
+    """Whether a row tells of a box, in the columns `names`: not where they are empty.
+
+    Nor where they are all words for nothing, and so is the class.
+    """
+    fields = {told[name].translate(_LIST).strip().lower() for name in names}
+    nothing = told.get("class", "").strip().lower() in _NONE and fields <= _NONE
+    return fields != {""} and not nothing
+
+
 def _corners(told: dict[str, str]) -> Box:
     """The box xyxy of a row."""
+    if "x4" in told:
+        return hull((told[f"x{n}"], told[f"y{n}"]) for n in range(1, 5))
     if "xmax" in told:
         x1, y1, x2, y2 = (number_of(told[side]) for side in _CORNERS)
         return x1, y1, x2, y2

@@ -26,6 +26,7 @@ from dhcli.config.text import read_as_written
 from dhcli.data.formats.boxes import from_xywh, to_xywh
 from dhcli.data.formats.class_lists import ClassList, require_agreement
 from dhcli.data.formats.columns import MARKS, NO_NAME, Columns, class_of, flags_told, side_of
+from dhcli.data.formats.corners import with_notes_on_corners
 from dhcli.data.formats.layouts import FilePerSplit, Format
 from dhcli.data.formats.placing import Holds, Placing, Row, rows_of, writing
 from dhcli.data.formats.yolo_names import names_of_map
@@ -64,7 +65,8 @@ def read_imagefolder(root: Path, path: Path) -> DetectionTable:
     if path.parent == root:
         reader.split_by_folders()
     reader.columns.locate()
-    return reader.columns.table(reader.columns.classes_after(reader.listed()))
+    table = reader.columns.table(reader.columns.classes_after(reader.listed()))
+    return with_notes_on_corners(table)
 
 
 def _read_csv(path: Path, reader: _Reader) -> None:
@@ -132,11 +134,16 @@ class _Reader:
 
 
 def _rows(objects: Any) -> Iterator[Mapping[str, Any]]:
-    """The objects, told one by one or as columns. Raises ValueError for columns unlike long."""
+    """The objects, told one by one or as columns.
+
+    Raises ValueError for columns unlike long, and for one box in place of a list of them.
+    """
     if isinstance(objects, list):
         yield from objects
         return
     boxes = objects.get("bbox") or ()
+    if any(isinstance(box, int | float) for box in boxes):
+        raise ValueError("`bbox` is one box, not a list of boxes")
     columns = {name: each for name, each in objects.items() if isinstance(each, list)}
     marks = (*_CLASS_KEYS, "bbox", "score")
     for name, column in columns.items():

@@ -3,8 +3,11 @@
 Rectangles, polygons, circles and masks are read, all as the box around them; points and lines have
 none and are left out, counted. Shapes of one label and `group_id` are parts of one object: one box
 around all. A shape's `flags`, and X-AnyLabeling's `attributes`, called difficult, truncated,
-occluded, crowd or ignore are marks, its `score` is a score. The image is the one that `imagePath`
-names, else the one called as the file. Folders called train, val or test are the splits.
+occluded, crowd or ignore are marks, its `score` is a score. Folders called train, val or test are
+the splits.
+
+The image is the one that `imagePath` names, else the one called as the file; this one too where the
+other has a file of its own name, as after renaming. A second file of an image is an error of it.
 
 An image without a file is not annotated and is left out, counted.
 
@@ -107,6 +110,8 @@ class _Reader:
         self.root = root
         self.columns = columns
         self.inside: list[str] = []  # files whose images lie nowhere else
+        self._names: frozenset[str] = frozenset()  # of the files in the folder
+        self._file_of: dict[str, str] = {}  # image → the one of them that tells of it
 
     def look_inside(self) -> None:
         """Raise DataError where every image is within its file alone; note where some are."""
@@ -124,6 +129,7 @@ class _Reader:
     def read_folder(self, folder: str, place: str, names: Sequence[str]) -> None:
         """Read the files `names` in `folder`, of images in `place`."""
         images, used = FilesByStem(self.root / place, *IMAGE_SUFFIXES), set()
+        self._names, self._file_of = frozenset(names), {}
         for name in track(names, "annotation files read"):
             before = len(self.columns.labels)
             try:
@@ -147,19 +153,42 @@ class _Reader:
             return None
         refuse = partial(self.columns.refuse, image=len(self.columns.files))
         head = document.read_object({"shapes": document.taking("a shape", self._add, refuse)})
-        stem = name[: -len(".json")]
-        said = str(head.get("imagePath") or "")
-        file = confine(said, "" if folder == "." else folder)
-        if file is None or not (self.root / file).is_file():
-            suffix = Path(said[-80:].replace("\\", "/")).suffix.lower()
-            suffix = suffix if suffix in IMAGE_SUFFIXES else ".jpg"
-            found = images.find(stem) or images.find(stem_of(said))
-            file = join_path(place, found) if found else join_path(folder, stem + suffix)
+        file = self._image_of(str(head.get("imagePath") or ""), folder, name, place, images)
+        before = self._file_of.setdefault(file, name)
+        if before != name:
+            raise self._twice(annotation, file, before)
         if head.get("imageData") and not (self.root / file).is_file():
             self.inside.append(annotation)
         width, height = (side_of(head.get(side)) for side in ("imageWidth", "imageHeight"))
         self.columns.add_image(file, width, height, annotation)
         return file
+
+    def _image_of(self, said: str, folder: str, name: str, place: str, images: FilesByStem) -> str:
+        """The image of the file `name`, whose `imagePath` is `said`.
+
+        Where that image has a file called as it, `said` is old, as after renaming: the image
+        called as the file `name` counts. Raises DataError where there is none such.
+        """
+        stem = name[: -len(".json")]
+        own = images.find(stem)
+        file = confine(said, "" if folder == "." else folder)
+        if file is None or not (self.root / file).is_file():
+            suffix = Path(said[-80:].replace("\\", "/")).suffix.lower()
+            suffix = suffix if suffix in IMAGE_SUFFIXES else ".jpg"
+            found = own or images.find(stem_of(said))
+            return join_path(place, found) if found else join_path(folder, stem + suffix)
+        other = f"{stem_of(file)}.json"
+        if other == name or other not in self._names:
+            return file
+        if own is None:
+            raise self._twice(join_path(folder, name), file, other)
+        what = "file whose `imagePath` has a file of its own: read for the image of its name"
+        self.columns.left_out[what].append(name)
+        return join_path(place, own)
+
+    def _twice(self, annotation: str, image: str, other: str) -> DataError:
+        what = f"is of the image {image}, as {other} is"
+        return DataError(what, where=self.root / annotation)
 
     def _add(self, shape: dict[str, Any], line: int) -> None:
         kind = shape.get("shape_type") or "polygon"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -43,7 +44,8 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
     POSIX paths from `root`, whether the images are there or not. Where there is no such file, one
     counts that differs in suffix, in case or in the form of accents; else what the name means
     decoded, or without its query; else the longest end of it that is there, and that no other name
-    means. Of a name that leads out of the dataset the last part counts at the least.
+    means. Where no name is found so, the image counts that alone is called so, anywhere below
+    `root`. Of a name that leads out of the dataset the last part counts at the least.
     """
     told = as_told(root, path, names, from_anywhere=True)
     files, folder = told.files, told.folder
@@ -56,6 +58,8 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
         if not only_there or _ELSEWHERE.search(names[n])
     )
     found = {n: file for n, file in options if file}
+    if not found and len(told.missing) == len(names):
+        found = _find_below(root, names)
     for index, file in found.items():
         files[index] = file
     shared = _take_apart(files, names, {*told.missing, *told.respelled}, folder)
@@ -67,6 +71,22 @@ def locate_images(root: Path, path: Path, names: Sequence[str]) -> tuple[list[st
         "name that could mean several images: taken as missing": len(shared),
     }
     return files, told.notes + [counted(count, what) for what, count in counts.items() if count]
+
+
+def _find_below(root: Path, names: Sequence[str]) -> dict[int, str]:
+    """The images below `root` that names mean by their last part alone, by the names' numbers.
+
+    One of a name, or a stem, that images in several folders have is not known.
+    """
+    images = list_images(root, deep=True)
+    known: dict[str, str] = {}
+    for called in (map(stem_of, images), map(last_part, images)):
+        pairs = [*zip(called, images, strict=True)]
+        counts = Counter(name for name, _ in pairs)
+        known |= {name: image for name, image in pairs if counts[name] == 1}
+    parts = (last_part(path_of(name)) for name in names)
+    found = (known.get(part) or known.get(stem_of(part)) for part in parts)
+    return {number: image for number, image in enumerate(found) if image}
 
 
 def _take_apart(

@@ -16,7 +16,7 @@ Pixels: from 0, the maximum excluded. Classes: as a project lists them, then by 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,12 @@ def _listed_classes(attributes: Any) -> list[str]:
 
 def _class_key(attributes: Mapping[str, Any]) -> str | None:
     """The attribute that tells the class."""
-    names = {name.lower(): name for name in attributes if name.lower() not in _NOT_CLASSES}
+    names = {name.lower(): name for name in _may_tell_class(attributes)}
     return next((names[key] for key in (*_CLASS_KEYS, *names) if key in names), None)
+
+
+def _may_tell_class(attributes: Iterable[str]) -> list[str]:
+    return [name for name in attributes if name.lower() not in _NOT_CLASSES]
 
 
 def _add_image(columns: Columns, row: dict[str, Any], line: int) -> None:
@@ -142,8 +146,11 @@ def _add_region(columns: Columns, line: int, image: int, region: dict[str, Any])
 
 
 def _class_name(columns: Columns, attributes: Mapping[str, Any]) -> str:
-    key = _class_key(attributes)
+    key, options = _class_key(attributes), _may_tell_class(attributes)
     value = attributes[key] if key else None
+    if key and key.lower() not in _CLASS_KEYS and len(options) > 1:
+        several = ", ".join(f"`{name}`" for name in options)
+        columns.counts[f"region with attributes {several}: `{key}` is taken for the class"] += 1
     if isinstance(value, dict):  # a checkbox: name → whether it is set
         value = next((name for name, is_on in value.items() if is_on), None)
     if value in (None, ""):

@@ -1,11 +1,11 @@
 """YOLO: one text file per image, one line per box: `class x y width height [score]`, in fractions.
 
-Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose,
-told by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it
-an even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error. Where all
-such lines have one length, not that of four corners, and begin with a box that the other points
-fill (or have a 0, 1 or 2 at every third place), both may be meant: an error that asks for
-`kpt_shape`, `[0, 2]` for polygons.
+Lines of YOLO-seg (`class x1 y1 x2 y2 …`) become the boxes around their polygons. Of YOLO-pose, told
+by `kpt_shape: [K, D]` in data.yaml, the K × D columns behind the box are left out; without it an
+even count of 6 or more numbers is a polygon, and an odd one, as of 17 × 3, an error. Where all such
+lines have one length, not that of four corners, and begin with a box that the other points fill (or
+have a 0, 1 or 2 at every third place, or a score and the track 1), both may be meant: an error that
+asks for `kpt_shape`, `[0, 2]` for polygons.
 
 A missing label file is an image without objects; files that go with no image, and images and
 folders beside those read, are named, and not one label file with an image is an error. Labels lie
@@ -18,7 +18,8 @@ so does darknet's `obj.data`. Without them lists called as splits (`train.txt`,
 end counts that is there, for images and labels, else an image of the same stem. Names of classes
 are looked for in `classes.txt`, `obj.names`, `_darknet.labels`, `labels.txt`, `names.txt` and Label
 Studio's `notes.json`, in the root and beside images and labels, else in another `*.names`; all that
-are there, and `nc`, must agree. A number that no file names is not a class.
+are there, and `nc`, must agree. Where each line begins with its own number, `0: cat`, that is no
+part of the name. A number that no file names is not a class.
 
 Classes: in the file's order. Regions to ignore and marks (difficult, truncated, occluded) have no
 place in the format.
@@ -38,6 +39,7 @@ import yaml
 from numpy.typing import NDArray
 
 from dhcli.data.formats.columns import Columns
+from dhcli.data.formats.corners import notes_on_corners
 from dhcli.data.formats.layouts import FilePerImage, Format
 from dhcli.data.formats.locate import missing_sizes
 from dhcli.data.formats.placing import LEFT_OUT, Holds, Placing, writing
@@ -88,9 +90,6 @@ HOLDS = Holds(
     fractions=True,
     split_names="any",
 )
-
-_SLACK = 0.01
-"""What boxes may reach over the edge, in fractions, and be none too many."""
 
 _FROM_JSON = bytes.maketrans(b",", b" ")
 _ENCODER = msgspec.json.Encoder()
@@ -222,13 +221,12 @@ def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> Detec
     classes, labels = _classes_of(columns, names)
     told = np.array(columns.boxes, np.float64).reshape(-1, 4)
     _require_fractions(root, columns, told)
-    if _may_be_corners(told):
-        columns.notes.append("boxes extend beyond the image, and would not if they were corners")
     sizes = columns.sizes()
     columns.notes += missing_sizes(sizes, columns.image_of_box(), root)
     centre, extent = np.hsplit(told, 2)
     with np.errstate(over="ignore", invalid="ignore"):
         fractions = np.hstack([centre - extent / 2, centre + extent / 2])
+        columns.notes += notes_on_corners(told, fractions, np.ones_like(centre))
         boxes = tidy(fractions * np.tile(sizes, 2)[columns.image_of_box()])
     number = {file: index for index, file in enumerate(columns.files)}
     splits = {
@@ -237,14 +235,6 @@ def _finish(root: Path, columns: Columns, names: Names, groups: Groups) -> Detec
         if split
     }
     return columns.table(classes, boxes=boxes, labels=labels, sizes=sizes, splits=splits)
-
-
-def _may_be_corners(boxes: NDArray[np.float64]) -> bool:
-    """Whether most `boxes` (M, 4), centre and size, reach over the edge, and no x1, y1, x2, y2."""
-    first, last = boxes[:, :2], boxes[:, 2:]
-    over = (first - last / 2 < -_SLACK) | (first + last / 2 > 1 + _SLACK)
-    within = (first >= 0) & (first < last) & (last <= 1)
-    return 2 * int(np.sum(over.any(axis=1))) > len(boxes) and bool(within.all())
 
 
 def _classes_of(columns: Columns, names: Names) -> tuple[list[str], NDArray[np.int32]]:

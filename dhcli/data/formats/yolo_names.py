@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,9 +38,11 @@ NAME_FILES = frozenset(
     )
 )
 """What files of names are called, in any case."""
+_YAML = (".yaml", ".yml")
 _FOLDERS = (".", "data", "labels", "images")
 _NO_NAMES = (*IMAGE_SUFFIXES, ".txt")
 """How lines end that are no names of classes, but of files."""
+_NUMBERED = re.compile(r"(\d{1,6})(?:\s*[:,;=]\s*|\s+)(\S.*)")
 
 
 class _Category(msgspec.Struct):
@@ -65,10 +68,21 @@ def class_names(root: Path, settings: Settings, folders: Iterable[str]) -> Names
         others = (_of_file(root, name) for name in list_files(root, ".names"))
         sources = [source for source in others if source.names]
     require_agreement(root, sources)
+    if not sources:
+        _require_no_names(root, settings)
     names = sources[0].names if sources else {}
     _compare_count(root, settings, names)
     _require_distinct(root, names)
     return names
+
+
+def _require_no_names(root: Path, settings: Settings) -> None:
+    """Raise DataError where data.yaml has `names` that are a text, and no file of this name."""
+    told = settings.told.get("names")
+    if isinstance(told, str) and told and settings.name.lower().endswith(_YAML):
+        what = f"`names: {told[:40]}` is no list of names, and no file of names in the dataset"
+        hint = f"write it as a list: `names: [{told}]`" if "." not in told else None
+        raise DataError(what, where=root / settings.name, hint=hint)
 
 
 def _of_settings(root: Path, settings: Settings) -> Iterator[ClassList]:
@@ -108,8 +122,16 @@ def _of_file(root: Path, file: str) -> ClassList:
 
 
 def _numbered(lines: Iterable[str]) -> Names:
-    """The lines that say anything, by their numbers from 0."""
-    return {n: name for n, line in enumerate(lines) if (name := line.strip())}
+    """The lines that say anything, by their numbers from 0.
+
+    Where each of several lines begins with its own number, as `0: cat` does, that is no part of the
+    name.
+    """
+    names = {n: name for n, line in enumerate(lines) if (name := line.strip())}
+    told = {n: found for n, name in names.items() if (found := _NUMBERED.fullmatch(name))}
+    if len(names) > 1 and all(n in told and int(told[n][1]) == n for n in names):
+        return {n: found[2] for n, found in told.items()}
+    return names
 
 
 def names_of_map(names: Mapping[Any, Any], where: Path) -> Names:

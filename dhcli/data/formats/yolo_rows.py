@@ -22,6 +22,9 @@ BEYOND = 2
 
 _CORNERS = 8
 """Numbers of an oriented box."""
+_TRACKED = 6
+"""Numbers of a box with a score and a track."""
+_TRACK_HINT = "`kpt_shape: [1, 2]` in data.yaml leaves out what is behind the box"
 _SLACK, _FILLED = 0.01, 0.3
 """What keypoints may lie outside their box by, and the share of its sides that they reach over."""
 _NUMBERS = "classes count from 0; their names stand in data.yaml or classes.txt"
@@ -102,8 +105,11 @@ def require_polygons(polygons: Polygons, root: Path) -> None:
         return
     (count, may_be_pose), _ = polygons.popitem()
     if may_be_pose and count != _CORNERS:
-        what = f"lines of {count + 1} columns may be polygons, or boxes followed by keypoints"
-        hint = f"{_keypoints_hint(count)}; [0, 2] says that they are polygons"
+        behind, way = "keypoints", _keypoints_hint(count)
+        if count == _TRACKED:
+            behind, way = "a score and a track", _TRACK_HINT
+        what = f"lines of {count + 1} columns may be polygons, or boxes followed by {behind}"
+        hint = f"{way}; [0, 2] says that they are polygons"
         raise DataError(what, where=root, hint=hint)
 
 
@@ -111,9 +117,12 @@ def _may_be_pose(values: Sequence[float]) -> bool:
     """Whether numbers begin with a box that the points behind it fill, or have marks of keypoints.
 
     Those are 0, 1 or 2, the third number of each. Points fill a box where they lie within it, on
-    both sides of its centre, and reach over a part of both its sides.
+    both sides of its centre, and reach over a part of both its sides. A score and the track 1 may
+    stand behind a box too; other tracks are beyond the image.
     """
     x, y, width, height, *rest = values
+    if len(rest) == 2:
+        return rest[1] == 1
     if len(rest) % 3 == 0 and all(mark in (0, 1, 2) for mark in rest[2::3]):
         return True
     return _fill(rest[::2], x, width) and _fill(rest[1::2], y, height)

@@ -162,12 +162,12 @@ def look_at(path: Path, *, upright: bool = True) -> tuple[tuple[int, int], bool]
 
 
 def read_orientation(path: Path) -> int:
-    """The EXIF orientation that `read_image` applies, 1…8; 1 if the image has none.
+    """The EXIF orientation by which `read_image` turns the image, 1…8; 1 if it has none.
 
     Raises DataError naming `path` if the header cannot be read.
     """
     with _open(path) as image:
-        return _orientation(image)
+        return _told_orientation(image)
 
 
 def jpeg_size(head: bytes) -> tuple[int, int] | None:
@@ -268,9 +268,12 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation that is left to apply, 1…8; only metadata before the pixels counts."""
-    if image.format == "TIFF":  # Pillow turns these itself
-        return 1
+    """The EXIF orientation that is left to apply, 1…8."""
+    return 1 if image.format == "TIFF" else _told_orientation(image)  # Pillow turns TIFFs itself
+
+
+def _told_orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1…8; only metadata before the pixels counts."""
     try:
         # Not `image.getexif()`: PNG's own method decodes all pixels in search of late metadata.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from dhcli.data.io.stand_ins import stand_in
 from dhcli.errors import DataError
 
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -23,6 +24,7 @@ _MOST_VALUES = 1 << 32
 """Values of a TIFF that are read: one of 134 bytes may speak of any number."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEAD = 64
 _BITS, _PLANES = 258, 284
 """TIFF's tags of the bits of each band, and of how bands lie."""
 _EXTRA = "`pip install 'dhcli[images]'`"
@@ -65,7 +67,8 @@ def _first_page(path: Path) -> Iterator[Any]:
 def open_any(path: Path) -> Image.Image:
     """The image at `path`, opened.
 
-    Raises DataError for what needs a package that is not there, and for videos, icons and programs.
+    Raises DataError for what needs a package that is not there, for videos, icons and programs, and
+    for what came in place of an image.
     """
     try:
         image = Image.open(path, formats=_USUAL)
@@ -76,7 +79,7 @@ def open_any(path: Path) -> Image.Image:
 
 def _open_rare(path: Path) -> Image.Image:
     with path.open("rb") as file:
-        head = file.read(12)
+        head = file.read(_HEAD)
     if head.startswith(_REFUSED):
         what = "is an icon or PostScript, not a picture"
         raise DataError(what, where=path, hint="save it as PNG")
@@ -89,6 +92,8 @@ def _open_rare(path: Path) -> Image.Image:
             return _open_heic(path)
         if head[4:8] == b"ftyp" or path.suffix.lower() in VIDEOS:
             raise DataError("is a video", where=path, hint=frames_hint(path)) from None
+        if what := stand_in(head):
+            raise DataError(what, where=path) from None
         raise
 
 

@@ -25,6 +25,7 @@ SLACK = 0.5
 """Pixels that a box may lie over the edge by: what rounding does."""
 _ROUNDED, _NEARLY = 2, 1.01
 """Pixels, and share, by which a size may be wrong without meaning another size."""
+_ALIKE = "EXIF turns it to the same size; its boxes are taken as those of the other turned images"
 SPLITS = ("train", "trainval", "val", "test")
 """The splits that are known, from what is learned from to what is measured on."""
 _NESTED = {("train", "trainval"), ("trainval", "val")}
@@ -125,9 +126,10 @@ def fit_to_images(table: DetectionTable, images: Scan) -> Fitted:
     """The table as its image files have it, by what the size told and the boxes say of each.
 
     Where the size told is that of the pixels before EXIF turns them, and all boxes lie within it,
-    the boxes are turned along. Where the image was made smaller or larger by one factor since its
-    boxes were drawn, these are scaled along: see `_resized`. Where the boxes lie in the image all
-    the same, its own size counts. Else the two disagree, and both stay.
+    the boxes are turned along; those of images whose size does not tell it too, see `_half_turned`.
+    Where the image was made smaller or larger by one factor since its boxes were drawn, these are
+    scaled along: see `_resized`. Where the boxes lie in the image all the same, its own size
+    counts. Else the two disagree, and both stay.
     """
     told, real = table.sizes, images.sizes
     differ = (told > 0).all(axis=1) & (told != real).any(axis=1) & ~images.is_bad
@@ -135,18 +137,20 @@ def fit_to_images(table: DetectionTable, images: Scan) -> Fitted:
         none = np.zeros(len(table), np.bool_)
         return Fitted(replace(table, sizes=real), [], none, none)
     sideways = _sideways(table, differ & (told == real[:, ::-1]).all(axis=1))
-    is_turned = np.isin(np.arange(len(table)), [*sideways])
+    turned = sideways | _half_turned(table, sideways, ~differ & ~images.is_bad)
+    is_turned = np.isin(np.arange(len(table)), [*turned])
     resized = _resized(table, real, differ & ~is_turned)
     disagree = differ & ~is_turned & ~resized & ~_holds_boxes(table, real)
     boxes, areas = table.boxes.copy(), table.areas.copy()
     findings = []
-    for image in np.flatnonzero(differ).tolist():
+    for image in np.flatnonzero(differ | is_turned).tolist():
         rows, (width, height), size = table.rows(image), told[image].tolist(), real[image]
         what = f"annotated as {width}×{height}, but is {size[0]}×{size[1]}"
         code = "image-size"
-        if image in sideways:
-            boxes[rows] = turn_boxes(boxes[rows], sideways[image], (width, height))
-            code, what = "image-turned", f"{what} as EXIF turns it"
+        if image in turned:
+            boxes[rows] = turn_boxes(boxes[rows], turned[image], (width, height))
+            what = f"{what} as EXIF turns it" if differ[image] else _ALIKE
+            code = "image-turned"
         elif resized[image]:
             scale = size / told[image]
             boxes[rows] *= np.tile(scale, 2)
@@ -200,16 +204,35 @@ def _sideways(table: DetectionTable, candidates: Mask) -> dict[int, int]:
     return {image: turn for image, turn in pairs if turn in SIDEWAYS}
 
 
+def _half_turned(
+    table: DetectionTable, sideways: dict[int, int], candidates: Mask
+) -> dict[int, int]:
+    """Image number → EXIF orientation, where boxes were drawn before a turn that keeps the size.
+
+    That is half a turn, a mirroring, or any turn of a square; the size told says nothing of it.
+    Such boxes were drawn before the turn where those of the `sideways` images were, and no others.
+    """
+    images = np.flatnonzero(candidates).tolist() if sideways else []
+    turns = map_threads(read_orientation, [table.path(image) for image in images])
+    found = {image: turn for image, turn in zip(images, turns, strict=True) if turn > 1}
+    square = table.sizes[:, 0] == table.sizes[:, 1]
+    drawn_upright = any(turn in SIDEWAYS and not square[image] for image, turn in found.items())
+    return {} if drawn_upright else found
+
+
 def turn_boxes(
     boxes: NDArray[np.float64], orientation: int, size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Boxes (M, 4) of an image of `size` (w, h), after EXIF `orientation` 5…8 turned it."""
+    """Boxes (M, 4) of an image of `size` (w, h), after EXIF `orientation` 2…8 turned it."""
+    x1, y1, x2, y2 = boxes.T
     width, height = size
-    y1, x1, y2, x2 = boxes.T  # x and y have changed places
-    if orientation in (6, 7):
-        x1, x2 = height - x2, height - x1
-    if orientation in (7, 8):
-        y1, y2 = width - y2, width - y1
+    if orientation in SIDEWAYS:
+        x1, y1, x2, y2 = y1, x1, y2, x2
+        width, height = height, width
+    if orientation in (2, 3, 6, 7):
+        x1, x2 = width - x2, width - x1
+    if orientation in (3, 4, 7, 8):
+        y1, y2 = height - y2, height - y1
     return np.column_stack([x1, y1, x2, y2])
 
 

@@ -57,6 +57,22 @@ def test_an_empty_list_is_no_detections(put, sample):
     assert (len(table), len(table.boxes), len(table.scores)) == (3, 0, 0)
 
 
+def test_boxes_that_are_all_told_in_fractions_are_read_as_such(put, sample):
+    rows = [ROW | {"bbox": [0.1, 0.25, 0.5, 0.5]}, ROW | {"image_id": 11, "bbox": [0, 0, 0.25, 1]}]
+
+    table = read_results(put(rows), sample)
+
+    assert table.boxes.tolist() == [[3, 10, 18, 30], [0, 0, 16, 48]]
+    assert table.notes == ("boxes lie within 0…1: read as fractions of their images",)
+
+
+def test_corners_in_place_of_sides_are_noticed(put, sample):
+    table = read_results(put([ROW | {"bbox": [20, 10, 30, 40]}]), sample)
+
+    [note] = table.notes
+    assert "would not if they were corners" in note
+
+
 def test_an_image_without_id_is_known_by_its_file(put, sample):
     table = read_results(put([ROW | {"image_id": None, "file_name": "b.png"}]), sample)
 

@@ -1,7 +1,9 @@
 """CSV: TensorFlow's, keras-retinanet's and Open Images' columns, as their producers write them."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dhcli.data.formats import read_dataset, write_dataset
@@ -81,6 +83,16 @@ def test_ways_to_tell_a_box(lay, name):
     assert table.notes == (() if label == "cat" else ("no column with the class: called `object`",))
 
 
+def test_four_corners_are_read_as_the_box_around_them(lay):
+    header = "image,label,x1,y1,x2,y2,x3,y3,x4,y4"
+    text = f"{header}\na.jpg,cat,5,2,20,1,22,10,4,11\na.jpg,cat,,,,,,,,\n"
+
+    table = read_dataset(lay({"boxes.csv": text}, "a.jpg"))
+
+    assert table.boxes.tolist() == [[4, 1, 22, 11]]
+    assert table.notes == ("1 box of four corners: read as the box around them",)
+
+
 def test_a_comma_for_thousands_costs_its_row(lay, unreadable):
     rows = 'a.jpg,"1,200",30,cat,1,2,3,4\na.jpg,40,30,cat,1,2,"1,030",4\n'
     text = f"filename,width,height,class,xmin,ymin,xmax,ymax\n{rows}"
@@ -128,6 +140,60 @@ def test_a_row_without_coordinates_is_an_image_without_boxes(lay):
 
     assert (list(table.files), table.offsets.tolist()) == (["a.png", "b.png"], [0, 0, 1])
     assert table.classes == ("cat",)
+
+
+@pytest.mark.parametrize("nothing", ["NaN", "None", "null"])
+def test_words_for_nothing_are_no_box_where_the_class_is_none_too(lay, nothing):
+    rows = [["a.jpg", "cat", "1", "2", "3", "4"], ["b.jpg", *[nothing] * 5]]
+    lines = ["image,label,x1,y1,x2,y2", *(",".join(row) for row in rows)]
+
+    table = read_dataset(lay({"labels.csv": "\n".join(lines)}, "a.jpg", "b.jpg"))
+
+    assert (list(table.files), table.offsets.tolist()) == (["a.jpg", "b.jpg"], [0, 1, 1])
+    assert (table.classes, table.remarks) == (("cat",), ())
+
+
+def test_a_class_without_a_box_that_is_a_number_is_left_to_the_check(lay):
+    text = "image,label,x1,y1,x2,y2\na.jpg,cat,NaN,NaN,NaN,NaN\n"
+
+    assert np.isnan(read_dataset(lay({"labels.csv": text}, "a.jpg")).boxes).all()
+
+
+@pytest.mark.parametrize("column", ["split", "Subset"])
+def test_a_column_of_splits_puts_images_into_them(lay, tmp_path, column):
+    rows = ("a.jpg,cat,1,2,3,4,Training", "b.jpg,cat,1,2,3,4,valid", "c.jpg,,,,,,train")
+    text = "\n".join([f"image,label,x1,y1,x2,y2,{column}", *rows])
+    root = lay({"in/train.csv": text}, "in/a.jpg", "in/b.jpg", "in/c.jpg")
+
+    table = read_dataset(root / "in")
+
+    assert {name: rows.tolist() for name, rows in table.splits.items()} == {
+        "train": [0, 2],
+        "val": [1],
+    }
+    assert (table.own_columns(), table.notes) == ({}, ())
+    write_dataset(replace(table, splits={"test": np.array([0, 1])}), tmp_path / "out", "csv")
+    assert list(read_dataset(tmp_path / "out").splits) == ["test"]
+
+
+def test_an_image_in_two_splits_costs_its_later_rows(lay, unreadable):
+    rows = "a.jpg,cat,1,2,3,4,train\na.jpg,cat,1,2,3,4,Train\na.jpg,dog,5,6,7,8,test\n"
+
+    table = read_dataset(lay({"labels.csv": f"image,label,x1,y1,x2,y2,split\n{rows}"}, "a.jpg"))
+
+    assert table.splits["train"].tolist() == [0]
+    assert unreadable(table) == [
+        "labels.csv:4: has a value that cannot be used: `split` is `test`, and above `train`"
+    ]
+
+
+def test_a_column_of_other_splits_is_kept_as_it_is(lay):
+    text = "image,label,x1,y1,x2,y2,split\na.jpg,cat,1,2,3,4,fold1\nb.jpg,cat,1,2,3,4,train\n"
+
+    table = read_dataset(lay({"labels.csv": text}, "a.jpg", "b.jpg"))
+
+    assert table.splits == {}
+    assert list(table.own_columns()["split"]) == ["fold1", "train"]
 
 
 def test_columns_of_images_are_kept_and_others_are_named(lay, tmp_path):

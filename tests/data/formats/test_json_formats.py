@@ -87,6 +87,27 @@ def test_marks_of_x_anylabeling(lay):
     assert table.flags.tolist() == [Flag.DIFFICULT | Flag.OCCLUDED]
 
 
+def test_labelme_image_with_a_file_of_its_own_is_not_that_of_another_file(lay):
+    small = LABELME | {"shapes": [], "imagePath": "gone.jpg"}
+    late = LABELME | {"imagePath": "1.jpg"}  # as 2.jpg was called before it was renamed
+    files = {"1.json": json.dumps(small), "2.json": json.dumps(late)}
+
+    table = read_dataset(lay(files, "1.jpg", "2.jpg"))
+
+    assert (list(table.files), table.offsets.tolist()) == (["1.jpg", "2.jpg"], [0, 0, 3])
+    assert any("read for the image of its name: 2.json" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(("first", "second"), [("a.json", "a copy.json"), ("y.json", "z.json")])
+def test_labelme_second_file_of_an_image_is_left_out_and_named(lay, unreadable, first, second):
+    text = json.dumps(LABELME | {"imagePath": "a.jpg"})
+
+    table = read_dataset(lay({first: text, second: text}, "a.jpg"))
+
+    assert list(table.files) == ["a.jpg"]
+    assert unreadable(table) == [f"{second}: is of the image a.jpg, as {first} is"]
+
+
 def test_labelme_finds_the_image_beside_the_file_where_the_path_is_gone(lay):
     told = LABELME | {"imagePath": "C:\\Users\\me\\a.jpg", "imageData": "aGVsbG8="}
     files = {"a.json": json.dumps(told), "b.json": json.dumps(told | {"imagePath": "b.png"})}
@@ -158,6 +179,19 @@ def test_via_annotations_and_projects(lay, told, classes):
     assert table.flags.tolist() == [0, Flag.OCCLUDED, 0, 0]
     assert "1 shape `point`: left out" in table.notes
     assert "1 region of no class: called `object`" in table.notes
+    assert not any("attributes" in note for note in table.notes)
+
+
+def test_via_says_which_of_several_attributes_is_taken_for_the_class(lay):
+    shape = {"name": "rect", "x": 3, "y": 4, "width": 10, "height": 5}
+    several = {"colour": "red", "animal": "cat", "occluded": "1"}
+    told = [{"shape_attributes": shape, "region_attributes": a} for a in (several, {"animal": "x"})]
+    text = json.dumps({"a.jpg9": {"filename": "a.jpg", "regions": told}})
+
+    table = read_dataset(lay({"via.json": text}, "a.jpg"))
+
+    note = "1 region with attributes `colour`, `animal`: `colour` is taken for the class"
+    assert (table.classes, table.notes) == (("red", "x"), (note,))
 
 
 def via3(key, xy, view="1", **values):

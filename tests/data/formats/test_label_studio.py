@@ -8,6 +8,7 @@ import pytest
 
 from dhcli.data.formats import read_dataset
 from dhcli.data.table import Flag
+from dhcli.errors import DataError
 
 
 def rectangle(x, y, width, height, label="cat", **more):
@@ -148,6 +149,17 @@ def test_the_first_annotation_that_is_not_skipped_counts(read):
         "1 annotation of a task that has one already: left out",
         "1 prediction of a model: left out",
         "2 tasks without annotation: left out",
+    )
+
+
+def test_what_was_left_out_is_said_where_nothing_is_left(read):
+    tasks = [{"data": {"image": "a.jpg"}, "annotations": [], "predictions": [annotation()]}]
+
+    with pytest.raises(DataError, match="holds no images as Label Studio") as error:
+        read(tasks, "a.jpg")
+
+    assert error.value.hint == (
+        "1 task without annotation: left out; 1 prediction of a model: left out"
     )
 
 

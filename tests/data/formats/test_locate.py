@@ -105,3 +105,21 @@ def test_a_plain_name_has_one_spelling() -> None:
         "a b.jpg?x=c+d.jpg",
         "a%20b.jpg",
     ]
+
+
+def test_images_in_folders_that_no_name_tells_of(lay: Lay) -> None:
+    images = ("images/day/a.jpg", "images/night/b.png", "images/day/c.jpg", "images/night/c.jpg")
+    root = lay({"l.csv": ""}, *images)
+
+    files, notes = locate_images(root, root / "l.csv", ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+
+    assert files == ["images/day/a.jpg", "images/night/b.png", "c.jpg", "d.jpg"]
+    assert any("with other folders than the image: only the end is used" in note for note in notes)
+
+
+def test_an_image_that_is_gone_is_not_one_called_so_elsewhere(lay: Lay) -> None:
+    root = lay({"l.csv": ""}, "images/a.jpg", "old/day/b.jpg")
+
+    files, _ = locate_images(root, root / "l.csv", ["a.jpg", "b.jpg"])
+
+    assert files == ["images/a.jpg", "images/b.jpg"]

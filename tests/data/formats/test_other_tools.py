@@ -165,6 +165,10 @@ def test_imagefolder_without_a_column_around(lay):
     [
         ({"file_name": "b.jpg", "obejcts": {}}, "has no `objects`"),
         (hf("b.jpg", boxes=[[1, 2, 3, 4]]), "has no `bbox`"),
+        (
+            hf("b.jpg", bbox=[1, 2, 3, 4]),
+            "has a value that cannot be used: `bbox` is one box, not a list of boxes",
+        ),
     ],
 )
 def test_imagefolder_rows_that_do_not_tell_of_boxes_are_no_background(lay, unreadable, row, said):

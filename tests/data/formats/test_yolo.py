@@ -352,6 +352,37 @@ def test_a_count_that_does_not_agree_with_the_names_is_an_error(put, count):
         read_dataset(put(**files))
 
 
+@pytest.mark.parametrize(
+    ("lines", "classes"),
+    [
+        ("0: cat\n1: hot dog\n", ("cat", "hot dog")),
+        ("0 cat\n1 2 dogs\n", ("cat", "2 dogs")),
+        ("0,cat\n1,dog\n", ("cat", "dog")),
+        ("1 cat\n2 dog\n", ("1 cat", "2 dog")),
+        ("0 cat\ndog\n", ("0 cat", "dog")),
+        ("0\n1\n", ("0", "1")),
+        ("0 cat\n", ("0 cat",)),
+    ],
+)
+def test_numbers_before_names_are_no_part_of_them_where_they_are_those_of_the_lines(
+    put, lines, classes
+):
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "classes.txt": lines}
+
+    assert read_dataset(put(**files)).classes == classes
+
+
+@pytest.mark.parametrize("told", ["cat, dog", "gone.names"])
+def test_names_that_are_neither_a_list_nor_a_file_are_an_error(put, told):
+    files = {"images/a.jpg": None, "labels/a.txt": LINE, "data.yaml": f"names: {told}\nval: images"}
+
+    with pytest.raises(DataError, match=rf"data\.yaml: `names: {told}` is no list of names, and"):
+        read_dataset(put(**files))
+
+    root = put(**files, **{"classes.txt": "cat\ndog\n"})
+    assert read_dataset(root).classes == ("cat", "dog")
+
+
 def test_darknets_count_is_compared_with_the_file_of_names(put):
     settings = "classes = 3\ntrain = data/train.txt\nnames = data/obj.names\n"
     files = {"images/a.jpg": None, "train.txt": "images/a.jpg\n", "obj.names": "cat\ndog\n"}
@@ -764,6 +795,23 @@ MARKED = "0 0.25 0.3125 0.5 0.375"
 def points(count, marks=""):
     """Keypoints outside the box of MARKED, as the joints of a hand may be."""
     return "".join(f" {0.6 + k / 100:g} {0.7 + k / 200:g}{marks}" for k in range(count))
+
+
+def test_boxes_with_a_score_and_a_track_are_no_triangles(put):
+    files = {"images/a.jpg": None, "labels/a.txt": "1 0.5 0.5 0.25 0.5 0.9 1\n" * 2}
+
+    with pytest.raises(DataError, match="boxes followed by a score and a track") as caught:
+        read_dataset(put(**files))
+
+    assert "`kpt_shape: [1, 2]` in data.yaml" in caught.value.hint
+    told = {"data.yaml": "train: images\nnames: [cat, dog]\nkpt_shape: [1, 2]\n"}
+    assert read_dataset(put(**told)).boxes[0].tolist() == [15, 7.5, 25, 22.5]
+
+
+def test_triangles_are_polygons(put):
+    files = {"images/a.jpg": None, "labels/a.txt": "1 0.5 0.5 0.25 0.5 0.75 1\n1 0 0 1 0 1 0.5\n"}
+
+    assert read_dataset(put(**files)).boxes[0].tolist() == [10, 15, 30, 30]
 
 
 FILLED = "0 0.5 0.5 0.4 0.4 0.35 0.35 0.65 0.65 0.4 0.6\n"

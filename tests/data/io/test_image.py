@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image, ImageFile
 
 from dhcli.data.io import image as image_module
-from dhcli.data.io.image import read_image, read_size
+from dhcli.data.io.image import read_image, read_orientation, read_size
 from dhcli.errors import DataError
 
 GREY = (np.arange(24, dtype=np.uint8) * 10).reshape(4, 6)
@@ -44,7 +44,7 @@ def test_exif_orientation_makes_the_image_upright(
 
     pixels = read_image(path)
 
-    assert read_size(path) == (48, 32)
+    assert (read_size(path), read_orientation(path)) == ((48, 32), orientation)
     assert pixels.shape == (32, 48, 3)
     assert np.array_equal(pixels > 128, upright > 128)
 

@@ -266,10 +266,7 @@ def test_boxes_and_image_that_disagree_are_mended_neither(coco, tmp_path, told):
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_boxes_drawn_before_exif_turned_the_image_are_turned(coco, tmp_path, orientation):
     root = coco(ONE, SOUND)
-    with Image.open(root / "1.png") as picture:
-        exif = picture.getexif()
-        exif[0x0112] = orientation
-        picture.save(root / "1.png", exif=exif)
+    turn(root / "1.png", orientation)
     table = read_dataset(root)
 
     again = fixed(table, tmp_path)
@@ -285,7 +282,45 @@ def test_boxes_drawn_before_exif_turned_the_image_are_turned(coco, tmp_path, ori
     assert fit_to_files(again)[1] == []
 
 
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def turn(path, orientation):
+    """Have EXIF turn the image at `path`."""
+    with Image.open(path) as picture:
+        exif = picture.getexif()
+        exif[0x0112] = orientation
+        picture.save(path, exif=exif)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(2, (40, 30)), (3, (40, 30)), (6, (30, 30))])
+@pytest.mark.parametrize("other", [6, 1])
+def test_where_boxes_were_drawn_before_a_turn_so_were_those_whose_size_tells_nothing(
+    coco, orientation, size, other
+):
+    root = coco(ONE, SOUND, sizes={2: size})
+    Image.new("RGB", size).save(root / "2.png")
+    turn(root / "2.png", orientation)
+    turn(root / "1.png", other)
+    table = read_dataset(root)
+
+    fitted, _ = fit_to_files(table)
+
+    expected = turn_boxes(table.boxes[2:4], orientation, size) if other == 6 else table.boxes[2:4]
+    np.testing.assert_array_equal(fitted.boxes[2:4], expected)
+    assert fitted.sizes[1].tolist() == list(size)
+    np.testing.assert_array_equal(fitted.boxes[4:], table.boxes[4:])
+
+
+def test_where_other_boxes_were_drawn_after_a_turn_nothing_is_guessed(coco):
+    root = coco(ONE, SOUND, sizes={3: (30, 40)})
+    for number, orientation in ((1, 6), (2, 3), (3, 6)):
+        turn(root / f"{number}.png", orientation)
+    table = read_dataset(root)
+
+    fitted, _ = fit_to_files(table)
+
+    np.testing.assert_array_equal(fitted.boxes[2:], table.boxes[2:])
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
 def test_turned_boxes_lie_on_the_turned_pixels(orientation):
     canvas = Image.new("L", (40, 30))
     canvas.paste(255, (3, 5, 12, 9))
