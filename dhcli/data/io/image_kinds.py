@@ -92,8 +92,8 @@ def _open_rare(path: Path) -> Image.Image:
             return _open_heic(path)
         if head[4:8] == b"ftyp" or path.suffix.lower() in VIDEOS:
             raise DataError("is a video", where=path, hint=frames_hint(path)) from None
-        if what := stand_in(head):
-            raise DataError(what, where=path) from None
+        if instead := stand_in(head):
+            raise DataError(instead, where=path) from None
         raise
 
 
