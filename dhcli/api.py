@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from io import IOBase
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -163,6 +165,7 @@ class Model:
         Raises DataError naming an image that cannot be read, ConfigError for an option out of its
         range or beyond what an exported file or the model holds.
         """
+        _check_images(images)
         if isinstance(images, _ONE):
             [result] = self._detect([images], score_threshold, top_k, batch_size)
             return result
@@ -181,6 +184,7 @@ class Model:
         Its `root` is the deepest folder that holds all the files, its `files` are their paths from
         there. Raises DataError and ConfigError as the call of the model does.
         """
+        _check_images(images)
         every = [images] if isinstance(images, _ONE) else list(images)
         results = list(self._detect(every, score_threshold, top_k, batch_size))
         root, files = _place(every)
@@ -261,6 +265,7 @@ def load(  # noqa: PLR0913  (what is asked of a detector, each by its name)
     """
     _check_range("gate", gate, 0, 1)
     _check_range("across_classes", across_classes, 0, 1)
+    _check_range("image_size", image_size, 1)
     if nms not in (None, "hard", "soft", "guided"):
         raise ConfigError(f"unknown NMS `{nms}`", hint="there are: hard, soft, guided")
     if precision not in get_args(Precision):
@@ -369,6 +374,18 @@ def evaluate(
     return evaluation
 
 
+def _check_images(images: object) -> None:
+    """Raise DataError where it is neither an image nor several: bytes are several numbers."""
+    if isinstance(images, bytes | bytearray | IOBase) or not isinstance(images, (*_ONE, Iterable)):
+        raise _no_image(images, 1)
+
+
+def _no_image(image: object, number: int) -> DataError:
+    what = f"is neither a path nor an array nor a Pillow image, but of {type(image)}"
+    hint = "of bytes or an open file, give Pillow's `Image.open(…)`"
+    return DataError(what, where=f"image {number}", hint=hint)
+
+
 def _source(image: Picture, number: int) -> Source:
     """What reads an image, the `number`th that was given. Raises DataError where it is none."""
     if isinstance(image, np.ndarray):
@@ -376,8 +393,7 @@ def _source(image: Picture, number: int) -> Source:
     if isinstance(image, Image.Image):
         return Source(f"image {number}", partial(read_opened, image, f"image {number}"))
     if not isinstance(image, str | os.PathLike):
-        what = f"is neither a path nor an array nor a Pillow image, but of {type(image)}"
-        raise DataError(what, where=f"image {number}")
+        raise _no_image(image, number)
     path = Path(image)
     if path.is_dir():
         hint = f"give its images: `model(sorted(Path({str(path)!r}).glob('*.jpg')))`"
@@ -412,7 +428,13 @@ def _place(images: Sequence[Picture]) -> tuple[Path, list[str]]:
 
 
 def _check_range(name: str, value: float | None, least: int, most: int | None = None) -> None:
-    if value is None or (value >= least and (most is None or value <= most)):
+    """Raise ConfigError where it is out of its range, or no number; without `most` it counts."""
+    if value is None:
+        return
+    kind, called = (Integral, "a whole number") if most is None else (Real, "a number")
+    if not isinstance(value, kind):
+        raise ConfigError(f"must be {called}, not {value!r}", where=name)
+    if value >= least and (most is None or value <= most):
         return
     allowed = f"at least {least}" if most is None else f"between {least} and {most}"
     raise ConfigError(f"must be {allowed}, not {value}", where=name)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,9 @@ def test_the_table_has_the_detections_under_the_names_of_the_files(
         (np.zeros((0, 8, 3), np.uint8), "image 1: is an array of shape"),
         (np.zeros((8, 8, 3), np.float32), "image 1: is an array of float32, not uint8"),
         ([3], "image 1: is neither a path nor an array nor a Pillow image"),
+        (b"\xff\xd8\xff", "image 1: is neither a path .*, but of <class 'bytes'>"),
+        (BytesIO(b"\xff\xd8"), "image 1: is neither a path .*, but of <class '_io.BytesIO'>"),
+        (None, "image 1: is neither a path .*, but of <class 'NoneType'>"),
     ],
 )
 def test_what_is_no_image_is_one_error_of_one_line(
@@ -227,6 +231,8 @@ def content_image(photos: Path) -> Image.Image:
         ({"score_threshold": float("nan")}, "score_threshold: must be between 0 and 1"),
         ({"top_k": 0}, "top_k: must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size: must be at least 1, not 0"),
+        ({"top_k": 1.5}, "top_k: must be a whole number, not 1.5"),
+        ({"score_threshold": [0.5]}, r"score_threshold: must be a number, not \[0.5\]"),
     ],
 )
 def test_an_option_out_of_its_range_is_an_error(
@@ -244,6 +250,8 @@ def test_an_option_out_of_its_range_is_an_error(
         ({"gate": 2}, "gate: must be between 0 and 1"),
         ({"across_classes": 2}, "across_classes: must be between 0 and 1"),
         ({"scores": "rpn"}, "rpn"),
+        ({"image_size": 0}, "image_size: must be at least 1, not 0"),
+        ({"image_size": "64"}, "image_size: must be a whole number, not '64'"),
     ],
 )
 def test_a_model_that_cannot_be_had_so_is_an_error(

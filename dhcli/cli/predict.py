@@ -268,6 +268,9 @@ def _formats(names: list[str]) -> list[str]:
         if name not in known:
             hint = suggest(name, known)
             raise ConfigError(f"unknown format `{name}`", where="--format", hint=hint)
+    if not names:
+        hint = f"there are: {', '.join(known)}"
+        raise ConfigError("no format given", where="--format", hint=hint)
     if "none" in names and len(names) > 1:
         raise ConfigError("`none` cannot be combined with others", where="--format")
     return [name for name in names if name != "none"]

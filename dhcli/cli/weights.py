@@ -46,7 +46,14 @@ def import_(
     ] = Path("model.safetensors"),
     layout: Annotated[
         Literal[
-            "auto", "mmdet", "maskrcnn-benchmark", "torchvision", "detectron2", "tsd", "megvii"
+            "auto",
+            "mmdet",
+            "maskrcnn-benchmark",
+            "torchvision",
+            "detectron2",
+            "transformers",
+            "tsd",
+            "megvii",
         ],
         typer.Option(help="Program that wrote SRC; auto: detected."),
     ] = "auto",

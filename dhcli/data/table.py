@@ -161,7 +161,7 @@ class DetectionTable:
 
     def rows(self, image: int) -> slice:
         """The rows of the box columns that belong to image number `image`."""
-        return slice(int(self.offsets[image]), int(self.offsets[image + 1]))
+        return slice(int(self.offsets[:-1][image]), int(self.offsets[1:][image]))  # -1: the last
 
     @property
     def image_of_box(self) -> NDArray[np.int64]:

@@ -87,7 +87,8 @@ def export_onnx(
     that the model can be exported, before what takes long.
 
     Compared on `images`, else on drawn pictures of three sizes. Where one of the returned rows is
-    not `good`, nothing was written. Raises DhError where the model cannot be exported.
+    not `good`, nothing was written. Raises DhError where the model cannot be exported, or an image
+    cannot be read.
     """
     _require_packages()
     if opset not in OPSETS:
@@ -102,11 +103,12 @@ def export_onnx(
             else "`dh predict` runs the model"
         )
         raise ModelError(f"{obstacle} cannot be exported", hint=hint)
+    pictures = list(_pictures(model.config, images))  # one that cannot be read is told at once
     begin()
     detector = restore_detector(model, torch.device("cpu"))
     proto = build_onnx(detector, model, opset)
     content = proto.SerializeToString()
-    rows = compare(content, detector, _pictures(model.config, images))
+    rows = compare(content, detector, pictures)
     if all(row.good for row in rows):
         with atomic_write(out) as file:
             file.write(content)

@@ -243,6 +243,9 @@ def choose_labels(names: Sequence[str] | None, known: Sequence[str]) -> tuple[in
     """Labels of the classes called `names`. Raises ConfigError that names the nearest."""
     if names is None:
         return None
+    if not names:  # as of an empty variable of a shell
+        hint = f"the model knows: {', '.join(known)}"
+        raise ConfigError("no class given", where="--classes", hint=hint)
     for row in match_names(names, known, {}):
         if row.source is None:
             hint = suggest(row.name, known, "it knows")

@@ -175,7 +175,8 @@ def _branches(runner: EagerRunner, path: Path, wanted: Sequence[str] | None) -> 
         raise ModelError(what, where=path, hint="studies look at models of kind `two_stage`")
     if model.head.cascade:
         what = "is a cascade, whose branches read other boxes in each stage"
-        raise ModelError(what, where=path, hint="studies look at models of one stage")
+        hint = "studies look at heads without `model.head.cascade`"
+        raise ModelError(what, where=path, hint=hint)
     has = [branch.name for branch in model.head.branches]
     for name in wanted or ():
         if name not in has:

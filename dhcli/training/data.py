@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -74,10 +74,10 @@ def load_data(
     train, val = _split_one(whole, config, seed, journal) if config.val is None else (None, None)
     if train is None:
         assert config.val is not None
-        train = _named_split(whole, config.train_split)
+        train = _named_split(whole, config, "train")
         other = _read(config.val, journal)
         _compare_first_pixels(whole, other, journal)
-        val = _named_split(other, config.val_split)
+        val = _named_split(other, config, "val")
     names = _class_names(config, train, known)
     learned = scan_images(train, decode=False)
     prepared = _prepared(train, learned, "training", names, config, journal)
@@ -125,19 +125,22 @@ def _compare_first_pixels(train: DetectionTable, val: DetectionTable, journal: J
         )
 
 
-def _named_split(table: DetectionTable, name: str) -> DetectionTable:
-    """The split `name`, or the whole of a dataset that names no splits.
+def _named_split(
+    table: DetectionTable, config: Data, use: Literal["train", "val"], more: str = ""
+) -> DetectionTable:
+    """The split that `config` names for this use, or the whole of a dataset that names no splits.
 
-    Raises DataError that says how to choose another.
+    Raises DataError that says how to choose another, and `more` of what that does.
     """
     if not table.splits:
         return table
+    learns = use == "train"
+    name, does = (config.train_split, "train") if learns else (config.val_split, "validate")
     try:
         return table.split(name)
     except DataError as error:
         other = next(iter(table.splits))
-        hint = f"train on another: `--set data.train_split={other}`; a part of it is set aside "
-        hint += "for validation unless data.val_split names one of the others"
+        hint = f"{does} on another: `--set data.{use}_split={other}`{more}"
         raise DataError(error.what, where=error.where, hint=hint) from None
 
 
@@ -146,7 +149,8 @@ def _split_one(
 ) -> tuple[DetectionTable, DetectionTable | None]:
     """Training and validation images of a dataset that holds both."""
     if table.splits:
-        train = _named_split(table, config.train_split)
+        more = "; a part of it is set aside for validation unless data.val_split names one of the "
+        train = _named_split(table, config, "train", f"{more}others")
         apart = config.val_split != config.train_split
         if apart and len(table.splits.get(config.val_split, ())):
             _check_apart(table, config)

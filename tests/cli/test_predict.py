@@ -135,6 +135,8 @@ def test_classes_and_scores_are_filtered(folder: Path) -> None:
         (["absent.jpg"], 3, "absent.jpg: no such image or folder"),
         (["photos", "--format", "xcsv"], 2, "did you mean `csv`?"),
         (["photos", "--format", "csv,none"], 2, "`none` cannot be combined"),
+        (["photos", "--format", ""], 2, "--format: no format given"),
+        (["photos", "--classes", ""], 2, "--classes: no class given"),
         (["photos", "--classes", "Cyclists"], 2, "did you mean `Cyclist`?"),
         (["photos", "--classes", "dog"], 2, "it knows: Car, Cyclist"),
         (["photos", "--device", "gpu"], 2, "unknown device `gpu`"),

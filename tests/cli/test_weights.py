@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from typer.testing import CliRunner, Result
 
 from dhcli.cli import app
+from dhcli.cli.weights import export, import_
+from dhcli.weights.layouts import EXPORTS, LAYOUTS
 from dhcli.weights.model_file import ModelFile, read_model, save_model
 from dhcli.weights.open import origin_lines, read_weights
 
@@ -193,3 +195,9 @@ def test_a_model_file_needs_no_import(
     assert result.exit_code == 4
     assert "is already a model file of dh" in result.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_every_layout_can_be_asked_for_by_name() -> None:
+    """transformers' could not, though it was recognised."""
+    assert get_args(get_type_hints(import_)["layout"]) == ("auto", *LAYOUTS)
+    assert get_args(get_type_hints(export)["layout"]) == tuple(EXPORTS)

@@ -42,6 +42,14 @@ def test_boxes_that_are_taken_make_a_sound_table(sample: DetectionTable) -> None
     assert few.take_images(np.array([2])).box_ids.tolist() == [100]
 
 
+def test_images_count_from_the_end_as_in_a_list(sample: DetectionTable) -> None:
+    last = len(sample) - 1
+
+    assert (sample.path(-1), sample.rows(-1)) == (sample.path(last), sample.rows(last))
+    with pytest.raises(IndexError):
+        sample.rows(len(sample))
+
+
 def test_ids_become_positive_and_distinct(sample: DetectionTable) -> None:
     table = replace(sample, box_ids=np.array([5, 0, 5, -1, 7]))
 

@@ -19,7 +19,7 @@ from dhcli.config.load import config_from_dict, config_to_dict
 from dhcli.config.schema import TimmNet
 from dhcli.data.io.image import Pixels
 from dhcli.data.loading.loader import collate_images
-from dhcli.errors import ConfigError, ModelError
+from dhcli.errors import ConfigError, DataError, ModelError
 from dhcli.export import onnx as export
 from dhcli.export.graph import DetectorGraph
 from dhcli.export.onnx import Agreement, agree, draw_test_picture, export_onnx
@@ -260,6 +260,8 @@ def test_bad_requests_are_errors(small_model: Callable[..., ModelFile], tmp_path
     with pytest.raises(ModelError, match=r"Soft-NMS \(.*\) cannot be exported") as refusal:
         export_onnx(replace(model, config=soft), tmp_path / "m.onnx", begin=pytest.fail)
     assert refusal.value.hint == "`--nms hard` writes it with hard NMS"
+    with pytest.raises(DataError, match=r"none\.jpg: no such image"):  # before what takes minutes
+        export_onnx(model, tmp_path / "m.onnx", images=[tmp_path / "none.jpg"], begin=pytest.fail)
 
 
 def on_timm(model: ModelFile, name: str) -> ModelFile:

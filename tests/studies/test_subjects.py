@@ -123,4 +123,4 @@ def test_a_cascade_is_an_error(study_model: Callable[..., Path]) -> None:
     with pytest.raises(ModelError, match="is a cascade") as caught:
         open_subjects([study_model("one", FC, cascade=[{}, {}])], None, CPU)
 
-    assert caught.value.hint == "studies look at models of one stage"
+    assert caught.value.hint == "studies look at heads without `model.head.cascade`"

@@ -125,6 +125,23 @@ def test_a_split_of_another_name_is_learned_from_and_divided(load: Load, make_do
     assert (len(data.train), len(data.val)) == (8, 2)
 
 
+def test_a_second_dataset_of_other_splits_says_how_to_validate_on_one(
+    load: Load, make_dots: Any
+) -> None:
+    """It told to change the split that is trained on."""
+    table = replace(make_dots(), splits=_splits(train=range(8)))
+    other = replace(make_dots(), splits=_splits(test=[8, 9]))
+
+    with pytest.raises(DataError, match="no split `val`; the dataset has: test") as of_val:
+        load(table, other)
+    with pytest.raises(DataError, match="no split `train`; the dataset has: test") as of_train:
+        load(other, table)
+
+    assert of_val.value.hint == "validate on another: `--set data.val_split=test`"
+    assert of_train.value.hint == "train on another: `--set data.train_split=test`"
+    assert list(load(table, other, val_split="test").val.files) == ["8.png", "9.png"]
+
+
 def test_splits_that_share_images_are_refused(load: Load, make_dots: Any) -> None:
     table = replace(make_dots(), splits=_splits(trainval=[0, 1, 2], val=[2, 3]))
 
