@@ -168,22 +168,36 @@ DETR = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "preset", ["coco-r50-detr", "coco-r50-deformable-detr", "coco-r50-deformable-two-stage"]
-)
-def test_detr_is_written_for_images_of_any_size(preset: str, tmp_path: Path) -> None:
+def queries_model(preset: str, *overrides: str) -> ModelFile:
     pytest.importorskip("transformers", reason="the extra `detr`")
-    config = load_config(preset, overrides=DETR).config
+    config = load_config(preset, overrides=[*DETR, *overrides]).config
     torch.manual_seed(0)
     detector = build_detector(config, 2)
     for name, weight in detector.named_parameters():
         if name.endswith(("sampling_offsets.weight", "attention_weights.weight")):
             torch.nn.init.normal_(weight, std=0.3)  # queries look at places of their own
-    model = ModelFile(config, ("a", "b"), (1, 2), dict(detector.state_dict()))
+    return ModelFile(config, ("a", "b"), (1, 2), dict(detector.state_dict()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "preset", ["coco-r50-detr", "coco-r50-deformable-detr", "coco-r50-deformable-two-stage"]
+)
+def test_detr_is_written_for_images_of_any_size(preset: str, tmp_path: Path) -> None:
+    model = queries_model(preset)
 
     rows = export_onnx(model, tmp_path / "detr.onnx")
 
     assert [row.size for row in rows] == [(333, 250), (250, 333), (125, 150)]
     assert all(row.same == row.torch > 5 for row in rows)
     assert open_runner(tmp_path / "detr.onnx", ON_CPU).divisor == 1
+
+
+@pytest.mark.slow
+def test_no_cell_is_asked_twice_where_there_are_fewer_than_queries(tmp_path: Path) -> None:
+    small = ("model.head.queries=300", "input.min_size=64", "input.max_size=96")
+    model = queries_model("coco-r50-deformable-two-stage", *small)
+
+    rows = export_onnx(model, tmp_path / "detr.onnx")
+
+    assert all(row.same == row.torch == row.onnx > 5 for row in rows)

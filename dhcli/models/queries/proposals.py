@@ -69,7 +69,10 @@ class Proposals(nn.Module):
         logits = self.cls(cells)
         # The box of a cell that is not asked is 1 in all its numbers, whatever is added
         moved = self.reg(cells).float() + torch.where(asked, own.logit(), torch.inf)
-        _, best = largest(logits[..., 0], self.count)
+        scores, best = largest(logits[..., 0], self.count)
+        if torch.compiler.is_exporting():  # one image; what is lacking is no query: all hear of all
+            best = best[:, torch.nonzero(torch.isfinite(scores[0])).flatten()]
+            torch._check(best.shape[1] > 1)  # there are several levels; attention has to know
         reference = moved.detach().gather(1, best[..., None].expand(-1, -1, 4)).sigmoid()
         waves = waves_of(reference, x.shape[-1] // 2).to(self.place.weight.dtype)
         queries = self.place_norm(self.place(waves))
