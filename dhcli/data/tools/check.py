@@ -137,7 +137,8 @@ def fit_to_images(table: DetectionTable, images: Scan) -> Fitted:
         none = np.zeros(len(table), np.bool_)
         return Fitted(replace(table, sizes=real), [], none, none)
     sideways = _sideways(table, differ & (told == real[:, ::-1]).all(axis=1))
-    turned = sideways | _half_turned(table, sideways, ~differ & ~images.is_bad)
+    alike = (told == real).all(axis=1) & ~images.is_bad
+    turned = sideways | _half_turned(table, sideways, alike)
     is_turned = np.isin(np.arange(len(table)), [*turned])
     resized = _resized(table, real, differ & ~is_turned)
     disagree = differ & ~is_turned & ~resized & ~_holds_boxes(table, real)

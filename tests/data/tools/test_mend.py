@@ -309,6 +309,20 @@ def test_where_boxes_were_drawn_before_a_turn_so_were_those_whose_size_tells_not
     np.testing.assert_array_equal(fitted.boxes[4:], table.boxes[4:])
 
 
+def test_boxes_of_an_image_whose_size_is_not_told_are_not_turned(coco):
+    root = coco(ONE, SOUND)
+    for number, orientation in ((1, 6), (2, 3)):
+        turn(root / f"{number}.png", orientation)
+    table = read_dataset(root)
+    sizes = table.sizes.copy()
+    sizes[1] = 0
+
+    fitted, _ = fit_to_files(replace(table, sizes=sizes))
+
+    np.testing.assert_array_equal(fitted.boxes[2:4], table.boxes[2:4])
+    assert fitted.sizes[1].tolist() == [40, 30]
+
+
 def test_where_other_boxes_were_drawn_after_a_turn_nothing_is_guessed(coco):
     root = coco(ONE, SOUND, sizes={3: (30, 40)})
     for number, orientation in ((1, 6), (2, 3), (3, 6)):
