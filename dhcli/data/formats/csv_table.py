@@ -165,7 +165,8 @@ class _Reader:
         told = {name: row[at] for name, at in self.place.items()}
         is_box = _is_box(told, self.box)
         box = _corners(told) if is_box else None
-        self.columns.counts[_AROUND] += is_box and "x4" in told
+        if "x4" in told:
+            self.columns.counts[_AROUND] += is_box
         name = class_of(of_cell(told.get("class", NO_NAME))) if is_box else ""
         score = number_of(told["score"]) if is_box and told.get("score") else None
         width, height = side_of(told.get("width")), side_of(told.get("height"))
@@ -226,6 +227,8 @@ def _is_box(told: dict[str, str], names: Iterable[str]) -> bool:
 
     Nor where they are all words for nothing, and so is the class.
     """
+    if all(told[name][:1].isdigit() for name in names):
+        return True  # as nearly always, without more ado
     fields = {told[name].translate(_LIST).strip().lower() for name in names}
     nothing = told.get("class", "").strip().lower() in _NONE and fields <= _NONE
     return fields != {""} and not nothing
