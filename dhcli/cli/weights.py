@@ -17,6 +17,7 @@ from dhcli.cli.options import (
     model_argument,
 )
 from dhcli.errors import ConfigError
+from dhcli.weights.layout_names import ExportName, LayoutName
 from dhcli.words import counted
 
 if TYPE_CHECKING:
@@ -45,16 +46,7 @@ def import_(
         Path, typer.Option("--out", "-o", metavar="FILE", help="Model file to write.")
     ] = Path("model.safetensors"),
     layout: Annotated[
-        Literal[
-            "auto",
-            "mmdet",
-            "maskrcnn-benchmark",
-            "torchvision",
-            "detectron2",
-            "transformers",
-            "tsd",
-            "megvii",
-        ],
+        Literal["auto", LayoutName],
         typer.Option(help="Program that wrote SRC; auto: detected."),
     ] = "auto",
     classes: Annotated[
@@ -106,9 +98,7 @@ def export(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Checkpoint to write, .pth.")
     ],
-    layout: Annotated[
-        Literal["mmdet", "torchvision", "tsd", "megvii"], typer.Option(help="Program to write for.")
-    ],
+    layout: Annotated[ExportName, typer.Option(help="Program to write for.")],
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model's weights as a checkpoint of another program.

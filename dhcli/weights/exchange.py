@@ -19,7 +19,8 @@ from dhcli.models.build import anchors_of, describe_detector
 from dhcli.models.state import check_state
 from dhcli.weights.class_names import ClassNames, coco_names
 from dhcli.weights.foreign import Foreign, Row, convert, export_state, read_foreign
-from dhcli.weights.layouts import EXPORTS, LAYOUTS, ExportName, LayoutName
+from dhcli.weights.layout_names import ExportName, LayoutName
+from dhcli.weights.layouts import EXPORTS, LAYOUTS
 from dhcli.weights.model_file import ModelFile, read_model
 from dhcli.weights.recognise import save_plain
 from dhcli.words import counted

@@ -16,11 +16,10 @@ from dhcli.config.heads import part_of
 from dhcli.config.schema import Config, Csp, Dense, Pvt, ResNet, TorchVision, TwoStage
 from dhcli.errors import ModelError
 from dhcli.models.state import is_counter, shorten
+from dhcli.weights.layout_names import ExportName, LayoutName
 from dhcli.weights.layouts import (
     EXPORTS,
     LAYOUTS,
-    ExportName,
-    LayoutName,
     Pair,
     torchvision,
     transformers,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dhcli.weights.exchange import Imported, export_weights, import_weights
-from dhcli.weights.layouts import ExportName
+from dhcli.weights.layout_names import ExportName
 from dhcli.weights.model_file import save_model
 
 

@@ -17,7 +17,8 @@ from dhcli.ops.anchors import cell_anchors
 from dhcli.weights.class_names import coco_names, parse_class_names
 from dhcli.weights.exchange import import_weights
 from dhcli.weights.foreign import export_state
-from dhcli.weights.layouts import LAYOUTS, ExportName, tsd
+from dhcli.weights.layout_names import ExportName
+from dhcli.weights.layouts import LAYOUTS, tsd
 from tests.references.network import STRIDES
 from tests.weights.round_trip import assert_written_back
 

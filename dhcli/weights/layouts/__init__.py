@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dhcli.config.schema import Config
+from dhcli.weights.layout_names import ExportName, LayoutName
 from dhcli.weights.layouts import (
     detectron2,
     maskrcnn_benchmark,
@@ -20,7 +21,7 @@ from dhcli.weights.layouts.pairs import Pair, Pairs
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["EXPORTS", "LAYOUTS", "ExportName", "Layout", "LayoutName", "Pair"]
+__all__ = ["EXPORTS", "LAYOUTS", "Layout", "Pair"]
 
 
 class Layout(Protocol):
@@ -65,15 +66,6 @@ class Writable(Layout, Protocol):
         """Why the program has no such detector; None if it has."""
 
 
-LayoutName = Literal[
-    "mmdet",
-    "maskrcnn-benchmark",
-    "torchvision",
-    "detectron2",
-    "transformers",
-    "tsd",
-    "megvii",
-]
 LAYOUTS: dict[LayoutName, Layout] = {
     "mmdet": mmdet,
     "maskrcnn-benchmark": maskrcnn_benchmark,
@@ -84,7 +76,6 @@ LAYOUTS: dict[LayoutName, Layout] = {
     "megvii": megvii,
 }
 
-ExportName = Literal["mmdet", "torchvision", "tsd", "megvii"]
 EXPORTS: dict[ExportName, Writable] = {
     "mmdet": mmdet,
     "torchvision": torchvision,
