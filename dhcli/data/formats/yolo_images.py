@@ -44,8 +44,7 @@ NOT_LABELS = frozenset(
 )
 """What text files beside labels are called, in any case; an image's may be called so too."""
 _LABEL_LINE = re.compile(r"\s*\d+(\.0*)?(\s+[-+0-9.,eE]+){4,}\s*")
-_NAMED_LINE = re.compile(r"\s*[^\W\d].*?(\s+(0?\.\d+|[01](\.0*)?)){4}\s*")
-"""With a name for its number: YOLO's, so that the reader can say what is wrong with it."""
+_NAME, _FRACTION = re.compile(r"[^\W\d]"), re.compile(r"0?\.\d+|[01](\.0*)?")
 _LOOK_AT, _LINES = 20, 5
 """How many label files, and lines of them, are looked at."""
 _DEEPEST = 4
@@ -432,5 +431,12 @@ def _begins_as_label(head: str) -> bool:
 
 
 def is_label_line(line: str) -> bool:
-    """Whether a line has a class number and four numbers at least, or a name and four fractions."""
-    return any(kind.fullmatch(line) for kind in (_LABEL_LINE, _NAMED_LINE))
+    """Whether a line has a class number and four numbers at least.
+
+    Or a name and four fractions: YOLO's, so that the reader can say what is wrong with it.
+    """
+    if _LABEL_LINE.fullmatch(line):
+        return True
+    name, *fractions = line.strip().rsplit(maxsplit=4) or ("",)
+    are_four = len(fractions) == 4 and all(map(_FRACTION.fullmatch, fractions))
+    return are_four and _NAME.match(name) is not None
