@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dhcli.models.init import start_rarely
 from dhcli.models.queries import transformer
-from dhcli.ops.largest import largest
+from dhcli.ops.largest import largest, places_of_largest
 
 FIRST_SIDE = 0.05
 """Side of a cell's own box on the finest level, in parts of the image; twice that on each next."""
@@ -69,10 +69,11 @@ class Proposals(nn.Module):
         logits = self.cls(cells)
         # The box of a cell that is not asked is 1 in all its numbers, whatever is added
         moved = self.reg(cells).float() + torch.where(asked, own.logit(), torch.inf)
-        scores, best = largest(logits[..., 0], self.count)
         if torch.compiler.is_exporting():  # one image; what is lacking is no query: all hear of all
-            best = best[:, torch.nonzero(torch.isfinite(scores[0])).flatten()]
+            best = places_of_largest(logits[0, :, 0], self.count)[None]
             torch._check(best.shape[1] > 1)  # there are several levels; attention has to know
+        else:
+            _, best = largest(logits[..., 0], self.count)
         reference = moved.detach().gather(1, best[..., None].expand(-1, -1, 4)).sigmoid()
         waves = waves_of(reference, x.shape[-1] // 2).to(self.place.weight.dtype)
         queries = self.place_norm(self.place(waves))
