@@ -180,20 +180,22 @@ class _Reader:
             value = row[at] if at < len(row) else ""
             value = self._seen.setdefault(value, value)
             values += [value] * (image + 1 - len(values))
-            if values[image] == value:
-                continue
-            splits = {_split_of(told) for told in (value, values[image])}
-            if name.lower() not in _SPLIT_COLUMNS or "" in splits:
-                self._varying.add(name)
-            elif len(splits) > 1:
-                raise ValueError(f"`{name}` is `{value}`, and above `{values[image]}`")
+            if values[image] != value:
+                self._compare(name, value, values[image])
+
+    def _compare(self, name: str, value: str, before: str) -> None:
+        """Take note that a column varies. Raises ValueError for two splits of an image."""
+        one, other = map(_split_of, (value, before)) if name.lower() in _SPLIT_COLUMNS else ("", "")
+        if not (one and other):
+            self._varying.add(name)
+        elif one != other:
+            raise ValueError(f"`{name}` is `{value}`, and above `{before}`")
 
     def take_splits(self) -> None:
         """Have the images in the splits that a column of their own tells of; it is none then."""
-        for name, (_, values) in self._own.items():
-            is_told = name.lower() in _SPLIT_COLUMNS and name not in self._varying
-            told = [_split_of(value) for value in values] if is_told else [""]
-            if all(told):
+        columns = ((n, values) for n, (_, values) in self._own.items() if n not in self._varying)
+        for name, values in columns:
+            if name.lower() in _SPLIT_COLUMNS and all(told := [*map(_split_of, values)]):
                 for image, split in enumerate(told):
                     self.columns.splits[split].append(image)
                 del self._own[name]
