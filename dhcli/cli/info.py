@@ -141,13 +141,13 @@ def _trained_on(data: Mapping[str, Any]) -> Mapping[str, Any] | str:
     """The data of a training in words; as they are where `dh train` does not tell them so."""
     match data:
         case {"train_images": int(), "train_boxes": int(), "val_images": int(), "val_boxes": int()}:
-            told = ((data[f"{use}_images"], data[f"{use}_boxes"], what) for use, what in _USES)
+            pass
         case _:
             return data
     counts = (
-        f"{counted(images, 'image')} with {counted(boxes, 'box')} {what}"
-        for images, boxes, what in told
-        if images
+        f"{counted(images, 'image')} with {counted(data[f'{use}_boxes'], 'box')} {what}"
+        for use, what in _USES
+        if (images := data[f"{use}_images"])
     )
     root = f"{data['root']}: " if "root" in data else ""
     return f"{root}{', '.join(counts)}"

@@ -26,6 +26,9 @@ from dhcli.words import counted, first_twice
 
 FIRST = 3
 """Findings of a code that are shown; the log has all."""
+_SET_ASIDE = (
+    "; a part of it is set aside for validation unless data.val_split names one of the others"
+)
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,7 @@ def _split_one(
 ) -> tuple[DetectionTable, DetectionTable | None]:
     """Training and validation images of a dataset that holds both."""
     if table.splits:
-        more = "; a part of it is set aside for validation unless data.val_split names one of the "
-        train = _named_split(table, config, "train", f"{more}others")
+        train = _named_split(table, config, "train", _SET_ASIDE)
         apart = config.val_split != config.train_split
         if apart and len(table.splits.get(config.val_split, ())):
             _check_apart(table, config)
